@@ -1,0 +1,61 @@
+"""The errors that callers can act on, each with what failed, on which thing, and what to do."""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    `hint` says what the reader can do about it; the command line prints it below the message.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(GatewayError):
+    """Raised when a configuration cannot be used. `problems` lists every one, each with its place."""
+
+    def __init__(self, message: str, problems: tuple[str, ...] = (), *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class TopicError(GatewayError):
+    """Raised when a topic, a topic filter or a topic template is not well formed."""
+
+
+class UnitError(GatewayError):
+    """Raised when a duration, a size or a rate cannot be read."""
+
+
+class DecodeError(GatewayError):
+    """Raised when bytes are not what they claim to be: a payload, a frame, a timestamp.
+
+    `reason` is a short fixed word for a metric label, such as `json` or `too_large`.
+    """
+
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class PluginError(GatewayError):
+    """Raised when a window plugin cannot be found, loaded, or does not keep the plugin contract."""
+
+
+class DeliveryError(GatewayError):
+    """Raised when a delivery event is not allowed in an entry's state. Nothing has changed."""
+
+
+class BufferError(GatewayError):  # noqa: A001 - the domain's word; nobody here means the builtin
+    """Raised when the buffer cannot be opened or cannot do what was asked of it."""
+
+
+class BufferLockedError(BufferError):
+    """Raised when another process owns the data directory."""
+
+
+class BrokerError(GatewayError):
+    """Raised when a broker refuses us or cannot be reached."""
