@@ -1,0 +1,1 @@
+"""Event-time windows: assignment, watermarks, triggers, lateness, state. Logic only."""

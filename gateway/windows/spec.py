@@ -1,0 +1,47 @@
+"""The parameters of one window, validated once and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+WindowType = Literal["tumbling", "hopping", "session", "global", "count"]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec:
+    """One window of the configuration. All durations are milliseconds; None means not set.
+
+    A window reads the samples of `route`, or of every topic that `topic` (a template) matches.
+    `key` is a template over named topic levels and sample fields; an empty one makes a single key `all`.
+    """
+
+    name: str
+    type: WindowType
+    plugin: str = "stats"
+    options: Mapping[str, object] = field(default_factory=dict)
+    fields: tuple[str, ...] = ("value",)
+    key: str = ""
+    route: str | None = None
+    topic: str | None = None
+    size_ms: int | None = None
+    slide_ms: int | None = None
+    gap_ms: int | None = None
+    offset_ms: int = 0
+    count: int | None = None  # of a count window
+    trigger_count: int | None = None  # of a global window
+    trigger_every_ms: int | None = None  # of a global window
+    mode: Literal["accumulating", "discarding"] = "accumulating"
+    out_of_orderness_ms: int = 0
+    allowed_lateness_ms: int = 0
+    idle_timeout_ms: int | None = None
+    watermark: Literal["shared", "per_key"] = "shared"
+    max_future_skew_ms: int | None = None
+    early_every_ms: int | None = None
+    early_count: int | None = None
+    max_keys: int | None = None
+    max_keys_policy: Literal["drop", "sample"] = "drop"
+    ttl_ms: int | None = None
+    retain: bool = False
+    priority: int = 2
