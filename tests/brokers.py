@@ -1,0 +1,332 @@
+"""Real Mosquitto brokers for tests: a container where a Docker engine answers, else the `mosquitto` program.
+
+Both kinds keep the contract of `Broker`, which `test_brokers.py` holds against each of them. They listen
+on the loopback interface only, on a port outside of the kernel's ephemeral range, so that a connection of
+some other process never takes the port of a broker that is down for a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from docker.errors import DockerException, ImageNotFound
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer
+
+import docker
+
+# The fixture removes its containers itself; Ryuk would be one more image to pull.
+testcontainers_config.ryuk_disabled = True
+
+IMAGE = os.environ.get("MOSQUITTO_IMAGE", "eclipse-mosquitto:2")
+ENGINE_TIMEOUT_S = 20  # of silence, for each answer of the engine, a pull's progress included
+START_DEADLINE_S = 20.0
+STOP_DEADLINE_S = 30.0  # an orderly stop writes what is queued
+_PORTS = range(20_000, 32_000)  # below Linux' default ip_local_port_range, which starts at 32,768
+_RUNNING = " running"  # `mosquitto version 2.0.18 running`: every listener is open
+
+
+class BrokerFailedError(Exception):
+    """Raised when a broker does not come up; the message holds what it logged."""
+
+
+@dataclass(frozen=True)
+class BrokerSetup:
+    """What a broker is started with.
+
+    `config_lines` follow on the plain listener, so TLS settings among them apply to it; they must leave
+    `log_dest` alone and keep `log_type information`. `shared_dir` is the one folder that the broker and
+    the test both see, under the same path: certificates, ACLs and the persistence file.
+    """
+
+    port: int
+    config_lines: tuple[str, ...]
+    shared_dir: Path
+    persistent: bool
+
+    def config_text(self, bind_address: str) -> str:
+        """The whole configuration. As root it stays root: others cannot read the folders of pytest."""
+        lines = [f"listener {self.port} {bind_address}", "allow_anonymous true"]
+        if os.geteuid() == 0:
+            lines.append("user root")
+        if self.persistent:
+            lines += ["persistence true", f"persistence_location {self.shared_dir}/"]
+        return "\n".join([*lines, *self.config_lines, ""])
+
+
+class Broker(ABC):
+    """One Mosquitto on 127.0.0.1 that can be started, stopped, killed and frozen.
+
+    `start` returns once it accepts connections, on the same port each time and with what its persistence
+    kept. `stop` is orderly (SIGTERM), `kill` is not (SIGKILL); both return when it is gone. `pause` freezes
+    it with its sockets open, `resume` lets it go on. Each of them may be called in any state.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, setup: BrokerSetup) -> None:
+        self.setup = setup
+
+    @property
+    def port(self) -> int:
+        """Where it listens, the same over restarts."""
+        return self.setup.port
+
+    @property
+    def url(self) -> str:
+        """For a configuration: `mqtt://127.0.0.1:PORT`."""
+        return f"mqtt://{self.host}:{self.port}"
+
+    @abstractmethod
+    def start(self) -> None:
+        """Run the broker. Raises BrokerFailedError when it does not come up."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it in good order: it saves what it holds."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it as a crash would."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Freeze it: peers see an open connection and silence."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Let a frozen broker go on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it for good and remove what it left outside of its shared folder."""
+
+    @abstractmethod
+    def log(self) -> str:
+        """What it has logged since it was made."""
+
+    @abstractmethod
+    def is_running(self) -> bool:
+        """Whether it is up, frozen or not."""
+
+    def _wait_until_running(self, earlier_starts: int) -> None:
+        deadline = time.monotonic() + START_DEADLINE_S
+        while self.log().count(_RUNNING) <= earlier_starts:
+            if not self.is_running() or time.monotonic() > deadline:
+                raise BrokerFailedError(f"mosquitto on port {self.port} did not start:\n{self.log()}")
+            time.sleep(0.02)
+
+
+class ProgramBroker(Broker):
+    """The `mosquitto` program of this machine, as a child process."""
+
+    def __init__(self, setup: BrokerSetup) -> None:
+        super().__init__(setup)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_path = setup.shared_dir / "mosquitto.log"
+
+    def start(self) -> None:
+        if self.is_running():
+            return
+        config = self.setup.shared_dir / "mosquitto.conf"
+        config.write_text(self.setup.config_text(self.host))
+        earlier_starts = self.log().count(_RUNNING)
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(mosquitto_program()), "-c", str(config)], stdout=log, stderr=log, start_new_session=True
+            )
+        self._wait_until_running(earlier_starts)
+
+    def stop(self) -> None:
+        self._end_with(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end_with(signal.SIGKILL)
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        self.kill()
+
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self.is_running():
+            self._process.send_signal(number)
+
+    def _end_with(self, number: signal.Signals) -> None:
+        self._signal(number)
+        self.resume()  # a frozen process would see SIGTERM only once it goes on
+        if self._process is not None:
+            self._process.wait(STOP_DEADLINE_S)
+
+
+class ContainerBroker(Broker):
+    """A Mosquitto image in a container, through testcontainers."""
+
+    def __init__(self, setup: BrokerSetup) -> None:
+        super().__init__(setup)
+        self._container = DockerContainer(IMAGE, user=f"{os.getuid()}:{os.getgid()}")
+        self._container.with_volume_mapping(setup.shared_dir, str(setup.shared_dir), "rw")
+        self._container.with_command(["mosquitto", "-c", str(setup.shared_dir / "mosquitto.conf")])
+        self._bind_address = self._attach_to_network()
+
+    def start(self) -> None:
+        if self.is_running():
+            return
+        config = self.setup.shared_dir / "mosquitto.conf"
+        config.write_text(self.setup.config_text(self._bind_address))
+        earlier_starts = self.log().count(_RUNNING)
+        if self._is_made:
+            self._container.get_wrapped_container().start()
+        else:
+            self._container.start()
+        self._wait_until_running(earlier_starts)
+
+    def stop(self) -> None:
+        self.resume()
+        if self.is_running():
+            self._container.get_wrapped_container().stop(timeout=int(STOP_DEADLINE_S))
+
+    def kill(self) -> None:
+        self.resume()  # the engine refuses to kill what it has frozen
+        if self.is_running():
+            self._container.get_wrapped_container().kill()
+            self._container.get_wrapped_container().wait(timeout=STOP_DEADLINE_S)
+
+    def pause(self) -> None:
+        if self._status() == "running":
+            self._container.get_wrapped_container().pause()
+
+    def resume(self) -> None:
+        if self._status() == "paused":
+            self._container.get_wrapped_container().unpause()
+
+    def close(self) -> None:
+        self.resume()
+        self._container.stop()
+
+    def log(self) -> str:
+        if not self._is_made:
+            return ""
+        return str(self._container.get_wrapped_container().logs(), "utf-8", "replace")
+
+    def is_running(self) -> bool:
+        return self._status() in {"running", "paused"}
+
+    @property
+    def _is_made(self) -> bool:
+        return self._container._container is not None
+
+    def _status(self) -> str:
+        if not self._is_made:
+            return "absent"
+        self._container.reload()
+        return str(self._container.status)
+
+    def _attach_to_network(self) -> str:
+        """Publish the port on the loopback, or share the host's network where the engine has no bridge."""
+        if not self._container.get_docker_client().client.networks.list(names=["bridge"]):
+            self._container.with_kwargs(user=f"{os.getuid()}:{os.getgid()}", network_mode="host")
+            return self.host
+        self._container.ports[f"{self.port}/tcp"] = (self.host, self.port)  # type: ignore[assignment]
+        return "0.0.0.0"  # noqa: S104 - inside of the container; the engine publishes it on the loopback
+
+
+def mosquitto_program() -> Path | None:
+    """Where the `mosquitto` program is; Debian installs it outside of a plain user's PATH."""
+    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    return Path(found) if found else None
+
+
+def why_no_program() -> str:
+    """Why the `mosquitto` program cannot serve, or an empty string when it can."""
+    return "" if mosquitto_program() else "there is no `mosquitto` program (apt-get install mosquitto)"
+
+
+@cache
+def why_no_container() -> str:
+    """Why containers cannot serve, or an empty string when they can. Pulls a missing image, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the SDK leaves its socket open when nobody answers
+        reason = _ask_engine()
+        gc.collect()
+    return reason
+
+
+def _ask_engine() -> str:
+    try:
+        engine = docker.from_env(timeout=ENGINE_TIMEOUT_S)
+    except DockerException as error:
+        return f"no Docker engine answers ({_first_line(error)})"
+    with contextlib.closing(engine):
+        try:
+            engine.images.get(IMAGE)
+        except ImageNotFound:
+            return _pull(engine)
+    return ""
+
+
+def _pull(engine: docker.DockerClient) -> str:
+    try:
+        engine.images.pull(IMAGE)
+    except (DockerException, OSError) as error:  # OSError: requests' timeouts
+        return f"the Docker engine has no image {IMAGE} and cannot pull it ({_first_line(error)})"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+REASONS: dict[type[Broker], Callable[[], str]] = {
+    ContainerBroker: why_no_container,
+    ProgramBroker: why_no_program,
+}
+
+
+def best_broker_kind() -> type[Broker] | None:
+    """The first kind that can serve on this machine, or None."""
+    return next((kind for kind, why_not in REASONS.items() if not why_not()), None)
+
+
+def make_broker(kind: type[Broker], setup: BrokerSetup) -> Broker:
+    """A running broker. Leaves nothing behind when it does not come up."""
+    broker = kind(setup)
+    try:
+        broker.start()
+    except BaseException:
+        broker.close()
+        raise
+    return broker
+
+
+def free_port(taken: Sequence[int] = ()) -> int:
+    """A TCP port of the loopback on which nobody listens now."""
+    for port in random.sample(_PORTS, 200):
+        with socket.socket() as probe:
+            if port not in taken and probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise RuntimeError(f"none of 200 ports in {_PORTS} is free")

@@ -1,0 +1,58 @@
+"""Fixtures that every test may use: real brokers, and Hypothesis without a stopwatch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from brokers import REASONS, Broker, BrokerSetup, best_broker_kind, free_port, make_broker
+from hypothesis import settings
+
+MosquittoFactory = Callable[..., Broker]
+
+settings.register_profile("gateway", deadline=None, print_blob=True)  # a busy machine is no failure
+settings.load_profile("gateway")
+
+
+@pytest.fixture
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MosquittoFactory]:
+    """Makes running brokers: `mosquitto(config_lines=(), port=None, persistence=None) -> Broker`.
+
+    `persistence` is a folder: the broker keeps its queues there over a restart, and files that
+    `config_lines` name must lie in it. Without it the broker forgets. All are gone when the test ends.
+    """
+    kind = best_broker_kind()
+    if kind is None:
+        no_broker("; ".join(why_not() for why_not in REASONS.values()))
+    yield from broker_factory(kind, tmp_path_factory)
+
+
+def broker_factory(kind: type[Broker], folders: pytest.TempPathFactory) -> Iterator[MosquittoFactory]:
+    """The body of the `mosquitto` fixture, for one kind of broker."""
+    with ExitStack() as cleanup:
+
+        def make(
+            config_lines: Sequence[str] = (), port: int | None = None, persistence: Path | None = None
+        ) -> Broker:
+            setup = BrokerSetup(
+                port=free_port() if port is None else port,
+                config_lines=tuple(config_lines),
+                shared_dir=folders.mktemp("mosquitto") if persistence is None else persistence,
+                persistent=persistence is not None,
+            )
+            broker = make_broker(kind, setup)
+            cleanup.callback(broker.close)
+            return broker
+
+        yield make
+
+
+def no_broker(reason: str) -> NoReturn:
+    """Skip, with the reason; in CI a broker must be there, so fail."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI needs a Mosquitto: {reason}")
+    pytest.skip(reason)
