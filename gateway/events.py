@@ -61,6 +61,7 @@ class Message(NamedTuple):
     packet_id: int
     epoch: int  # which connection delivered it: an ack is only good on that one
     arrival_ms: int
+    properties: tuple[tuple[str, str], ...] = ()  # MQTT 5 user properties
 
 
 class Sample(NamedTuple):

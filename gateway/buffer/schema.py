@@ -1,0 +1,179 @@
+"""The tables of the buffer, as peewee models, and how its connections are opened.
+
+Invariants:
+- One connection writes, in one thread. The others open read-only and never checkpoint the WAL.
+- `auto_vacuum` is set before the first table exists; later SQLite would silently ignore it.
+- `id` is AUTOINCREMENT: commit order, and never reused after a delete.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import apsw
+from peewee import AutoField, BigIntegerField, BlobField, CompositeKey, IntegerField, Model, TextField
+from peewee import SQL as Sql
+from playhouse.apsw_ext import APSWDatabase
+
+SCHEMA_VERSION = 1
+
+# 4 MB of WAL before SQLite moves it into the database: large enough that pages which change in every
+# group are written once, small enough for a flash card.
+WAL_CHECKPOINT_PAGES = 1000
+
+
+class BufferEvent(Model):
+    """One buffered event. Times are ms since the epoch; `payload` is stored as `codec` says."""
+
+    id = AutoField(constraints=[Sql("AUTOINCREMENT")])
+    event_id = BlobField()
+    stream = IntegerField()
+    sequence_num = BigIntegerField()
+    event_time = BigIntegerField()
+    ingest_time = BigIntegerField()
+    device_time = BigIntegerField(null=True)
+    status = IntegerField()
+    priority = IntegerField()
+    kind = IntegerField()
+    flags = IntegerField()
+    retry_count = IntegerField()
+    payload = BlobField()
+    codec = IntegerField()
+    checksum = BigIntegerField()
+
+    class Meta:
+        table_name = "buffer_events"
+
+
+class Stream(Model):
+    """A topic's number, and the last sequence number that a checkpoint has seen."""
+
+    id = AutoField()
+    name = TextField(unique=True)
+    last_sequence = BigIntegerField(default=0)
+
+    class Meta:
+        table_name = "streams"
+
+
+class Dictionary(Model):
+    """A trained zstd dictionary. `codec` is its number in `buffer_events.codec`; rows are never changed."""
+
+    codec = AutoField(constraints=[Sql("AUTOINCREMENT")])
+    family = TextField()
+    content = BlobField()
+    trained_at = BigIntegerField()
+
+    class Meta:
+        table_name = "dictionaries"
+
+
+class ReceiptGroup(Model):
+    """The receipts of one commit: `count` entries of packet id and message hash, see `receipts`."""
+
+    id = AutoField(constraints=[Sql("AUTOINCREMENT")])
+    count = IntegerField()
+    entries = BlobField()
+
+    class Meta:
+        table_name = "receipts"
+
+
+class WindowState(Model):
+    """The checkpointed state of one window and key, as the windowing engine wrote it."""
+
+    window = TextField()
+    key = BlobField()
+    state = BlobField()
+
+    class Meta:
+        table_name = "window_state"
+        primary_key = CompositeKey("window", "key")
+        without_rowid = True
+
+
+class Count(Model):
+    """A counter that moves in the same transaction as what it counts, so that the sums always balance."""
+
+    name = TextField()
+    label = TextField(default="")
+    value = BigIntegerField()
+
+    class Meta:
+        table_name = "counters"
+        primary_key = CompositeKey("name", "label")
+        without_rowid = True
+
+
+class Meta(Model):
+    """Single values: the schema version, positions of checkpoints."""
+
+    name = TextField(primary_key=True)
+    value = TextField()
+
+    class Meta:
+        table_name = "meta"
+        without_rowid = True
+
+
+MODELS: tuple[type[Model], ...] = (
+    BufferEvent,
+    Stream,
+    Dictionary,
+    ReceiptGroup,
+    WindowState,
+    Count,
+    Meta,
+)
+
+# What the bridge scans, and what a restart puts back: it only holds what is on its way, so it stays small
+# and in the cache. An index over all statuses would cost a fifth of the write rate (docs/performance.md).
+# SQLite uses a partial index only where the query repeats its condition: write `AND status < 2`.
+UNSETTLED_INDEX = (
+    "CREATE INDEX IF NOT EXISTS buffer_events_unsettled"
+    " ON buffer_events (status, priority, id) WHERE status < 2"
+)
+# What the republisher follows: aggregates and alerts are a small part of all rows.
+DERIVED_INDEX = "CREATE INDEX IF NOT EXISTS buffer_events_derived ON buffer_events (id) WHERE kind <> 0"
+
+
+def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatabase:
+    """The one connection that writes. Creates the tables in a new file."""
+    database = APSWDatabase(
+        str(path),
+        timeout=5,
+        thread_safe=False,  # one connection, handed from the starting thread to the writer's
+        pragmas=[
+            ("auto_vacuum", "incremental"),
+            ("journal_mode", "wal"),
+            ("synchronous", synchronous),
+            ("wal_autocheckpoint", WAL_CHECKPOINT_PAGES),
+            ("journal_size_limit", 16 * 1024 * 1024),
+            ("cache_size", -32 * 1024),  # KiB
+            ("temp_store", "memory"),
+        ],
+    )
+    database.bind(MODELS, bind_refs=False, bind_backrefs=False)
+    database.connect()
+    database.create_tables(MODELS)
+    database.execute_sql(UNSETTLED_INDEX)
+    database.execute_sql(DERIVED_INDEX)
+    return database
+
+
+def open_reader(path: Path) -> APSWDatabase:
+    """A connection that only reads: it sees the last commit, and never checkpoints the WAL.
+
+    The file is opened for writing all the same, because a reader of a WAL must write the -shm file.
+    Raises peewee's OperationalError when there is no such file.
+    """
+    database = APSWDatabase(
+        str(path),
+        timeout=5,
+        thread_safe=False,
+        flags=apsw.SQLITE_OPEN_READWRITE,
+        pragmas=[("query_only", 1), ("wal_autocheckpoint", 0), ("cache_size", -8 * 1024)],
+    )
+    database.connect()
+    return database

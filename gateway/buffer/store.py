@@ -1,0 +1,305 @@
+"""The buffer as the writer's thread sees it: append, claim, settle, evict, checkpoint.
+
+Invariants:
+- Every method that changes something runs inside `transaction()`; nothing is true before its commit.
+- After a rollback `reload()` brings everything that is cached in memory back to what is committed.
+- Each status moves as `gateway.delivery` says, and its count moves in the same transaction.
+- SQLite gives up the GIL for every step of a statement, and gets it back only when another thread lets
+  go of it. So each method takes few steps: many rows per INSERT, id lists as one JSON value.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import orjson
+from peewee import fn
+
+from gateway.buffer.checksum import event_checksum
+from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
+from gateway.buffer.receipts import KEPT, Receipts
+from gateway.buffer.schema import (
+    SCHEMA_VERSION,
+    BufferEvent,
+    Count,
+    Dictionary,
+    Meta,
+    ReceiptGroup,
+    WindowState,
+    open_writer,
+)
+from gateway.buffer.streams import Streams
+from gateway.delivery import Happening, sources, target
+from gateway.errors import BufferError
+from gateway.events import Status
+from gateway.identifiers import EventIds
+
+# 128 rows of 14 values: the longest statement that apsw's statement cache still takes (16 KiB of text).
+ROWS_PER_INSERT = 128
+
+CHECKPOINT_ID = "checkpoint_id"
+REPUBLISHED_ID = "republished_id"
+
+_COLUMNS = tuple(field.name for field in BufferEvent._meta.sorted_fields if field.name != "id")
+
+
+class NewEvent(NamedTuple):
+    """What the pipeline hands in. `event_id` None: the store makes a UUIDv7."""
+
+    topic: str
+    family: str
+    event_time_ms: int
+    ingest_time_ms: int
+    device_time_ms: int | None
+    priority: int
+    kind: int
+    flags: int
+    payload: bytes
+    event_id: bytes | None = None
+
+
+class Store:
+    """One open buffer, for one thread at a time. Raises peewee's and apsw's errors as they come."""
+
+    def __init__(self, path: Path, synchronous: Literal["full", "normal"] = "full") -> None:
+        self.path = path
+        self.synchronous = synchronous
+        self.receipts = Receipts()
+        self.compressor = PayloadCompressor()
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._moved: Counter[tuple[str, str]] = Counter()
+        self._ids = EventIds()
+
+    # --- life ---
+
+    def open(self) -> None:
+        """Open or create the file. Raises BufferError when it belongs to a newer gateway."""
+        self._database = open_writer(self.path, self.synchronous)
+        self._connection = self._database.connection()
+        self._streams = Streams(self._database)
+        self._check_version()
+        with self.transaction():
+            self.reload()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def reload(self) -> None:
+        """Forget what memory holds and read it again from what is committed."""
+        self._moved.clear()
+        self.counts = Counter({(row.name, row.label): row.value for row in Count.select()})
+        self._streams.recount(self.meta_int(CHECKPOINT_ID))
+        groups = ReceiptGroup.select(ReceiptGroup.entries).order_by(ReceiptGroup.id)
+        self.receipts.load([bytes(row.entries) for row in groups])
+        self.compressor.forget()
+        for row in Dictionary.select().order_by(Dictionary.codec):
+            self.compressor.install(row.codec, row.family, bytes(row.content))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """BEGIN IMMEDIATE … COMMIT, or ROLLBACK and re-raise. Call `reload` after a failure.
+
+        IMMEDIATE, because a deferred transaction that turns into a write gets SQLITE_BUSY at once.
+        """
+        with self._database.atomic("IMMEDIATE"):
+            yield
+            self._save_receipts()
+            self._save_counts()
+        self.counts.update(self._moved)
+        self._moved.clear()
+
+    def _check_version(self) -> None:
+        found = self.meta_int("schema_version", SCHEMA_VERSION)
+        if found > SCHEMA_VERSION:
+            raise BufferError(
+                f"{self.path} has schema version {found}, this gateway knows up to {SCHEMA_VERSION}",
+                hint="run the gateway version that wrote it, or a newer one",
+            )
+        with self.transaction():
+            self.set_meta("schema_version", SCHEMA_VERSION)
+
+    # --- events ---
+
+    def append(self, events: Sequence[NewEvent]) -> None:
+        """Store `events` as PENDING, in this order, each with the next number of its stream."""
+        compress, streams, new_id = self.compressor.compress, self._streams, self._ids.next
+        values: list[object] = []
+        for event in events:
+            stream = streams.position(event.topic)
+            sequence_num = streams.next_sequence(stream)
+            codec, stored = compress(event.family, event.payload)
+            event_id = event.event_id or new_id(event.ingest_time_ms)
+            times = (event.event_time_ms, event.ingest_time_ms, event.device_time_ms)
+            checksum = event_checksum(event_id, stream.id, sequence_num, times[0], event.kind, stored)
+            values += (event_id, stream.id, sequence_num, *times, 0, event.priority, event.kind, event.flags)
+            values += (0, stored, codec, checksum)
+        self._insert(values, len(events))
+        self._moved["status", Status.PENDING.name] += len(events)
+
+    def count(self, name: str, label: str = "", by: int = 1) -> None:
+        """Add to a counter that is committed with this transaction."""
+        self._moved[name, label] += by
+
+    def last_id(self) -> int:
+        """The id of the newest event that was ever stored."""
+        row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'buffer_events'")
+        return int(next(iter(row), (0,))[0])
+
+    def claim(self, limit: int, shard: int = 0, shards: int = 1) -> list[int]:
+        """Move up to `limit` PENDING events to SYNCING, most urgent first, then oldest. Returns their ids."""
+        of_shard = "AND stream % ? = ?" if shards > 1 else ""
+        ids = self._one_value(
+            "SELECT json_group_array(id) FROM (SELECT id FROM buffer_events"  # noqa: S608 - constants only
+            f" WHERE status = ? AND status < 2 {of_shard} ORDER BY priority, id LIMIT ?)",
+            (int(sources(Happening.CLAIM)[0]), *((shards, shard) if shards > 1 else ()), limit),
+        )
+        claimed: list[int] = orjson.loads(ids)
+        self.move(claimed, Status.PENDING, Happening.CLAIM)
+        return claimed
+
+    def move(self, ids: Sequence[int], status: Status, happening: Happening) -> int:
+        """Let `happening` happen to those of `ids` that are `status`; returns how many there were.
+
+        A failure counts as a retry. Raises DeliveryError when the table does not allow it.
+        """
+        after = target(status, happening)
+        if after is None:
+            raise BufferError(f"{happening.value} removes entries; use evict")
+        if not ids:
+            return 0
+        retry = ", retry_count = retry_count + 1" if happening is Happening.FAILURE else ""
+        self._database.execute_sql(
+            f"UPDATE buffer_events SET status = ? {retry}"  # noqa: S608 - constants only
+            " WHERE id IN (SELECT value FROM json_each(?)) AND status = ?",
+            (int(after), orjson.dumps(list(ids)).decode(), int(status)),
+        )
+        return self._moved_to(status, after)
+
+    def release_all(self) -> int:
+        """After a restart: whatever was SYNCING failed. Returns how many entries went back."""
+        self._database.execute_sql(
+            "UPDATE buffer_events SET status = ?, retry_count = retry_count + 1"
+            " WHERE status = ? AND status < 2",
+            (int(target(Status.SYNCING, Happening.FAILURE) or 0), int(Status.SYNCING)),
+        )
+        return self._moved_to(Status.SYNCING, Status.PENDING)
+
+    def evict_synced(self, from_id: int, to_id: int, older_than_ms: int) -> int:
+        """Remove the SYNCED events of an id range that arrived before `older_than_ms`."""
+        self._database.execute_sql(
+            "DELETE FROM buffer_events WHERE id BETWEEN ? AND ? AND status = ? AND ingest_time < ?",
+            (from_id, to_id, int(Status.SYNCED), older_than_ms),
+        )
+        removed = int(self._connection.changes())
+        self._moved["status", Status.SYNCED.name] -= removed
+        self._moved["evicted", "synced"] += removed
+        return removed
+
+    def oldest_id(self) -> int | None:
+        """The smallest id that is still stored."""
+        found = self._one_value("SELECT min(id) FROM buffer_events", ())
+        return None if found is None else int(found)
+
+    # --- checkpoint, receipts, dictionaries, single values ---
+
+    def checkpoint(self, window_changes: Iterable[tuple[str, bytes, bytes | None]]) -> int:
+        """Store changed window states and sequence numbers as of the newest event; returns its id."""
+        for window, key, state in window_changes:
+            if state is None:
+                WindowState.delete().where(WindowState.window == window, WindowState.key == key).execute()
+            else:
+                WindowState.replace(window=window, key=key, state=state).execute()
+        self._streams.save()
+        self._prune_receipts()
+        included = self.last_id()
+        self.set_meta(CHECKPOINT_ID, included)
+        return included
+
+    def window_states(self) -> list[tuple[str, bytes, bytes]]:
+        """The (window, key, state) rows of the last checkpoint."""
+        return [(row.window, bytes(row.key), bytes(row.state)) for row in WindowState.select()]
+
+    def drop_window_states(self) -> None:
+        """Forget all checkpointed window states."""
+        WindowState.delete().execute()
+
+    def forget_receipts(self) -> None:
+        """The broker started a new session: its packet ids mean nothing to us."""
+        self.receipts.clear()
+        ReceiptGroup.delete().execute()
+
+    def install_dictionary(self, family: str, content: bytes, now_ms: int) -> None:
+        """Store a dictionary and compress `family` with it from now on."""
+        newest = Dictionary.select(fn.MAX(Dictionary.codec)).scalar()
+        codec = max(FIRST_DICTIONARY, (newest or 0) + 1)
+        Dictionary.insert(codec=codec, family=family, content=content, trained_at=now_ms).execute()
+        self.compressor.install(codec, family, content)
+
+    def meta_int(self, name: str, default: int = 0) -> int:
+        row = Meta.get_or_none(Meta.name == name)
+        return default if row is None else int(row.value)
+
+    def set_meta(self, name: str, value: int) -> None:
+        Meta.replace(name=name, value=str(value)).execute()
+
+    # --- inside ---
+
+    def _insert(self, values: list[object], rows: int) -> None:
+        """One statement per ROWS_PER_INSERT rows; what remains in statements of 64, 32, … 1 rows, so that
+        only eight different texts have to be prepared."""
+        width, execute = len(_COLUMNS), self._connection.execute
+        size, done = ROWS_PER_INSERT, 0
+        while done < rows:
+            while size > rows - done:
+                size //= 2
+            execute(_INSERTS[size], values[done * width : (done + size) * width])
+            done += size
+
+    def _moved_to(self, status: Status, after: Status) -> int:
+        changed = int(self._connection.changes())
+        self._moved["status", status.name] -= changed
+        self._moved["status", after.name] += changed
+        return changed
+
+    def _one_value(self, sql: str, values: tuple[object, ...]) -> str:
+        row = self._connection.execute(sql, values).fetchone()
+        value: str = row[0]
+        return value
+
+    def _save_receipts(self) -> None:
+        group = self.receipts.take_group()
+        if group is not None:
+            ReceiptGroup.insert(count=group[0], entries=group[1]).execute()
+
+    def _prune_receipts(self) -> None:
+        newer = 0
+        for row in ReceiptGroup.select(ReceiptGroup.id, ReceiptGroup.count).order_by(ReceiptGroup.id.desc()):
+            newer += row.count
+            if newer >= KEPT:
+                ReceiptGroup.delete().where(ReceiptGroup.id < row.id).execute()
+                return
+
+    def _save_counts(self) -> None:
+        moved = [[name, label, by] for (name, label), by in self._moved.items() if by]
+        if moved:
+            self._database.execute_sql(
+                "INSERT INTO counters (name, label, value)"
+                " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),"
+                " json_extract(value, '$[2]') FROM json_each(?) WHERE true"
+                " ON CONFLICT (name, label) DO UPDATE SET value = value + excluded.value",
+                (orjson.dumps(moved).decode(),),
+            )
+
+
+def _insert_sql(rows: int) -> str:
+    fields = [BufferEvent._meta.fields[name] for name in _COLUMNS]
+    sql, _ = BufferEvent.insert_many([[b"" if f.name in _BLOBS else 0 for f in fields]] * rows, fields).sql()
+    return str(sql)
+
+
+_BLOBS = {"event_id", "payload"}
+_INSERTS = {size: _insert_sql(size) for size in (1, 2, 4, 8, 16, 32, 64, 128)}

@@ -1,0 +1,255 @@
+"""The one thread that changes the buffer, and group commit.
+
+Whatever must change the buffer is a command. The commands that waited while the previous commit ran are
+the next group: one transaction, one fsync. So a lone command is committed at once, and a burst shares the
+cost; there is no timer to wait for (a broker's in-flight window may be as small as 20 messages).
+
+Stopping: `stop` lets the commands that are already queued commit, runs a last tick, then ends the thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import apsw
+from peewee import PeeweeException
+
+from gateway.buffer.store import Store
+from gateway.errors import BufferError
+
+log = logging.getLogger(__name__)
+
+StorageError = (apsw.Error, PeeweeException, OSError)
+"""What a transaction may raise when the disk or the file is at fault, not the command."""
+
+T = TypeVar("T", covariant=True)
+
+RETRY_AFTER_S = 0.5
+TICK_EVERY_S = 0.25
+
+
+class Command(Protocol[T]):
+    """One change of the buffer. All three methods run on the writer's thread."""
+
+    weight: int
+    """How many events it carries, for the bounds of a group and of the backlog."""
+
+    def apply(self, store: Store) -> T:
+        """Change the buffer, inside the transaction. May run again when the commit fails."""
+
+    def committed(self, result: T) -> None:
+        """It is on disk now. Must neither block nor raise."""
+
+    def failed(self, error: Exception) -> None:
+        """It could not be applied and will not be tried again. Must neither block nor raise."""
+
+
+class _Call(Generic[T]):
+    """A function as a command whose caller waits for the result."""
+
+    weight = 0
+
+    def __init__(self, function: Callable[[Store], T]) -> None:
+        self._function = function
+        self._done = threading.Event()
+        self._result: T | None = None
+        self._error: Exception | None = None
+
+    def apply(self, store: Store) -> T:
+        return self._function(store)
+
+    def committed(self, result: T) -> None:  # type: ignore[misc]
+        self._result = result
+        self._done.set()
+
+    def failed(self, error: Exception) -> None:
+        self._error = error
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> T:
+        if not self._done.wait(timeout_s):
+            raise BufferError(f"the buffer did not answer within {timeout_s:g} s")
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]
+
+
+class WriterMetrics:
+    """Plain numbers, written by the writer's thread, read by any."""
+
+    def __init__(self) -> None:
+        self.groups = 0
+        self.grouped_events = 0
+        self.failures = 0
+        self.last_commit_s = 0.0  # how long the last COMMIT with its fsync took
+        self.last_commit_at_s = 0.0  # monotonic
+        self.commit_seconds = 0.0
+        self.storage_error = ""  # why the writer cannot commit right now; empty when it can
+
+
+class Writer:
+    """Runs `gateway.writer`. It never does network I/O, and never loses a command: when the disk fails it
+    rolls back, calls `on_rollback`, and tries the same group again until it commits or `stop` is called.
+
+    `tick` is a command that joins a group four times a second, and when there is nothing else to do.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        group_limit: int = 2000,
+        backlog_limit: int = 20_000,
+        tick: Command[object] | None = None,
+        on_rollback: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.metrics = WriterMetrics()
+        self._store = store
+        self._group_limit = group_limit
+        self._backlog_limit = backlog_limit
+        self._tick = tick
+        self._on_rollback = on_rollback
+        self._queue: deque[Command[object]] = deque()
+        self._backlog = 0
+        self._wakeup = threading.Condition()
+        self._stopping = False
+        self._stale = False  # memory is ahead of the disk: a transaction was rolled back
+        self._stop_waiting = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gateway.writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """Commit what is queued and end the thread. False when the disk did not let it in time."""
+        with self._wakeup:
+            self._stopping = True
+            self._wakeup.notify()
+        self._stop_waiting.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def backlog(self) -> int:
+        """How many events wait for their commit."""
+        return self._backlog
+
+    @property
+    def has_room(self) -> bool:
+        """Whether sources should go on reading. They must ask, `submit` does not refuse."""
+        return self._backlog < self._backlog_limit
+
+    def submit(self, command: Command[object]) -> None:
+        """Queue `command`; its `committed` or `failed` will be called. Never blocks."""
+        with self._wakeup:
+            self._queue.append(command)
+            self._backlog += command.weight
+            self._wakeup.notify()
+
+    def call(self, function: Callable[[Store], T], timeout_s: float = 30.0) -> T:
+        """Run `function(store)` in the next group and wait for its commit. Raises what it raises."""
+        call = _Call(function)
+        self.submit(call)
+        return call.wait(timeout_s)
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        next_tick = 0.0
+        while True:
+            group, stopping = self._take_group(next_tick)
+            now = time.monotonic()
+            if self._tick is not None and (stopping or now >= next_tick):
+                group.append(self._tick)
+                next_tick = now + TICK_EVERY_S
+            if group:
+                self._commit_until_done(group)
+            if stopping and not self._queue:
+                return
+
+    def _take_group(self, deadline_s: float) -> tuple[list[Command[object]], bool]:
+        group: list[Command[object]] = []
+        weight = 0
+        with self._wakeup:
+            if not self._queue and not self._stopping:
+                self._wakeup.wait(max(0.0, deadline_s - time.monotonic()))
+            while self._queue and (not group or weight + self._queue[0].weight <= self._group_limit):
+                command = self._queue.popleft()
+                weight += command.weight
+                group.append(command)
+            self._backlog -= weight
+            return group, self._stopping
+
+    def _commit_until_done(self, group: list[Command[object]]) -> None:
+        while group:
+            try:
+                results = self._commit(group)
+            except StorageError as exc:
+                self._wait_for_storage(exc)
+                if self._stopping:
+                    _fail_all(group, exc)
+                    return
+            except Exception as exc:
+                # A defect in a command must not stop the pipeline nor take the group with it.
+                self._stale = True
+                self.metrics.failures += 1
+                if len(group) == 1:
+                    log.exception("a command of the buffer failed and is given up")
+                    group[0].failed(exc)
+                    return
+                for command in group:
+                    self._commit_until_done([command])
+                return
+            else:
+                for command, result in zip(group, results, strict=True):
+                    command.committed(result)
+                return
+
+    def _commit(self, group: list[Command[object]]) -> list[object]:
+        self._catch_up()
+        with self._store.transaction():
+            results = [command.apply(self._store) for command in group]
+            started = time.monotonic()
+        self._note_commit(started, sum(command.weight for command in group))
+        return results
+
+    def _note_commit(self, started_s: float, events: int) -> None:
+        metrics, now = self.metrics, time.monotonic()
+        metrics.groups += 1
+        metrics.grouped_events += events
+        metrics.last_commit_s = now - started_s
+        metrics.commit_seconds += metrics.last_commit_s
+        metrics.last_commit_at_s = now
+        if metrics.storage_error:
+            log.warning("the buffer can be written again")
+            metrics.storage_error = ""
+
+    def _catch_up(self) -> None:
+        """After a rollback, bring what memory holds back to what the disk holds, before anything else."""
+        if self._stale:
+            with self._store.transaction():
+                self._store.reload()
+            self._on_rollback()
+            self._stale = False
+
+    def _wait_for_storage(self, error: Exception) -> None:
+        self._stale = True
+        self.metrics.failures += 1
+        if not self.metrics.storage_error:
+            log.error("the buffer cannot be written; nothing is acknowledged until it can: %s", error)
+        self.metrics.storage_error = str(error) or type(error).__name__
+        self._stop_waiting.wait(RETRY_AFTER_S)
+
+
+def _fail_all(group: list[Command[object]], error: Exception) -> None:
+    for command in group:
+        command.failed(error)

@@ -1,0 +1,1 @@
+"""Everything that speaks MQTT. The only package that imports paho and amqtt."""

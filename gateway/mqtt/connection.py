@@ -1,0 +1,442 @@
+"""One supervised MQTT connection: a thread that drives paho, and that nothing a broker sends can end.
+
+paho is driven from the outside (`loop_read`, `loop_write`, `loop_misc`), on one thread that also runs all
+of the owner's callbacks. So acknowledgements, publishes and reconnects cannot overtake each other, and no
+lock is needed:
+- every connection has an epoch, and an ack of an older epoch is dropped (after a reconnect the same packet
+  id may belong to a different message, which would be lost);
+- a paho client lives for one connection only, so nothing is resent behind the owner's back;
+- whatever is raised while a connection is served ends that connection, is counted, and a new one is made
+  after a pause with full jitter.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from gateway.errors import BrokerError
+from gateway.events import Message
+from gateway.mqtt.sockets import BufferedSocket
+
+log = logging.getLogger(__name__)
+
+MAX_BACKOFF_S = 30.0
+FIRST_BACKOFF_S = 0.5
+_CONNECT_TIMEOUT_S = 10.0
+_MISC_EVERY_S = 1.0
+_UNSENT_LIMIT_BYTES = 4 * 1024 * 1024  # a peer that does not read must not fill our memory
+_PACKETS_PER_TURN = 2000
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How to make a TLS connection. `insecure` skips the check of the broker's name and certificate."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    insecure: bool = False
+
+    def context(self) -> ssl.SSLContext:
+        """Raises OSError or ssl.SSLError when a file cannot be used."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert_file:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+@dataclass(frozen=True)
+class Will:
+    """What the broker publishes for us when the connection dies."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = True
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where and how to connect. Durations are seconds."""
+
+    host: str
+    port: int
+    client_id: str
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    keepalive_s: int = 30
+    tls: Tls | None = None
+    persistent: bool = False  # ask the broker to keep the session (and what it queues) between connections
+    session_expiry_s: int = 7 * 24 * 3600  # MQTT 5 only; 3.1.1 leaves it to the broker
+    receive_maximum: int = 1000  # MQTT 5 only
+    will: Will | None = None
+
+
+class Session(Protocol):
+    """What an owner does with a connection. Every method runs on the link's thread."""
+
+    def connected(self, link: Link, session_present: bool) -> None: ...
+
+    def received(self, link: Link, messages: list[Message]) -> None:
+        """What one turn of the loop has read, in order."""
+
+    def published(self, link: Link, packet_id: int, reason_code: int) -> None:
+        """The broker answered a QoS 1 publish. `reason_code` >= 128 is a refusal (MQTT 5)."""
+
+    def disconnected(self, link: Link) -> None:
+        """The connection is gone, with everything that was not acknowledged on it."""
+
+    def work(self, link: Link) -> float:
+        """Publish, acknowledge. Called on every turn while connected; returns how many seconds the loop
+        may wait for the network before it calls again. `Link.wake` cuts that short."""
+
+    def wants_to_read(self) -> bool:
+        """False leaves what has arrived in the socket: backpressure to the broker."""
+
+
+class LinkMetrics:
+    """Plain numbers, written by the link's thread, read by any."""
+
+    def __init__(self) -> None:
+        self.connects = 0
+        self.failures = 0
+        self.last_error = ""
+        self.last_received_at_s = 0.0  # monotonic
+        self.bytes_sent = 0
+
+
+class Link:
+    """A thread `gateway.<name>` that keeps one connection to `endpoint` and serves `session` on it."""
+
+    def __init__(self, name: str, endpoint: Endpoint, session: Session, now_ms: Any = None) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.metrics = LinkMetrics()
+        self.epoch = 0
+        self.connected = False
+        self.max_packet_bytes: int | None = None  # what the broker said it takes (MQTT 5)
+        self._session = session
+        self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self._client: _Client | None = None
+        self._inbox: list[Message] = []
+        self._refused = ""
+        self._stop = threading.Event()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name=f"gateway.{name}", daemon=True)
+
+    # --- from any thread ---
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Disconnect politely and end the thread."""
+        self._stop.set()
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._wake_receiver.close()
+            self._wake_sender.close()
+
+    def wake(self) -> None:
+        """Let `Session.work` run soon."""
+        try:
+            self._wake_sender.send(b"!", socket.MSG_DONTWAIT)
+        except OSError:
+            pass  # a full wake-up buffer wakes just as well; a closed one belongs to a stopped link
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # --- from the session's callbacks ---
+
+    def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
+        """Subscribe to (filter, QoS) pairs. A refusal ends the connection with BrokerError."""
+        if filters:
+            self._require_client().subscribe(list(filters))
+
+    def ack(self, epoch: int, packet_id: int) -> None:
+        """Acknowledge a QoS 1 message, unless it came on an earlier connection."""
+        if epoch == self.epoch and self._client is not None:
+            self._client.ack(packet_id, 1)
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        properties: Sequence[tuple[str, str]] = (),
+    ) -> int:
+        """Publish and return the packet id, under which `Session.published` will be called.
+
+        `properties` are MQTT 5 user properties. Raises BrokerError when there is no connection.
+        """
+        sent: Properties | None = None
+        if properties and self.endpoint.protocol == "5":
+            sent = Properties(PacketTypes.PUBLISH)
+            sent.UserProperty = list(properties)
+        info = self._require_client().publish(topic, payload, qos, retain, sent)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise BrokerError(f"publish to {self._place} failed: {paho.error_string(info.rc)}")
+        self.metrics.bytes_sent += len(payload) + len(topic)
+        return int(info.mid)
+
+    def reset(self, reason: str) -> None:
+        """Give up this connection; a new one is made. Call it from a callback; it raises BrokerError."""
+        raise BrokerError(reason)
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                self._serve()
+            except Exception as exc:
+                # A malformed packet, a refusal, a defect in paho or in a callback: whatever it is, the
+                # thread goes on, or the gateway would stay "connected" and deaf for ever.
+                self._note_failure(exc)
+            finally:
+                self._end_connection()
+            if time.monotonic() - started > MAX_BACKOFF_S:
+                backoff_s = FIRST_BACKOFF_S
+            self._stop.wait(random.uniform(0, backoff_s))  # full jitter: a fleet must not come back at once
+            backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+
+    def _serve(self) -> None:
+        client = self._client = self._make_client()
+        self._refused = ""
+        client.connect(self.endpoint.host, self.endpoint.port, self.endpoint.keepalive_s, **self._v5_connect())
+        connection = client.connection
+        next_misc = 0.0
+        connecting_until = time.monotonic() + _CONNECT_TIMEOUT_S
+        wait_s = 0.0  # CONNECT is queued: send it before waiting for the answer
+        while not self._stop.is_set():
+            self._wait_for_network(connection, wait_s)
+            self._read(client, connection)
+            wait_s = self._session.work(self) if self.connected else _MISC_EVERY_S
+            client.loop_write()
+            connection.flush()
+            now = time.monotonic()
+            if now >= next_misc:
+                _check(client.loop_misc())
+                self._raise_refusal()
+                next_misc = now + _MISC_EVERY_S
+            self._check_progress(connection, connecting_until)
+            if connection.readable and self._session.wants_to_read():
+                wait_s = 0.0
+
+    def _wait_for_network(self, connection: BufferedSocket, wait_s: float) -> None:
+        reading = [self._wake_receiver.fileno()]
+        if self._session.wants_to_read():
+            reading.append(connection.fileno())
+            if connection.pending():
+                wait_s = 0.0
+        writing = [connection.fileno()] if connection.unsent_bytes else []
+        ready, _, _ = select.select(reading, writing, [], min(max(wait_s, 0.0), _MISC_EVERY_S))
+        if reading[0] in ready:
+            self._wake_receiver.recv(4096)
+
+    def _read(self, client: _Client, connection: BufferedSocket) -> None:
+        if not self._session.wants_to_read():
+            return
+        connection.fill()
+        for _ in range(_PACKETS_PER_TURN):
+            if not connection.readable:
+                break
+            _check(client.loop_read())
+            self._raise_refusal()
+        if self._inbox:
+            messages, self._inbox = self._inbox, []
+            self.metrics.last_received_at_s = time.monotonic()
+            self._session.received(self, messages)
+
+    def _raise_refusal(self) -> None:
+        if self._refused:
+            raise BrokerError(self._refused)
+
+    def _check_progress(self, connection: BufferedSocket, connecting_until_s: float) -> None:
+        if not self.connected and time.monotonic() > connecting_until_s:
+            raise BrokerError(f"{self._place} accepted the connection but did not answer CONNECT")
+        if connection.unsent_bytes > _UNSENT_LIMIT_BYTES * 4:
+            raise BrokerError(f"{self._place} does not read what we send")
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much is unsent that the session should publish no more for now."""
+        client = self._client
+        return client is not None and client.connection.unsent_bytes > _UNSENT_LIMIT_BYTES
+
+    def _end_connection(self) -> None:
+        was_connected, self.connected = self.connected, False
+        self._inbox = []
+        client, self._client = self._client, None
+        if client is not None:
+            client.close_politely(self._stop.is_set())
+        if was_connected:
+            self._session.disconnected(self)
+
+    def _note_failure(self, error: Exception) -> None:
+        self.metrics.failures += 1
+        self.metrics.last_error = str(error) or type(error).__name__
+        expected = isinstance(error, (OSError, BrokerError))
+        log.warning(
+            "%s: connection to %s lost: %s",
+            self.name,
+            self._place,
+            self.metrics.last_error,
+            exc_info=None if expected else error,
+        )
+
+    # --- paho ---
+
+    def _make_client(self) -> _Client:
+        endpoint = self.endpoint
+        v5 = endpoint.protocol == "5"
+        client = _Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=endpoint.client_id,
+            clean_session=None if v5 else not endpoint.persistent,
+            protocol=paho.MQTTv5 if v5 else paho.MQTTv311,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        if endpoint.username is not None:
+            client.username_pw_set(endpoint.username, endpoint.password)
+        if endpoint.tls is not None:
+            client.tls_set_context(endpoint.tls.context())
+            client.tls_insecure_set(endpoint.tls.insecure)
+        if endpoint.will is not None:
+            will = endpoint.will
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
+        client.on_socket_register_write = _ignore  # paho then leaves all writing to our loop
+        client.on_connect = self._on_connect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        return client
+
+    def _v5_connect(self) -> dict[str, Any]:
+        if self.endpoint.protocol != "5":
+            return {}
+        properties = Properties(PacketTypes.CONNECT)
+        if self.endpoint.persistent:
+            properties.SessionExpiryInterval = self.endpoint.session_expiry_s
+        properties.ReceiveMaximum = self.endpoint.receive_maximum
+        return {"clean_start": not self.endpoint.persistent, "properties": properties}
+
+    def _on_connect(self, _client: Any, _data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            self._refused = f"{self._place} refused the connection: {reason}"
+            return
+        self.epoch += 1
+        self.connected = True
+        self.metrics.connects += 1
+        self.metrics.last_error = ""
+        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        log.info("%s: connected to %s", self.name, self._place)
+        self._session.connected(self, bool(flags.session_present))
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            # Not valid MQTT, but lost if it were refused: keep it under a name that can be stored.
+            topic = message._topic.decode("utf-8", "backslashreplace")
+        self._inbox.append(
+            Message(
+                topic,
+                message.payload,
+                message.qos,
+                message.retain,
+                message.dup,
+                message.mid,
+                self.epoch,
+                self._now_ms(),
+                tuple(getattr(message.properties, "UserProperty", ())) if message.properties else (),
+            )
+        )
+
+    def _on_publish(self, _client: Any, _data: Any, packet_id: int, reason: Any, _properties: Any) -> None:
+        self._session.published(self, packet_id, int(reason.value))
+
+    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        refused = [str(reason) for reason in reasons if reason.is_failure]
+        if refused:
+            self._refused = f"{self._place} refused a subscription: {', '.join(refused)}"
+
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if not self._stop.is_set():
+            self._refused = f"{self._place} closed the connection: {reason}"
+
+    def _require_client(self) -> _Client:
+        if self._client is None or not self.connected:
+            raise BrokerError(f"not connected to {self._place}")
+        return self._client
+
+    @property
+    def _place(self) -> str:
+        return f"{self.endpoint.host}:{self.endpoint.port}"
+
+
+class _Client(paho.Client):
+    """paho's client on a BufferedSocket."""
+
+    connection: BufferedSocket
+
+    def _create_socket(self) -> Any:
+        sock = super()._create_socket()
+        if isinstance(sock, socket.socket):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection = BufferedSocket(sock)  # type: ignore[arg-type]
+        return self.connection
+
+    def close_politely(self, polite: bool) -> None:
+        """Send what is still buffered and DISCONNECT when `polite`, then close the socket."""
+        connection = getattr(self, "connection", None)
+        if connection is None:
+            return
+        try:
+            if polite:
+                self.disconnect()
+                self.loop_write()
+                connection.flush()
+        except (OSError, ValueError):
+            pass  # it is being closed anyway
+        finally:
+            connection.close()
+
+
+def _check(code: int) -> None:
+    if code > 0:
+        raise BrokerError(paho.error_string(MQTTErrorCode(code)))
+
+
+def _ignore(*_: Any) -> None:
+    """Registering a write is our loop's business."""

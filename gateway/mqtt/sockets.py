@@ -1,0 +1,87 @@
+"""A socket that reads ahead and writes in one go, between paho and the operating system.
+
+paho reads a packet in three `recv` calls and writes every acknowledgement with a `send` of its own. With
+thousands of small packets per second these system calls are most of the cost; here they are one each per
+turn of the loop (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+_READ_BYTES = 256 * 1024
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class BufferedSocket:
+    """Wraps a connected, non-blocking socket with the methods that paho calls. For one thread.
+
+    `fill` reads what has arrived, `flush` sends what was written; paho's own `recv` and `send` only touch
+    the buffers. The write buffer is bounded by what one turn of the loop may write.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._inbox = b""
+        self._read = 0
+        self._outbox = bytearray()
+        self._closed_by_peer = False
+
+    # --- for the loop ---
+
+    def fill(self) -> None:
+        """Read what the operating system holds. Raises OSError when the connection broke."""
+        if self._read < len(self._inbox):
+            return
+        try:
+            data = self._sock.recv(_READ_BYTES)
+        except _WOULD_BLOCK:
+            return
+        self._closed_by_peer = not data
+        self._inbox, self._read = data, 0
+
+    def flush(self) -> None:
+        """Send what was written, as far as the peer takes it. Raises OSError when the connection broke."""
+        while self._outbox:
+            try:
+                sent = self._sock.send(self._outbox)
+            except _WOULD_BLOCK:
+                return
+            del self._outbox[:sent]
+
+    @property
+    def readable(self) -> bool:
+        """Whether `recv` has something to give: bytes, or the end of the stream."""
+        return self._read < len(self._inbox) or self._closed_by_peer
+
+    @property
+    def unsent_bytes(self) -> int:
+        return len(self._outbox)
+
+    # --- for paho ---
+
+    def recv(self, size: int) -> bytes:
+        if self._read >= len(self._inbox):
+            if self._closed_by_peer:
+                return b""
+            raise BlockingIOError
+        data = self._inbox[self._read : self._read + size]
+        self._read += len(data)
+        return data
+
+    def send(self, data: bytes) -> int:
+        self._outbox += data
+        return len(data)
+
+    def pending(self) -> int:
+        return self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def setblocking(self, flag: bool) -> None:
+        self._sock.setblocking(flag)
+
+    def close(self) -> None:
+        self._sock.close()
