@@ -1,0 +1,77 @@
+"""One asyncio server in a thread of its own, for servers that live inside a threaded program."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from gateway.errors import BrokerError
+
+
+class LoopThread:
+    """Runs what `serving()` sets up, in an event loop of its own, from `start` until `stop`.
+
+    `serving` gives an asynchronous context manager: entering it opens the server, leaving it closes it.
+    It can be started again after it was stopped.
+    """
+
+    def __init__(self, name: str, serving: Callable[[], AbstractAsyncContextManager[object]]) -> None:
+        self._name = name
+        self._serving = serving
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Return once the server is open. Raises BrokerError when it cannot be opened."""
+        if self._thread is not None:
+            return
+        opened = threading.Event()
+        self._failure = None
+        self._thread = threading.Thread(target=self._run, args=(opened,), name=self._name, daemon=True)
+        self._thread.start()
+        opened.wait()
+        if self._failure is not None:
+            self.stop()
+            raise BrokerError(f"{self._name} cannot be started: {self._failure}") from self._failure
+
+    def stop(self) -> None:
+        """Close the server and wait for its thread; without effect when it is not running."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        if self._loop is not None and self._stopping is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        thread.join()
+        self._loop = self._stopping = None
+
+    def _run(self, opened: threading.Event) -> None:
+        try:
+            asyncio.run(self._serve(opened))
+        except Exception as exc:  # noqa: BLE001 - start() raises it again, in the caller's thread
+            self._failure = exc
+        finally:
+            opened.set()
+
+    async def _serve(self, opened: threading.Event) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        async with self._serving():
+            opened.set()
+            await self._stopping.wait()
+
+
+def free_port(host: str) -> int:
+    """A TCP port on which nothing listens at this moment."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,162 @@
+"""The embedded broker, with real paho clients."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
+
+from gateway.errors import BrokerError, ConfigError
+from gateway.mqtt.embedded import EmbeddedBroker
+
+WAIT_S = 10.0  # how long a test waits for something that should come at once
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    embedded = EmbeddedBroker()
+    embedded.start()
+    yield embedded
+    embedded.stop()
+
+
+class Peer:
+    """A paho client that keeps what happens to it in queues."""
+
+    def __init__(self, name: str, *, clean: bool = True) -> None:
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=clean)
+        self.connects: queue.Queue[tuple[bool, bool]] = queue.Queue()  # refused, session present
+        self.messages: queue.Queue[MQTTMessage] = queue.Queue()
+        self.subscribed = threading.Event()
+        self.client.on_connect = lambda _c, _u, flags, code, _p: self.connects.put(
+            (code.is_failure, flags.session_present)
+        )
+        self.client.on_message = lambda _c, _u, message: self.messages.put(message)
+        self.client.on_subscribe = lambda *_: self.subscribed.set()
+
+    def subscribe(self, topic_filter: str) -> None:
+        self.client.subscribe(topic_filter, qos=1)
+        assert self.subscribed.wait(WAIT_S)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self.client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(WAIT_S)
+
+
+@contextmanager
+def connected(broker: EmbeddedBroker, name: str, *, clean: bool = True) -> Iterator[Peer]:
+    peer = Peer(name, clean=clean)
+    peer.client.connect(broker.host, broker.port)
+    peer.client.loop_start()
+    try:
+        yield peer
+    finally:
+        peer.client.disconnect()
+        peer.client.loop_stop()
+
+
+def test_what_one_client_publishes_another_receives_in_order(broker: EmbeddedBroker) -> None:
+    with connected(broker, "reader") as reader, connected(broker, "writer") as writer:
+        reader.subscribe("tele/+/SENSOR")
+        for number in range(200):
+            writer.publish("tele/a/SENSOR", b"%d" % number)
+        received = [reader.messages.get(timeout=WAIT_S) for _ in range(200)]
+    assert [int(message.payload) for message in received] == list(range(200))
+    assert {message.qos for message in received} == {1}
+
+
+def test_a_retained_message_waits_for_later_subscribers(broker: EmbeddedBroker) -> None:
+    with connected(broker, "writer") as writer, connected(broker, "reader") as reader:
+        writer.publish("status", b"online", retain=True)
+        reader.subscribe("status")
+        message = reader.messages.get(timeout=WAIT_S)
+    assert (message.payload, message.retain) == (b"online", True)
+
+
+def test_a_persistent_session_gets_what_was_published_while_it_was_away(broker: EmbeddedBroker) -> None:
+    with connected(broker, "reader", clean=False) as reader:
+        assert reader.connects.get(timeout=WAIT_S) == (False, False)
+        reader.subscribe("t")
+    with connected(broker, "writer") as writer:
+        writer.publish("t", b"meanwhile")
+    with connected(broker, "reader", clean=False) as reader:
+        assert reader.connects.get(timeout=WAIT_S) == (False, True)
+        assert reader.messages.get(timeout=WAIT_S).payload == b"meanwhile"
+
+
+def test_an_outage_ends_on_the_same_port_and_clients_come_back(broker: EmbeddedBroker) -> None:
+    with connected(broker, "reader") as reader:
+        reader.client.reconnect_delay_set(min_delay=1, max_delay=1)
+        assert reader.connects.get(timeout=WAIT_S) == (False, False)
+        port = broker.port
+        broker.stop()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((broker.host, port))
+        broker.start()
+        assert broker.port == port
+        assert reader.connects.get(timeout=WAIT_S) == (False, False)
+
+
+def test_stopping_leaves_no_thread_behind_and_may_be_repeated() -> None:
+    broker = EmbeddedBroker()
+    broker.start()
+    broker.start()
+    assert [thread.name for thread in threading.enumerate()].count("gateway.broker") == 1
+    broker.stop()
+    broker.stop()
+    assert "gateway.broker" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_client_that_never_says_hello_does_not_keep_it_from_stopping(broker: EmbeddedBroker) -> None:
+    with socket.create_connection((broker.host, broker.port)) as silent:
+        broker.stop()
+        assert silent.recv(1) == b""
+
+
+def test_a_taken_port_is_a_broker_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        broker = EmbeddedBroker(port=other.getsockname()[1])
+        with pytest.raises(BrokerError, match="cannot be started"):
+            broker.start()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])  # noqa: S104 - it must be refused
+def test_without_a_password_it_serves_this_machine_only(host: str) -> None:
+    with pytest.raises(ConfigError, match="open to everyone"):
+        EmbeddedBroker(host)
+
+
+@pytest.mark.parametrize(
+    ("username", "password", "refused"),
+    [("me", "secret", False), ("me", "wrong", True), ("you", "secret", True), (None, None, True)],
+)
+def test_with_a_password_only_those_who_know_it_get_in(
+    username: str | None, password: str | None, refused: bool
+) -> None:
+    broker = EmbeddedBroker(username="me", password="secret")  # noqa: S106 - a test's own
+    broker.start()
+    peer = Peer("someone")
+    peer.client.username_pw_set(username, password)
+    peer.client.connect(broker.host, broker.port)
+    peer.client.loop_start()
+    try:
+        assert peer.connects.get(timeout=WAIT_S)[0] is refused
+    finally:
+        peer.client.disconnect()
+        peer.client.loop_stop()
+        broker.stop()
+
+
+def test_it_logs_nothing_that_a_user_would_have_to_read(
+    broker: EmbeddedBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="gateway"), connected(broker, "writer") as writer:
+        writer.publish("t", b"x")
+        broker.stop()
+    assert caplog.records == []
