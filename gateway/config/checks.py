@@ -1,0 +1,124 @@
+"""What only the configuration as a whole can show: names that must exist elsewhere, or only once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from gateway.config.document import Path, Problem
+from gateway.config.models import Config
+from gateway.config.problems import suggestion
+from gateway.config.route_model import Route
+from gateway.config.window_model import Window
+from gateway.errors import ConfigError
+from gateway.expressions import compile_expression
+from gateway.routes import field_names
+from gateway.topics import TopicTemplate, filter_matches, placeholders
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Routes and windows by their position in the file; `broken_routes` are names that stand there too."""
+
+    routes: Mapping[int, Route]
+    windows: Mapping[int, Window]
+    broken_routes: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, config: Config) -> Parts:
+        """All of a sound configuration."""
+        return cls(dict(enumerate(config.routes)), dict(enumerate(config.windows)))
+
+    def route(self, name: str | None) -> Route | None:
+        """The route called `name`, if it is sound."""
+        return next((route for route in self.routes.values() if route.name == name), None)
+
+
+def cross_check(parts: Parts) -> Iterator[Problem]:
+    """Every problem that lies between the parts."""
+    yield from _repeated_names("routes", {at: route.name for at, route in parts.routes.items()})
+    yield from _repeated_names("windows", {at: window.name for at, window in parts.windows.items()})
+    for position, route in parts.routes.items():
+        yield from _route_levels(("routes", position), route)
+    for position, window in parts.windows.items():
+        yield from _window_source(("windows", position), window, parts)
+
+
+def _repeated_names(section: str, names: Mapping[int, str]) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for position, name in names.items():
+        if first.setdefault(name, position) != position:
+            yield Problem((section, position, "name"), f"{name} is also the name of {section}[{first[name]}]")
+
+
+def _route_levels(path: Path, route: Route) -> Iterator[Problem]:
+    """`{level}` expressions, which only the route's topic can judge."""
+    levels = TopicTemplate(route.topic).names
+    places = chain(
+        ((("fields", name), text) for name, text in route.fields.items()),
+        ((("timestamp_path",), text) for text in [route.timestamp_path] if text),
+    )
+    for inner, text in places:
+        try:
+            compile_expression(text, levels)
+        except ConfigError as exc:
+            yield Problem((*path, *inner), f"{exc}; {exc.hint}")
+
+
+def _window_source(path: Path, window: Window, parts: Parts) -> Iterator[Problem]:
+    route = parts.route(window.route)
+    if route is not None:
+        yield from _names_of(path, window, {*TopicTemplate(route.topic).names}, known_fields([route]))
+        if route.decoder == "raw":
+            yield Problem((*path, "route"), f"{route.name} reads raw bytes, so it has no fields to gather")
+    elif window.topic is not None:
+        sources = list(parts.routes.values())
+        fields = None if parts.broken_routes else known_fields(sources)
+        yield from _names_of(path, window, {*TopicTemplate(window.topic).names}, fields)
+    elif window.route not in parts.broken_routes:
+        names = [route.name for route in parts.routes.values()]
+        yield Problem((*path, "route"), f"there is no route {window.route}" + suggestion(window.route, names))
+
+
+def known_fields(routes: list[Route]) -> set[str] | None:
+    """The fields that these routes can give, or None where only the messages tell."""
+    known: set[str] = set()
+    for route in routes:
+        names = field_names(route.decoder, route.fields)
+        if names is None:
+            return None
+        known |= names
+    return known
+
+
+def _names_of(path: Path, window: Window, levels: set[str], fields: set[str] | None) -> Iterator[Problem]:
+    if fields is None:
+        return
+    for name in window.field_names:
+        if name not in fields:
+            known = sorted(fields)
+            where = "field" if window.fields is None else "fields"
+            yield Problem((*path, where), f"no such field: {name}" + _known(name, known))
+    for name in placeholders(window.key):
+        if name not in fields | levels:
+            known = sorted(fields | levels)
+            yield Problem((*path, "key"), f"no level or field is called {name}" + _known(name, known))
+
+
+def _known(name: str, known: list[str]) -> str:
+    return suggestion(name, known) or (f"; there is {', '.join(known)}" if known else "")
+
+
+def warnings_of(routes: tuple[Route, ...], own_topic: str) -> Iterator[str]:
+    """What is allowed but seldom meant. `own_topic` is one that the gateway itself publishes on."""
+    seen: dict[str, str] = {}
+    for route in routes:
+        topic_filter = TopicTemplate(route.topic).filter
+        if topic_filter in seen:
+            yield f"route {route.name} is never used: {seen[topic_filter]} takes the same topics before it"
+        seen.setdefault(topic_filter, route.name)
+        if filter_matches(topic_filter, own_topic):
+            yield f"route {route.name} ({route.topic}) also takes what this gateway publishes on {own_topic}"
+        if route.qos == 0:
+            yield f"route {route.name} subscribes with QoS 0: what is in flight at a crash is lost"

@@ -1,0 +1,108 @@
+"""From a file to a Config, or to every problem of the file at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from gateway.config.checks import Parts, cross_check
+from gateway.config.document import MAX_FILE_BYTES, Document, Problem, read_document
+from gateway.config.models import Config
+from gateway.config.problems import describe, from_pydantic
+from gateway.config.route_model import Route
+from gateway.config.window_model import Window
+from gateway.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_config(path: Path | str, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read and check the configuration file at `path`; relative paths in it start from its folder.
+
+    Raises ConfigError with every problem, or OSError where the file cannot be read.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise _refused(path.name, [f"{path.name}:1: not UTF-8 text (byte {exc.start})"]) from exc
+    return parse_config(text, path.parent, path.name, environ)
+
+
+def parse_config(
+    text: str,
+    base_dir: Path | str = ".",
+    source_name: str = "config",
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Check the configuration in `text`. Raises ConfigError with every problem."""
+    document = read_document(text, environ)
+    found = list(document.problems)
+    config = None
+    if document.data is not None:
+        config, more = _validate(document, {"base_dir": Path(base_dir).absolute()})
+        found += _without_echoes(more, document.problems)
+    elif not found:
+        found.append(Problem((), "the file is empty; it needs at least gateway and routes"))
+    if config is None or found:
+        lines = sorted((describe(document, problem, source_name) for problem in found), key=_line_number)
+        raise _refused(source_name, lines)
+    return config
+
+
+def _validate(document: Document, context: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
+    try:
+        config = Config.model_validate(document.data, context=context)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_context=True)
+        found = [from_pydantic(error, Config, document) for error in errors]
+        return None, found + list(cross_check(_salvage(document.data, context)))
+    return config, list(cross_check(Parts.of(config)))
+
+
+def _salvage(data: object, context: dict[str, Any]) -> Parts:
+    """The routes and windows that are sound, so that one bad value does not hide other problems."""
+    sections = data if isinstance(data, dict) else {}
+    raw_routes = _items(sections.get("routes"))
+    routes = dict(_sound(Route, raw_routes, context))
+    windows = dict(_sound(Window, _items(sections.get("windows")), context))
+    broken = (raw for position, raw in enumerate(raw_routes) if position not in routes)
+    names = frozenset(str(raw.get("name")) for raw in broken if isinstance(raw, dict))
+    return Parts(routes, windows, names)
+
+
+def _items(section: object) -> list[object]:
+    return section if isinstance(section, list) else []
+
+
+def _sound(model: type[Model], items: list[object], context: dict[str, Any]) -> list[tuple[int, Model]]:
+    sound = []
+    for position, item in enumerate(items):
+        try:
+            sound.append((position, model.model_validate(item, context=context)))
+        except ValidationError:
+            continue  # its own problems are told by the validation of the whole
+    return sound
+
+
+def _without_echoes(problems: list[Problem], first: list[Problem]) -> list[Problem]:
+    """`problems` without those of values that could not even be read."""
+    known = {problem.path for problem in first}
+    return [problem for problem in problems if problem.path not in known]
+
+
+def _line_number(line: str) -> int:
+    return int(line.split(": ", 1)[0].rsplit(":", 1)[1])
+
+
+def _refused(source_name: str, lines: list[str]) -> ConfigError:
+    noun = "problem" if len(lines) == 1 else "problems"
+    return ConfigError(
+        f"{source_name} has {len(lines)} {noun}", tuple(lines), hint="see docs/configuration.md"
+    )

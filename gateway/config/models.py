@@ -1,0 +1,346 @@
+"""The whole configuration: one model per section, every value with its unit, default and meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from gateway.config.route_model import Route
+from gateway.config.types import (
+    EMBEDDED,
+    AnyPath,
+    BrokerUrl,
+    DurationMs,
+    FilePath,
+    HostPort,
+    Listen,
+    LocalUrl,
+    Name,
+    PositiveDurationMs,
+    ProtocolValue,
+    RateBytesPerS,
+    Section,
+    SizeBytes,
+    broker_address,
+    fault,
+    read_secret,
+    setting,
+)
+from gateway.config.window_model import Window
+from gateway.errors import UnitError
+from gateway.routes import RouteSpec
+from gateway.timekeeping.normalize import SkewPolicy
+from gateway.topics import check_topic
+from gateway.units import parse_size_bytes
+from gateway.windows.spec import WindowSpec
+
+CLIENT_ID = "gateway-{id}"
+
+
+class Gateway(Section):
+    """Who this gateway is and where it keeps its data."""
+
+    id: Name = Field(description="Name of this gateway, unique in its fleet; a level of all its topics.")
+    data_dir: AnyPath = setting(
+        Path("data"), description="Folder of the buffer; relative to the configuration file's folder."
+    )
+    topic_prefix: str = setting(
+        "gateway", description="First level, or levels, of this gateway's own topics."
+    )
+
+    @field_validator("topic_prefix")
+    @classmethod
+    def _is_topic(cls, prefix: str) -> str:
+        check_prefix(prefix)
+        return prefix
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise a fault unless topics can begin with `prefix`."""
+    if not all(prefix.split("/")) or set(prefix) & set("+#\0") or prefix.startswith("$"):
+        raise fault("must be topic levels without wildcards, such as gateway or site/gateway")
+    check_topic(prefix)
+
+
+class Tls(Section):
+    """Certificates of a TLS connection."""
+
+    ca_file: FilePath | None = setting(
+        None, description="Certificates of the authorities that are trusted. Unset: those of the system."
+    )
+    cert_file: FilePath | None = setting(None, description="This gateway's certificate, for mutual TLS.")
+    key_file: FilePath | None = setting(None, description="The key of `cert_file`.")
+    insecure: bool = setting(
+        False, description="Accept a certificate for another host name. For experiments only."
+    )
+
+    @field_validator("key_file")
+    @classmethod
+    def _pair(cls, key_file: Path | None, info: ValidationInfo) -> Path | None:
+        if "cert_file" in info.data and (key_file is None) != (info.data["cert_file"] is None):
+            raise fault("cert_file and key_file belong together")
+        return key_file
+
+
+class Broker(Section):
+    """What both brokers' connections have in common."""
+
+    url: str
+    client_id: str = setting(CLIENT_ID, min_length=1, max_length=256, description="MQTT client identifier.")
+    username: str | None = setting(None, description="User name at the broker.")
+    password_file: FilePath | None = setting(None, description="File with the password.")
+    password: SecretStr | None = setting(
+        None, description="Password; better `${VARIABLE}` or `password_file` than plain text here."
+    )
+    keepalive: PositiveDurationMs = setting(
+        "30s", description="Longest silence on the connection before the broker is asked for a sign of life."
+    )
+    tls: Tls = setting({}, description="Certificates; used with `mqtts://`.")
+
+    @field_validator("password")
+    @classmethod
+    def _secret(cls, password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        path = info.data.get("password_file")
+        if path is None:
+            return password
+        if password is not None:
+            raise fault("give password or password_file, not both")
+        return read_secret(path)
+
+    @field_validator("keepalive")
+    @classmethod
+    def _fits_two_bytes(cls, keepalive_ms: int) -> int:
+        if not 1_000 <= keepalive_ms <= 65_535_000:
+            raise fault("must be between 1s and 65535s, as MQTT counts it")
+        return keepalive_ms
+
+    @property
+    def address(self) -> HostPort:
+        """Host and port to connect to."""
+        return broker_address(self.url)
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.url.startswith("mqtts://")
+
+
+class Local(Broker):
+    """The broker that the devices publish to."""
+
+    url: LocalUrl = setting(
+        EMBEDDED,
+        description="`mqtt://host:1883`, `mqtts://host:8883`, or `embedded` for a small broker inside the "
+        "gateway (MQTT 3.1.1; for trying out and light use).",
+    )
+    protocol: Annotated[Literal["3.1.1", "5"], ProtocolValue] = setting("3.1.1", description="MQTT version.")
+    receive_maximum: int = setting(
+        1000, ge=1, le=65535, description="MQTT 5: messages that the broker may have in flight to us."
+    )
+    session_expiry: DurationMs = setting(
+        "7d", description="MQTT 5: how long the broker keeps our messages while we are away."
+    )
+    max_packet_size: SizeBytes | None = setting(
+        None, description="MQTT 5: largest packet that the broker may send us; larger ones it drops."
+    )
+    listen: Listen = setting("127.0.0.1:1883", description="Address of the embedded broker.")
+
+    @field_validator("protocol")
+    @classmethod
+    def _embedded_speaks(cls, protocol: str, info: ValidationInfo) -> str:
+        if protocol == "5" and info.data.get("url") == EMBEDDED:
+            raise fault("the embedded broker speaks only 3.1.1")
+        return protocol
+
+    @property
+    def embedded(self) -> bool:
+        return self.url == EMBEDDED
+
+    @property
+    def address(self) -> HostPort:
+        return self.listen if self.embedded else broker_address(self.url)
+
+
+class Cloud(Broker):
+    """The broker that the buffer is sent to."""
+
+    url: BrokerUrl = Field(description="`mqtt://host:1883` or `mqtts://host:8883`.")
+    protocol: Annotated[Literal["3.1.1", "5"], ProtocolValue] = setting(
+        "5",
+        description="MQTT version. With 3.1.1 a broker acknowledges also what it refuses, so an event may "
+        "count as synced that was not taken.",
+    )
+    format: Literal["batch", "event"] = setting(
+        "batch",
+        description="`batch`: compressed frames of many events. `event`: one message per event, for any "
+        "consumer.",
+    )
+    connections: int = setting(1, ge=1, le=64, description="Connections; streams are spread over them.")
+    bandwidth: RateBytesPerS | None = setting(None, description="Bound on the uplink. Unset: none.")
+    batch_events: int = setting(1000, ge=1, le=100_000, description="Events per frame at most.")
+    in_flight: int = setting(8, ge=1, le=65535, description="Unacknowledged frames per connection.")
+    ack_timeout: PositiveDurationMs = setting(
+        "30s", description="Wait for an acknowledgement before the connection is made anew."
+    )
+    order: Literal["oldest", "newest"] = setting("oldest", description="Which raw events go first.")
+    drain_target: PositiveDurationMs | None = setting(
+        None, description="Thin out a backlog of raw events that could not drain in this time. Unset: never."
+    )
+
+
+class Retry(Section):
+    """What happens to events that the cloud did not take."""
+
+    max_attempts: int = setting(20, ge=1, description="Attempts before an event is marked failed.")
+    backoff_min: PositiveDurationMs = setting("1s", description="First pause between attempts.")
+    backoff_max: PositiveDurationMs = setting("5m", description="Longest pause between attempts.")
+
+    @field_validator("backoff_max")
+    @classmethod
+    def _grows(cls, backoff_max_ms: int, info: ValidationInfo) -> int:
+        if backoff_max_ms < info.data.get("backoff_min", 0):
+            raise fault("is shorter than backoff_min")
+        return backoff_max_ms
+
+
+class Buffer(Section):
+    """The store-and-forward buffer on disk."""
+
+    max_size: SizeBytes = setting("2GiB", description="Room on disk. What happens beyond it: docs/buffer.md.")
+    group_commit: PositiveDurationMs = setting(
+        "100ms", description="Longest wait for a common commit; a group commits earlier when it can."
+    )
+    group_limit: int = setting(2000, ge=1, le=100_000, description="Events in one transaction at most.")
+    synchronous: Literal["full", "normal"] = setting(
+        "full",
+        description="`full`: an acknowledged message survives a power cut. `normal`: it may not; spares "
+        "flash memory.",
+    )
+    keep_synced: DurationMs = setting("1h", description="How long events stay after the cloud has them.")
+    checkpoint_interval: PositiveDurationMs = setting(
+        "5s", description="How often the state of the windows is saved."
+    )
+    retry: Retry = setting({}, description="What happens to events that the cloud did not take.")
+
+
+class Time(Section):
+    """Clocks: the gateway's own and those of the devices."""
+
+    ntp: tuple[str, ...] = setting((), description="NTP servers to check the gateway's own clock against.")
+    future_tolerance: DurationMs = setting(
+        "5s", description="A device time further ahead than this is replaced by the arrival time."
+    )
+    acceptable_skew: DurationMs = setting("1s", description="A device time no further off is taken as it is.")
+    max_clock_skew: DurationMs = setting("1h", description="A device time further off is flagged.")
+    correction_factor: float = setting(
+        1.0,
+        ge=0,
+        le=1,
+        description="How far a device time beyond `acceptable_skew` is moved towards the arrival time: 0 "
+        "leaves it, 1 takes the arrival time.",
+    )
+
+
+def _memory(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        return parse_size_bytes(value)  # type: ignore[arg-type] # it refuses what is neither text nor number
+    except UnitError as exc:
+        raise fault(f"{value!r} is neither auto nor a size", "write auto or 512MiB") from exc
+
+
+class Flow(Section):
+    """What the gateway may use of the machine."""
+
+    memory: Annotated[
+        int | Literal["auto"],
+        BeforeValidator(_memory),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}),
+    ] = setting("auto", description="Memory budget: `auto` for a share of what is free, or a size.")
+
+
+class Http(Section):
+    """Metrics, health and dashboard."""
+
+    listen: Listen = setting("127.0.0.1:8080", description="Address of the HTTP server.")
+
+
+class Plugins(Section):
+    """Where window plugins come from, besides those that are installed."""
+
+    path: AnyPath = setting(
+        Path("plugins"), description="Folder of plugin files; relative to the configuration file's folder."
+    )
+
+
+class Log(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting("info", description="Least level shown.")
+    format: Literal["auto", "text", "json"] = setting(
+        "auto", description="`auto`: text on a terminal, JSON lines elsewhere."
+    )
+
+
+def _off(value: object) -> object:
+    return None if value is False else value
+
+
+class Config(Section):
+    """The whole configuration file."""
+
+    gateway: Gateway = Field(description="Who this gateway is.")
+    local: Local = setting({}, description="The broker that the devices publish to.")
+    routes: tuple[Route, ...] = Field(min_length=1, description="Which topics are read, and how.")
+    windows: tuple[Window, ...] = setting((), description="Aggregations over event time.")
+    buffer: Buffer = setting({}, description="The store-and-forward buffer on disk.")
+    cloud: Cloud | None = setting(
+        None, description="The broker that the buffer is sent to. Unset: no bridge."
+    )
+    time: Time = setting({}, description="Clocks: the gateway's own and those of the devices.")
+    flow: Flow = setting({}, description="What the gateway may use of the machine.")
+    http: Annotated[Http | None, BeforeValidator(_off)] = setting(
+        Http(), description="Metrics, health and dashboard. `off`: none."
+    )
+    plugins: Plugins = setting({}, description="Where window plugins come from.")
+    log: Log = setting({}, description="What is logged, and how.")
+
+    @model_validator(mode="after")
+    def _name_clients(self) -> Config:
+        """Put the gateway's id into the client identifiers, which only the whole configuration knows."""
+        for section in ("local", "cloud"):
+            broker = getattr(self, section)
+            if broker is not None:
+                client_id = broker.client_id.replace("{id}", self.gateway.id)
+                # The model is frozen for its users; this is still its construction.
+                self.__dict__[section] = broker.model_copy(update={"client_id": client_id})
+        return self
+
+    def skew_policy(self) -> SkewPolicy:
+        """The bounds of `time` as the routes apply them."""
+        return SkewPolicy(
+            future_tolerance_ms=self.time.future_tolerance,
+            acceptable_skew_ms=self.time.acceptable_skew,
+            max_clock_skew_ms=self.time.max_clock_skew,
+            correction_factor=self.time.correction_factor,
+        )
+
+    def route_specs(self) -> tuple[RouteSpec, ...]:
+        """The routes, in the order in which they are tried."""
+        skew = self.skew_policy()
+        return tuple(route.spec(skew) for route in self.routes)
+
+    def window_specs(self) -> tuple[WindowSpec, ...]:
+        """The windows, with the defaults that depend on their routes filled in."""
+        topics = {route.name: route.topic for route in self.routes}
+        return tuple(window.spec(window.topic or topics.get(window.route or "")) for window in self.windows)

@@ -1,0 +1,290 @@
+"""The types of the configuration's values: what is written as text, and the number that code gets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from gateway import units
+from gateway.errors import ConfigError, GatewayError
+from gateway.events import Priority
+from gateway.expressions import compile_expression
+from gateway.timestamps import TimeBound, check_format, find_timezone, parse_time_bound
+from gateway.topics import TopicTemplate
+
+T = TypeVar("T")
+
+# Names end up as topic levels, file names and metric labels, so they keep to what is safe in all three.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+FIELD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"
+DURATION_PATTERN = r"^\s*(0|(\s*\d+(\.\d+)?\s*(ms|s|min|m|h|d)){1,5})\s*$"
+SIZE_PATTERN = r"^\s*\d+(\.\d+)?\s*(B|[kK]B|[MG]B|[KMGT]iB)?\s*$"
+RATE_PATTERN = r"^\s*\d+(\.\d+)?\s*([kKM]?bit|B|[kK]B|[MG]B|[KMGT]iB)?\s*/\s*s\s*$"
+
+
+class Section(BaseModel):
+    """Base of every part of the configuration: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True, populate_by_name=True
+    )
+
+
+def setting(default: object, description: str = "", **rules: Any) -> Any:
+    """A key that may be left out. `default` is written as in the file: the type reads it like any value."""
+    return Field(default, description=description, **rules)
+
+
+def fault(message: str, hint: str = "") -> PydanticCustomError:
+    """A problem with one value, for the reader of the configuration file."""
+    text = f"{message}; {hint}" if hint else message
+    return PydanticCustomError("config", "{text}", {"text": text})
+
+
+def reading(parse: Callable[[Any], T]) -> Callable[[Any], T]:
+    """`parse`, with its errors as faults that keep their place in the file."""
+
+    def read(value: Any) -> T:
+        try:
+            return parse(value)
+        except GatewayError as exc:
+            raise fault(str(exc), exc.hint) from exc
+
+    return read
+
+
+def _text(schema_pattern: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": schema_pattern, "examples": list(examples)})
+
+
+def _positive(value: int) -> int:
+    if value <= 0:
+        raise fault("must be more than zero")
+    return value
+
+
+DurationMs = Annotated[
+    int,
+    BeforeValidator(reading(units.parse_duration_ms)),
+    _text(DURATION_PATTERN, "500ms", "10s", "5m", "1h"),
+]
+"""Written as `500ms`, `10s`, `1h30m`; milliseconds in code."""
+
+PositiveDurationMs = Annotated[DurationMs, AfterValidator(_positive)]
+
+SizeBytes = Annotated[
+    int,
+    BeforeValidator(reading(units.parse_size_bytes)),
+    AfterValidator(_positive),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": SIZE_PATTERN}]}
+    ),
+]
+"""Written as `64KiB`, `2GiB`; bytes in code."""
+
+RateBytesPerS = Annotated[
+    int,
+    BeforeValidator(reading(units.parse_rate_bytes_per_s)),
+    AfterValidator(_positive),
+    _text(RATE_PATTERN, "1MiB/s", "64kbit/s"),
+]
+"""Written as `1MiB/s`, `64kbit/s`; bytes per second in code."""
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, value):
+        raise fault("a name has 1 to 64 letters, digits, '_', '-' or '.', and begins with a letter or digit")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name), _text(NAME_PATTERN)]
+
+
+def _field_name(value: str) -> str:
+    if not re.fullmatch(FIELD_PATTERN, value):
+        raise fault("a field name has letters, digits, '_', '-' or '.', and begins with a letter or '_'")
+    return value
+
+
+FieldName = Annotated[str, AfterValidator(_field_name), _text(FIELD_PATTERN)]
+
+
+def _template(value: str) -> str:
+    TopicTemplate(value)
+    return value
+
+
+Template = Annotated[str, AfterValidator(reading(_template))]
+"""A topic filter in which `{device}` names a level and `{rest...}`, at the end, all that follow."""
+
+
+def _expression(value: str) -> str:
+    # The names of levels are the route's business: it checks them where it knows its topic.
+    if not re.fullmatch(r"\s*\{\s*\w+\s*\}\s*", value):
+        compile_expression(value)
+    return value
+
+
+Expression = Annotated[str, AfterValidator(reading(_expression))]
+"""A JMESPath expression, or `{level}` for a named level of the topic."""
+
+
+def _layout(value: str) -> str:
+    check_format(value)
+    return value
+
+
+def _zone(value: str) -> str:
+    find_timezone(value)
+    return value
+
+
+TimestampFormat = Annotated[str, AfterValidator(reading(_layout))]
+TimeZoneName = Annotated[str, AfterValidator(reading(_zone))]
+
+
+def _bound(value: object) -> TimeBound:
+    if isinstance(value, TimeBound):
+        return value
+    if not isinstance(value, str):
+        raise ConfigError("must be a time or a duration", hint="write 2020-01-01 or 1h")
+    return parse_time_bound(value)
+
+
+Bound = Annotated[TimeBound, BeforeValidator(reading(_bound)), WithJsonSchema({"type": "string"})]
+
+
+def _priority(value: object) -> object:
+    if isinstance(value, Priority):
+        return value
+    names = [priority.name.lower() for priority in Priority]
+    if not isinstance(value, str) or value not in names:
+        expected = " or ".join(f"'{name}'" for name in names)
+        raise PydanticCustomError("literal_error", "must be {expected}", {"expected": expected})
+    return Priority[value.upper()]
+
+
+PriorityName = Annotated[
+    Priority,
+    BeforeValidator(_priority),
+    PlainSerializer(lambda priority: priority.name.lower(), return_type=str),
+    WithJsonSchema({"enum": [priority.name.lower() for priority in Priority]}),
+]
+
+
+class HostPort(NamedTuple):
+    """A network address; `host` without the brackets of IPv6."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_host_port(value: object, default_port: int | None = None) -> HostPort:
+    """Read `127.0.0.1:8080`, `[::1]:8080`, `host`. Raises ConfigError with the valid forms."""
+    if isinstance(value, HostPort):
+        return value
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(\d{1,5}))?", str(value).strip())
+    port = int(match[2]) if match and match[2] else default_port
+    if match is None or port is None or not 0 < port < 65536:
+        raise ConfigError("is not a network address", hint="write host:port, such as 127.0.0.1:8080")
+    return HostPort(match[1].strip("[]"), port)
+
+
+Listen = Annotated[
+    HostPort,
+    BeforeValidator(reading(parse_host_port)),
+    PlainSerializer(str, return_type=str),
+    _text(r"^.+:\d{1,5}$", "127.0.0.1:8080", "[::]:8080"),
+]
+
+EMBEDDED = "embedded"
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+def broker_address(url: str) -> HostPort:
+    """Host and port of `mqtt://…` or `mqtts://…`. Raises ConfigError, never with the URL in it."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in DEFAULT_PORTS:
+        raise ConfigError("is not a broker's address", hint="write mqtt://host:1883 or mqtts://host:8883")
+    if "@" in rest:
+        raise ConfigError(
+            "must not hold a user or a password", hint="use username and password, or password_file"
+        )
+    if urlsplit(url).path.strip("/") or "?" in rest or "#" in rest:
+        raise ConfigError("ends after the port", hint="write mqtt://host:1883 or mqtts://host:8883")
+    return parse_host_port(rest.strip("/"), DEFAULT_PORTS[scheme])
+
+
+def _cloud_url(value: str) -> str:
+    broker_address(value)
+    return value
+
+
+def _local_url(value: str) -> str:
+    return value if value == EMBEDDED else _cloud_url(value)
+
+
+BrokerUrl = Annotated[str, AfterValidator(reading(_cloud_url)), _text(r"^mqtts?://[^@/?#]+/?$")]
+LocalUrl = Annotated[str, AfterValidator(reading(_local_url)), _text(r"^(embedded|mqtts?://[^@/?#]+/?)$")]
+
+
+def _protocol(value: object) -> object:
+    return str(value) if type(value) is int else value
+
+
+def base_dir(info: ValidationInfo) -> Path:
+    """The folder that relative paths start from: that of the configuration file."""
+    context = info.context or {}
+    return Path(context.get("base_dir", "."))
+
+
+def _resolve(value: Path, info: ValidationInfo) -> Path:
+    return base_dir(info) / value.expanduser()
+
+
+def _existing(value: Path, info: ValidationInfo) -> Path:
+    path = _resolve(value, info)
+    if not path.is_file():
+        raise fault(f"there is no file {value}", "paths are relative to the configuration file")
+    return path
+
+
+AnyPath = Annotated[Path, AfterValidator(_resolve)]
+FilePath = Annotated[Path, AfterValidator(_existing)]
+ProtocolValue = BeforeValidator(_protocol)
+
+# Longer than any password or token; a bound, so that a wrong path cannot pull a disk image into memory.
+MAX_SECRET_BYTES = 64 * 1024
+
+
+def read_secret(path: Path) -> SecretStr:
+    """The text of a secret's file without the white space around it. Raises a fault."""
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise fault(f"cannot read the password file: {exc.strerror}") from exc
+    if len(content) > MAX_SECRET_BYTES:
+        raise fault("the password file is larger than 64 KiB")
+    try:
+        return SecretStr(content.decode().strip())
+    except UnicodeDecodeError:
+        raise fault("the password file is not UTF-8 text") from None

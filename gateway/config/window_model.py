@@ -1,0 +1,273 @@
+"""The `windows` section: which readings are gathered, over which spans of event time, by which plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from gateway.config.types import (
+    DurationMs,
+    FieldName,
+    Name,
+    PositiveDurationMs,
+    PriorityName,
+    Section,
+    Template,
+    fault,
+    setting,
+)
+from gateway.events import Priority
+from gateway.topics import TopicTemplate, placeholders
+from gateway.windows.spec import WindowSpec, WindowType
+
+_OFFSET = "Shift of the grid, which is aligned to 1970-01-01T00:00:00Z."
+
+
+class Tumbling(Section):
+    """Spans of one length, side by side."""
+
+    type: Literal["tumbling"]
+    size: PositiveDurationMs = Field(description="Length of a window.")
+    offset: DurationMs = setting("0", description=_OFFSET)
+
+
+class Hopping(Section):
+    """Spans of one length that begin every `slide` and overlap."""
+
+    type: Literal["hopping", "sliding"] = Field(description="`sliding` is another word for `hopping`.")
+    size: PositiveDurationMs = Field(description="Length of a window.")
+    slide: PositiveDurationMs = Field(description="How often one begins; at most the size.")
+    offset: DurationMs = setting("0", description=_OFFSET)
+
+    @field_validator("slide")
+    @classmethod
+    def _overlaps(cls, slide: int, info: ValidationInfo) -> int:
+        size = info.data.get("size")
+        if size is not None and slide > size:
+            raise fault("is longer than the size, so readings would fall between windows")
+        return slide
+
+
+class Session(Section):
+    """Spans of activity that end when a key has been silent for `gap`."""
+
+    type: Literal["session"]
+    gap: PositiveDurationMs = Field(description="Silence that ends a session.")
+
+
+class Count(Section):
+    """A fixed number of readings per key."""
+
+    type: Literal["count"]
+    count: int = Field(ge=1, description="Number of readings that make a window.")
+
+
+class Trigger(Section):
+    """When a global window gives its result: by number, by time, or whichever comes first."""
+
+    count: int | None = setting(None, ge=1, description="After so many readings.")
+    every: PositiveDurationMs | None = setting(None, description="So often, in event time.")
+
+
+class Global(Section):
+    """One window that never ends and gives results by a trigger."""
+
+    type: Literal["global"]
+    trigger: Trigger = Field(description="When a result is given.")
+    mode: Literal["accumulating", "discarding"] = setting(
+        "accumulating",
+        description="`accumulating`: each result covers everything; `discarding`: what is new.",
+    )
+
+    @field_validator("trigger")
+    @classmethod
+    def _triggers(cls, trigger: Trigger) -> Trigger:
+        if trigger.count is None and trigger.every is None:
+            raise fault("needs count, every, or both")
+        return trigger
+
+
+Shape = Annotated[Tumbling | Hopping | Session | Count | Global, Field(discriminator="type")]
+
+
+class Early(Section):
+    """Results before a window ends."""
+
+    every: PositiveDurationMs | None = setting(None, description="So often, in event time.")
+    count: int | None = setting(None, ge=1, description="After so many readings.")
+
+
+class KeyLimit(Section):
+    """How many keys a window may hold, so that a flood of new names cannot fill the memory."""
+
+    limit: int = Field(ge=1, description="Keys at a time.")
+    policy: Literal["drop", "sample"] = setting(
+        "drop", description="Readings of further keys: `drop` them, or `sample` some. Each is counted."
+    )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """A bare number stands for the limit."""
+        return {"anyOf": [{"type": "integer", "minimum": 1}, handler(core_schema)]}
+
+
+class Publish(Section):
+    """How aggregates are published on the local broker."""
+
+    retain: bool = setting(False, description="Whether the broker keeps the last aggregate of each key.")
+
+
+def _key_limit(value: object) -> object:
+    return {"limit": value} if type(value) is int else value
+
+
+MaxKeys = Annotated[KeyLimit, BeforeValidator(_key_limit)]
+
+Options = Annotated[
+    Mapping[str, Any],
+    AfterValidator(lambda options: MappingProxyType(dict(options))),
+    PlainSerializer(dict, return_type=dict[str, Any]),
+]
+
+
+class Window(Section):
+    """One aggregation: a source, a key, a span and a plugin."""
+
+    name: Name = Field(description="Name of the window; also the level of its aggregates' topic.")
+    route: Name | None = setting(None, description="Route whose samples it reads.")
+    topic: Template | None = setting(
+        None, description="Instead of `route`: topic filter over all routes, with named levels for the key."
+    )
+    field: FieldName | None = setting(None, description="Field that it reads; `value` unless said otherwise.")
+    fields: tuple[FieldName, ...] | None = setting(
+        None, min_length=1, description="Instead of `field`: several, each a reading of its own."
+    )
+    key: str = setting(
+        "",
+        description="What is gathered together: a template over named levels and fields. Empty: everything.",
+        examples=["{device}"],
+    )
+    plugin: Name = setting("stats", description="Plugin that aggregates.")
+    options: Options = setting({}, description="Options of the plugin.")
+    window: Shape = Field(description="The span: its type and the sizes that belong to it.")
+    out_of_orderness: DurationMs = setting(
+        "0", description="How far readings may come out of order before a window waits no longer."
+    )
+    allowed_lateness: DurationMs = setting(
+        "0", description="How long after its end a window still takes late readings and sends corrections."
+    )
+    idle_timeout: PositiveDurationMs | None = setting(
+        None, description="Silence after which a source no longer holds up the others. Unset: never."
+    )
+    watermark: Literal["shared", "per_key"] | None = setting(
+        None,
+        description="`shared`: the slowest active source decides when windows end. `per_key`: each key for "
+        "itself. Unset: `per_key` where the key is made of all levels of the topic, so that one topic "
+        "feeds one key; else `shared`.",
+    )
+    max_future_skew: PositiveDurationMs | None = setting(
+        None, description="How far ahead of its arrival a reading may push the watermark. Unset: no bound."
+    )
+    early: Early | None = setting(None, description="Results before the window ends.")
+    max_keys: MaxKeys | None = setting(
+        None, description="Bound on the keys held at a time: a number, or `{limit, policy}`."
+    )
+    ttl: PositiveDurationMs | None = setting(
+        None, description="Silence after which the state of a key is given up. Unset: never."
+    )
+    publish: Publish = setting({}, description="How aggregates are published on the local broker.")
+    priority: PriorityName = setting(Priority.NORMAL, description="Order of the aggregates on the way out.")
+
+    @field_validator("topic")
+    @classmethod
+    def _one_source(cls, topic: str | None, info: ValidationInfo) -> str | None:
+        if "route" in info.data and (topic is None) == (info.data["route"] is None):
+            raise fault("a window reads either a route or a topic")
+        return topic
+
+    @field_validator("fields")
+    @classmethod
+    def _one_way(cls, fields: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if fields is not None and info.data.get("field") is not None:
+            raise fault("give field or fields, not both")
+        return fields
+
+    @field_validator("early")
+    @classmethod
+    def _comes(cls, early: Early | None) -> Early | None:
+        if early is not None and early.every is None and early.count is None:
+            raise fault("needs every, count, or both")
+        return early
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """The fields that this window reads."""
+        return self.fields or (self.field or "value",)
+
+    def spec(self, route_topic: str | None) -> WindowSpec:
+        """What `gateway.windows` needs to know; the key names levels of `route_topic`."""
+        early, limit = self.early or Early(), self.max_keys
+        return WindowSpec(
+            name=self.name,
+            plugin=self.plugin,
+            options=self.options,
+            fields=self.field_names,
+            key=self.key,
+            route=self.route,
+            topic=self.topic,
+            **_shape(self.window),
+            out_of_orderness_ms=self.out_of_orderness,
+            allowed_lateness_ms=self.allowed_lateness,
+            idle_timeout_ms=self.idle_timeout,
+            watermark=self.watermark or default_watermark(self.key, route_topic),
+            max_future_skew_ms=self.max_future_skew,
+            early_every_ms=early.every,
+            early_count=early.count,
+            max_keys=limit.limit if limit else None,
+            max_keys_policy=limit.policy if limit else "drop",
+            ttl_ms=self.ttl,
+            retain=self.publish.retain,
+            priority=int(self.priority),
+        )
+
+
+def default_watermark(key: str, topic: str | None) -> Literal["shared", "per_key"]:
+    """`per_key` only where each key is fed by exactly one topic: the key names every level that varies."""
+    if topic is None:
+        return "shared"
+    template = TopicTemplate(topic)
+    unnamed = {"+", "#"} & set(topic.split("/"))
+    named = set(placeholders(key))
+    return "per_key" if template.names and not unnamed and named == template.names else "shared"
+
+
+def _shape(shape: Tumbling | Hopping | Session | Count | Global) -> dict[str, Any]:
+    kind: WindowType = "hopping" if shape.type == "sliding" else shape.type
+    match shape:
+        case Tumbling():
+            return {"type": kind, "size_ms": shape.size, "offset_ms": shape.offset}
+        case Hopping():
+            grid = {"size_ms": shape.size, "slide_ms": shape.slide, "offset_ms": shape.offset}
+            return {"type": kind, **grid}
+        case Session():
+            return {"type": kind, "gap_ms": shape.gap}
+        case Count():
+            return {"type": kind, "count": shape.count}
+        case Global():
+            trigger = {"trigger_count": shape.trigger.count, "trigger_every_ms": shape.trigger.every}
+            return {"type": kind, **trigger, "mode": shape.mode}
