@@ -1,0 +1,41 @@
+"""What windows emit: identities, and the JSON of aggregates and of dropped readings."""
+
+from __future__ import annotations
+
+from gateway.events import Emission
+
+Bounds = tuple[int, int]
+
+
+def identity(window: str, key: str, bounds: str, kind: str, revision: int) -> str:
+    """Equal for the same output before and after a restart, different for any two outputs.
+
+    `bounds` is `start/end`, or the number of the firing for windows without a grid. On-time results and
+    corrections share one count of revisions, early results have their own.
+    """
+    series = "early" if kind == "early" else "final"
+    return "\x1f".join((window, key, bounds, series, str(revision)))
+
+
+def emission_json(emission: Emission) -> dict[str, object]:
+    """The aggregate payload, or for kind `dropped` what was dropped and why."""
+    if emission.kind == "dropped":
+        return {
+            "window": emission.window,
+            "key": emission.key,
+            "kind": "dropped",
+            "event_time_ms": emission.event_time_ms,
+            "reason": emission.reason,
+            "dropped": emission.result,
+        }
+    return {
+        "window": emission.window,
+        "key": emission.key,
+        "start_ms": emission.start_ms,
+        "end_ms": emission.end_ms,
+        "kind": emission.kind,
+        "revision": emission.revision,
+        "count": emission.count,
+        "result": emission.result,
+        "replaces": [list(bounds) for bounds in emission.replaces],
+    }

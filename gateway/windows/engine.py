@@ -1,0 +1,188 @@
+"""All windows of a gateway behind one door: samples in, emissions out, and the state for the checkpoint.
+
+One thread owns an engine. It reads no clock: `arrival_ms` and `now_ms` are processing time and come from
+the caller, so that a replay gives what the live run gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from gateway.events import Emission, Sample
+from gateway.topics import TopicTemplate
+from gateway.windows.checkpoint import META, Checkpoint, Row
+from gateway.windows.counters import Counters
+from gateway.windows.grid import GridOperator
+from gateway.windows.operator import Binding, Operator
+from gateway.windows.plugin import CombineFn, PerField
+from gateway.windows.spec import WindowSpec
+
+MAX_BOUND_TOPICS = 65_536
+"""Topics whose bindings are remembered. Beyond it they are worked out again: topics come from outside."""
+
+STATE_FIELDS = (
+    *("type", "plugin", "options", "fields", "key", "route", "topic", "mode", "watermark"),
+    *("size_ms", "slide_ms", "gap_ms", "offset_ms", "count", "trigger_count", "trigger_every_ms"),
+)
+"""What a window's state depends on. A change of anything else keeps the state."""
+
+_Bound = tuple[tuple[Operator[Any], Binding[Any]], ...]
+
+OPERATORS: dict[str, type[Operator[Any]]] = {
+    "tumbling": GridOperator,
+    "hopping": GridOperator,
+}
+
+
+def fingerprint(spec: WindowSpec, plugin: str) -> str:
+    """Changes when state made before no longer fits: other plugin code, other options, another shape."""
+    shape = {name: getattr(spec, name) for name in STATE_FIELDS} | {"code": plugin}
+    dump = orjson.dumps(shape, default=_plain, option=orjson.OPT_SORT_KEYS)
+    return blake2b(dump, digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> object:
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+class WindowEngine:
+    """Runs the windows of a configuration.
+
+    `plugins` has a plugin, already set up, for each window's name; `fingerprints` the fingerprint of its
+    code (see `gateway.plugins`), so that state of other code is recognised.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[WindowSpec],
+        plugins: Mapping[str, CombineFn],
+        fingerprints: Mapping[str, str] | None = None,
+    ) -> None:
+        self._operators: dict[str, Operator[Any]] = {}
+        self._bound: dict[tuple[str, str | None], _Bound] = {}
+        self._templates: dict[str, TopicTemplate] = {}
+        self._orphans: list[tuple[str, bytes]] = []
+        self._progressed = False
+        for spec in specs:
+            self._operators[spec.name] = _operator(
+                spec, plugins[spec.name], (fingerprints or {}).get(spec.name, "")
+            )
+            if spec.topic is not None:
+                self._templates[spec.name] = TopicTemplate(spec.topic)
+        self._checkpoints = {name: Checkpoint(operator) for name, operator in self._operators.items()}
+
+    @property
+    def counters(self) -> Mapping[str, Counters]:
+        """The numbers of each window, by name; safe to read from any thread."""
+        return {name: operator.counters for name, operator in self._operators.items()}
+
+    @property
+    def progressed(self) -> bool:
+        """Whether the last `advance` changed any state. The caller then takes a checkpoint with it."""
+        return self._progressed
+
+    def process(
+        self,
+        topic: str,
+        route: str | None,
+        levels: Mapping[str, str],
+        samples: Sequence[Sample],
+        arrival_ms: int,
+    ) -> list[Emission]:
+        """Give the samples of one message to every window that reads its topic or its route."""
+        bound = self._bound.get((topic, route))
+        if bound is None:
+            bound = self._bind(topic, route, levels)
+        out: list[Emission] = []
+        for operator, binding in bound:
+            operator.process(binding, samples, arrival_ms, out)
+        return out
+
+    def _bind(self, topic: str, route: str | None, levels: Mapping[str, str]) -> _Bound:
+        if len(self._bound) >= MAX_BOUND_TOPICS:
+            self._bound.clear()
+        bound = tuple(
+            (operator, operator.bind(topic, {**levels, **named}))
+            for name, operator in self._operators.items()
+            if (named := self._levels(name, operator.spec, topic, route)) is not None
+        )
+        self._bound[topic, route] = bound
+        return bound
+
+    def _levels(self, name: str, spec: WindowSpec, topic: str, route: str | None) -> dict[str, str] | None:
+        """The levels that the window itself names, or None when it does not read this topic."""
+        if spec.route is not None and spec.route != route:
+            return None
+        template = self._templates.get(name)
+        return {} if template is None else template.match(topic)
+
+    def advance(self, now_ms: int) -> list[Emission]:
+        """Let processing time pass: idle sources, early results, time triggers, keys to forget."""
+        out: list[Emission] = []
+        changed = [operator.advance(now_ms, out) for operator in self._operators.values()]
+        self._progressed = any(changed)
+        return out
+
+    def resume(self, now_ms: int) -> None:
+        """Call after a restart or a lost connection: silence until now was not the sources' own."""
+        for operator in self._operators.values():
+            operator.resume(now_ms)
+
+    def flush(self) -> list[Emission]:
+        """End of input: close every window that time can close. Nothing may be processed afterwards."""
+        out: list[Emission] = []
+        for operator in self._operators.values():
+            part: list[Emission] = []
+            operator.flush(part)
+            out += sorted(part, key=_end)
+        return out
+
+    # --- the checkpoint ---
+
+    def take_changes(self) -> list[tuple[str, bytes, bytes | None]]:
+        """(window, row, state) of all state that changed since the last call; None: delete the row."""
+        changes: list[tuple[str, bytes, bytes | None]] = [(*orphan, None) for orphan in self._orphans]
+        self._orphans.clear()
+        for name, checkpoint in self._checkpoints.items():
+            changes += [(name, row, state) for row, state in checkpoint.take_changes()]
+        return changes
+
+    def restore(self, rows: Iterable[tuple[str, bytes, bytes]]) -> list[str]:
+        """Take over the rows of a checkpoint into a new engine; a sentence for each window that could not.
+
+        State of windows that are gone, or whose plugin, options or shape changed, is dropped and counted, and
+        its rows are deleted with the next changes. Afterwards `process` every event after the checkpoint
+        again, with its first arrival time.
+        """
+        grouped: dict[str, list[Row]] = {}
+        for window, row, state in rows:
+            grouped.setdefault(window, []).append((row, state))
+        return [note for window, found in grouped.items() if (note := self._restore(window, found))]
+
+    def _restore(self, window: str, rows: list[Row]) -> str:
+        keys = sum(row.startswith(b"k") for row, _ in rows)
+        checkpoint = self._checkpoints.get(window)
+        if checkpoint is None:
+            why = "it is not configured any more"
+        elif not checkpoint.fits(dict(rows).get(META)):
+            why = "its plugin, options or shape changed since the checkpoint"
+            self._operators[window].counters.state_dropped += keys
+        else:
+            checkpoint.restore(rows)
+            return ""
+        self._orphans += [(window, row) for row, _ in rows]
+        return f"window {window}: the state of {keys} keys is dropped: {why}"
+
+
+def _operator(spec: WindowSpec, plugin: CombineFn, code: str) -> Operator[Any]:
+    takes_all = len(spec.fields) == 1 or getattr(plugin, "takes_all_fields", False)
+    applied = plugin if takes_all else PerField(plugin, spec.fields)
+    return OPERATORS[spec.type](spec, applied, fingerprint(spec, code))
+
+
+def _end(emission: Emission) -> tuple[int, int, str]:
+    return emission.end_ms or 0, emission.start_ms or 0, emission.key

@@ -1,0 +1,41 @@
+"""What a field of a sample is worth: a finite number, a word for a key, or nothing at all."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from gateway.events import FieldValue
+
+
+def number(value: FieldValue) -> float | None:
+    """The finite number that `value` is, or None: absent, null, empty, text, NaN and infinity are misses.
+
+    True and False are 1 and 0. Text that is a number counts as one (`"21.5"`), because many devices
+    send their readings in quotes; digit separators (`"1_000"`) are text.
+    """
+    if value is None or (isinstance(value, str) and "_" in value):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError, TypeError):  # TypeError: a list or an object where a value should be
+        return None
+    return found if isfinite(found) else None
+
+
+def number_or_text(value: FieldValue) -> float | None:
+    """As `number`, but NaN for text that is no number: for plugins that read the text themselves."""
+    found = number(value)
+    if found is None and isinstance(value, str) and value:
+        return float("nan")
+    return found
+
+
+def word(value: FieldValue) -> str | None:
+    """How `value` reads as a part of a key, or None where it cannot be one."""
+    if value.__class__ is bool:
+        return "true" if value else "false"
+    if isinstance(value, (str, int)):
+        return str(value) or None
+    if isinstance(value, float) and isfinite(value):
+        return str(value)
+    return None

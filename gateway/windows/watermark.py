@@ -1,0 +1,282 @@
+"""How far event time has come: one clock per window (`shared`) or one per key (`per_key`), and their timers.
+
+Invariants
+- A watermark never goes back.
+- watermark = highest event time seen - out_of_orderness, per source; a shared clock shows the minimum over
+  its sources that are not idle, among those seen so far.
+- Silence is judged by processing time, and only in `tick`: a replay that repeats the events of a log but
+  not its ticks gives the same watermarks, provided that a tick that changed something was checkpointed.
+- When every source is idle, the clock goes on from the highest watermark as processing time does, but only
+  when that makes a timer due. A stream that resumes with the delay it had before is then not late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heappop, heappush, heapreplace
+from operator import attrgetter
+from typing import Generic, Protocol, TypeVar
+
+NEVER = -(1 << 62)
+"""Before any event time; still an integer of 64 bits, so that it can be stored."""
+ENDLESS = 1 << 62
+"""After any event time."""
+
+MAX_SOURCES = 100_000
+"""Sources of one shared clock. Topics come from outside: without a bound they could fill the memory."""
+
+
+class Named(Protocol):
+    """What waits for a timer; timers of one moment go off in the order of the names."""
+
+    name: str
+
+
+K = TypeVar("K", bound=Named)
+_by_name = attrgetter("name")
+
+
+class Source:
+    """One source stream of a shared clock. `idle` also stands for a source that has not been heard yet."""
+
+    __slots__ = ("dirty", "heard_ms", "idle", "max_ms", "name", "queued", "serial")
+
+    def __init__(self, name: str, serial: int) -> None:
+        self.name = name
+        self.serial = serial
+        self.max_ms = NEVER
+        self.heard_ms = NEVER
+        self.idle = True
+        self.queued = False
+        self.dirty = False
+
+
+class SharedClock(Generic[K]):
+    """The watermark of all keys of a window, and the timers that wait for it.
+
+    The heap holds each source that is not idle once, with an event time that it has reached; an entry is
+    brought up to date only when it is on top, so that an event costs O(1) unless its source is the one
+    that holds the watermark back.
+    """
+
+    def __init__(self, out_of_orderness_ms: int, idle_timeout_ms: int | None) -> None:
+        self.wm_ms = NEVER
+        self.next_due_ms = ENDLESS
+        self.sources: dict[str, Source] = {}
+        self.dirty_sources: list[Source] = []
+        self._lag_ms = out_of_orderness_ms
+        self._timeout_ms = idle_timeout_ms
+        self._heap: list[tuple[int, int, Source]] = []
+        self._alarms: list[tuple[int, int, Source]] = []
+        self._awake_ms = NEVER
+        self._last: tuple[int, int] | None = None
+        self._serial = 0
+        self._times: list[int] = []
+        self._waiting: dict[int, list[K]] = {}
+
+    def source(self, name: str) -> Source:
+        """The source of that name, made when it is new. It counts only once it is heard."""
+        found = self.sources.get(name)
+        if found is None:
+            if len(self.sources) >= MAX_SOURCES:
+                self._forget_idle_sources()
+            self._serial += 1
+            found = self.sources[name] = Source(name, self._serial)
+        return found
+
+    def _forget_idle_sources(self) -> None:
+        for source in [source for source in self.sources.values() if source.idle]:
+            del self.sources[source.name]
+            self.mark(source)
+
+    def mark(self, source: Source) -> None:
+        """Note that the state of the source differs from the last checkpoint's."""
+        source.dirty = True
+        self.dirty_sources.append(source)
+
+    def revive(self, source: Source, arrival_ms: int) -> bool:
+        """Take an idle or a new source into the minimum. False when there are too many already."""
+        if len(self._heap) >= MAX_SOURCES and not source.queued:
+            return False
+        self.sources[source.name] = source
+        source.idle = False
+        self._last = None
+        if not source.queued:
+            source.queued = True
+            heappush(self._heap, (source.max_ms, source.serial, source))
+        if self._timeout_ms is not None:
+            heappush(self._alarms, (arrival_ms + self._timeout_ms, source.serial, source))
+        return True
+
+    def observe(self, source: Source, time_ms: int) -> None:
+        """The source's highest event time is now `time_ms`; the watermark follows if it was held by it."""
+        source.max_ms = time_ms
+        if self._heap[0][2] is source:
+            self._settle()
+
+    def _settle(self) -> None:
+        heap = self._heap
+        while heap:
+            reached_ms, serial, source = heap[0]
+            if source.idle:
+                heappop(heap)
+                source.queued = False
+            elif reached_ms != source.max_ms:
+                heapreplace(heap, (source.max_ms, serial, source))
+            else:
+                self.wm_ms = max(self.wm_ms, reached_ms - self._lag_ms)
+                return
+
+    def resume(self, now_ms: int) -> None:
+        """The silence until now was not the sources' own (a restart, a lost connection): count from now."""
+        self._awake_ms = now_ms
+        self._last = None
+
+    def tick(self, now_ms: int) -> bool:
+        """Find idle sources at a processing time; True when anything has changed."""
+        changed = self._find_idle(now_ms)
+        if changed:
+            self._settle()
+        if not self._heap and self.next_due_ms < ENDLESS and self._timeout_ms is not None:
+            changed |= self._run_on(now_ms)
+        return changed
+
+    def _find_idle(self, now_ms: int) -> bool:
+        changed = False
+        while self._timeout_ms is not None and self._alarms and self._alarms[0][0] <= now_ms:
+            _, serial, source = heappop(self._alarms)
+            due_ms = max(source.heard_ms, self._awake_ms) + self._timeout_ms
+            if due_ms > now_ms:
+                heappush(self._alarms, (due_ms, serial, source))
+            else:
+                source.idle = changed = True
+                self.mark(source)
+        return changed
+
+    def _run_on(self, now_ms: int) -> bool:
+        if self._last is None:
+            heard = [source for source in self.sources.values() if source.max_ms > NEVER]
+            self._last = (
+                max((source.max_ms for source in heard), default=NEVER),
+                max((source.heard_ms for source in heard), default=now_ms),
+            )
+        max_ms, heard_ms = self._last
+        reached_ms = max_ms - self._lag_ms + max(0, now_ms - max(heard_ms, self._awake_ms))
+        if reached_ms < self.next_due_ms or reached_ms <= self.wm_ms:
+            return False
+        self.wm_ms = reached_ms
+        return True
+
+    def schedule(self, time_ms: int, key: K) -> None:
+        """Hand out (time_ms, key) from `pop_due` once the watermark is there."""
+        waiting = self._waiting.get(time_ms)
+        if waiting is None:
+            self._waiting[time_ms] = [key]
+            heappush(self._times, time_ms)
+            self.next_due_ms = self._times[0]
+        else:
+            waiting.append(key)
+
+    def pop_due(self) -> Iterator[tuple[int, K]]:
+        """The timers that are due, by time and then by name; new ones may be scheduled meanwhile."""
+        while self.next_due_ms <= self.wm_ms:
+            time_ms = heappop(self._times)
+            self.next_due_ms = self._times[0] if self._times else ENDLESS
+            for key in sorted(self._waiting.pop(time_ms), key=_by_name):
+                yield time_ms, key
+
+    def restore_source(self, name: str, max_ms: int, heard_ms: int, *, idle: bool) -> None:
+        """Put a source back as a checkpoint had it."""
+        source = self.source(name)
+        source.max_ms, source.heard_ms = max_ms, heard_ms
+        if not idle:
+            self.revive(source, heard_ms)
+
+
+class KeyClock(Generic[K]):
+    """The watermark of one key, and its timers. It is its own only source, hence the attributes of one."""
+
+    __slots__ = ("_lag_ms", "_times", "heard_ms", "max_ms", "next_due_ms", "owner", "watched", "wm_ms")
+
+    idle = False
+    dirty = True  # it is stored with its key, which has a mark of its own
+
+    def __init__(self, owner: K, out_of_orderness_ms: int, heard_ms: int) -> None:
+        self.owner = owner
+        self.wm_ms = NEVER
+        self.max_ms = NEVER
+        self.heard_ms = heard_ms
+        self.next_due_ms = ENDLESS
+        self.watched = False
+        self._lag_ms = out_of_orderness_ms
+        self._times: list[int] = []
+
+    def observe(self, source: object, time_ms: int) -> None:
+        """The highest event time is now `time_ms`."""
+        self.max_ms = time_ms
+        self.wm_ms = max(self.wm_ms, time_ms - self._lag_ms)
+
+    def reached_ms(self, now_ms: int, awake_ms: int) -> int:
+        """Where event time would be by now if the key had not fallen silent."""
+        if self.max_ms == NEVER:  # only events from beyond max_future_skew: nothing better is known
+            return now_ms - self._lag_ms
+        return self.max_ms - self._lag_ms + max(0, now_ms - max(self.heard_ms, awake_ms))
+
+    def schedule(self, time_ms: int, key: K) -> None:
+        """Hand out (time_ms, key) from `pop_due` once the watermark is there."""
+        heappush(self._times, time_ms)
+        self.next_due_ms = self._times[0]
+
+    def pop_due(self) -> Iterator[tuple[int, K]]:
+        """The timers that are due, by time; new ones may be scheduled meanwhile."""
+        while self.next_due_ms <= self.wm_ms:
+            time_ms = heappop(self._times)
+            self.next_due_ms = self._times[0] if self._times else ENDLESS
+            yield time_ms, self.owner
+
+
+class SilentKeys(Generic[K]):
+    """Finds the key clocks that have timers waiting but hear nothing any more.
+
+    Each watched clock has one entry in the heap; how long it has really been silent is looked up only when
+    the entry comes due, so that an event costs nothing here.
+    """
+
+    def __init__(self, idle_timeout_ms: int) -> None:
+        self._timeout_ms = idle_timeout_ms
+        self._alarms: list[tuple[int, int, KeyClock[K]]] = []
+        self._awake_ms = NEVER
+        self._serial = 0
+
+    def watch(self, clock: KeyClock[K], due_ms: int | None = None) -> None:
+        """Look at a clock that has timers when it may have been silent for long enough."""
+        clock.watched = True
+        self._serial += 1
+        due_ms = clock.heard_ms + self._timeout_ms if due_ms is None else due_ms
+        heappush(self._alarms, (due_ms, self._serial, clock))
+
+    def resume(self, now_ms: int) -> None:
+        """The silence until now was not the keys' own: count from now."""
+        self._awake_ms = now_ms
+
+    def tick(self, now_ms: int) -> list[KeyClock[K]]:
+        """The clocks of silent keys whose watermark moved on to a timer, with that watermark."""
+        moved = []
+        while self._alarms and self._alarms[0][0] <= now_ms:
+            clock = heappop(self._alarms)[2]
+            clock.watched = False
+            if clock.next_due_ms < ENDLESS and self._run_on(clock, now_ms):
+                moved.append(clock)
+        return moved
+
+    def _run_on(self, clock: KeyClock[K], now_ms: int) -> bool:
+        idle_from_ms = max(clock.heard_ms, self._awake_ms) + self._timeout_ms
+        if idle_from_ms > now_ms:
+            self.watch(clock, idle_from_ms)
+            return False
+        reached_ms = clock.reached_ms(now_ms, self._awake_ms)
+        if reached_ms < clock.next_due_ms:
+            self.watch(clock, now_ms + clock.next_due_ms - reached_ms)
+            return False
+        clock.wm_ms = max(clock.wm_ms, reached_ms)
+        return True
