@@ -18,7 +18,7 @@ import subprocess
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,12 +48,14 @@ class BrokerFailedError(Exception):
 class BrokerSetup:
     """What a broker is started with.
 
-    `config_lines` follow on the plain listener, so TLS settings among them apply to it; they must leave
-    `log_dest` alone and keep `log_type information`. `shared_dir` is the one folder that the broker and
-    the test both see, under the same path: certificates, ACLs and the persistence file.
+    `config_lines` follow on the plain listener, so TLS settings among them apply to it; they must keep
+    `log_type information`. A listener of their own is written `listener PORT {bind}`, with PORT among the
+    `extra_ports`. `shared_dir` is the one folder that the broker and the test both see, under the same
+    path: certificates, ACLs and the persistence file.
     """
 
     port: int
+    extra_ports: tuple[int, ...]
     config_lines: tuple[str, ...]
     shared_dir: Path
     persistent: bool
@@ -65,7 +67,8 @@ class BrokerSetup:
             lines.append("user root")
         if self.persistent:
             lines += ["persistence true", f"persistence_location {self.shared_dir}/"]
-        return "\n".join([*lines, *self.config_lines, ""])
+        own_lines = [line.replace("{bind}", bind_address) for line in self.config_lines]
+        return "\n".join([*lines, *own_lines, ""])
 
 
 class Broker(ABC):
@@ -251,7 +254,8 @@ class ContainerBroker(Broker):
         if not self._container.get_docker_client().client.networks.list(names=["bridge"]):
             self._container.with_kwargs(user=f"{os.getuid()}:{os.getgid()}", network_mode="host")
             return self.host
-        self._container.ports[f"{self.port}/tcp"] = (self.host, self.port)  # type: ignore[assignment]
+        for port in (self.port, *self.setup.extra_ports):
+            self._container.ports[f"{port}/tcp"] = (self.host, port)  # type: ignore[assignment]
         return "0.0.0.0"  # noqa: S104 - inside of the container; the engine publishes it on the loopback
 
 
@@ -323,10 +327,10 @@ def make_broker(kind: type[Broker], setup: BrokerSetup) -> Broker:
     return broker
 
 
-def free_port(taken: Sequence[int] = ()) -> int:
+def free_port() -> int:
     """A TCP port of the loopback on which nobody listens now."""
     for port in random.sample(_PORTS, 200):
         with socket.socket() as probe:
-            if port not in taken and probe.connect_ex(("127.0.0.1", port)) != 0:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
     raise RuntimeError(f"none of 200 ports in {_PORTS} is free")

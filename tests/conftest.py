@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import pytest
 from brokers import REASONS, Broker, BrokerSetup, best_broker_kind, free_port, make_broker
 from hypothesis import settings
 
-MosquittoFactory = Callable[..., Broker]
+
+class MosquittoFactory(Protocol):
+    """Makes running brokers; see the fixture `mosquitto`."""
+
+    def __call__(
+        self,
+        config_lines: Sequence[str] = (),
+        port: int | None = None,
+        persistence: Path | None = None,
+        extra_ports: Sequence[int] = (),
+    ) -> Broker: ...
+
 
 settings.register_profile("gateway", deadline=None, print_blob=True)  # a busy machine is no failure
 settings.load_profile("gateway")
@@ -20,10 +31,11 @@ settings.load_profile("gateway")
 
 @pytest.fixture
 def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MosquittoFactory]:
-    """Makes running brokers: `mosquitto(config_lines=(), port=None, persistence=None) -> Broker`.
+    """Makes running brokers: `mosquitto(config_lines=(), port=None, persistence=None, extra_ports=())`.
 
     `persistence` is a folder: the broker keeps its queues there over a restart, and files that
-    `config_lines` name must lie in it. Without it the broker forgets. All are gone when the test ends.
+    `config_lines` name must lie in it. Without it the broker forgets. `config_lines` and `extra_ports` are
+    those of `brokers.BrokerSetup`. All brokers are gone when the test ends.
     """
     kind = best_broker_kind()
     if kind is None:
@@ -36,10 +48,14 @@ def broker_factory(kind: type[Broker], folders: pytest.TempPathFactory) -> Itera
     with ExitStack() as cleanup:
 
         def make(
-            config_lines: Sequence[str] = (), port: int | None = None, persistence: Path | None = None
+            config_lines: Sequence[str] = (),
+            port: int | None = None,
+            persistence: Path | None = None,
+            extra_ports: Sequence[int] = (),
         ) -> Broker:
             setup = BrokerSetup(
                 port=free_port() if port is None else port,
+                extra_ports=tuple(extra_ports),
                 config_lines=tuple(config_lines),
                 shared_dir=folders.mktemp("mosquitto") if persistence is None else persistence,
                 persistent=persistence is not None,
