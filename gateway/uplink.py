@@ -17,14 +17,14 @@ import orjson
 from gateway.errors import DecodeError
 from gateway.events import WireEvent
 
-UplinkForm = Literal["batch", "event", "audit"]
+UplinkForm = Literal["batch", "event"]
 
 _INT64 = range(-(2**63), 2**63)
 _NUMBERS = ("sequence_num", "event_time_ms", "ingest_time_ms", "priority", "kind", "flags")
 
 
 class UplinkTopic(NamedTuple):
-    """What a cloud topic says. `rest` is the frame's lane, the original topic, or empty for an audit."""
+    """What a cloud topic says. `rest` is the lane of a frame, or the original topic of an event."""
 
     gateway_id: str
     form: UplinkForm
@@ -41,15 +41,10 @@ def event_topic(prefix: str, gateway_id: str, stream: str) -> str:
     return f"{prefix}/{gateway_id}/up/event/{stream}"
 
 
-def audit_topic(prefix: str, gateway_id: str) -> str:
-    """Where the gateway says what it has sent and what it has given up."""
-    return f"{prefix}/{gateway_id}/audit"
-
-
 def uplink_filters(prefix: str, gateway_id: str = "+") -> tuple[str, ...]:
     """The subscriptions that take everything one gateway, or every gateway, sends up."""
     root = f"{prefix}/{gateway_id}"
-    return f"{root}/up/batch/+", f"{root}/up/event/#", f"{root}/audit"
+    return f"{root}/up/batch/+", f"{root}/up/event/#"
 
 
 def parse_uplink_topic(prefix: str, topic: str) -> UplinkTopic | None:
@@ -57,8 +52,6 @@ def parse_uplink_topic(prefix: str, topic: str) -> UplinkTopic | None:
     if not topic.startswith(prefix + "/"):
         return None
     gateway_id, _, path = topic[len(prefix) + 1 :].partition("/")
-    if path == "audit":
-        return UplinkTopic(gateway_id, "audit", "")
     if path.startswith("up/batch/"):
         return UplinkTopic(gateway_id, "batch", path[len("up/batch/") :])
     if path.startswith("up/event/"):
@@ -66,9 +59,15 @@ def parse_uplink_topic(prefix: str, topic: str) -> UplinkTopic | None:
     return None
 
 
+def id_text(event_id: bytes) -> str:
+    """16 bytes as people write a UUID; three times as fast as `uuid.UUID` does it."""
+    digits = event_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
 def event_properties(event: WireEvent) -> list[tuple[str, str]]:
     """The MQTT 5 user properties that carry an event's identity; its payload is sent unchanged."""
-    properties = [("event_id", str(uuid.UUID(bytes=event.event_id)))]
+    properties = [("event_id", id_text(event.event_id))]
     properties += [(name, str(getattr(event, name))) for name in _NUMBERS]
     if event.device_time_ms is not None:
         properties.append(("device_time_ms", str(event.device_time_ms)))
@@ -77,7 +76,7 @@ def event_properties(event: WireEvent) -> list[tuple[str, str]]:
 
 def event_envelope(event: WireEvent) -> bytes:
     """The JSON that carries an event on MQTT 3.1.1: its payload as text, or base64 where it is no UTF-8."""
-    envelope: dict[str, object] = {"event_id": str(uuid.UUID(bytes=event.event_id)), "stream": event.stream}
+    envelope: dict[str, object] = {"event_id": id_text(event.event_id), "stream": event.stream}
     envelope |= {name: getattr(event, name) for name in _NUMBERS}
     if event.device_time_ms is not None:
         envelope["device_time_ms"] = event.device_time_ms
