@@ -19,7 +19,9 @@ from gateway.windows.counters import Counters
 from gateway.windows.grid import GridOperator
 from gateway.windows.operator import Binding, Operator
 from gateway.windows.plugin import CombineFn, PerField
+from gateway.windows.session import SessionOperator
 from gateway.windows.spec import WindowSpec
+from gateway.windows.unbounded import UnboundedOperator
 
 MAX_BOUND_TOPICS = 65_536
 """Topics whose bindings are remembered. Beyond it they are worked out again: topics come from outside."""
@@ -35,6 +37,9 @@ _Bound = tuple[tuple[Operator[Any], Binding[Any]], ...]
 OPERATORS: dict[str, type[Operator[Any]]] = {
     "tumbling": GridOperator,
     "hopping": GridOperator,
+    "session": SessionOperator,
+    "global": UnboundedOperator,
+    "count": UnboundedOperator,
 }
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.topics import TopicTemplate, placeholders
-
 WindowType = Literal["tumbling", "hopping", "session", "global", "count"]
 
 
@@ -47,15 +45,3 @@ class WindowSpec:
     ttl_ms: int | None = None
     retain: bool = False
     priority: int = 2
-
-
-def default_watermark(key: str, topic: str) -> Literal["shared", "per_key"]:
-    """`per_key` when a key stands for one stream, `shared` when it may span several or share one.
-
-    A key is one stream when it is made of topic levels only, and of every level that varies: the key
-    `{device}` on `tele/{device}/SENSOR`, but not on `{site}/{device}/state`, nor one from the payload.
-    """
-    names = frozenset(placeholders(key))
-    template = TopicTemplate(topic)
-    varying = sum(level in ("+", "#") for level in template.filter.split("/"))
-    return "per_key" if names and names == template.names and len(names) == varying else "shared"
