@@ -1,0 +1,84 @@
+# Everything here sets itself up: it needs make and a Python >= 3.11, and nothing else. `make help` lists it.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first of these that is new enough; `make PYTHON=/path/to/python3.12 …` names another.
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# More for the program behind a target: make demo ARGS="--seconds 40", make test ARGS="-k windows".
+ARGS ?=
+
+COMPOSE_PROGRAM := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+COMPOSE := $(COMPOSE_PROGRAM) -p edge-gateway -f docker/compose.yaml
+GATEWAY_ID ?= edge-1
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(READY) ## Make .venv with the gateway and what its tests need
+
+# The stamp is newer than pyproject.toml once everything that it names is installed.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'There is no Python >= 3.11 on the PATH; install one, or name it: make PYTHON=/path/to/python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo '$(PYTHON) has no venv; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.PHONY: demo
+demo: $(READY) ## Show the gateway at work: brokers, a fleet and an outage, all inside of one process
+	$(BIN)/gateway demo $(ARGS)
+
+.PHONY: test
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+.PHONY: test-long
+test-long: $(READY) ## Run the long forms of the proofs: more crashes, more events
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## Check the style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(READY) ## Check the types
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(READY) ## Measure what this machine sustains
+	$(BIN)/gateway bench $(ARGS)
+
+.PHONY: compose-secrets
+compose-secrets: ## Make the passwords and certificates of the Compose setup, where they are missing
+	mosquitto/make-passwords.sh
+	mosquitto/make-certs.sh $(GATEWAY_ID)
+
+.PHONY: compose-up
+compose-up: compose-secrets ## Run gateway, brokers, a simulated fleet and a receiver in containers
+	$(COMPOSE) --profile fleet --profile receiver up -d --build $(ARGS)
+
+.PHONY: compose-logs
+compose-logs: ## Follow the log of the gateway's container
+	$(COMPOSE) logs -f gateway $(ARGS)
+
+.PHONY: compose-down
+compose-down: ## Stop the containers; their data stays (ARGS=--volumes deletes it)
+	$(COMPOSE) --profile fleet --profile receiver down $(ARGS)
+
+.PHONY: compose-test
+compose-test: $(READY) ## Kill the gateway's container under load and count what arrives
+	GATEWAY_COMPOSE_TEST=1 $(BIN)/python -m pytest tests/test_compose.py $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what was made here, except passwords, certificates and data
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
