@@ -49,11 +49,11 @@ class DeliveryError(GatewayError):
     """Raised when a delivery event is not allowed in an entry's state. Nothing has changed."""
 
 
-class BufferError(GatewayError):  # noqa: A001 - the domain's word; nobody here means the builtin
+class StoreError(GatewayError):
     """Raised when the buffer cannot be opened or cannot do what was asked of it."""
 
 
-class BufferLockedError(BufferError):
+class BufferLockedError(StoreError):
     """Raised when another process owns the data directory."""
 
 

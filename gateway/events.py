@@ -94,7 +94,7 @@ class Emission(NamedTuple):
     start_ms: int | None
     end_ms: int | None
     revision: int
-    count: int
+    count: int  # type: ignore[assignment] # hides tuple.count, which nobody needs
     result: object
     replaces: tuple[tuple[int, int], ...]
     identity: str

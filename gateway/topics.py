@@ -52,6 +52,19 @@ def filter_matches(topic_filter: str, topic: str) -> bool:
     return len(wanted) == len(levels)
 
 
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every topic that the filter `narrow` matches is matched by the filter `wide` too."""
+    wanted, levels = wide.split("/"), narrow.split("/")
+    for position, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if position >= len(levels) or (level == "+" and levels[position] == "#"):
+            return False
+        if level not in ("+", levels[position]):
+            return False
+    return len(wanted) == len(levels)
+
+
 @dataclass(frozen=True)
 class TopicTemplate:
     """A topic filter with named levels. Raises TopicError when `text` is not well formed."""

@@ -1,10 +1,12 @@
-"""Payloads at rest: zstd with a dictionary per stream family, because one small message alone does not shrink.
+"""Payloads at rest: zstd with a dictionary per stream family; one small message alone does not shrink.
 
 Measured on 95-byte sensor JSON: zstd level 1 alone saves nothing (ratio 0.99), with a trained dictionary
 it is 2.5. A family is a route: its payloads have the same shape.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import zstandard
 
@@ -21,13 +23,13 @@ MIN_PLAIN_BYTES = 256  # below this, zstd without a dictionary costs time and sa
 MAX_SAMPLE_BYTES = 8 * 1024  # larger payloads compress well by themselves
 
 
-def train(samples: list[bytes]) -> bytes | None:
+def train(samples: Sequence[bytes]) -> bytes | None:
     """A dictionary for payloads like `samples`, or None when they have nothing in common.
 
     Takes some 100 ms for 1000 samples: not for the writer's thread.
     """
     try:
-        return bytes(zstandard.train_dictionary(DICTIONARY_BYTES, samples, level=LEVEL).as_bytes())
+        return bytes(zstandard.train_dictionary(DICTIONARY_BYTES, list(samples), level=LEVEL).as_bytes())
     except zstandard.ZstdError:
         return None
 
@@ -38,6 +40,7 @@ class PayloadCompressor:
     def __init__(self) -> None:
         self._by_family: dict[str, tuple[int, zstandard.ZstdCompressor]] = {}
         self._samples: dict[str, list[bytes]] = {}
+        self._handed_out: set[str] = set()
         self._plain = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True)
 
     def install(self, codec: int, family: str, dictionary: bytes) -> None:
@@ -70,11 +73,13 @@ class PayloadCompressor:
         """The families that now have enough samples, each handed out once."""
         ready = [(f, s) for f, s in self._samples.items() if len(s) >= TRAINING_SAMPLES]
         for family, _ in ready:
-            self._samples[family] = []
-            self._by_family.pop(family, None)
+            del self._samples[family]
+            self._handed_out.add(family)
         return ready
 
     def _collect(self, family: str, payload: bytes) -> None:
+        if family in self._handed_out:
+            return
         samples = self._samples.setdefault(family, [])
         if len(samples) < TRAINING_SAMPLES and 8 <= len(payload) <= MAX_SAMPLE_BYTES:
             samples.append(payload)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import apsw
-from peewee import AutoField, BigIntegerField, BlobField, CompositeKey, IntegerField, Model, TextField
-from peewee import SQL as Sql
+from peewee import SQL, AutoField, BigIntegerField, BlobField, CompositeKey, IntegerField, Model, TextField
 from playhouse.apsw_ext import APSWDatabase
 
 SCHEMA_VERSION = 1
@@ -26,7 +25,7 @@ WAL_CHECKPOINT_PAGES = 1000
 class BufferEvent(Model):
     """One buffered event. Times are ms since the epoch; `payload` is stored as `codec` says."""
 
-    id = AutoField(constraints=[Sql("AUTOINCREMENT")])
+    id = AutoField(constraints=[SQL("AUTOINCREMENT")])
     event_id = BlobField()
     stream = IntegerField()
     sequence_num = BigIntegerField()
@@ -60,7 +59,7 @@ class Stream(Model):
 class Dictionary(Model):
     """A trained zstd dictionary. `codec` is its number in `buffer_events.codec`; rows are never changed."""
 
-    codec = AutoField(constraints=[Sql("AUTOINCREMENT")])
+    codec = AutoField(constraints=[SQL("AUTOINCREMENT")])
     family = TextField()
     content = BlobField()
     trained_at = BigIntegerField()
@@ -72,7 +71,7 @@ class Dictionary(Model):
 class ReceiptGroup(Model):
     """The receipts of one commit: `count` entries of packet id and message hash, see `receipts`."""
 
-    id = AutoField(constraints=[Sql("AUTOINCREMENT")])
+    id = AutoField(constraints=[SQL("AUTOINCREMENT")])
     count = IntegerField()
     entries = BlobField()
 

@@ -34,7 +34,7 @@ from gateway.buffer.schema import (
 )
 from gateway.buffer.streams import Streams
 from gateway.delivery import Happening, sources, target
-from gateway.errors import BufferError
+from gateway.errors import StoreError
 from gateway.events import Status
 from gateway.identifiers import EventIds
 
@@ -77,7 +77,7 @@ class Store:
     # --- life ---
 
     def open(self) -> None:
-        """Open or create the file. Raises BufferError when it belongs to a newer gateway."""
+        """Open or create the file. Raises StoreError when it belongs to a newer gateway."""
         self._database = open_writer(self.path, self.synchronous)
         self._connection = self._database.connection()
         self._streams = Streams(self._database)
@@ -115,7 +115,7 @@ class Store:
     def _check_version(self) -> None:
         found = self.meta_int("schema_version", SCHEMA_VERSION)
         if found > SCHEMA_VERSION:
-            raise BufferError(
+            raise StoreError(
                 f"{self.path} has schema version {found}, this gateway knows up to {SCHEMA_VERSION}",
                 hint="run the gateway version that wrote it, or a newer one",
             )
@@ -168,7 +168,7 @@ class Store:
         """
         after = target(status, happening)
         if after is None:
-            raise BufferError(f"{happening.value} removes entries; use evict")
+            raise StoreError(f"{happening.value} removes entries; use evict")
         if not ids:
             return 0
         retry = ", retry_count = retry_count + 1" if happening is Happening.FAILURE else ""
@@ -178,6 +178,16 @@ class Store:
             (int(after), orjson.dumps(list(ids)).decode(), int(status)),
         )
         return self._moved_to(status, after)
+
+    def exhausted(self, ids: Sequence[int], max_attempts: int) -> list[int]:
+        """Those of `ids` for which one more failure is one too many."""
+        found = self._one_value(
+            "SELECT json_group_array(id) FROM buffer_events"
+            " WHERE id IN (SELECT value FROM json_each(?)) AND retry_count + 1 >= ?",
+            (orjson.dumps(list(ids)).decode(), max_attempts),
+        )
+        exhausted: list[int] = orjson.loads(found)
+        return exhausted
 
     def release_all(self) -> int:
         """After a restart: whatever was SYNCING failed. Returns how many entries went back."""
@@ -199,10 +209,12 @@ class Store:
         self._moved["evicted", "synced"] += removed
         return removed
 
-    def oldest_id(self) -> int | None:
-        """The smallest id that is still stored."""
-        found = self._one_value("SELECT min(id) FROM buffer_events", ())
-        return None if found is None else int(found)
+    def first_from(self, from_id: int) -> tuple[int, int] | None:
+        """(id, ingest time) of the oldest event at or behind `from_id`."""
+        row = self._connection.execute(
+            "SELECT id, ingest_time FROM buffer_events WHERE id >= ? ORDER BY id LIMIT 1", (from_id,)
+        ).fetchone()
+        return row if row is None else (int(row[0]), int(row[1]))
 
     # --- checkpoint, receipts, dictionaries, single values ---
 
@@ -212,7 +224,7 @@ class Store:
             if state is None:
                 WindowState.delete().where(WindowState.window == window, WindowState.key == key).execute()
             else:
-                WindowState.replace(window=window, key=key, state=state).execute()
+                WindowState.replace(window=window, key=key, state=state).execute()  # type: ignore[no-untyped-call]
         self._streams.save()
         self._prune_receipts()
         included = self.last_id()
@@ -244,7 +256,7 @@ class Store:
         return default if row is None else int(row.value)
 
     def set_meta(self, name: str, value: int) -> None:
-        Meta.replace(name=name, value=str(value)).execute()
+        Meta.replace(name=name, value=str(value)).execute()  # type: ignore[no-untyped-call]
 
     # --- inside ---
 

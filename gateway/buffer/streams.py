@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import orjson
 from peewee import fn
 from playhouse.apsw_ext import APSWDatabase
@@ -38,7 +40,7 @@ class Streams:
         """The stream of that name, new ones with a number of their own. Inside a transaction only."""
         known = self._by_name.get(name)
         if known is None:
-            row, _ = Stream.get_or_create(name=name)
+            row, _ = Stream.get_or_create(name=name)  # type: ignore[no-untyped-call]
             known = self._by_name[name] = StreamPosition(row.id, row.last_sequence)
         return known
 
@@ -74,5 +76,6 @@ class Streams:
             .where(BufferEvent.id > after_id)
             .group_by(BufferEvent.stream)
         )
-        for stream, last_sequence in newest.tuples():
+        rows: Iterable[tuple[int, int]] = newest.tuples()
+        for stream, last_sequence in rows:
             Stream.update(last_sequence=last_sequence).where(Stream.id == stream).execute()

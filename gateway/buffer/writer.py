@@ -14,57 +14,70 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import apsw
 from peewee import PeeweeException
 
 from gateway.buffer.store import Store
-from gateway.errors import BufferError
+from gateway.errors import StoreError
+from gateway.events import Status
 
 log = logging.getLogger(__name__)
 
 StorageError = (apsw.Error, PeeweeException, OSError)
 """What a transaction may raise when the disk or the file is at fault, not the command."""
 
-T = TypeVar("T", covariant=True)
+T = TypeVar("T")
 
 RETRY_AFTER_S = 0.5
 TICK_EVERY_S = 0.25
 
 
-class Command(Protocol[T]):
-    """One change of the buffer. All three methods run on the writer's thread."""
+class Command:
+    """One change of the buffer. All three methods run on the writer's thread.
 
-    weight: int
+    What `apply` finds out it keeps in attributes, for `committed`.
+    """
+
+    weight = 0
     """How many events it carries, for the bounds of a group and of the backlog."""
 
-    def apply(self, store: Store) -> T:
-        """Change the buffer, inside the transaction. May run again when the commit fails."""
+    def apply(self, store: Store) -> None:
+        """Change the buffer, inside the transaction. Runs again when the commit failed."""
+        raise NotImplementedError
 
-    def committed(self, result: T) -> None:
+    def committed(self) -> None:
         """It is on disk now. Must neither block nor raise."""
 
     def failed(self, error: Exception) -> None:
         """It could not be applied and will not be tried again. Must neither block nor raise."""
+        log.error("%s failed and is given up: %s", type(self).__name__, error)
 
 
-class _Call(Generic[T]):
-    """A function as a command whose caller waits for the result."""
+class Do(Command):
+    """One call of a store's method for which nobody waits."""
 
-    weight = 0
+    def __init__(self, change: Callable[[Store], object]) -> None:
+        self._change = change
+
+    def apply(self, store: Store) -> None:
+        self._change(store)
+
+
+class _Call(Command, Generic[T]):
+    """A function of the store as a command whose caller waits for the result."""
 
     def __init__(self, function: Callable[[Store], T]) -> None:
         self._function = function
         self._done = threading.Event()
-        self._result: T | None = None
+        self._result: list[T] = []
         self._error: Exception | None = None
 
-    def apply(self, store: Store) -> T:
-        return self._function(store)
+    def apply(self, store: Store) -> None:
+        self._result = [self._function(store)]
 
-    def committed(self, result: T) -> None:  # type: ignore[misc]
-        self._result = result
+    def committed(self) -> None:
         self._done.set()
 
     def failed(self, error: Exception) -> None:
@@ -73,10 +86,10 @@ class _Call(Generic[T]):
 
     def wait(self, timeout_s: float) -> T:
         if not self._done.wait(timeout_s):
-            raise BufferError(f"the buffer did not answer within {timeout_s:g} s")
+            raise StoreError(f"the buffer did not answer within {timeout_s:g} s")
         if self._error is not None:
             raise self._error
-        return self._result  # type: ignore[return-value]
+        return self._result[0]
 
 
 class WriterMetrics:
@@ -105,8 +118,8 @@ class Writer:
         *,
         group_limit: int = 2000,
         backlog_limit: int = 20_000,
-        tick: Command[object] | None = None,
-        on_rollback: Callable[[], None] = lambda: None,
+        tick: Command | None = None,
+        on_rollback: Callable[[], object] = lambda: None,
     ) -> None:
         self.metrics = WriterMetrics()
         self._store = store
@@ -114,7 +127,7 @@ class Writer:
         self._backlog_limit = backlog_limit
         self._tick = tick
         self._on_rollback = on_rollback
-        self._queue: deque[Command[object]] = deque()
+        self._queue: deque[Command] = deque()
         self._backlog = 0
         self._wakeup = threading.Condition()
         self._stopping = False
@@ -144,11 +157,16 @@ class Writer:
         return self._backlog
 
     @property
+    def pending_events(self) -> int:
+        """How many events wait for the bridge, as of the last commit."""
+        return self._store.counts["status", Status.PENDING.name]
+
+    @property
     def has_room(self) -> bool:
         """Whether sources should go on reading. They must ask, `submit` does not refuse."""
         return self._backlog < self._backlog_limit
 
-    def submit(self, command: Command[object]) -> None:
+    def submit(self, command: Command) -> None:
         """Queue `command`; its `committed` or `failed` will be called. Never blocks."""
         with self._wakeup:
             self._queue.append(command)
@@ -176,8 +194,8 @@ class Writer:
             if stopping and not self._queue:
                 return
 
-    def _take_group(self, deadline_s: float) -> tuple[list[Command[object]], bool]:
-        group: list[Command[object]] = []
+    def _take_group(self, deadline_s: float) -> tuple[list[Command], bool]:
+        group: list[Command] = []
         weight = 0
         with self._wakeup:
             if not self._queue and not self._stopping:
@@ -189,10 +207,10 @@ class Writer:
             self._backlog -= weight
             return group, self._stopping
 
-    def _commit_until_done(self, group: list[Command[object]]) -> None:
+    def _commit_until_done(self, group: list[Command]) -> None:
         while group:
             try:
-                results = self._commit(group)
+                self._commit(group)
             except StorageError as exc:
                 self._wait_for_storage(exc)
                 if self._stopping:
@@ -210,17 +228,17 @@ class Writer:
                     self._commit_until_done([command])
                 return
             else:
-                for command, result in zip(group, results, strict=True):
-                    command.committed(result)
+                for command in group:
+                    command.committed()
                 return
 
-    def _commit(self, group: list[Command[object]]) -> list[object]:
+    def _commit(self, group: list[Command]) -> None:
         self._catch_up()
         with self._store.transaction():
-            results = [command.apply(self._store) for command in group]
-            started = time.monotonic()
-        self._note_commit(started, sum(command.weight for command in group))
-        return results
+            for command in group:
+                command.apply(self._store)
+            started_s = time.monotonic()
+        self._note_commit(started_s, sum(command.weight for command in group))
 
     def _note_commit(self, started_s: float, events: int) -> None:
         metrics, now = self.metrics, time.monotonic()
@@ -250,6 +268,6 @@ class Writer:
         self._stop_waiting.wait(RETRY_AFTER_S)
 
 
-def _fail_all(group: list[Command[object]], error: Exception) -> None:
+def _fail_all(group: list[Command], error: Exception) -> None:
     for command in group:
         command.failed(error)

@@ -1,7 +1,91 @@
-"""The `gateway` command. Each module of this package is one command or one group of commands."""
+"""The `gateway` command. Each module of this package is one command or one group of commands.
+
+Commands are imported when they are called: `gateway check` must not wait for a web server to load.
+Exit codes: 0 done, 1 it did not work out, 2 it was called the wrong way.
+"""
 
 from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from gateway import __version__
+from gateway.errors import ConfigError, GatewayError
+
+# command → (module, function or Typer app, one line for the list)
+COMMANDS = {
+    "demo": ("demo", "demo", "Show everything at work, on embedded brokers, in under a minute."),
+    "run": ("run", "run", "Run the gateway."),
+    "check": ("check", "check", "Check a configuration file, or print its JSON Schema."),
+    "replay": ("replay", "replay", "Run the windows over a file of events, without a broker."),
+    "receive": ("receive", "receive", "Receive what gateways send: the cloud side."),
+    "simulate": ("simulate", "simulate", "Publish as a fleet of devices."),
+    "buffer": ("buffer", "app", "Look into a buffer."),
+    "plugin": ("plugin", "app", "Window plugins: list, check, start a new one."),
+    "bench": ("bench", "bench", "Measure what this machine sustains."),
+}
+
+
+class _LazyGroup(TyperGroup):
+    """Imports a command's module only when that command is called."""
+
+    def list_commands(self, ctx: object) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: object, cmd_name: str) -> object:  # type: ignore[override]
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, summary = COMMANDS[cmd_name]
+        found = getattr(importlib.import_module(f"gateway.cli.{module}"), attribute)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(name=cmd_name)(found)
+            found = single
+        command = get_command(found)
+        command.name, command.short_help = cmd_name, summary
+        return command
+
+
+app = typer.Typer(
+    cls=_LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="An MQTT edge gateway that keeps every event: durable buffer, event-time windows, cloud bridge.",
+)
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 def main() -> None:
     """Entry point of the console script."""
+    try:
+        app()
+    except ConfigError as exc:
+        console = Console(stderr=True)
+        console.print(f"error: {exc}", style="bold red", markup=False, highlight=False)
+        for problem in exc.problems:
+            console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
+        _hint(console, exc)
+        sys.exit(1)
+    except GatewayError as exc:
+        console = Console(stderr=True)
+        console.print(f"error: {exc}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        _hint(console, exc)
+        sys.exit(1)
+
+
+def _hint(console: Console, error: GatewayError) -> None:
+    if error.hint:
+        console.print(f"  {error.hint}", markup=False, highlight=False, soft_wrap=True)

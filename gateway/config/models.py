@@ -8,12 +8,15 @@ from typing import Annotated, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    GetJsonSchemaHandler,
     SecretStr,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from gateway.config.route_model import Route
 from gateway.config.types import (
@@ -27,7 +30,7 @@ from gateway.config.types import (
     LocalUrl,
     Name,
     PositiveDurationMs,
-    ProtocolValue,
+    Protocol,
     RateBytesPerS,
     Section,
     SizeBytes,
@@ -142,7 +145,7 @@ class Local(Broker):
         description="`mqtt://host:1883`, `mqtts://host:8883`, or `embedded` for a small broker inside the "
         "gateway (MQTT 3.1.1; for trying out and light use).",
     )
-    protocol: Annotated[Literal["3.1.1", "5"], ProtocolValue] = setting("3.1.1", description="MQTT version.")
+    protocol: Protocol = setting("3.1.1", description="MQTT version.")
     receive_maximum: int = setting(
         1000, ge=1, le=65535, description="MQTT 5: messages that the broker may have in flight to us."
     )
@@ -174,7 +177,7 @@ class Cloud(Broker):
     """The broker that the buffer is sent to."""
 
     url: BrokerUrl = Field(description="`mqtt://host:1883` or `mqtts://host:8883`.")
-    protocol: Annotated[Literal["3.1.1", "5"], ProtocolValue] = setting(
+    protocol: Protocol = setting(
         "5",
         description="MQTT version. With 3.1.1 a broker acknowledges also what it refuses, so an event may "
         "count as synced that was not taken.",
@@ -265,7 +268,7 @@ class Flow(Section):
     memory: Annotated[
         int | Literal["auto"],
         BeforeValidator(_memory),
-        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}),
+        WithJsonSchema({"type": ["integer", "string"], "$comment": "auto or size"}),
     ] = setting("auto", description="Memory budget: `auto` for a share of what is free, or a size.")
 
 
@@ -282,6 +285,11 @@ class Plugins(Section):
         Path("plugins"), description="Folder of plugin files; relative to the configuration file's folder."
     )
 
+    @property
+    def directory(self) -> Path | None:
+        """The folder to look in: the one that was named, or the default one where it exists."""
+        return self.path if "path" in self.model_fields_set or self.path.is_dir() else None
+
 
 class Log(Section):
     """What is logged, and how."""
@@ -290,6 +298,16 @@ class Log(Section):
     format: Literal["auto", "text", "json"] = setting(
         "auto", description="`auto`: text on a terminal, JSON lines elsewhere."
     )
+
+
+class _OrFalse:
+    """The schema of what may also be switched off: YAML reads `off` as false."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [handler(core_schema), {"const": False}]}
 
 
 def _off(value: object) -> object:
@@ -309,7 +327,7 @@ class Config(Section):
     )
     time: Time = setting({}, description="Clocks: the gateway's own and those of the devices.")
     flow: Flow = setting({}, description="What the gateway may use of the machine.")
-    http: Annotated[Http | None, BeforeValidator(_off)] = setting(
+    http: Annotated[Http | None, BeforeValidator(_off), _OrFalse] = setting(
         Http(), description="Metrics, health and dashboard. `off`: none."
     )
     plugins: Plugins = setting({}, description="Where window plugins come from.")

@@ -12,6 +12,7 @@ lock is needed:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import select
@@ -21,7 +22,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -91,10 +92,11 @@ class Endpoint:
     will: Will | None = None
 
 
-class Session(Protocol):
-    """What an owner does with a connection. Every method runs on the link's thread."""
+class Session:
+    """What an owner does with a connection: override what matters. All of it runs on the link's thread."""
 
-    def connected(self, link: Link, session_present: bool) -> None: ...
+    def connected(self, link: Link, session_present: bool) -> None:
+        """The broker accepted the connection. `session_present`: it still knows our subscriptions."""
 
     def received(self, link: Link, messages: list[Message]) -> None:
         """What one turn of the loop has read, in order."""
@@ -105,12 +107,17 @@ class Session(Protocol):
     def disconnected(self, link: Link) -> None:
         """The connection is gone, with everything that was not acknowledged on it."""
 
+    def leaving(self, link: Link) -> None:
+        """`Link.stop` was called; what is published here still goes out before the DISCONNECT."""
+
     def work(self, link: Link) -> float:
         """Publish, acknowledge. Called on every turn while connected; returns how many seconds the loop
         may wait for the network before it calls again. `Link.wake` cuts that short."""
+        return 1.0
 
     def wants_to_read(self) -> bool:
         """False leaves what has arrived in the socket: backpressure to the broker."""
+        return True
 
 
 class LinkMetrics:
@@ -160,10 +167,9 @@ class Link:
 
     def wake(self) -> None:
         """Let `Session.work` run soon."""
-        try:
+        # A full wake-up buffer wakes just as well; a closed one belongs to a stopped link.
+        with contextlib.suppress(OSError):
             self._wake_sender.send(b"!", socket.MSG_DONTWAIT)
-        except OSError:
-            pass  # a full wake-up buffer wakes just as well; a closed one belongs to a stopped link
 
     @property
     def alive(self) -> bool:
@@ -216,7 +222,7 @@ class Link:
             started = time.monotonic()
             try:
                 self._serve()
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001
                 # A malformed packet, a refusal, a defect in paho or in a callback: whatever it is, the
                 # thread goes on, or the gateway would stay "connected" and deaf for ever.
                 self._note_failure(exc)
@@ -230,7 +236,8 @@ class Link:
     def _serve(self) -> None:
         client = self._client = self._make_client()
         self._refused = ""
-        client.connect(self.endpoint.host, self.endpoint.port, self.endpoint.keepalive_s, **self._v5_connect())
+        endpoint = self.endpoint
+        client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s, **self._v5_connect())
         connection = client.connection
         next_misc = 0.0
         connecting_until = time.monotonic() + _CONNECT_TIMEOUT_S
@@ -292,13 +299,25 @@ class Link:
         return client is not None and client.connection.unsent_bytes > _UNSENT_LIMIT_BYTES
 
     def _end_connection(self) -> None:
-        was_connected, self.connected = self.connected, False
         self._inbox = []
-        client, self._client = self._client, None
+        client, was_connected = self._client, self.connected
         if client is not None:
-            client.close_politely(self._stop.is_set())
+            if was_connected and self._stop.is_set():
+                self._say_goodbye(client)
+            client.close()
+        self._client, self.connected = None, False
         if was_connected:
             self._session.disconnected(self)
+
+    def _say_goodbye(self, client: _Client) -> None:
+        """Last words and DISCONNECT, on a connection that may be broken already."""
+        try:
+            self._session.leaving(self)
+            client.disconnect()
+            client.loop_write()
+            client.connection.flush()
+        except (OSError, ValueError, BrokerError) as exc:
+            log.info("%s: no polite goodbye: %s", self.name, exc)
 
     def _note_failure(self, error: Exception) -> None:
         self.metrics.failures += 1
@@ -372,7 +391,7 @@ class Link:
         self._inbox.append(
             Message(
                 topic,
-                message.payload,
+                bytes(message.payload),
                 message.qos,
                 message.retain,
                 message.dup,
@@ -417,19 +436,10 @@ class _Client(paho.Client):
         self.connection = BufferedSocket(sock)  # type: ignore[arg-type]
         return self.connection
 
-    def close_politely(self, polite: bool) -> None:
-        """Send what is still buffered and DISCONNECT when `polite`, then close the socket."""
+    def close(self) -> None:
+        """Close the socket, if there ever was one."""
         connection = getattr(self, "connection", None)
-        if connection is None:
-            return
-        try:
-            if polite:
-                self.disconnect()
-                self.loop_write()
-                connection.flush()
-        except (OSError, ValueError):
-            pass  # it is being closed anyway
-        finally:
+        if connection is not None:
             connection.close()
 
 

@@ -1,0 +1,286 @@
+"""The running gateway: the one place where the whole graph is visible.
+
+Start order: buffer, windows (with replay), writer, republish, bridges, ingest, HTTP: sinks first, the source
+behind them. Stop order is the reverse: the source stops reading; bridges and republish disconnect; what was
+read is committed, with a last checkpoint; the writer ends; the file is closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gateway.buffer.dictionaries import DictionaryTrainer
+from gateway.buffer.lock import DataDirLock
+from gateway.buffer.reading import Reader
+from gateway.buffer.store import REPUBLISHED_ID, Store
+from gateway.buffer.writer import Writer
+from gateway.clock import Clock, SystemClock
+from gateway.config import Config
+from gateway.config.models import Broker, Cloud, Local
+from gateway.mqtt.bridge import Bridge, BridgeSpec
+from gateway.mqtt.connection import Endpoint, Link, Tls, Will
+from gateway.mqtt.embedded import EmbeddedBroker
+from gateway.mqtt.ingest import Ingest
+from gateway.mqtt.republish import Republish, status_payload
+from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
+from gateway.plugins_loader import load_plugins
+from gateway.routes import RouteTable
+from gateway.windows.engine import WindowEngine
+
+log = logging.getLogger(__name__)
+
+BUFFER_FILE = "events.db"
+# Threads that hold the GIL for the default 5 ms make each step of SQL wait that long (docs/performance.md).
+SWITCH_INTERVAL_S = 0.001
+STOP_TIMEOUT_S = 8.0
+STALLED_AFTER_S = 10.0  # the writer ticks four times a second
+
+
+class Gateway:
+    """One gateway of one configuration: `start`, `stop`, and what it can tell about itself.
+
+    `start` raises GatewayError when the data directory is in use, a plugin is bad, or a port is taken. It
+    does not wait for the brokers: links come up when they can.
+    """
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.data_dir = Path(config.gateway.data_dir)
+        self.topics = OutputTopics(config.gateway.topic_prefix, config.gateway.id)
+        self.ready = False
+        self.bridges: list[Bridge] = []
+        self.bridge_links: list[Link] = []
+        self._resources = ExitStack()
+
+    @property
+    def buffer_path(self) -> Path:
+        return self.data_dir / BUFFER_FILE
+
+    @property
+    def links(self) -> list[Link]:
+        """All MQTT connections of this gateway."""
+        return [self.republish_link, *self.bridge_links, self.ingest_link]
+
+    def start(self) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        try:
+            self._start_storage()
+            self._start_local_broker()
+            self._start_republish()
+            self._start_bridges()
+            self._start_ingest()
+            self._start_http()
+        except BaseException:
+            self.stop()
+            raise
+        self.ready = True
+        log.info("gateway %s is running", self.config.gateway.id)
+
+    def stop(self) -> None:
+        """Everything that was acknowledged is on disk when this returns; safe to call twice."""
+        self.ready = False
+        self._resources.close()
+
+    # --- what it tells about itself, from any thread ---
+
+    def health(self) -> list[str]:
+        """What only a restart would mend; empty when all is well."""
+        threads = [(link.name, link.alive) for link in self.links] + [("writer", self.writer.alive)]
+        return [f"the thread gateway.{name} has ended" for name, alive in threads if not alive]
+
+    def readiness(self) -> list[str]:
+        """Why the gateway does not do its work right now; empty when it does. Judged by progress: a socket
+        may look connected for long after its peer is gone."""
+        problems = self.health()
+        if not self.ready:
+            problems.append("the gateway is starting or stopping")
+        if not self.ingest_link.connected:
+            problems.append(f"not connected to the local broker: {self.ingest_link.metrics.last_error}")
+        if self.writer.metrics.storage_error:
+            problems.append(f"the buffer cannot be written: {self.writer.metrics.storage_error}")
+        since_tick_s = self.clock.monotonic_s() - self.writer.metrics.last_commit_at_s
+        if since_tick_s > STALLED_AFTER_S:
+            problems.append(f"nothing was committed for {since_tick_s:.0f} s, not even a tick")
+        return problems
+
+    # --- start, sinks first; each step registers how it is undone ---
+
+    def _start_storage(self) -> None:
+        buffer = self.config.buffer
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._resources.enter_context(DataDirLock(self.data_dir))
+        self.store = Store(self.buffer_path, buffer.synchronous)
+        self.store.open()
+        self._resources.callback(self.store.close)
+        self.pipeline = self._make_pipeline()
+        reader = Reader(self.buffer_path)
+        self._resources.callback(reader.close)
+        restore = partial(self.pipeline.restore, self.store, reader)
+        self.writer = Writer(
+            self.store,
+            group_limit=buffer.group_limit,
+            tick=Tick(self.pipeline, self._after_tick),
+            on_rollback=restore,
+        )
+        self.trainer = DictionaryTrainer(self.store, self.writer, self.clock)
+        with self.store.transaction():
+            released = self.store.release_all()
+        replayed = restore()
+        log.info("buffer open: %d events back to pending, %d replayed into windows", released, replayed)
+        self._republished_id = self.store.meta_int(REPUBLISHED_ID)
+        self.writer.start()
+        self._resources.callback(self._stop_writer)
+
+    def _make_pipeline(self) -> Pipeline:
+        config = self.config
+        specs = config.window_specs()
+        plugins = load_plugins(specs, config.plugins.directory)
+        return Pipeline(
+            self.topics,
+            RouteTable(config.route_specs()),
+            partial(WindowEngine, specs, plugins.plugins, plugins.fingerprints),
+            self.clock,
+            checkpoint_interval_ms=config.buffer.checkpoint_interval,
+            keep_synced_ms=config.buffer.keep_synced,
+            window_priorities={spec.name: spec.priority for spec in specs},
+        )
+
+    def _start_http(self) -> None:
+        if self.config.http is not None:
+            from gateway.http.server import HttpServer  # noqa: PLC0415 - slow to import, and may be off
+
+            self.http = HttpServer(self, *self.config.http.listen)
+            self.http.start()
+            self._resources.callback(self.http.stop)
+
+    def _start_local_broker(self) -> None:
+        local = self.config.local
+        if local.embedded:
+            password = local.password.get_secret_value() if local.password else None
+            broker = EmbeddedBroker(*local.address, username=local.username, password=password)
+            broker.start()
+            self._resources.callback(broker.stop)
+
+    def _start_republish(self) -> None:
+        retained = tuple(
+            self.topics.aggregate(spec.name, "") for spec in self.config.window_specs() if spec.retain
+        )
+        prefixes = tuple(topic.removesuffix("all") for topic in retained)
+        self.republish = Republish(
+            self.buffer_path,
+            self.writer,
+            self.topics.status,
+            lambda topic: topic.startswith(prefixes),
+            self._republished_id,
+        )
+        endpoint = _endpoint(
+            self.config.local, "-republish", will=Will(self.topics.status, status_payload("offline"))
+        )
+        self.republish_link = Link("republish", endpoint, self.republish, self.clock.now_ms)
+        self._resources.callback(self.republish.finish)
+        self._start_link(self.republish_link)
+
+    def _start_bridges(self) -> None:
+        cloud = self.config.cloud
+        if cloud is None:
+            return
+        spec = BridgeSpec(
+            self.topics.prefix,
+            self.topics.gateway_id,
+            cloud.format,
+            cloud.connections,
+            cloud.batch_events,
+            cloud.in_flight,
+            cloud.ack_timeout / 1000,
+            cloud.bandwidth // cloud.connections if cloud.bandwidth else None,
+            self.config.buffer.retry.max_attempts,
+        )
+        self._resources.callback(self._release_claims)
+        for lane in range(cloud.connections):
+            bridge = Bridge(spec, lane, self.buffer_path, self.writer)
+            link = Link(f"bridge-{lane}", _endpoint(cloud, f"-{lane}"), bridge, self.clock.now_ms)
+            self.bridges.append(bridge)
+            self.bridge_links.append(link)
+            self._resources.callback(bridge.finish)
+            self._start_link(link)
+
+    def _start_ingest(self) -> None:
+        local = self.config.local
+        filters = self.pipeline.subscriptions()
+        self.ingest = Ingest(filters, partial(AppendBatch, self.pipeline), self.writer)
+        endpoint = _endpoint(
+            local,
+            "",
+            persistent=True,
+            session_expiry_s=local.session_expiry // 1000,
+            receive_maximum=local.receive_maximum,
+        )
+        self.ingest_link = Link("ingest", endpoint, self.ingest, self.clock.now_ms)
+        self._start_link(self.ingest_link)
+
+    def _start_link(self, link: Link) -> None:
+        link.start()
+        self._resources.callback(link.stop)
+
+    # --- while running, on the writer's thread ---
+
+    def _after_tick(self) -> None:
+        self.trainer.poll()
+        if hasattr(self, "republish"):
+            self.republish.wake()
+
+    # --- stop ---
+
+    def _release_claims(self) -> None:
+        """What the bridges had claimed and not seen acknowledged waits for the next start."""
+        if self.writer.alive:
+            self.writer.call(Store.release_all, STOP_TIMEOUT_S)
+
+    def _stop_writer(self) -> None:
+        try:
+            if self.writer.alive:
+                self.writer.call(self.pipeline.checkpoint, STOP_TIMEOUT_S)
+        finally:
+            if not self.writer.stop(STOP_TIMEOUT_S):
+                log.error("the writer did not end in time; what was not acknowledged comes again")
+
+
+def run_until(gateway: Gateway, stop: threading.Event) -> None:
+    """Start `gateway`, wait for `stop`, and stop it in order."""
+    gateway.start()
+    try:
+        stop.wait()
+    finally:
+        gateway.stop()
+
+
+def _endpoint(broker: Local | Cloud, suffix: str, **more: Any) -> Endpoint:
+    host, port = broker.address
+    return Endpoint(
+        host=host,
+        port=port,
+        client_id=broker.client_id + suffix,
+        protocol=broker.protocol,
+        username=broker.username,
+        password=broker.password.get_secret_value() if broker.password else None,
+        keepalive_s=broker.keepalive // 1000,
+        tls=_tls(broker) if broker.uses_tls else None,
+        **more,
+    )
+
+
+def _tls(broker: Broker) -> Tls:
+    files = broker.tls
+    return Tls(
+        ca_file=str(files.ca_file) if files.ca_file else None,
+        cert_file=str(files.cert_file) if files.cert_file else None,
+        key_file=str(files.key_file) if files.key_file else None,
+        insecure=files.insecure,
+    )

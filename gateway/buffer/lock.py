@@ -1,0 +1,42 @@
+"""One gateway per data directory: the second one is refused instead of damaging the first one's buffer."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from gateway.errors import BufferLockedError
+
+LOCK_FILE = "gateway.lock"
+
+
+class DataDirLock:
+    """Holds the data directory while the `with` block runs. The kernel lets go of it when the process dies.
+
+    Raises BufferLockedError when another process holds it.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / LOCK_FILE
+
+    def __enter__(self) -> DataDirLock:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            owner = os.pread(self._file, 20, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._file)
+            raise BufferLockedError(
+                f"{self._path.parent} is used by another gateway (process {owner})",
+                hint="stop that one first, or give this one a data_dir of its own",
+            ) from exc
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)

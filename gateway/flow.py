@@ -1,0 +1,29 @@
+"""Rates and budgets: how much may go out now. Logic only: time comes in as an argument."""
+
+from __future__ import annotations
+
+
+class TokenBucket:
+    """Allows `rate_bytes_per_s` on average, in bursts of up to one second's worth.
+
+    A frame that is larger than the bucket passes when the bucket is full and leaves a debt.
+    """
+
+    def __init__(self, rate_bytes_per_s: int | None) -> None:
+        self._rate = rate_bytes_per_s
+        self._tokens = float(rate_bytes_per_s or 0)
+        self._updated_s: float | None = None
+
+    def delay_s(self, now_s: float) -> float:
+        """How long to wait before the next frame; 0 when it may go now."""
+        if self._rate is None:
+            return 0.0
+        if self._updated_s is not None:
+            self._tokens = min(self._rate, self._tokens + (now_s - self._updated_s) * self._rate)
+        self._updated_s = now_s
+        return max(0.0, -self._tokens / self._rate)
+
+    def spend(self, size_bytes: int) -> None:
+        """A frame of this size has gone out."""
+        if self._rate is not None:
+            self._tokens -= size_bytes

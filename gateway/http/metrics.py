@@ -1,0 +1,127 @@
+"""The gateway's numbers in Prometheus' form, read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.events import Status
+from gateway.windows.counters import Counters
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+
+class GatewayCollector(Collector):
+    """Reads the running gateway at each scrape; nothing on the hot path knows of it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._buffer()
+        yield from self._writer()
+        yield from self._decoding()
+        yield from self._windows()
+        yield from self._links()
+
+    def _buffer(self) -> Iterator[Metric]:
+        counts = dict(self._gateway.store.counts)
+        events = GaugeMetricFamily(
+            "gateway_buffer_events", "Events in the buffer, by status.", labels=["status"]
+        )
+        for status in Status:
+            events.add_metric([status.name.lower()], counts.get(("status", status.name), 0))
+        yield events
+        for name, label, text in (
+            ("outcome", "outcome", "Messages by what became of them: the sum is all that came."),
+            ("rejected", "reason", "Messages that were rejected, by reason."),
+            ("appended", "kind", "Events that were stored, by kind."),
+            ("evicted", "reason", "Events that retention removed, by reason."),
+        ):
+            family = CounterMetricFamily(f"gateway_{_COUNTER_NAMES[name]}", text, labels=[label])
+            for (counter, value), count in counts.items():
+                if counter == name:
+                    family.add_metric([value], count)
+            yield family
+        path = self._gateway.buffer_path
+        size = sum(f.stat().st_size for f in path.parent.glob(path.name + "*") if f.exists())
+        yield GaugeMetricFamily("gateway_buffer_file_bytes", "Size of the buffer's files.", value=size)
+
+    def _writer(self) -> Iterator[Metric]:
+        metrics = self._gateway.writer.metrics
+        yield CounterMetricFamily("gateway_commits", "Group commits.", value=metrics.groups)
+        yield CounterMetricFamily(
+            "gateway_commit_failures", "Groups that were rolled back.", value=metrics.failures
+        )
+        yield CounterMetricFamily(
+            "gateway_commit_seconds", "Time spent in COMMIT, with its fsync.", value=metrics.commit_seconds
+        )
+        yield GaugeMetricFamily(
+            "gateway_last_commit_seconds", "How long the last COMMIT took.", value=metrics.last_commit_s
+        )
+        yield GaugeMetricFamily(
+            "gateway_ingest_backlog_events",
+            "Messages that wait for their commit.",
+            value=self._gateway.writer.backlog,
+        )
+
+    def _decoding(self) -> Iterator[Metric]:
+        for name, label, text, source in (
+            ("undecoded", "reason", "Payloads that could not be read.", self._gateway.pipeline.problems),
+            ("field_misses", "field", "Fields that were not there.", self._gateway.pipeline.misses),
+        ):
+            family = CounterMetricFamily(f"gateway_{name}", text, labels=["route", label])
+            for labels, count in list(source.items()):
+                family.add_metric(list(labels), count)
+            yield family
+
+    def _windows(self) -> Iterator[Metric]:
+        counters = self._gateway.pipeline.windows.counters
+        for field in fields(Counters):
+            level = field.name in LEVELS
+            family: GaugeMetricFamily | CounterMetricFamily = (
+                GaugeMetricFamily if level else CounterMetricFamily
+            )(f"gateway_window_{field.name}", f"Windows: {field.name.replace('_', ' ')}.", labels=["window"])
+            for window, numbers in counters.items():
+                value = getattr(numbers, field.name)
+                if value is not None:
+                    family.add_metric([window], value)
+            yield family
+
+    def _links(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("gateway_link_up", "Whether the connection stands.", labels=["link"])
+        connects = CounterMetricFamily("gateway_link_connects", "Connections made.", labels=["link"])
+        failures = CounterMetricFamily("gateway_link_failures", "Connections lost.", labels=["link"])
+        alive = GaugeMetricFamily("gateway_thread_alive", "Whether the thread runs.", labels=["thread"])
+        for link in self._gateway.links:
+            up.add_metric([link.name], link.connected)
+            connects.add_metric([link.name], link.metrics.connects)
+            failures.add_metric([link.name], link.metrics.failures)
+            alive.add_metric([link.name], link.alive)
+        alive.add_metric(["writer"], self._gateway.writer.alive)
+        yield from (up, connects, failures, alive)
+        bridges = self._gateway.bridges
+        for name, text, value in (
+            ("sent_events", "Events sent to the cloud.", sum(b.metrics.events_sent for b in bridges)),
+            ("acked_events", "Events the cloud took.", sum(b.metrics.events_acked for b in bridges)),
+            ("frames", "Messages sent to the cloud.", sum(b.metrics.frames for b in bridges)),
+            ("payload_bytes", "Payload bytes sent.", sum(b.metrics.payload_bytes for b in bridges)),
+            ("refused", "Messages the cloud refused.", sum(b.metrics.refused for b in bridges)),
+        ):
+            yield CounterMetricFamily(f"gateway_bridge_{name}", text, value=value)
+
+
+LEVELS = {"keys", "open_windows", "sources", "watermark_ms", "key_sample_level"}
+"""The numbers of a window that go up and down."""
+
+_COUNTER_NAMES = {
+    "outcome": "messages",
+    "rejected": "messages_rejected",
+    "appended": "events_appended",
+    "evicted": "events_evicted",
+}

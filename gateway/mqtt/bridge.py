@@ -1,0 +1,285 @@
+"""Sends what the buffer holds to the cloud broker; its PUBACK, and nothing else, makes an event SYNCED.
+
+Invariants:
+- The packet id → events map belongs to this thread. Claims and settlements are commands to the writer.
+- Nothing is published while disconnected, and paho never resends: when a connection ends, what was in
+  flight on it failed, goes back to PENDING, and is claimed again in the same order.
+- An overdue PUBACK ends the connection: half-open links are found by progress, not by the socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from gateway.buffer.reading import Reader, StoredEvents
+from gateway.buffer.store import Store
+from gateway.buffer.writer import Command, Writer
+from gateway.codec import EventColumns, encode_columns
+from gateway.delivery import Happening
+from gateway.events import Status, WireEvent
+from gateway.flow import TokenBucket
+from gateway.mqtt.connection import Link, Session
+from gateway.uplink import batch_topic, event_envelope, event_properties, event_topic
+
+log = logging.getLogger(__name__)
+
+LINGER_S = 0.05  # how long a small batch may wait for company
+_EVENTS_IN_FLIGHT = 20  # of the event format: paho's publish slows down with a larger window (measured)
+_REFUSED = 0x80
+
+
+@dataclass(frozen=True)
+class BridgeSpec:
+    """The parameters of the bridge."""
+
+    prefix: str
+    gateway_id: str
+    format: Literal["batch", "event"] = "batch"
+    connections: int = 1
+    batch_events: int = 1000
+    in_flight: int = 8
+    ack_timeout_s: float = 30.0
+    bandwidth_bytes_per_s: int | None = None
+    max_attempts: int = 20
+
+
+class _Sent(NamedTuple):
+    ids: Sequence[int]
+    at_s: float
+
+
+class BridgeMetrics:
+    """Plain numbers, written by the bridge's thread, read by any."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.events_sent = 0
+        self.events_acked = 0
+        self.refused = 0
+        self.payload_bytes = 0
+        self.last_ack_at_s = 0.0  # monotonic
+
+
+class Bridge(Session):
+    """The session of `gateway.bridge-N`: one cloud connection and the streams that hash to it."""
+
+    def __init__(self, spec: BridgeSpec, lane: int, path: Path, writer: Writer) -> None:
+        self.metrics = BridgeMetrics()
+        self._spec = spec
+        self._lane = lane
+        self._path = path
+        self._writer = writer
+        self._reader: Reader | None = None
+        self._bucket = TokenBucket(spec.bandwidth_bytes_per_s)
+        self._claimed: deque[list[int]] = deque()  # filled on the writer's thread, at most one list
+        self._ready: deque[WireEvent | EventColumns] = deque()
+        self._ready_ids: deque[list[int]] = deque()
+        self._claiming = False
+        self._next_claim_s = 0.0
+        self._in_flight: OrderedDict[int, _Sent] = OrderedDict()
+        self._acked: list[int] = []
+        self._link: Link | None = None
+
+    # --- on the link's thread ---
+
+    def connected(self, link: Link, session_present: bool) -> None:
+        self._link = link
+        self.metrics.last_ack_at_s = time.monotonic()
+
+    def published(self, link: Link, packet_id: int, reason_code: int) -> None:
+        sent = self._in_flight.pop(packet_id, None)
+        if sent is None:
+            return  # a broker that acknowledges what we never sent, or twice, settles nothing
+        if reason_code >= _REFUSED:
+            self._refuse(link, sent, reason_code)
+        self.metrics.last_ack_at_s = time.monotonic()
+        self.metrics.events_acked += len(sent.ids)
+        self._acked += sent.ids
+
+    def disconnected(self, link: Link) -> None:
+        """Everything on this connection that has no PUBACK failed."""
+        self._settle()
+        lost = [i for sent in self._in_flight.values() for i in sent.ids]
+        lost += [i for ids in self._ready_ids for i in ids]
+        self._in_flight.clear()
+        self._ready.clear()
+        self._ready_ids.clear()
+        if lost:
+            self._writer.submit(Settle(lost, Happening.FAILURE))
+
+    def work(self, link: Link) -> float:
+        self._settle()
+        self._check_overdue(link)
+        now_s = time.monotonic()
+        while self._claimed:
+            self._prepare(self._claimed.popleft())
+        wait_s = self._send(link, now_s)
+        self._claim_more(now_s)
+        return min(wait_s, LINGER_S)
+
+    def finish(self) -> None:
+        """After the link has stopped: close what this session opened."""
+        if self._reader is not None:
+            self._reader.close()
+
+    # --- inside ---
+
+    def _claim_more(self, now_s: float) -> None:
+        if self._claiming or self._ready or now_s < self._next_claim_s:
+            return
+        pending = self._writer.pending_events
+        if pending == 0:
+            return
+        self._claiming = True
+        # A full batch goes at once and is followed by the next; a small one waits for company first.
+        self._next_claim_s = now_s if pending >= self._spec.batch_events else now_s + LINGER_S
+        self._writer.submit(Claim(self))
+
+    def claimed(self, ids: list[int]) -> None:
+        """On the writer's thread: these events are SYNCING now, for this connection."""
+        if ids:
+            self._claimed.append(ids)
+        self._claiming = False
+        if ids and self._link is not None:
+            self._link.wake()
+
+    def claim(self, store: Store) -> list[int]:
+        """On the writer's thread, inside the transaction."""
+        return store.claim(self._spec.batch_events, self._lane, self._spec.connections)
+
+    def _prepare(self, ids: list[int]) -> None:
+        """Read claimed events and put them up for sending."""
+        if self._reader is None:
+            self._reader = Reader(self._path)
+        events, corrupt = self._reader.without_corrupt(self._reader.by_ids(ids))
+        if corrupt:
+            log.error("%d events have a wrong checksum; they are kept and not sent", len(corrupt))
+            self._writer.submit(Settle(corrupt, Happening.MISMATCH))
+        if not events.ids:
+            return
+        columns = _columns(self._reader, events)
+        if self._spec.format == "batch":
+            self._ready.append(columns)
+            self._ready_ids.append(events.ids)
+        else:
+            self._ready.extend(_wire_events(columns))
+            self._ready_ids.extend([i] for i in events.ids)
+
+    def _send(self, link: Link, now_s: float) -> float:
+        """Publish what is ready, as far as window and bandwidth allow; returns how long to wait."""
+        window = self._spec.in_flight if self._spec.format == "batch" else _EVENTS_IN_FLIGHT
+        while self._ready and len(self._in_flight) < window and not link.congested:
+            delay_s = self._bucket.delay_s(now_s)
+            if delay_s > 0:
+                return delay_s
+            ids = self._ready_ids[0]
+            packet_id, size = self._publish(link, self._ready[0])
+            self._ready.popleft()
+            self._ready_ids.popleft()
+            self._in_flight[packet_id] = _Sent(ids, now_s)
+            self._bucket.spend(size)
+            self.metrics.frames += 1
+            self.metrics.events_sent += len(ids)
+            self.metrics.payload_bytes += size
+        return LINGER_S
+
+    def _publish(self, link: Link, item: WireEvent | EventColumns) -> tuple[int, int]:
+        spec = self._spec
+        if isinstance(item, EventColumns):
+            frame = encode_columns(spec.gateway_id, uuid.uuid4().bytes, item)
+            return link.publish(batch_topic(spec.prefix, spec.gateway_id, self._lane), frame), len(frame)
+        topic = event_topic(spec.prefix, spec.gateway_id, item.stream)
+        if link.endpoint.protocol == "5":
+            sent = link.publish(topic, item.payload, properties=event_properties(item))
+            return sent, len(item.payload)
+        envelope = event_envelope(item)
+        return link.publish(topic, envelope), len(envelope)
+
+    def _settle(self) -> None:
+        if self._acked:
+            acked, self._acked = self._acked, []
+            self._writer.submit(Settle(acked, Happening.PUBACK))
+
+    def _refuse(self, link: Link, sent: _Sent, reason_code: int) -> None:
+        """A refusal fails the frame and, to keep the order per stream, the connection with it."""
+        self.metrics.refused += 1
+        self._writer.submit(Refuse(sent.ids, self._spec.max_attempts))
+        link.reset(f"the cloud broker refused a publish: reason code 0x{reason_code:02x}")
+
+    def _check_overdue(self, link: Link) -> None:
+        oldest = next(iter(self._in_flight.values()), None)
+        if oldest is not None and time.monotonic() - oldest.at_s > self._spec.ack_timeout_s:
+            link.reset(f"no PUBACK from the cloud broker for {self._spec.ack_timeout_s:g} s")
+
+
+class Claim(Command):
+    """Claims a batch for one connection."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+        self._ids: list[int] = []
+
+    def apply(self, store: Store) -> None:
+        self._ids = self._bridge.claim(store)
+
+    def committed(self) -> None:
+        self._bridge.claimed(self._ids)
+
+    def failed(self, error: Exception) -> None:
+        super().failed(error)
+        self._bridge.claimed([])
+
+
+class Settle(Command):
+    """Moves SYNCING events on. If it fails they stay SYNCING until a restart puts them back: sent twice
+    perhaps, lost never."""
+
+    def __init__(self, ids: Sequence[int], happening: Happening) -> None:
+        self._ids = ids
+        self._happening = happening
+
+    def apply(self, store: Store) -> None:
+        store.move(self._ids, Status.SYNCING, self._happening)
+
+
+class Refuse(Settle):
+    """For events that the cloud broker refused: they go back, and those without retries left become FAILED.
+
+    A lost connection is no refusal: an outage, however long, uses up no retries.
+    """
+
+    def __init__(self, ids: Sequence[int], max_attempts: int) -> None:
+        super().__init__(ids, Happening.FAILURE)
+        self._max_attempts = max_attempts
+
+    def apply(self, store: Store) -> None:
+        exhausted = store.exhausted(self._ids, self._max_attempts)
+        store.move(exhausted, Status.SYNCING, Happening.EXHAUSTED)
+        super().apply(store)
+
+
+def _columns(reader: Reader, events: StoredEvents) -> EventColumns:
+    return EventColumns(
+        events.event_ids,
+        reader.names(events.stream_ids),
+        events.sequence_nums,
+        events.event_times_ms,
+        events.ingest_times_ms,
+        events.device_times_ms,
+        events.priorities,
+        events.kinds,
+        events.flags,
+        reader.payloads(events),
+    )
+
+
+def _wire_events(columns: EventColumns) -> list[WireEvent]:
+    ids = [columns.event_ids[at : at + 16] for at in range(0, len(columns.event_ids), 16)]
+    return list(map(WireEvent, ids, *columns[1:]))

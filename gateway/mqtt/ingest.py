@@ -1,0 +1,88 @@
+"""Takes messages from the local broker to the writer, and acknowledges them once they are on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from gateway.buffer.store import Store
+from gateway.buffer.writer import Command, Do, Writer
+from gateway.events import Message
+from gateway.mqtt.connection import Link, Session
+
+log = logging.getLogger(__name__)
+
+Acknowledge = Callable[[Sequence[Message]], None]
+GiveBack = Callable[[Sequence[Message], Exception], None]
+MakeAppend = Callable[[Sequence[Message], Acknowledge, GiveBack], Command]
+"""Makes the command that stores messages; it calls the first function once they are on disk, and the second
+when they cannot be stored at all."""
+
+
+class Ingest(Session):
+    """The session of `gateway.ingest`. It decodes nothing and never touches the database.
+
+    Backpressure: while the writer has a full backlog nothing is read, so the broker's in-flight window
+    fills and the broker queues.
+    """
+
+    def __init__(self, filters: Sequence[tuple[str, int]], make_append: MakeAppend, writer: Writer) -> None:
+        # QoS 2 is taken at QoS 1: paho answers PUBREC before we could commit, and the receipts already
+        # make broker → buffer exactly once.
+        self._filters = [(topic_filter, min(qos, 1)) for topic_filter, qos in filters]
+        self._make_append = make_append
+        self._writer = writer
+        self._committed: deque[Sequence[Message]] = deque()  # bounded by what was submitted
+        self._link: Link | None = None
+
+    # --- on the link's thread ---
+
+    def connected(self, link: Link, session_present: bool) -> None:
+        self._link = link
+        if not session_present:
+            # The broker starts a new session: its packet ids have nothing to do with the old ones.
+            self._writer.submit(Do(Store.forget_receipts))
+        link.subscribe(self._filters)
+
+    def received(self, link: Link, messages: list[Message]) -> None:
+        self._submit(messages)
+
+    def disconnected(self, link: Link) -> None:
+        """What is not acknowledged comes again, marked DUP; the receipts tell what is already stored."""
+
+    def wants_to_read(self) -> bool:
+        return self._writer.has_room
+
+    def work(self, link: Link) -> float:
+        while self._committed:
+            for message in self._committed.popleft():
+                if message.qos:
+                    link.ack(message.epoch, message.packet_id)
+        return 1.0
+
+    # --- on the writer's thread ---
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """These are on disk: let the link acknowledge them."""
+        self._committed.append(messages)
+        if self._link is not None:
+            self._link.wake()
+
+    def retry(self, messages: Sequence[Message], error: Exception) -> None:
+        """The batch cannot be applied: try its messages one by one, and give up on the one at fault."""
+        if len(messages) > 1:
+            for message in messages:
+                self._submit([message])
+            return
+        log.error("a message on %r cannot be taken in and is rejected: %s", messages[0].topic, error)
+        self._writer.submit(Do(_count_poison))
+        self.acknowledge(messages)
+
+    def _submit(self, messages: Sequence[Message]) -> None:
+        self._writer.submit(self._make_append(messages, self.acknowledge, self.retry))
+
+
+def _count_poison(store: Store) -> None:
+    store.count("outcome", "rejected")
+    store.count("rejected", "poison")

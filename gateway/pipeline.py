@@ -1,0 +1,304 @@
+"""From messages to durable events and aggregates, inside the writer's transaction.
+
+Invariants:
+- Everything here runs on the writer's thread. One thread owns the windows, so they need no locks, and a
+  checkpoint needs no barrier.
+- An event, the aggregates it closes and (when due) the checkpoint are one transaction. Acknowledgements and
+  local publishes happen after it.
+- Every message ends in exactly one counted outcome: buffered, duplicate, sampled or rejected.
+- Processing time reaches the windows only as the arrival time of an event or in `tick`; a tick that changed
+  a window is checkpointed in its own transaction. So a replay of the events after the checkpoint gives the
+  windows exactly the state they had.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from gateway.buffer.reading import Reader
+from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
+from gateway.buffer.writer import Command
+from gateway.clock import Clock
+from gateway.events import Emission, Flag, Kind, Message, Priority
+from gateway.identifiers import aggregate_id
+from gateway.routes import RouteTable
+from gateway.topics import covers
+from gateway.windows.emission import emission_json
+from gateway.windows.engine import WindowEngine
+
+log = logging.getLogger(__name__)
+
+EVICT_IDS_PER_TICK = 10_000
+_DERIVED_FAMILY = "aggregates"
+
+
+class OutputTopics(NamedTuple):
+    """Where this gateway publishes what it makes; design 5.1."""
+
+    prefix: str
+    gateway_id: str
+
+    @property
+    def root(self) -> str:
+        return f"{self.prefix}/{self.gateway_id}"
+
+    @property
+    def status(self) -> str:
+        return f"{self.root}/status"
+
+    def aggregate(self, window: str, key: str) -> str:
+        return f"{self.root}/aggregates/{window}/{_safe_levels(key)}"
+
+    def late(self, window: str) -> str:
+        return f"{self.root}/late/{window}"
+
+
+class Pipeline:
+    """Takes in messages, runs the windows, keeps the checkpoint. See the module for its invariants."""
+
+    def __init__(
+        self,
+        topics: OutputTopics,
+        routes: RouteTable,
+        new_windows: Callable[[], WindowEngine],
+        clock: Clock,
+        *,
+        checkpoint_interval_ms: int = 5_000,
+        keep_synced_ms: int = 3_600_000,
+        window_priorities: dict[str, int] | None = None,
+    ) -> None:
+        self.problems: Counter[tuple[str, str]] = Counter()
+        """(route, reason) of payloads that could not be decoded, since the start."""
+        self.misses: Counter[tuple[str, str]] = Counter()
+        """(route, field) of fields that were not there, since the start."""
+        self._topics = topics
+        self._routes = routes
+        self._new_windows = new_windows
+        self.windows = new_windows()
+        self._clock = clock
+        self._checkpoint_interval_ms = checkpoint_interval_ms
+        self._keep_synced_ms = keep_synced_ms
+        self._window_priorities = window_priorities or {}
+        self._next_checkpoint_s = 0.0
+        self._checkpointed = -1
+        self._evict_from = 0
+        self._owed: list[NewEvent] = []
+
+    def subscriptions(self) -> list[tuple[str, int]]:
+        """(filter, QoS) pairs to subscribe to, without those that another one covers.
+
+        A broker may deliver a message once per matching subscription, and each copy would count.
+        """
+        wanted = self._routes.subscriptions()
+        return [
+            (name, max(qos for other, qos in wanted.items() if covers(name, other)))
+            for name in wanted
+            if not any(other != name and covers(other, name) for other in wanted)
+        ]
+
+    # --- inside a transaction ---
+
+    def take_in(self, store: Store, messages: Sequence[Message]) -> None:
+        """Append what `messages` carry, and the aggregates that they close. Each ends in one outcome."""
+        events: list[NewEvent] = []
+        emissions: list[Emission] = []
+        outcomes: Counter[tuple[str, str]] = Counter()
+        for message in messages:
+            if message.qos and store.receipts.seen(
+                message.packet_id, message.dup, message.topic, message.payload
+            ):
+                outcomes["outcome", "duplicate"] += 1
+                continue
+            refused = self._take_in_one(message, events, emissions)
+            outcomes["outcome", "rejected" if refused else "buffered"] += 1
+            if refused:
+                outcomes["rejected", refused] += 1
+        self._append(store, events, emissions)
+        for (name, label), by in outcomes.items():
+            store.count(name, label, by)
+
+    def tick(self, store: Store) -> None:
+        """What time alone brings about: idle sources, early results, the checkpoint, eviction."""
+        now_ms = self._clock.now_ms()
+        emissions = self.windows.advance(now_ms)
+        owed, self._owed = self._owed, []
+        self._append(store, owed, emissions)
+        now_s = self._clock.monotonic_s()
+        if self.windows.progressed or now_s >= self._next_checkpoint_s:
+            self.checkpoint(store)
+        self._evict(store, now_ms - self._keep_synced_ms)
+
+    def checkpoint(self, store: Store) -> None:
+        """Store the state of the windows as of the newest event, unless nothing has changed."""
+        self._next_checkpoint_s = self._clock.monotonic_s() + self._checkpoint_interval_ms / 1000
+        changes = self.windows.take_changes()
+        if changes or store.last_id() != self._checkpointed:
+            self._checkpointed = store.checkpoint(changes)
+
+    # --- start, and after a rollback ---
+
+    def restore(self, store: Store, reader: Reader) -> int:
+        """Bring new windows to the state of the last commit; returns how many events were replayed.
+
+        Aggregates that the replay gives again are already in the buffer and are not stored twice; one that
+        is missing (it can only be when plugins or windows changed) is stored with the next tick.
+        """
+        self.windows = self._new_windows()
+        for note in self.windows.restore(store.window_states()):
+            log.warning("%s", note)
+        after_id = self._checkpointed = store.meta_int(CHECKPOINT_ID)
+        known = self._derived_ids(reader, after_id)
+        self._owed, replayed = [], 0
+        for events in reader.raw_after(after_id):
+            replayed += len(events.ids)
+            rows = zip(
+                reader.names(events.stream_ids),
+                reader.payloads(events),
+                events.ingest_times_ms,
+                strict=True,
+            )
+            for topic, payload, arrival_ms in rows:
+                emissions = self._replay_one(topic, payload, arrival_ms)
+                self._owed += [e for e in map(self._derived, emissions) if e.event_id not in known]
+        self.windows.resume(self._clock.now_ms())
+        return replayed
+
+    # --- inside ---
+
+    def _take_in_one(self, message: Message, events: list[NewEvent], emissions: list[Emission]) -> str:
+        """Decode and window one message; returns why it was rejected, or nothing."""
+        found = self._routes.match(message.topic)
+        if found is None:
+            return "no_route"
+        route, levels = found
+        spec = route.spec
+        if message.retain and spec.retained == "ignore":
+            return "retained"
+        decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms)
+        events.append(
+            NewEvent(
+                message.topic,
+                spec.name,
+                decoded.event_time_ms,
+                message.arrival_ms,
+                decoded.device_time_ms,
+                spec.priority,
+                Kind.RAW,
+                decoded.flags | Flag.RETAINED if message.retain else decoded.flags,
+                message.payload,
+            )
+        )
+        if decoded.problem:
+            self.problems[spec.name, decoded.problem] += 1
+        elif decoded.samples:
+            emissions += self.windows.process(
+                message.topic, spec.name, levels, decoded.samples, message.arrival_ms
+            )
+        for field in decoded.misses:
+            self.misses[spec.name, field] += 1
+        return ""
+
+    def _replay_one(self, topic: str, payload: bytes, arrival_ms: int) -> list[Emission]:
+        found = self._routes.match(topic)
+        if found is None:
+            return []
+        route, levels = found
+        decoded = route.decode(topic, levels, payload, arrival_ms)
+        return self.windows.process(topic, route.spec.name, levels, decoded.samples, arrival_ms)
+
+    def _append(self, store: Store, events: list[NewEvent], emissions: list[Emission]) -> None:
+        if emissions:
+            events = [*events, *map(self._derived, emissions)]
+        if events:
+            store.append(events)
+            for kind, count in Counter(event.kind for event in events).items():
+                store.count("appended", Kind(kind).name.lower(), count)
+
+    def _derived(self, emission: Emission) -> NewEvent:
+        dropped = emission.kind == "dropped"
+        topic = self._topics.late(emission.window)
+        if not dropped:
+            topic = self._topics.aggregate(emission.window, emission.key)
+        return NewEvent(
+            topic,
+            _DERIVED_FAMILY,
+            emission.event_time_ms,
+            self._clock.now_ms(),
+            None,
+            Priority.LOW if dropped else self._window_priorities.get(emission.window, Priority.NORMAL),
+            Kind.AUDIT if dropped else Kind.AGGREGATE,
+            0,
+            orjson.dumps(emission_json(emission)),
+            aggregate_id(self._topics.gateway_id, emission.identity),
+        )
+
+    def _derived_ids(self, reader: Reader, after_id: int) -> set[bytes]:
+        known: set[bytes] = set()
+        while (events := reader.derived_after(after_id, 2000)).ids:
+            known.update(events.event_ids[at : at + 16] for at in range(0, len(events.event_ids), 16))
+            after_id = events.ids[-1]
+        return known
+
+    def _evict(self, store: Store, older_than_ms: int) -> None:
+        """Remove the old SYNCED events of one stretch of ids per tick, never past the checkpoint."""
+        oldest = store.first_from(self._evict_from)
+        if oldest is None or oldest[1] >= older_than_ms or oldest[0] > self._checkpointed:
+            self._evict_from = 0  # from the start again: what was pending then may be synced by now
+            return
+        end = min(self._checkpointed, oldest[0] + EVICT_IDS_PER_TICK)
+        store.evict_synced(oldest[0], end, older_than_ms)
+        self._evict_from = end + 1
+
+
+class AppendBatch(Command):
+    """Takes in what one turn of the ingest loop has read."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        messages: Sequence[Message],
+        acknowledge: Callable[[Sequence[Message]], None],
+        retry: Callable[[Sequence[Message], Exception], None],
+    ) -> None:
+        self.weight = len(messages)
+        self._pipeline = pipeline
+        self._messages = messages
+        self._acknowledge = acknowledge
+        self._retry = retry
+
+    def apply(self, store: Store) -> None:
+        self._pipeline.take_in(store, self._messages)
+
+    def committed(self) -> None:
+        # Persist, then acknowledge: this is the only place from which a PUBACK starts.
+        self._acknowledge(self._messages)
+
+    def failed(self, error: Exception) -> None:
+        self._retry(self._messages, error)
+
+
+class Tick(Command):
+    """Joins a group four times a second."""
+
+    def __init__(self, pipeline: Pipeline, after: Callable[[], None]) -> None:
+        self._pipeline = pipeline
+        self._after = after
+
+    def apply(self, store: Store) -> None:
+        self._pipeline.tick(store)
+
+    def committed(self) -> None:
+        self._after()
+
+
+def _safe_levels(key: str) -> str:
+    """A key as topic levels: what a topic cannot hold becomes an underscore."""
+    return key.translate(_UNSAFE) or "all"
+
+
+_UNSAFE = str.maketrans({"+": "_", "#": "_", "\0": "_"})
