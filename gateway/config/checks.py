@@ -16,6 +16,8 @@ from gateway.expressions import compile_expression
 from gateway.routes import field_names
 from gateway.topics import TopicTemplate, filter_matches, placeholders
 
+_THIS_HOST = ("localhost", "127.0.0.1", "::1")
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -110,15 +112,40 @@ def _known(name: str, known: list[str]) -> str:
     return suggestion(name, known) or (f"; there is {', '.join(known)}" if known else "")
 
 
-def warnings_of(routes: tuple[Route, ...], own_topic: str) -> Iterator[str]:
-    """What is allowed but seldom meant. `own_topic` is one that the gateway itself publishes on."""
+def warnings_of(config: Config) -> tuple[str, ...]:
+    """What is allowed but seldom meant, or costs a guarantee."""
+    return (*_route_warnings(config), *_link_warnings(config), *_storage_warnings(config))
+
+
+def _route_warnings(config: Config) -> Iterator[str]:
+    own_topic = f"{config.gateway.topic_prefix}/{config.gateway.id}/status"
     seen: dict[str, str] = {}
-    for route in routes:
+    for route in config.routes:
         topic_filter = TopicTemplate(route.topic).filter
         if topic_filter in seen:
             yield f"route {route.name} is never used: {seen[topic_filter]} takes the same topics before it"
         seen.setdefault(topic_filter, route.name)
         if filter_matches(topic_filter, own_topic):
-            yield f"route {route.name} ({route.topic}) also takes what this gateway publishes on {own_topic}"
+            yield f"route {route.name} ({route.topic}) also takes what this gateway itself publishes"
         if route.qos == 0:
-            yield f"route {route.name} subscribes with QoS 0: what is in flight at a crash is lost"
+            yield f"route {route.name} subscribes with QoS 0: messages in flight at a crash are lost"
+
+
+def _link_warnings(config: Config) -> Iterator[str]:
+    for name, broker in (("local", config.local), ("cloud", config.cloud)):
+        if broker is None:
+            continue
+        if broker.tls.insecure:
+            yield f"{name}: tls.insecure accepts any certificate for any host"
+        if broker.password and not broker.uses_tls and broker.address.host not in _THIS_HOST:
+            yield f"{name}: the password travels unencrypted; use mqtts://"
+    if config.cloud and config.cloud.protocol == "3.1.1":
+        yield "cloud: with MQTT 3.1.1 a broker acknowledges also what it refuses; prefer protocol 5"
+
+
+def _storage_warnings(config: Config) -> Iterator[str]:
+    if config.buffer.synchronous == "normal":
+        yield "buffer: SYNCHRONOUS NORMAL LOSES ACKNOWLEDGED MESSAGES ON POWER LOSS; full keeps them"
+    plugins = config.plugins
+    if "path" in plugins.model_fields_set and not plugins.path.is_dir():
+        yield f"plugins: there is no folder {plugins.path}"

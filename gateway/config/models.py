@@ -319,7 +319,9 @@ class Config(Section):
 
     gateway: Gateway = Field(description="Who this gateway is.")
     local: Local = setting({}, description="The broker that the devices publish to.")
-    routes: tuple[Route, ...] = Field(min_length=1, description="Which topics are read, and how.")
+    routes: tuple[Route, ...] = Field(
+        description="Which topics are read, and how.", json_schema_extra={"minItems": 1}
+    )
     windows: tuple[Window, ...] = setting((), description="Aggregations over event time.")
     buffer: Buffer = setting({}, description="The store-and-forward buffer on disk.")
     cloud: Cloud | None = setting(
@@ -332,6 +334,14 @@ class Config(Section):
     )
     plugins: Plugins = setting({}, description="Where window plugins come from.")
     log: Log = setting({}, description="What is logged, and how.")
+
+    @field_validator("routes")
+    @classmethod
+    def _some(cls, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+        # Not min_length: pydantic would tell that too wherever the only route is broken.
+        if not routes:
+            raise fault("needs at least one route")
+        return routes
 
     @model_validator(mode="after")
     def _name_clients(self) -> Config:

@@ -42,7 +42,7 @@ def describe(document: Document, problem: Problem, source: str) -> str:
     """One problem as `file:line: place: message`."""
     line = problem.line or _line(document, problem.path)
     where = f"{place(problem.path)}: " if problem.path else ""
-    return f"{source}:{line}: {where}{problem.message}"
+    return f"{source}:{line}: {where}{_hidden(problem, document)}"
 
 
 def _line(document: Document, path: Path) -> int:
@@ -55,7 +55,7 @@ def _line(document: Document, path: Path) -> int:
 def from_pydantic(error: ErrorDetails, model: type[BaseModel], document: Document) -> Problem:
     """One error of a model's validation as a problem of the file."""
     path = _path(error["loc"], document.data)
-    return Problem(path, _hidden(_message(error, model), path, document))
+    return Problem(path, _message(error, model))
 
 
 def _path(loc: tuple[int | str, ...], data: object) -> Path:
@@ -100,11 +100,12 @@ def suggestion(given: object, known: list[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near and near[0] != given else ""
 
 
-def _hidden(message: str, path: Path, document: Document) -> str:
-    """`message` without a value that came out of a variable: it shows what stands in the file instead."""
-    if path in document.substituted:
-        written, value = document.substituted[path]
-        return message.replace(value, written) if value else message
+def _hidden(problem: Problem, document: Document) -> str:
+    """The message without values that came out of variables: it shows what stands in the file instead."""
+    message = problem.message
+    for path, (written, value) in document.substituted.items():
+        if value and path[: len(problem.path)] == problem.path:
+            message = message.replace(repr(value)[1:-1], written).replace(value, written)
     return message
 
 

@@ -22,7 +22,6 @@ from gateway.config.types import (
     setting,
 )
 from gateway.decoders import missing_extra
-from gateway.events import Priority
 from gateway.routes import RouteSpec
 from gateway.timekeeping.normalize import SkewPolicy
 
@@ -101,7 +100,7 @@ class Route(Section):
         "`keep` stores them with a flag, `ignore` counts and skips them.",
     )
     priority: PriorityName = setting(
-        Priority.NORMAL, description="Order on the way to the cloud; the lowest is given up first."
+        "normal", description="Order on the way to the cloud; the lowest is given up first."
     )
     sampling: Literal["allow", "never"] = setting(
         "never", description="Whether messages may be thinned out under overload (each is counted)."

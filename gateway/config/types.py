@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -69,8 +69,10 @@ def reading(parse: Callable[[Any], T]) -> Callable[[Any], T]:
     return read
 
 
-def _text(schema_pattern: str, *examples: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": schema_pattern, "examples": list(examples)})
+def _text(kind: str, schema_pattern: str, *examples: str) -> WithJsonSchema:
+    """The schema of a text; `kind` is its name in the reference."""
+    schema = {"type": "string", "pattern": schema_pattern, "$comment": kind}
+    return WithJsonSchema({**schema, "examples": list(examples)} if examples else schema)
 
 
 def _positive(value: int) -> int:
@@ -82,7 +84,7 @@ def _positive(value: int) -> int:
 DurationMs = Annotated[
     int,
     BeforeValidator(reading(units.parse_duration_ms)),
-    _text(DURATION_PATTERN, "500ms", "10s", "5m", "1h"),
+    _text("duration", DURATION_PATTERN, "500ms", "10s", "5m", "1h"),
 ]
 """Written as `500ms`, `10s`, `1h30m`; milliseconds in code."""
 
@@ -93,7 +95,7 @@ SizeBytes = Annotated[
     BeforeValidator(reading(units.parse_size_bytes)),
     AfterValidator(_positive),
     WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": SIZE_PATTERN}]}
+        {"type": ["integer", "string"], "minimum": 1, "pattern": SIZE_PATTERN, "$comment": "size"}
     ),
 ]
 """Written as `64KiB`, `2GiB`; bytes in code."""
@@ -102,7 +104,7 @@ RateBytesPerS = Annotated[
     int,
     BeforeValidator(reading(units.parse_rate_bytes_per_s)),
     AfterValidator(_positive),
-    _text(RATE_PATTERN, "1MiB/s", "64kbit/s"),
+    _text("rate", RATE_PATTERN, "1MiB/s", "64kbit/s"),
 ]
 """Written as `1MiB/s`, `64kbit/s`; bytes per second in code."""
 
@@ -113,7 +115,7 @@ def _name(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_name), _text(NAME_PATTERN)]
+Name = Annotated[str, AfterValidator(_name), _text("name", NAME_PATTERN)]
 
 
 def _field_name(value: str) -> str:
@@ -122,7 +124,7 @@ def _field_name(value: str) -> str:
     return value
 
 
-FieldName = Annotated[str, AfterValidator(_field_name), _text(FIELD_PATTERN)]
+FieldName = Annotated[str, AfterValidator(_field_name), _text("field name", FIELD_PATTERN)]
 
 
 def _template(value: str) -> str:
@@ -130,7 +132,9 @@ def _template(value: str) -> str:
     return value
 
 
-Template = Annotated[str, AfterValidator(reading(_template))]
+Template = Annotated[
+    str, AfterValidator(reading(_template)), WithJsonSchema({"type": "string", "$comment": "topic filter"})
+]
 """A topic filter in which `{device}` names a level and `{rest...}`, at the end, all that follow."""
 
 
@@ -141,7 +145,9 @@ def _expression(value: str) -> str:
     return value
 
 
-Expression = Annotated[str, AfterValidator(reading(_expression))]
+Expression = Annotated[
+    str, AfterValidator(reading(_expression)), WithJsonSchema({"type": "string", "$comment": "expression"})
+]
 """A JMESPath expression, or `{level}` for a named level of the topic."""
 
 
@@ -167,7 +173,11 @@ def _bound(value: object) -> TimeBound:
     return parse_time_bound(value)
 
 
-Bound = Annotated[TimeBound, BeforeValidator(reading(_bound)), WithJsonSchema({"type": "string"})]
+Bound = Annotated[
+    TimeBound,
+    BeforeValidator(reading(_bound)),
+    WithJsonSchema({"type": "string", "$comment": "date or duration"}),
+]
 
 
 def _priority(value: object) -> object:
@@ -213,7 +223,7 @@ Listen = Annotated[
     HostPort,
     BeforeValidator(reading(parse_host_port)),
     PlainSerializer(str, return_type=str),
-    _text(r"^.+:\d{1,5}$", "127.0.0.1:8080", "[::]:8080"),
+    _text("host:port", r"^.+:\d{1,5}$", "127.0.0.1:8080", "[::]:8080"),
 ]
 
 EMBEDDED = "embedded"
@@ -243,8 +253,10 @@ def _local_url(value: str) -> str:
     return value if value == EMBEDDED else _cloud_url(value)
 
 
-BrokerUrl = Annotated[str, AfterValidator(reading(_cloud_url)), _text(r"^mqtts?://[^@/?#]+/?$")]
-LocalUrl = Annotated[str, AfterValidator(reading(_local_url)), _text(r"^(embedded|mqtts?://[^@/?#]+/?)$")]
+BrokerUrl = Annotated[str, AfterValidator(reading(_cloud_url)), _text("broker", r"^mqtts?://[^@/?#]+/?$")]
+LocalUrl = Annotated[
+    str, AfterValidator(reading(_local_url)), _text("broker", r"^(embedded|mqtts?://[^@/?#]+/?)$")
+]
 
 
 def _protocol(value: object) -> object:
@@ -268,9 +280,13 @@ def _existing(value: Path, info: ValidationInfo) -> Path:
     return path
 
 
-AnyPath = Annotated[Path, AfterValidator(_resolve)]
-FilePath = Annotated[Path, AfterValidator(_existing)]
-ProtocolValue = BeforeValidator(_protocol)
+_PATH = WithJsonSchema({"type": "string", "$comment": "path"})
+AnyPath = Annotated[Path, AfterValidator(_resolve), _PATH]
+FilePath = Annotated[Path, AfterValidator(_existing), _PATH]
+
+Protocol = Annotated[
+    Literal["3.1.1", "5"], BeforeValidator(_protocol), WithJsonSchema({"enum": ["3.1.1", "5", 5]})
+]
 
 # Longer than any password or token; a bound, so that a wrong path cannot pull a disk image into memory.
 MAX_SECRET_BYTES = 64 * 1024

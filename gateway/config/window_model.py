@@ -29,7 +29,6 @@ from gateway.config.types import (
     fault,
     setting,
 )
-from gateway.events import Priority
 from gateway.topics import TopicTemplate, placeholders
 from gateway.windows.spec import WindowSpec, WindowType
 
@@ -191,7 +190,7 @@ class Window(Section):
         None, description="Silence after which the state of a key is given up. Unset: never."
     )
     publish: Publish = setting({}, description="How aggregates are published on the local broker.")
-    priority: PriorityName = setting(Priority.NORMAL, description="Order of the aggregates on the way out.")
+    priority: PriorityName = setting("normal", description="Order of the aggregates on the way out.")
 
     @field_validator("topic")
     @classmethod

@@ -1,0 +1,104 @@
+"""`gateway check`: is this configuration sound, and what would the gateway do with it?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.config import Config, json_schema, load_config, warnings_of
+from gateway.config.models import Cloud
+from gateway.errors import ConfigError
+from gateway.units import format_bytes, format_duration
+from gateway.windows.spec import WindowSpec
+
+ConfigPath = Annotated[Path | None, typer.Option("--config", "-c", help="The configuration file.")]
+Schema = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema for editors instead.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def check(config: ConfigPath = None, schema: Schema = False, as_json: AsJson = False) -> None:
+    """Check a configuration file: every problem at once, each with its line.
+
+    Exits with 0 when it is sound, 1 when it has problems, 2 when it cannot be read.
+    """
+    if schema:
+        typer.echo(json.dumps(json_schema(), indent=2))
+        return
+    if config is None:
+        typer.echo("Give a configuration file: gateway check -c gateway.yaml", err=True)
+        raise typer.Exit(2)
+    try:
+        checked = load_config(config)
+    except OSError as exc:
+        typer.echo(f"Cannot read {config}: {exc.strerror or exc}", err=True)
+        raise typer.Exit(2) from exc
+    except ConfigError as exc:
+        _report(exc, as_json)
+        raise typer.Exit(1) from exc
+    typer.echo(_as_json(checked) if as_json else "\n".join(summary(checked)))
+
+
+def _report(error: ConfigError, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"ok": False, "problems": error.problems}, indent=2))
+        return
+    for problem in error.problems:
+        typer.echo(problem, err=True)
+    typer.echo(f"{error}; {error.hint}", err=True)
+
+
+def _as_json(config: Config) -> str:
+    """All values in the units of the code (ms, bytes), secrets masked."""
+    values = config.model_dump(mode="json")
+    return json.dumps({"ok": True, "warnings": warnings_of(config), "config": values}, indent=2)
+
+
+def summary(config: Config) -> Iterator[str]:
+    """What the gateway would do, for people."""
+    local = config.local
+    broker = f"embedded broker on {local.listen}" if local.embedded else local.url
+    yield f"{config.gateway.id}: the configuration is sound"
+    yield f"devices  {broker} (MQTT {local.protocol})"
+    windows = config.window_specs()
+    shown: set[str] = set()
+    for route in config.routes:
+        fields = ", ".join(route.fields) or "all fields"
+        yield f"  route  {route.name}: {route.topic} as {route.decoder}, {fields}"
+        for window in windows:
+            if window.route == route.name:
+                shown.add(window.name)
+                yield f"    {_window_line(window)}"
+    for window in windows:
+        if window.name not in shown:
+            yield f"  topics {window.topic}"
+            yield f"    {_window_line(window)}"
+    buffer = config.buffer
+    yield f"buffer   {config.gateway.data_dir}, {format_bytes(buffer.max_size)}, {buffer.synchronous} sync"
+    yield f"cloud    {_cloud_line(config.cloud)}"
+    yield f"http     {config.http.listen if config.http else 'off'}"
+    for warning in warnings_of(config):
+        yield f"warning: {warning}"
+
+
+def _window_line(window: WindowSpec) -> str:
+    fields, key = ", ".join(window.fields), window.key or "everything together"
+    return f"window {window.name}: {window.plugin} of {fields} by {key}, {_span(window)}"
+
+
+def _span(window: WindowSpec) -> str:
+    sizes = {"size": window.size_ms, "slide": window.slide_ms, "gap": window.gap_ms}
+    sizes["every"] = window.trigger_every_ms
+    spans = [f"{name} {format_duration(ms / 1000)}" for name, ms in sizes.items() if ms is not None]
+    counts = [f"count {count}" for count in (window.count, window.trigger_count) if count is not None]
+    return " ".join([window.type, *spans, *counts])
+
+
+def _cloud_line(cloud: Cloud | None) -> str:
+    if cloud is None:
+        return "none: events stay here"
+    links = "1 connection" if cloud.connections == 1 else f"{cloud.connections} connections"
+    return f"{cloud.url} (MQTT {cloud.protocol}), format {cloud.format}, {links}"

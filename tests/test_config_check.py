@@ -1,0 +1,77 @@
+"""`gateway check` as people and scripts call it."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from gateway.cli.check import check
+
+APP = typer.Typer()
+APP.command()(check)
+
+SOUND = """\
+gateway: {id: g}
+routes: [{name: r, topic: "a/{device}", fields: {t: x}}]
+windows: [{name: w, route: r, field: t, key: "{device}", window: {type: hopping, size: 5m, slide: 1m}}]
+cloud: {url: "mqtts://cloud.example", password: s3cret}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "gateway.yaml"
+    path.write_text(SOUND)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+def test_a_sound_file_is_summed_up(file):
+    result = run("-c", file)
+    assert result.exit_code == 0
+    assert "r: a/{device} as json, t" in result.stdout
+    assert "window w: stats of t by {device}, hopping size 5m slide 1m" in result.stdout
+    assert "mqtts://cloud.example (MQTT 5), format batch" in result.stdout
+
+
+def test_a_file_with_problems_exits_with_1_and_tells_them_on_stderr(file):
+    file.write_text(SOUND.replace("field: t", "field: temp") + "clod: 1\n")
+    result = run("-c", file)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "gateway.yaml:3: windows[0].field: no such field: temp" in result.stderr
+    assert "gateway.yaml:5: clod: unknown key (did you mean 'cloud'?)" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["-c", "no-such-file.yaml"], ["-c", "."], ["--nonsense"]])
+def test_a_wrong_call_exits_with_2(arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_json_has_the_values_without_the_secrets(file):
+    result = run("-c", file, "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["ok"], told["warnings"]) == (0, True, [])
+    assert told["config"]["windows"][0]["window"]["size"] == 300_000
+    assert told["config"]["routes"][0]["priority"] == "normal"
+    assert "s3cret" not in result.stdout
+
+
+def test_json_lists_the_problems(file):
+    file.write_text("gateway: {}\n")
+    result = run("-c", file, "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["ok"]) == (1, False)
+    assert told["problems"] == [
+        "gateway.yaml:1: gateway.id: is required",
+        "gateway.yaml:1: routes: is required",
+    ]
+
+
+def test_the_schema_needs_no_file():
+    result = run("--schema")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["required"] == ["gateway", "routes"]
