@@ -120,6 +120,10 @@ class Ledger:
     def streams(self) -> int:
         return len(self._streams)
 
+    @property
+    def gateways(self) -> int:
+        return len({gateway_id for gateway_id, _ in self._streams})
+
     def take(self, event: Identity) -> bool:
         """Whether the event is new. It counts as taken from now on."""
         stream = self._streams.get((event.gateway_id, event.stream))
