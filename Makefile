@@ -62,6 +62,10 @@ compose-secrets: ## Make the passwords and certificates of the Compose setup, wh
 	mosquitto/make-passwords.sh
 	mosquitto/make-certs.sh $(GATEWAY_ID)
 
+.PHONY: compose-build
+compose-build: ## Build the gateway's image
+	$(COMPOSE) build gateway
+
 .PHONY: compose-up
 compose-up: compose-secrets ## Run gateway, brokers, a simulated fleet and a receiver in containers
 	$(COMPOSE) --profile fleet --profile receiver up -d --build $(ARGS)
@@ -75,7 +79,7 @@ compose-down: ## Stop the containers; their data stays (ARGS=--volumes deletes i
 	$(COMPOSE) --profile fleet --profile receiver down $(ARGS)
 
 .PHONY: compose-test
-compose-test: $(READY) ## Kill the gateway's container under load and count what arrives
+compose-test: $(READY) compose-build ## Kill the gateway's container under load and count what arrives
 	GATEWAY_COMPOSE_TEST=1 $(BIN)/python -m pytest tests/test_compose.py $(ARGS)
 
 .PHONY: clean
