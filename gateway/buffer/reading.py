@@ -7,6 +7,7 @@ later: 2000 rows then take 400 ms instead of 3. So the rows of a batch come back
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -131,6 +132,23 @@ class Reader:
     def count_by_status(self) -> dict[int, int]:
         """How many rows have which status, counted from the rows themselves: slow on a large buffer."""
         return dict(self._connection.execute("SELECT status, count(*) FROM buffer_events GROUP BY status"))
+
+    def count_streams(self) -> tuple[int, int]:
+        """How many streams have events here, and how many numbers between their first and last are missing."""
+        row = self._connection.execute(
+            "SELECT count(*), coalesce(sum(last - first + 1 - n), 0) FROM (SELECT min(sequence_num) AS first,"
+            " max(sequence_num) AS last, count(DISTINCT sequence_num) AS n FROM buffer_events GROUP BY stream)"
+        ).fetchone()
+        return int(row[0]), int(row[1])
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read inside sees one and the same commit. Keep it short: the WAL grows meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
 
     def _load_dictionaries(self) -> None:
         for codec, content in self._connection.execute("SELECT codec, content FROM dictionaries"):

@@ -76,6 +76,6 @@ class Streams:
             .where(BufferEvent.id > after_id)
             .group_by(BufferEvent.stream)
         )
-        rows: Iterable[tuple[int, int]] = newest.tuples()
+        rows: Iterable[tuple[int, int]] = newest.tuples()  # type: ignore[assignment]
         for stream, last_sequence in rows:
             Stream.update(last_sequence=last_sequence).where(Stream.id == stream).execute()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -36,6 +37,10 @@ class _LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: object) -> list[str]:
         return list(COMMANDS)
+
+    def format_commands(self, ctx: object, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
 
     def get_command(self, ctx: object, cmd_name: str) -> object:  # type: ignore[override]
         if cmd_name not in COMMANDS:

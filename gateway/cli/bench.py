@@ -1,0 +1,187 @@
+"""`gateway bench`: what a bare paho receiver takes on this machine, and what the whole gateway sustains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from gateway.errors import GatewayError
+from gateway.mqtt.bare import receive_all
+from gateway.mqtt.load import publish_all, reserve_session
+from gateway.mqtt.loop_thread import free_port
+
+HOST = "127.0.0.1"
+DEVICES = 1000
+_CLIENT = "gateway-bench"
+_TIMEOUT_S = 300.0
+
+
+def bench(
+    messages: Annotated[int, typer.Option(min=1000, help="QoS 1 messages per measurement.")] = 100_000,
+    in_flight: Annotated[int, typer.Option(min=1, help="The broker's max_inflight_messages.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a bare paho receiver and the whole gateway side by side: durable, one stats window over all
+    streams, bridge on. Needs the `mosquitto` program; brokers and data are temporary."""
+    rows = {
+        f"bare paho receiver, window {in_flight}": _bare(messages, in_flight),
+        **_gateway(messages, in_flight, f"window {in_flight}"),
+        **_gateway(messages // 4, 20, "window 20"),
+    }
+    if as_json:
+        typer.echo(json.dumps({name: round(rate) for name, rate in rows.items()}))
+        return
+    bare = next(iter(rows.values()))
+    table = Table("what", "messages/s", "of the bare receiver", title=f"{messages} QoS 1 messages")
+    for name, rate in rows.items():
+        table.add_row(name, f"{rate:,.0f}", f"{rate / bare:.2f}")
+    Console().print(table)
+
+
+def _bare(messages: int, in_flight: int) -> float:
+    with _broker(in_flight) as port:
+        reserve_session(HOST, port, _CLIENT, "bench/+")
+        publish_all(HOST, port, _fleet(messages))
+        return receive_all(HOST, port, _CLIENT, messages)
+
+
+def _gateway(messages: int, in_flight: int, label: str) -> dict[str, float]:
+    """The rates at which queued messages become durable, and at which they reach the cloud broker."""
+    with ExitStack() as stack:
+        local, cloud = stack.enter_context(_broker(in_flight)), stack.enter_context(_broker(1000))
+        reserve_session(HOST, local, _CLIENT, "bench/+")
+        publish_all(HOST, local, _fleet(messages))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        http = free_port(HOST)
+        config = folder / "bench.yaml"
+        config.write_text(yaml.safe_dump(_config(local, cloud, http)))
+        stack.enter_context(_running([sys.executable, "-m", "gateway", "run", "-c", str(config)]))
+        durable, synced = _watch(http, messages)
+        return {f"gateway, durable, {label}": durable, f"gateway, in the cloud, {label}": synced}
+
+
+def _watch(http_port: int, messages: int) -> tuple[float, float]:
+    """Messages per second until all are buffered, and until all are synced, from the first one seen."""
+    first: tuple[float, float] | None = None
+    durable_s = 0.0
+    deadline_s = time.monotonic() + _TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        numbers = _scrape(http_port)
+        buffered = numbers.get('gateway_messages_total{outcome="buffered"}', 0.0)
+        synced = numbers.get('gateway_buffer_events{status="synced"}', 0.0)
+        now_s = time.monotonic()
+        if first is None and buffered > 0:
+            first = (now_s, buffered)
+        if first is not None and not durable_s and buffered >= messages:
+            durable_s = now_s - first[0]
+        if first is not None and synced >= messages:
+            return (messages - first[1]) / durable_s, (messages - first[1]) / (now_s - first[0])
+        time.sleep(0.02)
+    raise GatewayError(f"the gateway did not take {messages} messages in {_TIMEOUT_S:g} s")
+
+
+def _scrape(port: int) -> dict[str, float]:
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return {}  # it is still starting
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line[:1] != "#"}
+
+
+def _fleet(messages: int) -> Iterator[tuple[str, bytes]]:
+    start_ms = 1_700_000_000_000
+    for number in range(messages):
+        reading = {
+            "Time": start_ms + number * 10,
+            "BME280": {"Temperature": 20 + number * 7 % 100 / 10, "Humidity": 50 + number * 3 % 200 / 10},
+            "TempUnit": "C",
+        }
+        yield f"bench/dev{number % DEVICES}", json.dumps(reading).encode()
+
+
+def _config(local: int, cloud: int, http: int) -> dict[str, object]:
+    return {
+        "gateway": {"id": "bench", "data_dir": "data"},
+        "local": {"url": f"mqtt://{HOST}:{local}", "client_id": _CLIENT},
+        "cloud": {"url": f"mqtt://{HOST}:{cloud}"},
+        "http": {"listen": f"{HOST}:{http}"},
+        "routes": [
+            {
+                "name": "bench",
+                "topic": "bench/{device}",
+                "fields": {"temperature": "BME280.Temperature"},
+                "timestamp_path": "Time",
+                "timestamp_format": "unix_ms",
+                "timestamp": "trusted",
+            }
+        ],
+        "windows": [
+            {
+                "name": "all",
+                "route": "bench",
+                "field": "temperature",
+                "key": "{device}",
+                "window": {"type": "tumbling", "size": "1m"},
+                "watermark": "shared",
+                "out_of_orderness": "10s",
+            }
+        ],
+    }
+
+
+@contextmanager
+def _broker(in_flight: int) -> Iterator[int]:
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if program is None:
+        raise GatewayError("the program mosquitto is not here", hint="install the package mosquitto")
+    port = free_port(HOST)
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "mosquitto.conf"
+        config.write_text(
+            f"listener {port} {HOST}\nallow_anonymous true\npersistence false\n"
+            f"max_queued_messages 0\nmax_inflight_messages {in_flight}\nset_tcp_nodelay true\n"
+        )
+        with _running([program, "-c", str(config)]):
+            _wait_for(port)
+            yield port
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(port: int) -> None:
+    deadline_s = time.monotonic() + 5
+    while time.monotonic() < deadline_s:
+        try:
+            reserve_session(HOST, port, "probe", "probe")
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise GatewayError("mosquitto does not answer")
