@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -110,9 +109,13 @@ class GatewayProcess:
 
     def get(self, path: str) -> str | None:
         """The body of an HTTP answer with status 200, else None."""
-        with contextlib.suppress(OSError, urllib.error.HTTPError):
+        try:
             with urllib.request.urlopen(f"http://{self._listen}{path}", timeout=5) as answer:
                 return answer.read().decode()
+        except urllib.error.HTTPError as exc:
+            exc.close()
+        except OSError:
+            pass  # it is starting, or gone
         return None
 
     def metric(self, name: str) -> float:

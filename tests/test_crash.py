@@ -1,8 +1,9 @@
-"""Kill -9 at random moments under load: nothing lost, nothing twice, and every sum balances (P1, P2, P3, P5)."""
+"""Kill -9 at random moments under load: nothing lost, nothing twice, every sum balances (P1, P2, P3, P5)."""
 
 from __future__ import annotations
 
 import json
+import logging
 import random
 import threading
 import time
@@ -118,7 +119,7 @@ def test_kill_minus_9_in_a_loop_loses_nothing_and_stores_nothing_twice(
     mosquitto: MosquittoFactory, tmp_path: Path, rounds: int
 ) -> None:
     seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
+    logging.getLogger(__name__).warning("seed %d", seed)  # pytest shows it when the test fails
     broker = mosquitto(["max_queued_messages 0", "max_inflight_messages 100"])
     cloud = mosquitto(["max_queued_messages 0"])
     with GatewayProcess(gateway_config(tmp_path, broker.url, cloud.url)) as gateway:

@@ -134,10 +134,11 @@ class Reader:
         return dict(self._connection.execute("SELECT status, count(*) FROM buffer_events GROUP BY status"))
 
     def count_streams(self) -> tuple[int, int]:
-        """How many streams have events here, and how many numbers between their first and last are missing."""
+        """How many streams have events here, and how many numbers are missing inside of them."""
         row = self._connection.execute(
-            "SELECT count(*), coalesce(sum(last - first + 1 - n), 0) FROM (SELECT min(sequence_num) AS first,"
-            " max(sequence_num) AS last, count(DISTINCT sequence_num) AS n FROM buffer_events GROUP BY stream)"
+            "SELECT count(*), coalesce(sum(last - first + 1 - n), 0) FROM ("
+            " SELECT min(sequence_num) AS first, max(sequence_num) AS last,"
+            " count(DISTINCT sequence_num) AS n FROM buffer_events GROUP BY stream)"
         ).fetchone()
         return int(row[0]), int(row[1])
 
