@@ -22,7 +22,7 @@ ERROR_CHARS = 500
 class Key:
     """One key of a window: its clock, and its plugin's record. Subclasses add the windows' state."""
 
-    __slots__ = ("blocked_until_ms", "carry", "clock", "dirty", "failures", "gone", "name")
+    __slots__ = ("blocked_until_ms", "carry", "clock", "dirty", "failures", "gone", "heard_ms", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -32,6 +32,7 @@ class Key:
         self.carry: Any = None
         self.failures = 0
         self.blocked_until_ms = NEVER
+        self.heard_ms = 0  # kept up only where the window has a ttl
 
 
 class Border:

@@ -57,7 +57,7 @@ class Checkpoint:
     def _dump_key(self, key: Key) -> bytes | None:
         clock = key.clock
         times = [clock.max_ms, clock.heard_ms, clock.wm_ms] if isinstance(clock, KeyClock) else None
-        record = [times, key.carry, key.failures, key.blocked_until_ms]
+        record = [times, key.carry, key.failures, key.blocked_until_ms, key.heard_ms]
         return orjson.dumps([*record, self._operator.dump_key(key)])
 
     def _dump_meta(self) -> bytes:
@@ -95,8 +95,8 @@ class Checkpoint:
             self._operator.shared.wm_ms = state["watermark_ms"]
 
     def _load_key(self, name: str, state: Any) -> None:
-        times, carry, failures, blocked_until_ms, windows = state
-        key = self._operator.create_key(name, 0)
+        times, carry, failures, blocked_until_ms, heard_ms, windows = state
+        key = self._operator.create_key(name, heard_ms)
         key.carry, key.failures, key.blocked_until_ms = carry, failures, blocked_until_ms
         if isinstance(key.clock, KeyClock) and times is not None:
             key.clock.max_ms, key.clock.heard_ms, key.clock.wm_ms = times

@@ -6,7 +6,7 @@ the caller, so that a replay gives what the live run gave.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -25,6 +25,9 @@ from gateway.windows.unbounded import UnboundedOperator
 
 MAX_BOUND_TOPICS = 65_536
 """Topics whose bindings are remembered. Beyond it they are worked out again: topics come from outside."""
+
+TIMED_EVERY = 100
+"""One message in so many is timed: reading the stopwatch costs about as much as a window does."""
 
 STATE_FIELDS = (
     *("type", "plugin", "options", "fields", "key", "route", "topic", "mode", "watermark"),
@@ -58,7 +61,8 @@ class WindowEngine:
     """Runs the windows of a configuration.
 
     `plugins` has a plugin, already set up, for each window's name; `fingerprints` the fingerprint of its
-    code (see `gateway.plugins`), so that state of other code is recognised.
+    code (see `gateway.plugins_loader`), so that state of other code is recognised. With a `stopwatch_ns`
+    the counters show what a sample costs in each window.
     """
 
     def __init__(
@@ -66,19 +70,27 @@ class WindowEngine:
         specs: Sequence[WindowSpec],
         plugins: Mapping[str, CombineFn],
         fingerprints: Mapping[str, str] | None = None,
+        stopwatch_ns: Callable[[], int] | None = None,
     ) -> None:
+        self._stopwatch_ns = stopwatch_ns
+        self._until_timed = TIMED_EVERY
         self._operators: dict[str, Operator[Any]] = {}
+        self._checkpoints: dict[str, Checkpoint] = {}
         self._bound: dict[tuple[str, str | None], _Bound] = {}
-        self._templates: dict[str, TopicTemplate] = {}
+        self._templates = {spec.name: TopicTemplate(spec.topic) for spec in specs if spec.topic is not None}
+        self._plugins = plugins
+        self._codes = fingerprints or {}
         self._orphans: list[tuple[str, bytes]] = []
         self._progressed = False
         for spec in specs:
-            self._operators[spec.name] = _operator(
-                spec, plugins[spec.name], (fingerprints or {}).get(spec.name, "")
-            )
-            if spec.topic is not None:
-                self._templates[spec.name] = TopicTemplate(spec.topic)
-        self._checkpoints = {name: Checkpoint(operator) for name, operator in self._operators.items()}
+            self._start(spec)
+
+    def _start(self, spec: WindowSpec) -> Operator[Any]:
+        """Put an empty window in place."""
+        operator = _operator(spec, self._plugins[spec.name], self._codes.get(spec.name, ""))
+        self._operators[spec.name] = operator
+        self._checkpoints[spec.name] = Checkpoint(operator)
+        return operator
 
     @property
     def counters(self) -> Mapping[str, Counters]:
@@ -103,9 +115,25 @@ class WindowEngine:
         if bound is None:
             bound = self._bind(topic, route, levels)
         out: list[Emission] = []
+        self._until_timed -= 1
+        if not self._until_timed:
+            self._process_timed(bound, samples, arrival_ms, out)
+            return out
         for operator, binding in bound:
             operator.process(binding, samples, arrival_ms, out)
         return out
+
+    def _process_timed(
+        self, bound: _Bound, samples: Sequence[Sample], arrival_ms: int, out: list[Emission]
+    ) -> None:
+        """What `process` does, with a look at the stopwatch around each window."""
+        self._until_timed = TIMED_EVERY
+        read = self._stopwatch_ns or _no_stopwatch
+        for operator, binding in bound:
+            started_ns = read()
+            operator.process(binding, samples, arrival_ms, out)
+            operator.counters.timed_ns += read() - started_ns
+            operator.counters.timed_samples += len(samples)
 
     def _bind(self, topic: str, route: str | None, levels: Mapping[str, str]) -> _Bound:
         if len(self._bound) >= MAX_BOUND_TOPICS:
@@ -169,18 +197,27 @@ class WindowEngine:
         return [note for window, found in grouped.items() if (note := self._restore(window, found))]
 
     def _restore(self, window: str, rows: list[Row]) -> str:
-        keys = sum(row.startswith(b"k") for row, _ in rows)
-        checkpoint = self._checkpoints.get(window)
-        if checkpoint is None:
-            why = "it is not configured any more"
-        elif not checkpoint.fits(dict(rows).get(META)):
-            why = "its plugin, options or shape changed since the checkpoint"
-            self._operators[window].counters.state_dropped += keys
-        else:
-            checkpoint.restore(rows)
+        why = self._why_not(window, rows)
+        if not why:
             return ""
+        keys = sum(row.startswith(b"k") for row, _ in rows)
+        if window in self._operators:
+            self._start(self._operators[window].spec).counters.state_dropped = keys
         self._orphans += [(window, row) for row, _ in rows]
         return f"window {window}: the state of {keys} keys is dropped: {why}"
+
+    def _why_not(self, window: str, rows: list[Row]) -> str:
+        """Restore one window; say why it could not be done."""
+        if window not in self._checkpoints:
+            return "it is not configured any more"
+        checkpoint = self._checkpoints[window]
+        try:
+            if not checkpoint.fits(dict(rows).get(META)):
+                return "its plugin, options or shape changed since the checkpoint"
+            checkpoint.restore(rows)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as exc:
+            return f"it is damaged ({exc})"
+        return ""
 
 
 def _operator(spec: WindowSpec, plugin: CombineFn, code: str) -> Operator[Any]:
@@ -189,5 +226,9 @@ def _operator(spec: WindowSpec, plugin: CombineFn, code: str) -> Operator[Any]:
     return OPERATORS[spec.type](spec, applied, fingerprint(spec, code))
 
 
-def _end(emission: Emission) -> tuple[int, int, str]:
-    return emission.end_ms or 0, emission.start_ms or 0, emission.key
+def _no_stopwatch() -> int:
+    return 0
+
+
+def _end(emission: Emission) -> tuple[int, str, int]:
+    return emission.end_ms or 0, emission.key, emission.start_ms or 0

@@ -15,11 +15,20 @@ from typing import Any, Generic, TypeVar
 from gateway.events import Emission, FieldValue, Reading, Sample
 from gateway.windows.border import BREAKER_FAILURES, BREAKER_PAUSE_MS, Border, Key
 from gateway.windows.counters import Counters
+from gateway.windows.expiry import Expiry
 from gateway.windows.keys import KeyTemplate
 from gateway.windows.plugin import CombineFn
 from gateway.windows.spec import WindowSpec
 from gateway.windows.values import number, number_or_text
-from gateway.windows.watermark import ENDLESS, KeyClock, SharedClock, SilentKeys, Source
+from gateway.windows.watermark import (
+    END_OF_INPUT,
+    ENDLESS,
+    NEVER,
+    KeyClock,
+    SharedClock,
+    SilentKeys,
+    Source,
+)
 
 K = TypeVar("K", bound=Key)
 
@@ -49,6 +58,7 @@ class Operator(ABC, Generic[K]):
         self.dirty: list[K] = []
         self.shared: SharedClock[K] | None = None
         self._silent: SilentKeys[K] | None = None
+        self._expiry: Expiry[K] | None = None if spec.ttl_ms is None else Expiry(spec.ttl_ms)
         self._make_clock()
         self._every_ms = spec.trigger_every_ms if spec.type == "global" else spec.early_every_ms
         self._early = spec.early_every_ms is not None or spec.early_count is not None
@@ -126,6 +136,8 @@ class Operator(ABC, Generic[K]):
                 if key is None:
                     continue
             counters.events += 1
+            if self._expiry is not None:
+                key.heard_ms = arrival_ms
             if key.failures:
                 self._place_with_care(key, reading, arrival_ms, out)
             else:
@@ -178,7 +190,12 @@ class Operator(ABC, Generic[K]):
             if not key.gone:
                 self.touch(key)
                 self._on_timer(time_ms, key, wm_ms, out)
-        self.counters.watermark_ms = max(self.counters.watermark_ms or wm_ms, wm_ms)
+        self._show_watermark(wm_ms)
+
+    def _show_watermark(self, wm_ms: int) -> None:
+        if NEVER < wm_ms < END_OF_INPUT:
+            shown_ms = self.counters.watermark_ms
+            self.counters.watermark_ms = wm_ms if shown_ms is None else max(shown_ms, wm_ms)
 
     def touch(self, key: K) -> None:
         """Note that the key's state differs from the last checkpoint's."""
@@ -195,9 +212,31 @@ class Operator(ABC, Generic[K]):
             changed |= self.shared.tick(now_ms)
             if self.shared.wm_ms >= self.shared.next_due_ms:
                 self._fire(self.shared, out)
+            self._show_watermark(self.shared.wm_ms)
+            self.counters.sources = len(self.shared.sources)
         elif self._silent is not None:
             changed |= self._fire_silent(self._silent, now_ms, out)
-        return changed
+        return changed | self._expire(now_ms, out)
+
+    def _expire(self, now_ms: int, out: list[Emission]) -> bool:
+        forgotten = False
+        if self._expiry is None:
+            return forgotten
+        for key in self._expiry.tick(now_ms):
+            if self.shared is not None and self._window_count(key):
+                self._expiry.watch(key, now_ms)  # the shared watermark will close its windows
+                continue
+            forgotten = True
+            self.counters.keys_forgotten += 1
+            self._close_all(key, out)
+            self.delete_key(key)
+        return forgotten
+
+    def _close_all(self, key: K, out: list[Emission]) -> None:
+        """Emit what a key that is given up still holds."""
+        if self.shared is None:
+            key.clock.wm_ms = END_OF_INPUT
+            self._fire(key.clock, out)
 
     def _fire_silent(self, silent: SilentKeys[K], now_ms: int, out: list[Emission]) -> bool:
         moved = silent.tick(now_ms)
@@ -220,14 +259,14 @@ class Operator(ABC, Generic[K]):
 
     def resume(self, now_ms: int) -> None:
         """The silence until now was the gateway's, not the sources': judge idleness from now on."""
-        for clock in (self.shared, self._silent):
-            if clock is not None:
-                clock.resume(now_ms)
+        for watcher in (self.shared, self._silent, self._expiry):
+            if watcher is not None:
+                watcher.resume(now_ms)
 
     def flush(self, out: list[Emission]) -> None:
         """Take the watermark of every key to the end of time."""
         for clock in self.clocks():
-            clock.wm_ms = ENDLESS - 1
+            clock.wm_ms = END_OF_INPUT
             self._fire(clock, out)
 
     def clocks(self) -> list[Any]:
@@ -281,6 +320,10 @@ class Operator(ABC, Generic[K]):
         """Start a key that is not there."""
         key = self.keys[name] = self._new_key(name)
         key.clock = self.shared or KeyClock(key, self.spec.out_of_orderness_ms, arrival_ms)
+        key.heard_ms = arrival_ms
+        if self._expiry is not None:
+            self._expiry.watch(key, arrival_ms)
+        self.counters.keys = len(self.keys)
         return key
 
     def delete_key(self, key: K) -> None:
@@ -288,7 +331,10 @@ class Operator(ABC, Generic[K]):
         self.touch(key)
         key.gone = True
         del self.keys[key.name]
+        self.counters.keys = len(self.keys)
         self.counters.open_windows -= self._window_count(key)
+        if not self.keys:
+            self.counters.key_sample_level = 0
 
     def _retire(self, key: K) -> None:
         """Forget a key without windows, unless something else is known about it that must last."""

@@ -92,6 +92,9 @@ class UnboundedOperator(Operator[UnboundedKey]):
         self._fire_key(key, out)
         return True
 
+    def _close_all(self, key: UnboundedKey, out: list[Emission]) -> None:
+        self._pulse_key(key, out)
+
     def _on_timer(self, time_ms: int, key: UnboundedKey, wm_ms: int, out: list[Emission]) -> None:
         raise NotImplementedError("windows without a grid schedule nothing")
 

@@ -21,6 +21,8 @@ NEVER = -(1 << 62)
 """Before any event time; still an integer of 64 bits, so that it can be stored."""
 ENDLESS = 1 << 62
 """After any event time."""
+END_OF_INPUT = ENDLESS - 1
+"""The watermark when nothing more will come: after any timer."""
 
 MAX_SOURCES = 100_000
 """Sources of one shared clock. Topics come from outside: without a bound they could fill the memory."""
