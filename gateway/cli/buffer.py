@@ -21,10 +21,6 @@ app = typer.Typer(
     add_completion=False,
     help="Look into a buffer, of a running or of a stopped gateway.",
 )
-    no_args_is_help=True,
-    add_completion=False,
-    help="Look into a buffer, of a running or of a stopped gateway.",
-)
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

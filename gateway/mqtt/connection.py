@@ -315,7 +315,6 @@ class Link:
             self._session.leaving(self)
             client.disconnect()
             client.loop_write()
-            client.connection.flush()
         except (OSError, ValueError, BrokerError) as exc:
             log.info("%s: no polite goodbye: %s", self.name, exc)
 
