@@ -117,7 +117,7 @@ class Route:
             spec.timestamp_format or reader.timestamp_format, spec.timestamp_timezone
         )
         self._expects_time = spec.timestamp_path is not None
-        self._names_topic = any(TOPIC in text for text in (*expressions.values(), path or ""))
+        self._names_topic = any(text.strip("{ }") == TOPIC for text in (*expressions.values(), path or ""))
 
     def decode(self, topic: str, levels: Mapping[str, str], payload: bytes, arrival_ms: int) -> Decoded:
         """Read one message; `levels` are those that `RouteTable.match` gave. Never raises."""

@@ -46,6 +46,19 @@ def test_a_file_with_problems_exits_with_1_and_tells_them_on_stderr(file):
     assert "gateway.yaml:5: clod: unknown key (did you mean 'cloud'?)" in result.stderr
 
 
+def test_a_plugin_of_ones_own_is_loaded_with_its_options(file):
+    (file.parent / "plugins").mkdir()
+    plugin = file.parent / "plugins" / "mine.py"
+    plugin.write_text(
+        "class Plugin:\n    def setup(self, options):\n        raise ValueError('no such option')\n"
+    )
+    file.write_text(SOUND.replace("field: t", "field: t, plugin: mine,\n  options: {depth: 3}"))
+    result = run("-c", file)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "gateway.yaml:4: windows[0].options: " in result.stderr
+    assert "no such option" in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["-c", "no-such-file.yaml"], ["-c", "."], ["--nonsense"]])
 def test_a_wrong_call_exits_with_2(arguments):
     assert run(*arguments).exit_code == 2

@@ -126,6 +126,11 @@ def test_a_wrong_name_is_told_with_the_nearest_valid_one(text, told):
         ("buffer: {retry: {backoff_min: 2m, backoff_max: 1m}}", "backoff_max: is shorter than backoff_min"),
         ("buffer: 5", "buffer: must be a section with keys of its own"),
         ("time: {ntp: pool.ntp.org}", "time.ntp: must be a list"),
+        ("plugins: {path: nowhere}", "plugins.path: "),
+        (
+            window("plugin: stat, " + SPAN),
+            "windows[0].plugin: there is no plugin stat (did you mean 'stats'?)",
+        ),
         ("flow: {memory: lots}", "flow.memory: 'lots' is neither auto nor a size"),
         ("windows: {}", "windows: must be a list"),
         (

@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from gateway.config import Config, json_schema, load_config, warnings_of
+from gateway.config.document import Problem
 from gateway.config.models import Cloud
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, PluginError
+from gateway.plugins_loader import find_plugins, load_window_plugin
 from gateway.units import format_bytes, format_duration
 from gateway.windows.spec import WindowSpec
 
@@ -32,7 +34,7 @@ def check(config: ConfigPath = None, schema: Schema = False, as_json: AsJson = F
         typer.echo("Give a configuration file: gateway check -c gateway.yaml", err=True)
         raise typer.Exit(2)
     try:
-        checked = load_config(config)
+        checked = load_config(config, inspect=_plugins_work)
     except OSError as exc:
         typer.echo(f"Cannot read {config}: {exc.strerror or exc}", err=True)
         raise typer.Exit(2) from exc
@@ -40,6 +42,18 @@ def check(config: ConfigPath = None, schema: Schema = False, as_json: AsJson = F
         _report(exc, as_json)
         raise typer.Exit(1) from exc
     typer.echo(_as_json(checked) if as_json else "\n".join(summary(checked)))
+
+
+def _plugins_work(config: Config) -> Iterator[Problem]:
+    """Load the plugin of each window with its options, as the gateway would."""
+    found = find_plugins(config.plugins.directory)
+    for position, spec in enumerate(config.window_specs()):
+        try:
+            load_window_plugin(spec, found)
+        except PluginError as exc:
+            yield Problem(
+                ("windows", position, "options" if spec.options else "plugin"), f"{exc}; {exc.hint}"
+            )
 
 
 def _report(error: ConfigError, as_json: bool) -> None:
@@ -93,7 +107,7 @@ def _span(window: WindowSpec) -> str:
     sizes = {"size": window.size_ms, "slide": window.slide_ms, "gap": window.gap_ms}
     sizes["every"] = window.trigger_every_ms
     spans = [f"{name} {format_duration(ms / 1000)}" for name, ms in sizes.items() if ms is not None]
-    counts = [f"count {count}" for count in (window.count, window.trigger_count) if count is not None]
+    counts = [f"of {count} readings" for count in (window.count, window.trigger_count) if count is not None]
     return " ".join([window.type, *spans, *counts])
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import chain
 
 from gateway.config.document import Path, Problem
-from gateway.config.models import Config
+from gateway.config.models import Config, Plugins
 from gateway.config.problems import suggestion
 from gateway.config.route_model import Route
 from gateway.config.window_model import Window
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, PluginError
 from gateway.expressions import compile_expression
+from gateway.plugins_loader import find_plugins
 from gateway.routes import field_names
 from gateway.topics import TopicTemplate, filter_matches, placeholders
 
@@ -25,12 +26,13 @@ class Parts:
 
     routes: Mapping[int, Route]
     windows: Mapping[int, Window]
+    plugins: Plugins | None
     broken_routes: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: Config) -> Parts:
         """All of a sound configuration."""
-        return cls(dict(enumerate(config.routes)), dict(enumerate(config.windows)))
+        return cls(dict(enumerate(config.routes)), dict(enumerate(config.windows)), config.plugins)
 
     def route(self, name: str | None) -> Route | None:
         """The route called `name`, if it is sound."""
@@ -45,6 +47,20 @@ def cross_check(parts: Parts) -> Iterator[Problem]:
         yield from _route_levels(("routes", position), route)
     for position, window in parts.windows.items():
         yield from _window_source(("windows", position), window, parts)
+    if parts.plugins is not None:
+        yield from _plugin_names(parts.plugins, parts.windows)
+
+
+def _plugin_names(plugins: Plugins, windows: Mapping[int, Window]) -> Iterator[Problem]:
+    try:
+        names = list(find_plugins(plugins.directory))
+    except PluginError as exc:
+        yield Problem(("plugins", "path"), f"{exc}; {exc.hint}")
+        return
+    for position, window in windows.items():
+        if window.plugin not in names:
+            near = _known(window.plugin, names)
+            yield Problem(("windows", position, "plugin"), f"there is no plugin {window.plugin}{near}")
 
 
 def _repeated_names(section: str, names: Mapping[int, str]) -> Iterator[Problem]:
@@ -146,6 +162,3 @@ def _link_warnings(config: Config) -> Iterator[str]:
 def _storage_warnings(config: Config) -> Iterator[str]:
     if config.buffer.synchronous == "normal":
         yield "buffer: SYNCHRONOUS NORMAL LOSES ACKNOWLEDGED MESSAGES ON POWER LOSS; full keeps them"
-    plugins = config.plugins
-    if "path" in plugins.model_fields_set and not plugins.path.is_dir():
-        yield f"plugins: there is no folder {plugins.path}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from gateway.config.checks import Parts, cross_check
 from gateway.config.document import MAX_FILE_BYTES, Document, Problem, read_document
-from gateway.config.models import Config
+from gateway.config.models import Config, Plugins
 from gateway.config.problems import describe, from_pydantic
 from gateway.config.route_model import Route
 from gateway.config.window_model import Window
@@ -20,7 +20,13 @@ from gateway.errors import ConfigError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_config(path: Path | str, environ: Mapping[str, str] = os.environ) -> Config:
+Inspect = Callable[[Config], Iterable[Problem]]
+"""A further check of a configuration that is sound in itself, such as one that runs foreign code."""
+
+
+def load_config(
+    path: Path | str, environ: Mapping[str, str] = os.environ, inspect: Inspect | None = None
+) -> Config:
     """Read and check the configuration file at `path`; relative paths in it start from its folder.
 
     Raises ConfigError with every problem, or OSError where the file cannot be read.
@@ -32,7 +38,7 @@ def load_config(path: Path | str, environ: Mapping[str, str] = os.environ) -> Co
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise _refused(path.name, [f"{path.name}:1: not UTF-8 text (byte {exc.start})"]) from exc
-    return parse_config(text, path.parent, path.name, environ)
+    return parse_config(text, path.parent, path.name, environ, inspect)
 
 
 def parse_config(
@@ -40,6 +46,7 @@ def parse_config(
     base_dir: Path | str = ".",
     source_name: str = "config",
     environ: Mapping[str, str] = os.environ,
+    inspect: Inspect | None = None,
 ) -> Config:
     """Check the configuration in `text`. Raises ConfigError with every problem."""
     document = read_document(text, environ)
@@ -50,6 +57,8 @@ def parse_config(
         found += _without_echoes(more, document.problems)
     elif not found:
         found.append(Problem((), "the file is empty; it needs at least gateway and routes"))
+    if config is not None and not found and inspect is not None:
+        found += inspect(config)
     if config is None or found:
         lines = sorted((describe(document, problem, source_name) for problem in found), key=_line_number)
         raise _refused(source_name, lines)
@@ -74,7 +83,8 @@ def _salvage(data: object, context: dict[str, Any]) -> Parts:
     windows = dict(_sound(Window, _items(sections.get("windows")), context))
     broken = (raw for position, raw in enumerate(raw_routes) if position not in routes)
     names = frozenset(str(raw.get("name")) for raw in broken if isinstance(raw, dict))
-    return Parts(routes, windows, names)
+    plugins = _sound(Plugins, [sections.get("plugins", {})], context)
+    return Parts(routes, windows, plugins[0][1] if plugins else None, names)
 
 
 def _items(section: object) -> list[object]:

@@ -95,14 +95,21 @@ class Tls(Section):
         return key_file
 
 
+def _blank(value: object) -> object:
+    """An empty text is what `${VARIABLE:-}` leaves of a variable that is not set."""
+    return None if value == "" else value
+
+
 class Broker(Section):
     """What both brokers' connections have in common."""
 
     url: str
     client_id: str = setting(CLIENT_ID, min_length=1, max_length=256, description="MQTT client identifier.")
-    username: str | None = setting(None, description="User name at the broker.")
+    username: Annotated[str | None, BeforeValidator(_blank)] = setting(
+        None, description="User name at the broker."
+    )
     password_file: FilePath | None = setting(None, description="File with the password.")
-    password: SecretStr | None = setting(
+    password: Annotated[SecretStr | None, BeforeValidator(_blank)] = setting(
         None, description="Password; better `${VARIABLE}` or `password_file` than plain text here."
     )
     keepalive: PositiveDurationMs = setting(
@@ -311,7 +318,7 @@ class _OrFalse:
 
 
 def _off(value: object) -> object:
-    return None if value is False else value
+    return None if value in (False, "off") else value
 
 
 class Config(Section):
