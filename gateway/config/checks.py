@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from gateway.config.document import Path, Problem
-from gateway.config.models import Config, Plugins
+from gateway.config.models import Config
 from gateway.config.problems import suggestion
 from gateway.config.route_model import Route
+from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
 from gateway.errors import ConfigError, PluginError
 from gateway.expressions import compile_expression

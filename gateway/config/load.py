@@ -11,9 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from gateway.config.checks import Parts, cross_check
 from gateway.config.document import MAX_FILE_BYTES, Document, Problem, read_document
-from gateway.config.models import Config, Plugins
+from gateway.config.models import Config
 from gateway.config.problems import describe, from_pydantic
 from gateway.config.route_model import Route
+from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
 from gateway.errors import ConfigError
 

@@ -1,0 +1,121 @@
+"""The sections about the gateway itself: buffer, clocks, memory, HTTP, plugins and log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema, field_validator
+
+from gateway.config.types import (
+    AnyPath,
+    DurationMs,
+    Listen,
+    PositiveDurationMs,
+    Section,
+    SizeBytes,
+    fault,
+    setting,
+)
+from gateway.errors import UnitError
+from gateway.units import parse_size_bytes
+
+
+class Retry(Section):
+    """What happens to events that the cloud did not take."""
+
+    max_attempts: int = setting(20, ge=1, description="Attempts before an event is marked failed.")
+    backoff_min: PositiveDurationMs = setting("1s", description="First pause between attempts.")
+    backoff_max: PositiveDurationMs = setting("5m", description="Longest pause between attempts.")
+
+    @field_validator("backoff_max")
+    @classmethod
+    def _grows(cls, backoff_max_ms: int, info: ValidationInfo) -> int:
+        if backoff_max_ms < info.data.get("backoff_min", 0):
+            raise fault("is shorter than backoff_min")
+        return backoff_max_ms
+
+
+class Buffer(Section):
+    """The store-and-forward buffer on disk."""
+
+    max_size: SizeBytes = setting("2GiB", description="Room on disk. What happens beyond it: docs/buffer.md.")
+    group_commit: PositiveDurationMs = setting(
+        "100ms", description="Longest wait for a common commit; a group commits earlier when it can."
+    )
+    group_limit: int = setting(2000, ge=1, le=100_000, description="Events in one transaction at most.")
+    synchronous: Literal["full", "normal"] = setting(
+        "full",
+        description="`full`: an acknowledged message survives a power cut. `normal`: it may not; spares "
+        "flash memory.",
+    )
+    keep_synced: DurationMs = setting("1h", description="How long events stay after the cloud has them.")
+    checkpoint_interval: PositiveDurationMs = setting(
+        "5s", description="How often the state of the windows is saved."
+    )
+    retry: Retry = setting({}, description="What happens to events that the cloud did not take.")
+
+
+class Time(Section):
+    """Clocks: the gateway's own and those of the devices."""
+
+    ntp: tuple[str, ...] = setting((), description="NTP servers to check the gateway's own clock against.")
+    future_tolerance: DurationMs = setting(
+        "5s", description="A device time further ahead than this is replaced by the arrival time."
+    )
+    acceptable_skew: DurationMs = setting("1s", description="A device time no further off is taken as it is.")
+    max_clock_skew: DurationMs = setting("1h", description="A device time further off is flagged.")
+    correction_factor: float = setting(
+        1.0,
+        ge=0,
+        le=1,
+        description="How far a device time beyond `acceptable_skew` is moved towards the arrival time: 0 "
+        "leaves it, 1 takes the arrival time.",
+    )
+
+
+def _memory(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        return parse_size_bytes(value)  # type: ignore[arg-type] # it refuses what is neither text nor number
+    except UnitError as exc:
+        raise fault(f"{value!r} is neither auto nor a size", "write auto or 512MiB") from exc
+
+
+class Flow(Section):
+    """What the gateway may use of the machine."""
+
+    memory: Annotated[
+        int | Literal["auto"],
+        BeforeValidator(_memory),
+        WithJsonSchema({"type": ["integer", "string"], "$comment": "auto or size"}),
+    ] = setting("auto", description="Memory budget: `auto` for a share of what is free, or a size.")
+
+
+class Http(Section):
+    """Metrics, health and dashboard."""
+
+    listen: Listen = setting("127.0.0.1:8080", description="Address of the HTTP server.")
+
+
+class Plugins(Section):
+    """Where window plugins come from, besides those that are installed."""
+
+    path: AnyPath = setting(
+        Path("plugins"), description="Folder of plugin files; relative to the configuration file's folder."
+    )
+
+    @property
+    def directory(self) -> Path | None:
+        """The folder to look in: the one that was named, or the default one where it exists."""
+        return self.path if "path" in self.model_fields_set or self.path.is_dir() else None
+
+
+class Log(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting("info", description="Least level shown.")
+    format: Literal["auto", "text", "json"] = setting(
+        "auto", description="`auto`: text on a terminal, JSON lines elsewhere."
+    )
