@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,3 +143,50 @@ def test_damaged_state_is_dropped_and_said_and_does_not_stop_the_start() -> None
     assert "damaged" in note
     fresh.event(3)
     assert seen(fresh.end()) == [("on_time", 0, 10, 1.0)]
+
+
+def test_an_idle_source_is_idle_after_a_restart_too() -> None:
+    run = Timeline(spec(size_ms=10, idle_timeout_ms=100))
+    run.event(2, source="b", at=2)
+    run.event(60, source="a", at=60)
+    run.restarted()
+    run.tick(102)
+    assert seen(run.restarted().event(70, source="a", at=103)) == [("on_time", 60, 70, 1.0)]
+
+
+def test_sources_that_were_forgotten_leave_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.windows.watermark.MAX_SOURCES", 3)
+    run = Timeline(spec(size_ms=10, idle_timeout_ms=100))
+    for source in "abc":
+        run.event(2, source=source, at=2)
+    run.engine.take_changes()
+    run.tick(200)
+    run.engine.take_changes()
+    run.event(300, source="d", at=300)
+    assert {row for _, row, state in run.engine.take_changes() if state is None} >= {
+        b"st/a",
+        b"st/b",
+        b"st/c",
+    }
+
+
+@pytest.mark.parametrize("window", [spec(size_ms=10), spec("hopping", size_ms=10, slide_ms=4)])
+def test_what_no_window_needs_any_more_is_forgotten(window: WindowSpec) -> None:
+    run = Timeline(
+        WindowSpec(**{name: getattr(window, name) for name in window.__slots__} | {"watermark": "per_key"})
+    )
+    run.event(0)
+    run.event(500)
+    once = rows_of(run.engine)
+    for time_ms in range(500, 5_001, 3):
+        run.event(time_ms)
+    later = {row: state for _, row, state in rows_of(run.engine)}
+    assert len(later[b"kk"]) < 4 * max(len(state) for _, row, state in once if row == b"kk")
+    assert run.counters.open_windows <= 3
+
+
+def test_two_lives_of_a_global_key_do_not_share_identities() -> None:
+    run = Timeline(spec("global", trigger_count=1, ttl_ms=100))
+    first = run.event(1, at=1)
+    run.tick(500)
+    assert first[0].identity != run.event(501, at=501)[0].identity
