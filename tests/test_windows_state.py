@@ -172,9 +172,7 @@ def test_sources_that_were_forgotten_leave_the_checkpoint(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("window", [spec(size_ms=10), spec("hopping", size_ms=10, slide_ms=4)])
 def test_what_no_window_needs_any_more_is_forgotten(window: WindowSpec) -> None:
-    run = Timeline(
-        WindowSpec(**{name: getattr(window, name) for name in window.__slots__} | {"watermark": "per_key"})
-    )
+    run = Timeline(replace(window, watermark="per_key"))
     run.event(0)
     run.event(500)
     once = rows_of(run.engine)
