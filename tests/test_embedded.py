@@ -7,7 +7,7 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
@@ -15,6 +15,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway.errors import BrokerError, ConfigError
 from gateway.mqtt.embedded import EmbeddedBroker
+from gateway.mqtt.line import Line
+from gateway.mqtt.loop_thread import free_port
 
 WAIT_S = 10.0  # how long a test waits for something that should come at once
 
@@ -101,6 +103,47 @@ def test_an_outage_ends_on_the_same_port_and_clients_come_back(broker: EmbeddedB
         broker.start()
         assert broker.port == port
         assert reader.connects.get(timeout=WAIT_S) == (False, False)
+
+
+def test_it_tells_what_is_subscribed_to(broker: EmbeddedBroker) -> None:
+    assert broker.subscriptions() == frozenset()
+    with connected(broker, "reader") as reader:
+        reader.subscribe("tele/+/SENSOR")
+        assert broker.subscriptions() == {"tele/+/SENSOR"}
+
+
+def test_a_line_that_is_cut_loses_what_is_under_way_and_can_be_mended(broker: EmbeddedBroker) -> None:
+    line = Line(broker.host, broker.port)
+    line.mend()
+    with connected(broker, "reader") as reader:
+        reader.subscribe("t")
+        far = Peer("far")
+        far.client.reconnect_delay_set(min_delay=1, max_delay=1)
+        far.client.connect(line.host, line.port)
+        far.client.loop_start()
+        try:
+            assert far.connects.get(timeout=WAIT_S) == (False, False)
+            far.publish("t", b"before")
+            line.cut()
+            assert not line.up
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((line.host, line.port))
+            line.mend()
+            assert far.connects.get(timeout=WAIT_S) == (False, False)
+            far.publish("t", b"after")
+        finally:
+            far.client.disconnect()
+            far.client.loop_stop()
+            line.cut()
+        assert [reader.messages.get(timeout=WAIT_S).payload for _ in range(2)] == [b"before", b"after"]
+
+
+def test_a_line_to_nowhere_closes_its_connections() -> None:
+    line = Line("127.0.0.1", free_port("127.0.0.1"))
+    line.mend()
+    with socket.create_connection((line.host, line.port), timeout=WAIT_S) as near, suppress(ConnectionError):
+        assert near.recv(1) == b""
+    line.cut()
 
 
 def test_stopping_leaves_no_thread_behind_and_may_be_repeated() -> None:

@@ -112,6 +112,7 @@ class EmbeddedBroker:
         self.port = port
         self._credentials = {"username": username, "password": password}
         self._thread = LoopThread("gateway.broker", self._serving)
+        self._broker: Broker | None = None
 
     @property
     def url(self) -> str:
@@ -128,13 +129,20 @@ class EmbeddedBroker:
         """Disconnect everybody and close the port; `start` opens the same one again."""
         self._thread.stop()
 
+    def subscriptions(self) -> frozenset[str]:
+        """The filters that somebody subscribes to at this moment."""
+        broker = self._broker
+        subscriptions = list(broker.subscriptions.items()) if broker is not None else []
+        return frozenset(topic_filter for topic_filter, sessions in subscriptions if sessions)
+
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
-        broker = _CuttableBroker(self._config(), asyncio.get_running_loop())
+        broker = self._broker = _CuttableBroker(self._config(), asyncio.get_running_loop())
         await broker.start()
         try:
             yield
         finally:
+            self._broker = None
             await broker.shut_down()
 
     def _config(self) -> dict[str, object]:
