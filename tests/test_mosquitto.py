@@ -186,12 +186,12 @@ def fleet_at(local: Shipped) -> Peer:
 
 def test_the_local_broker_keeps_every_message_for_an_absent_gateway_over_a_kill(local: Shipped) -> None:
     gateway = gateway_at(local)
-    gateway.subscribe("devices/#")
+    gateway.subscribe("sensors/#")
     gateway.leave()
     fleet = fleet_at(local)
     sent = [f"{number}".encode() for number in range(1200)]  # more than the 1,000 of a stock Mosquitto
     for payload in sent:
-        fleet.publish("devices/a/reading", payload)
+        fleet.publish("sensors/a/reading", payload)
     fleet.subscribe("cmnd/a")  # answered a turn of the broker's loop later, so the last message is saved
     fleet.leave()
 
@@ -207,11 +207,11 @@ def test_the_local_broker_has_more_than_twenty_messages_in_flight(local: Shipped
     """A gateway that has acknowledged nothing yet already holds all of them."""
     gateway = gateway_at(local)
     gateway.paho.manual_ack_set(True)
-    gateway.subscribe("devices/#")
+    gateway.subscribe("sensors/#")
     fleet = fleet_at(local)
 
     for number in range(100):
-        fleet.publish("devices/a/reading", b"%d" % number)
+        fleet.publish("sensors/a/reading", b"%d" % number)
 
     assert [int(gateway.next()[1]) for _ in range(100)] == list(range(100))
     fleet.leave()
@@ -234,15 +234,15 @@ def test_the_local_broker_queues_what_devices_publish_at_qos_0(local: Shipped) -
 
 def test_a_device_publishes_below_its_own_name_and_nowhere_else(local: Shipped) -> None:
     gateway = gateway_at(local)
-    gateway.subscribe("devices/#")
+    gateway.subscribe("sensors/#")
     device = join(local.ports[1883], "hall-1", "hall-1", "h1", protocol=MQTTProtocolVersion.MQTTv5)
 
-    denied = device.publish("devices/hall-2/reading", b"forged")
-    allowed = device.publish("devices/hall-1/reading", b"own")
+    denied = device.publish("sensors/hall-2/reading", b"forged")
+    allowed = device.publish("sensors/hall-1/reading", b"own")
 
     assert denied == "Not authorized"
     assert not allowed.is_failure
-    assert gateway.next() == ("devices/hall-1/reading", b"own", 1)  # and not the forged one before it
+    assert gateway.next() == ("sensors/hall-1/reading", b"own", 1)  # and not the forged one before it
     device.leave()
     gateway.leave()
 
