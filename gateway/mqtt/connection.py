@@ -147,6 +147,7 @@ class Link:
         self._inbox: list[Message] = []
         self._refused = ""
         self._stop = threading.Event()
+        self._pause_over = threading.Event()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name=f"gateway.{name}", daemon=True)
 
@@ -158,6 +159,7 @@ class Link:
     def stop(self, timeout_s: float = 5.0) -> None:
         """Disconnect politely and end the thread."""
         self._stop.set()
+        self._pause_over.set()
         self.wake()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -170,6 +172,10 @@ class Link:
         # A full wake-up buffer wakes just as well; a closed one belongs to a stopped link.
         with contextlib.suppress(OSError):
             self._wake_sender.send(b"!", socket.MSG_DONTWAIT)
+
+    def retry_now(self) -> None:
+        """Connect at once instead of after the pause; for who knows that the network is back."""
+        self._pause_over.set()
 
     @property
     def alive(self) -> bool:
@@ -230,8 +236,10 @@ class Link:
                 self._end_connection()
             if time.monotonic() - started > MAX_BACKOFF_S:
                 backoff_s = FIRST_BACKOFF_S
-            self._stop.wait(random.uniform(0, backoff_s))  # full jitter: a fleet must not come back at once
-            backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+            # full jitter: a fleet must not come back at once
+            hurried = self._pause_over.wait(random.uniform(0, backoff_s))
+            self._pause_over.clear()
+            backoff_s = FIRST_BACKOFF_S if hurried else min(backoff_s * 2, MAX_BACKOFF_S)
 
     def _serve(self) -> None:
         client = self._client = self._make_client()
