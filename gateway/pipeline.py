@@ -77,6 +77,7 @@ class Pipeline:
         self.misses: Counter[tuple[str, str]] = Counter()
         """(route, field) of fields that were not there, since the start."""
         self._topics = topics
+        self._own_topics = f"{topics.root}/"
         self._routes = routes
         self._new_windows = new_windows
         self.windows = new_windows()
@@ -172,6 +173,8 @@ class Pipeline:
 
     def _take_in_one(self, message: Message, events: list[NewEvent], emissions: list[Emission]) -> str:
         """Decode and window one message; returns why it was rejected, or nothing."""
+        if message.topic.startswith(self._own_topics):
+            return "own_topic"  # a route such as `#` would feed our output back to us for ever
         found = self._routes.match(message.topic)
         if found is None:
             return "no_route"

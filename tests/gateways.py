@@ -104,6 +104,11 @@ class GatewayProcess:
         """SIGTERM; returns the exit code."""
         return self._end(signal.SIGTERM)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def log(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
 
