@@ -79,7 +79,11 @@ def receive(cloud_url: str, output: Path, *more: str) -> dict[str, object]:
     """Run `gateway receive --once`; returns its summary."""
     command = [sys.executable, "-m", "gateway", "receive", "--url", cloud_url, "--output", str(output)]
     done = subprocess.run(
-        [*command, "--once", "--idle", "1s", "--json", *more], capture_output=True, text=True, timeout=60
+        [*command, "--once", "--idle", "1s", "--json", *more],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -257,7 +261,7 @@ def test_a_second_gateway_on_the_same_data_is_refused_with_the_process_at_work(
     with GatewayProcess(config) as gateway:
         gateway.wait_ready()
         command = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert second.returncode == 1
         assert f"process {gateway.pid}" in second.stderr
         assert gateway.get("/readyz") is not None
@@ -300,7 +304,8 @@ def test_the_embedded_broker_serves_devices_and_dashboards(tmp_path: Path) -> No
         gateway.wait_ready()
         with Watcher(port, "gateway/g1/aggregates/#") as dashboard:
             publish(port, numbered(0, 50))
-            publish(port, [("sensors/d0", b'{"n": 50, "v": 0, "t": 1700000200000}')])
+            later = b'{"v": 0, "t": 1700000200000}'  # from every source: the watermark is their minimum
+            publish(port, [(f"sensors/d{n}", later) for n in range(10)])
             wait_until(lambda: dashboard.messages, "an aggregate")
         assert gateway.stop() == 0
-        assert [p["n"] for p in gateway.raw_payloads()] == list(range(51))
+        assert [p["n"] for p in gateway.raw_payloads()[:50]] == list(range(50))
