@@ -13,9 +13,12 @@ READY := $(VENV)/.ready
 # More for the program behind a target: make demo ARGS="--seconds 40", make test ARGS="-k windows".
 ARGS ?=
 
-COMPOSE_PROGRAM := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
-COMPOSE := $(COMPOSE_PROGRAM) -p edge-gateway -f docker/compose.yaml
-GATEWAY_ID ?= edge-1
+COMPOSE_PROGRAM = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+# What docker/.env says for a variable, else the default.
+setting = $(or $(shell sed -n 's/^$(1)=//p' docker/.env 2>/dev/null),$(2))
+COMPOSE_PROJECT_NAME ?= $(call setting,COMPOSE_PROJECT_NAME,edge-gateway)
+GATEWAY_ID ?= $(call setting,GATEWAY_ID,edge-1)
+COMPOSE = $(COMPOSE_PROGRAM) -p $(COMPOSE_PROJECT_NAME) -f docker/compose.yaml
 
 .PHONY: help
 help: ## List the targets

@@ -10,7 +10,7 @@ from threading import Event
 import paho.mqtt.client as mqtt
 import pytest
 from brokers import REASONS, Broker, BrokerFailedError, ContainerBroker, ProgramBroker
-from conftest import MosquittoFactory, broker_factory
+from conftest import MosquittoFactory, broker_factory, no_broker
 from paho.mqtt.enums import CallbackAPIVersion
 
 WAIT_S = 20.0
@@ -187,3 +187,17 @@ def test_configuration_lines_reach_the_broker(brokers: MosquittoFactory) -> None
 def test_a_broker_that_cannot_start_says_why(brokers: MosquittoFactory) -> None:
     with pytest.raises(BrokerFailedError, match="no_such_setting"):
         brokers(config_lines=["no_such_setting 1"])
+
+
+def test_without_a_broker_tests_are_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+
+    with pytest.raises(pytest.skip.Exception, match="no engine; no program"):
+        no_broker("no engine; no program")
+
+
+def test_without_a_broker_tests_fail_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+
+    with pytest.raises(pytest.fail.Exception, match="no engine; no program"):
+        no_broker("no engine; no program")
