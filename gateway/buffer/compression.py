@@ -22,6 +22,8 @@ TRAINING_SAMPLES = 1000
 MIN_PLAIN_BYTES = 256  # below this, zstd without a dictionary costs time and saves nothing
 MAX_SAMPLE_BYTES = 8 * 1024  # larger payloads compress well by themselves
 
+_BATCHES = "multi_compress_to_buffer" in zstandard.backend_features  # not in the backend for PyPy
+
 
 def train(samples: Sequence[bytes]) -> bytes | None:
     """A dictionary for payloads like `samples`, or None when they have nothing in common.
@@ -69,6 +71,27 @@ class PayloadCompressor:
             codec, stored = PLAIN_ZSTD, self._plain.compress(payload)
         return (codec, stored) if len(stored) < len(payload) else (RAW, payload)
 
+    def compress_all(self, families: Sequence[str], payloads: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """What `compress` gives for each payload, in the order of `payloads`.
+
+        One call for all payloads of a family, because zstd lets go of the GIL in each call, and beside a
+        busy thread getting it back takes a hundred times as long as the compression (docs/performance.md).
+        """
+        packed: list[tuple[int, bytes]] = [(RAW, payload) for payload in payloads]
+        for family in {*families}:
+            positions = [at for at, name in enumerate(families) if name == family and payloads[at]]
+            known = self._by_family.get(family)
+            if known is None or len(positions) < 2 or not _BATCHES:
+                for at in positions:
+                    packed[at] = self.compress(family, payloads[at])
+                continue
+            codec, compressor = known
+            collection = compressor.multi_compress_to_buffer([payloads[at] for at in positions])
+            for at, segment in zip(positions, collection, strict=True):  # type: ignore[call-overload]
+                if len(segment) < len(payloads[at]):
+                    packed[at] = codec, segment.tobytes()
+        return packed
+
     def take_trainable(self) -> list[tuple[str, list[bytes]]]:
         """The families that now have enough samples, each handed out once."""
         ready = [(f, s) for f, s in self._samples.items() if len(s) >= TRAINING_SAMPLES]
@@ -98,6 +121,24 @@ class PayloadDecompressor:
 
     def knows(self, codec: int) -> bool:
         return codec == RAW or codec in self._by_codec
+
+    def decompress_all(self, codecs: Sequence[int], stored: Sequence[bytes]) -> list[bytes]:
+        """What `decompress` gives for each; one call for all of a codec, for the same reason."""
+        payloads = list(stored)
+        for codec in {*codecs} - {RAW}:
+            positions = [at for at, number in enumerate(codecs) if number == codec]
+            decompressor = self._by_codec.get(codec)
+            if decompressor is None or len(positions) < 2 or not _BATCHES:
+                for at in positions:
+                    payloads[at] = self.decompress(codec, stored[at])
+                continue
+            try:
+                collection = decompressor.multi_decompress_to_buffer([stored[at] for at in positions])
+            except zstandard.ZstdError as exc:
+                raise DecodeError(f"a payload does not decompress: {exc}", reason="payload") from exc
+            for at, segment in zip(positions, collection, strict=True):  # type: ignore[call-overload]
+                payloads[at] = segment.tobytes()
+        return payloads
 
     def decompress(self, codec: int, stored: bytes) -> bytes:
         """The payload as it was received. Raises DecodeError when the bytes or the codec make no sense."""

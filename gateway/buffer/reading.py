@@ -108,7 +108,7 @@ class Reader:
             if not self._decompressor.knows(codec):
                 self._load_dictionaries()
                 break
-        return list(map(self._decompressor.decompress, events.codecs, events.stored))
+        return self._decompressor.decompress_all(events.codecs, events.stored)
 
     def names(self, stream_ids: Sequence[int]) -> list[str]:
         """The topics of those streams."""
