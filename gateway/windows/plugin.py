@@ -126,6 +126,7 @@ def _check(plugin: CombineFn, name: str) -> None:
     _check_pure(plugin.extract_output, folded, f"plugin {name!r}: extract_output")
     expected = plugin.extract_output(folded)
     _check_json(expected, f"plugin {name!r}: the output")
+    _check_report(plugin, name, expected)
     for parts in _partitions(readings):
         accumulators = [_fold(plugin, name, part) for part in parts]
         _check_pure(plugin.merge_accumulators, accumulators, f"plugin {name!r}: merge_accumulators")
@@ -136,6 +137,15 @@ def _check(plugin: CombineFn, name: str) -> None:
                 f"plugin {name!r}: merging gives {plugin.extract_output(merged)!r}, adding {expected!r}",
                 hint="merge_accumulators must give what add_input gives for the same readings in time order",
             )
+
+
+def _check_report(plugin: CombineFn, name: str, output: Output) -> None:
+    report: Any = getattr(plugin, "report", None)
+    carry = None
+    for _ in range(0 if report is None or output is None else 2):
+        carry, reported = report(carry, copy.deepcopy(output))
+        _check_json(carry, f"plugin {name!r}: what report carries on")
+        _check_json(reported, f"plugin {name!r}: the reported output")
 
 
 def _examples(plugin: object) -> list[Reading]:
