@@ -1,15 +1,34 @@
-"""The CRC-32 of a stored event: its payload as stored, and the columns that say whose payload it is."""
+"""The CRC-32 of a stored event: its payload as stored, and every column that never changes."""
 
 from __future__ import annotations
 
 from struct import Struct
 from zlib import crc32
 
-_IDENTITY = Struct("<16sqqqB")
+_COLUMNS = Struct("<16s9q")
+
+# What a missing device time counts as: no clock shows it.
+_NO_TIME = -(1 << 63)
 
 
 def event_checksum(
-    event_id: bytes, stream: int, sequence_num: int, event_time_ms: int, kind: int, stored: bytes
+    event_id: bytes,
+    stream: int,
+    sequence_num: int,
+    event_time_ms: int,
+    ingest_time_ms: int,
+    device_time_ms: int | None,
+    priority: int,
+    kind: int,
+    flags: int,
+    codec: int,
+    stored: bytes,
 ) -> int:
-    """CRC-32 over the identifying columns and the stored (compressed) payload."""
-    return crc32(stored, crc32(_IDENTITY.pack(event_id, stream, sequence_num, event_time_ms, kind)))
+    """CRC-32 over the columns that stay as they were appended and the stored (compressed) payload.
+
+    The codec is among them: the right bytes, read with the wrong dictionary, are another payload.
+    Raises struct.error for what no such column can hold.
+    """
+    times = (event_time_ms, ingest_time_ms, _NO_TIME if device_time_ms is None else device_time_ms)
+    columns = _COLUMNS.pack(event_id, stream, sequence_num, *times, priority, kind, flags, codec)
+    return crc32(stored, crc32(columns))

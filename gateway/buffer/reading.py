@@ -6,11 +6,14 @@ later: 2000 rows then take 400 ms instead of 3. So the rows of a batch come back
 
 from __future__ import annotations
 
+import struct
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import orjson
 
@@ -19,16 +22,24 @@ from gateway.buffer.compression import PayloadDecompressor
 from gateway.buffer.schema import open_reader
 
 _BATCH = """
-SELECT json_group_array(id), group_concat(hex(event_id), ''), json_group_array(stream),
+SELECT json_group_array(id), group_concat(substr(hex(event_id) || '{zeros}', 1, 32), ''),
+       json_group_array(stream),
        json_group_array(sequence_num), json_group_array(event_time), json_group_array(ingest_time),
        json_group_array(device_time), json_group_array(priority), json_group_array(kind),
        json_group_array(flags), json_group_array(codec), json_group_array(checksum),
-       json_group_array(length(payload)), group_concat(hex(payload), '')
-FROM (SELECT * FROM buffer_events {where})
+       json_group_array(coalesce(octet_length(payload), 0)), group_concat(hex(payload), '')
+FROM (SELECT * FROM buffer_events WHERE {where} ORDER BY id)
 """
-_BY_IDS = _BATCH.format(where="WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id")
-_DERIVED = _BATCH.format(where="WHERE id > ? AND kind <> 0 ORDER BY id LIMIT ?")
-_RAW = _BATCH.format(where="WHERE id > ? AND kind = 0 ORDER BY id LIMIT ?")
+_SIZES = """
+SELECT json_group_array(id), json_group_array(size)
+FROM (SELECT id, octet_length(payload) AS size FROM buffer_events WHERE id > ? AND {kinds}
+      ORDER BY id LIMIT ?)
+"""
+_RAW, _DERIVED = "kind = 0", "kind <> 0"
+
+# What one batch may hold, or one event alone if it is larger: a value of SQLite ends at 1 GB, and the memory
+# of an edge device long before that.
+BATCH_BYTES = 8 * 1024 * 1024
 
 
 class StoredEvents(NamedTuple):
@@ -69,45 +80,41 @@ class Reader:
 
     def by_ids(self, ids: Sequence[int]) -> StoredEvents:
         """The events of `ids`, in the order of their ids; missing ones are left out."""
-        return self._batch(_BY_IDS, (orjson.dumps(list(ids)).decode(),))
+        return self._batch("id IN (SELECT value FROM json_each(?))", orjson.dumps(list(ids)).decode())
 
     def derived_after(self, after_id: int, limit: int) -> StoredEvents:
-        """Aggregates, alerts and reports behind `after_id`, oldest first."""
-        return self._batch(_DERIVED, (after_id, limit))
+        """Aggregates, alerts and reports behind `after_id`, oldest first: up to `limit` or BATCH_BYTES."""
+        return self._stretch(_DERIVED, after_id, self._stretch_end(_DERIVED, after_id, limit))
 
     def raw_after(self, after_id: int, chunk: int = 2000) -> Iterator[StoredEvents]:
-        """All raw events behind `after_id`, oldest first, in chunks."""
-        while (events := self._batch(_RAW, (after_id, chunk))).ids:
-            yield events
-            after_id = events.ids[-1]
+        """All raw events behind `after_id`, oldest first, in chunks of up to `chunk` or BATCH_BYTES."""
+        while (last_id := self._stretch_end(_RAW, after_id, chunk)) > after_id:
+            yield self._stretch(_RAW, after_id, last_id)
+            after_id = last_id
 
     def without_corrupt(self, events: StoredEvents) -> tuple[StoredEvents, list[int]]:
-        """The events whose checksum is right, and the ids of the others."""
-        actual = [
-            event_checksum(events.event_ids[16 * at : 16 * at + 16], stream, number, time_ms, kind, stored)
-            for at, (stream, number, time_ms, kind, stored) in enumerate(
-                zip(
-                    events.stream_ids,
-                    events.sequence_nums,
-                    events.event_times_ms,
-                    events.kinds,
-                    events.stored,
-                    strict=True,
-                )
-            )
+        """The events that are as they were appended, and the ids of the others.
+
+        An event whose dictionary is lost counts as corrupt too: `payloads` can read all that remain.
+        """
+        self._meet(events.codecs)
+        event_ids = [events.event_ids[at : at + 16] for at in range(0, len(events.event_ids), 16)]
+        columns = (events.stream_ids, *events[3:10], events.codecs, events.stored)
+        actual = map(_checksum, zip(event_ids, *columns, strict=True))
+        known = map(self._decompressor.knows, events.codecs)
+        good = [
+            at
+            for at, found in enumerate(zip(actual, known, strict=True))
+            if found == (events.checksums[at], True)
         ]
-        if actual == events.checksums:
+        if len(good) == len(events.ids):
             return events, []
-        good = [at for at, checksum in enumerate(events.checksums) if checksum == actual[at]]
-        corrupt = [events.ids[at] for at in {*range(len(actual))}.difference(good)]
-        return events.pick(good), corrupt
+        kept = events.pick(good)
+        return kept, sorted({*events.ids} - {*kept.ids})
 
     def payloads(self, events: StoredEvents) -> list[bytes]:
         """The payloads as they were received. Raises DecodeError when one does not decompress."""
-        for codec in {*events.codecs}:
-            if not self._decompressor.knows(codec):
-                self._load_dictionaries()
-                break
+        self._meet(events.codecs)
         return self._decompressor.decompress_all(events.codecs, events.stored)
 
     def names(self, stream_ids: Sequence[int]) -> list[str]:
@@ -151,18 +158,45 @@ class Reader:
         finally:
             self._connection.execute("COMMIT")
 
-    def _load_dictionaries(self) -> None:
-        for codec, content in self._connection.execute("SELECT codec, content FROM dictionaries"):
-            self._decompressor.install(codec, content)
+    def _meet(self, codecs: Sequence[int]) -> None:
+        """Load the dictionaries if one of `codecs` is new."""
+        if all(map(self._decompressor.knows, {*codecs})):
+            return
+        rows = self._connection.execute("SELECT codec, content, checksum FROM dictionaries")
+        for codec, content, checksum in rows:
+            if crc32(content) == checksum:
+                self._decompressor.install(codec, content)
 
-    def _batch(self, sql: str, values: tuple[object, ...]) -> StoredEvents:
-        row = self._connection.execute(sql, values).fetchone()
+    def _stretch_end(self, kinds: str, after_id: int, limit: int) -> int:
+        """The last id of the next up to `limit` events or BATCH_BYTES; `after_id` when there are none."""
+        row = self._connection.execute(_SIZES.format(kinds=kinds), (after_id, limit)).fetchone()
+        ids, sizes = orjson.loads(row[0]), orjson.loads(row[1])
+        return int(ids[fitting(sizes, BATCH_BYTES) - 1]) if ids else after_id
+
+    def _stretch(self, kinds: str, after_id: int, last_id: int) -> StoredEvents:
+        return self._batch(f"id > ? AND id <= ? AND {kinds}", after_id, last_id)
+
+    def _batch(self, where: str, *values: object) -> StoredEvents:
+        row = self._connection.execute(_BATCH.format(where=where, zeros="0" * 32), values).fetchone()
         numbers = [orjson.loads(row[position]) for position in (0, *range(2, 13))]
         *columns, lengths = numbers
         packed = bytes.fromhex(row[13] or "")
         ends = accumulate(lengths, initial=0)
         stored = [packed[start:end] for start, end in pairwise(ends)]
         return StoredEvents(columns[0], bytes.fromhex(row[1] or ""), *columns[1:], stored)  # type: ignore[call-arg]
+
+
+def fitting(sizes_bytes: Sequence[int], limit_bytes: int) -> int:
+    """How many of the first `sizes_bytes` go into `limit_bytes` together; at least one, if there is one."""
+    return max(1, bisect_left([*accumulate(sizes_bytes)], limit_bytes + 1)) if sizes_bytes else 0
+
+
+def _checksum(row: Sequence[Any]) -> int:
+    """The checksum that a row should have, or -1 where a column holds what was never appended."""
+    try:
+        return event_checksum(*row)
+    except struct.error:
+        return -1
 
 
 _CACHED_NAMES = 100_000

@@ -62,6 +62,7 @@ class Dictionary(Model):
     codec = AutoField(constraints=[SQL("AUTOINCREMENT")])
     family = TextField()
     content = BlobField()
+    checksum = BigIntegerField()  # of the content: read with a damaged dictionary, payloads turn into others
     trained_at = BigIntegerField()
 
     class Meta:

@@ -10,17 +10,20 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
+from zlib import crc32
 
 import orjson
 from peewee import fn
 
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
+from gateway.buffer.reading import BATCH_BYTES, fitting
 from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
     SCHEMA_VERSION,
@@ -37,6 +40,8 @@ from gateway.delivery import Happening, sources, target
 from gateway.errors import StoreError
 from gateway.events import Status
 from gateway.identifiers import EventIds
+
+log = logging.getLogger(__name__)
 
 # 256 rows of 14 values: the longest statement that apsw's statement cache still takes (16 KiB of text).
 ROWS_PER_INSERT = 256
@@ -97,7 +102,10 @@ class Store:
         self.receipts.load([bytes(row.entries) for row in groups])
         self.compressor.forget()
         for row in Dictionary.select().order_by(Dictionary.codec):
-            self.compressor.install(row.codec, row.family, bytes(row.content))
+            if crc32(row.content) == row.checksum:
+                self.compressor.install(row.codec, row.family, bytes(row.content))
+            else:
+                log.error("dictionary %d of %r is damaged, what it compressed is lost", row.codec, row.family)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -134,9 +142,9 @@ class Store:
             sequence_num = streams.next_sequence(stream)
             event_id = event.event_id or new_id(event.ingest_time_ms)
             times = (event.event_time_ms, event.ingest_time_ms, event.device_time_ms)
-            checksum = event_checksum(event_id, stream.id, sequence_num, times[0], event.kind, stored)
-            values += (event_id, stream.id, sequence_num, *times, 0, event.priority, event.kind, event.flags)
-            values += (0, stored, codec, checksum)
+            nature = (event.priority, event.kind, event.flags)
+            checksum = event_checksum(event_id, stream.id, sequence_num, *times, *nature, codec, stored)
+            values += (event_id, stream.id, sequence_num, *times, 0, *nature, 0, stored, codec, checksum)
         self._insert(values, len(events))
         self._moved["status", Status.PENDING.name] += len(events)
 
@@ -150,14 +158,18 @@ class Store:
         return int(next(iter(row), (0,))[0])
 
     def claim(self, limit: int, shard: int = 0, shards: int = 1) -> list[int]:
-        """Move up to `limit` PENDING events to SYNCING, most urgent first, then oldest. Returns their ids."""
+        """Move up to `limit` PENDING events to SYNCING, most urgent first, then oldest. Returns their ids.
+
+        Together they have at most BATCH_BYTES, unless the first one alone is larger.
+        """
         of_shard = "AND stream % ? = ?" if shards > 1 else ""
-        ids = self._one_value(
-            "SELECT json_group_array(id) FROM (SELECT id FROM buffer_events"  # noqa: S608 - constants only
+        ids, sizes = self._json_arrays(
+            "SELECT json_group_array(id), json_group_array(size) FROM"  # noqa: S608 - constants only
+            " (SELECT id, octet_length(payload) AS size FROM buffer_events"
             f" WHERE status = ? AND status < 2 {of_shard} ORDER BY priority, id LIMIT ?)",
             (int(sources(Happening.CLAIM)[0]), *((shards, shard) if shards > 1 else ()), limit),
         )
-        claimed: list[int] = orjson.loads(ids)
+        claimed = ids[: fitting(sizes, BATCH_BYTES)]
         self.move(claimed, Status.PENDING, Happening.CLAIM)
         return claimed
 
@@ -181,12 +193,11 @@ class Store:
 
     def exhausted(self, ids: Sequence[int], max_attempts: int) -> list[int]:
         """Those of `ids` for which one more failure is one too many."""
-        found = self._one_value(
+        (exhausted,) = self._json_arrays(
             "SELECT json_group_array(id) FROM buffer_events"
             " WHERE id IN (SELECT value FROM json_each(?)) AND retry_count + 1 >= ?",
             (orjson.dumps(list(ids)).decode(), max_attempts),
         )
-        exhausted: list[int] = orjson.loads(found)
         return exhausted
 
     def release_all(self) -> int:
@@ -248,7 +259,9 @@ class Store:
         """Store a dictionary and compress `family` with it from now on."""
         newest = Dictionary.select(fn.MAX(Dictionary.codec)).scalar()
         codec = max(FIRST_DICTIONARY, (newest or 0) + 1)
-        Dictionary.insert(codec=codec, family=family, content=content, trained_at=now_ms).execute()
+        Dictionary.insert(
+            codec=codec, family=family, content=content, checksum=crc32(content), trained_at=now_ms
+        ).execute()
         self.compressor.install(codec, family, content)
 
     def meta_int(self, name: str, default: int = 0) -> int:
@@ -277,10 +290,8 @@ class Store:
         self._moved["status", after.name] += changed
         return changed
 
-    def _one_value(self, sql: str, values: tuple[object, ...]) -> str:
-        row = self._connection.execute(sql, values).fetchone()
-        value: str = row[0]
-        return value
+    def _json_arrays(self, sql: str, values: tuple[object, ...]) -> list[list[int]]:
+        return list(map(orjson.loads, self._connection.execute(sql, values).fetchone()))
 
     def _save_receipts(self) -> None:
         group = self.receipts.take_group()
