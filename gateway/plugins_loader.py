@@ -113,9 +113,19 @@ def _in_folder(folder: Path | None) -> Iterator[FoundPlugin]:
     if not folder.is_dir():
         raise PluginError(f"{folder} is no directory", hint="create it, or correct the plugins directory")
     for path in sorted(folder.glob("[!_.]*.py")):
+        yield plugin_file(path)
+
+
+def plugin_file(path: Path) -> FoundPlugin:
+    """The plugin of one file, named after it. Raises PluginError when it cannot be read."""
+    try:
         source = path.read_bytes()
-        code = blake2b(source, digest_size=16).hexdigest()
-        yield FoundPlugin(path.stem, str(path), _summary(source), code, partial(load_file, path))
+    except OSError as exc:
+        raise PluginError(
+            f"{path}: {exc.strerror}", hint="check its name and whether it may be read"
+        ) from exc
+    code = blake2b(source, digest_size=16).hexdigest()
+    return FoundPlugin(path.stem, str(path), _summary(source), code, partial(load_file, path))
 
 
 def _summary(source: bytes) -> str:

@@ -7,7 +7,7 @@ live, and the same input always gives the same output.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import orjson
 
@@ -19,6 +19,10 @@ from gateway.windows.engine import WindowEngine
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """A line longer than this is a wrong file rather than an event: it is refused before it is parsed."""
+
+
+MAX_TIME_MS = 253_402_300_799_999
+"""The end of the year 9999, as for the timestamps of routes."""
 
 
 class ReplayError(GatewayError):
@@ -57,10 +61,15 @@ def read_event(line: bytes) -> Recorded:
     topic, payload, time_ms = found.get("topic"), found["payload"], found.get("time_ms")
     if not isinstance(topic, str) or not topic:
         raise DecodeError("topic is not a text", reason="topic", hint=hint)
-    if isinstance(time_ms, bool) or not isinstance(time_ms, (int, float)) or time_ms != int(time_ms):
-        raise DecodeError("time_ms is not a whole number", reason="time", hint=hint)
+    if not _is_time(time_ms):
+        raise DecodeError("time_ms is not a whole number of milliseconds", reason="time", hint=hint)
     data = payload.encode() if isinstance(payload, str) else orjson.dumps(payload)
     return Recorded(topic, data, int(time_ms))
+
+
+def _is_time(value: object) -> TypeGuard[int | float]:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and abs(value) <= MAX_TIME_MS and value == int(value)
 
 
 class Replay:

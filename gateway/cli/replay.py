@@ -55,8 +55,7 @@ def replay(
 def make_engine(settings: Config) -> WindowEngine:
     """The windows of a configuration with their plugins. Raises PluginError."""
     specs = settings.window_specs()
-    folder = settings.plugins.path
-    loaded = load_plugins(specs, folder if folder.is_dir() else None)
+    loaded = load_plugins(specs, settings.plugins.directory)
     return WindowEngine(specs, loaded.plugins, loaded.fingerprints)
 
 
