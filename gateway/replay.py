@@ -68,8 +68,9 @@ def read_event(line: bytes) -> Recorded:
 
 
 def _is_time(value: object) -> TypeGuard[int | float]:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and abs(value) <= MAX_TIME_MS and value == int(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return abs(value) <= MAX_TIME_MS and value == int(value)
 
 
 class Replay:
