@@ -31,17 +31,26 @@ class Receipts:
     """The receipts in memory. `take_group` gives what the current transaction must store."""
 
     def __init__(self) -> None:
-        self._by_packet_id: dict[int, int] = {}
+        self._by_packet_id: dict[int, tuple[int, int]] = {}  # mark, and which receipt it was
         self._group: list[int] = []
+        self._noted = 0
 
     def seen(self, packet_id: int, dup: bool, topic: str, payload: bytes) -> bool:
         """Whether this message was committed before; otherwise note its receipt."""
         mark = fingerprint(topic, payload)
-        if dup and self._by_packet_id.get(packet_id) == mark:
+        if dup and self._is_known(packet_id, mark):
             return True
-        self._by_packet_id[packet_id] = mark
+        self._note(packet_id, mark)
         self._group.append(packet_id << _HASH_BITS | mark)
         return False
+
+    def _is_known(self, packet_id: int, mark: int) -> bool:
+        known, number = self._by_packet_id.get(packet_id, (None, 0))
+        return known == mark and self._noted - number < KEPT
+
+    def _note(self, packet_id: int, mark: int) -> None:
+        self._noted += 1
+        self._by_packet_id[packet_id] = (mark, self._noted)
 
     def take_group(self) -> tuple[int, bytes] | None:
         """(count, entries) of the receipts since the last call, for a row of the table; None if none."""
@@ -56,9 +65,10 @@ class Receipts:
         self.clear()
         for entries in groups:
             for entry in array("Q", entries):
-                self._by_packet_id[entry >> _HASH_BITS] = entry & _HASH_MASK
+                self._note(entry >> _HASH_BITS, entry & _HASH_MASK)
 
     def clear(self) -> None:
         """Forget all receipts: the broker starts a new session."""
         self._by_packet_id.clear()
         self._group = []
+        self._noted = 0

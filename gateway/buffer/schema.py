@@ -15,7 +15,11 @@ import apsw
 from peewee import SQL, AutoField, BigIntegerField, BlobField, CompositeKey, IntegerField, Model, TextField
 from playhouse.apsw_ext import APSWDatabase
 
+from gateway.errors import StoreError
+
 SCHEMA_VERSION = 1
+VERSION = "schema_version"
+"""Its name in `meta`."""
 
 # 4 MB of WAL before SQLite moves it into the database: large enough that pages which change in every
 # group are written once, small enough for a flash card.
@@ -139,7 +143,10 @@ DERIVED_INDEX = "CREATE INDEX IF NOT EXISTS buffer_events_derived ON buffer_even
 
 
 def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatabase:
-    """The one connection that writes. Creates the tables in a new file."""
+    """The one connection that writes. Creates the tables in a new file.
+
+    Raises StoreError, and changes nothing, when the file belongs to a newer gateway.
+    """
     database = APSWDatabase(
         str(path),
         timeout=5,
@@ -155,11 +162,25 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
         ],
     )
     database.bind(MODELS, bind_refs=False, bind_backrefs=False)
-    database.connect()
-    database.create_tables(MODELS)
-    database.execute_sql(UNSETTLED_INDEX)
-    database.execute_sql(DERIVED_INDEX)
+    try:
+        database.connect()
+        _check_version(database, path)
+        database.create_tables(MODELS)
+        database.execute_sql(UNSETTLED_INDEX)
+        database.execute_sql(DERIVED_INDEX)
+    except BaseException:
+        database.close()
+        raise
     return database
+
+
+def _check_version(database: APSWDatabase, path: Path) -> None:
+    version = Meta.get_or_none(Meta.name == VERSION) if database.table_exists("meta") else None
+    if version is not None and int(version.value) > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version.value}, this gateway knows up to {SCHEMA_VERSION}",
+            hint="run the gateway version that wrote it, or a newer one",
+        )
 
 
 def open_reader(path: Path) -> APSWDatabase:

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from zlib import crc32
 
+import apsw
 import orjson
-from peewee import fn
+from peewee import PeeweeException, fn
 
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
@@ -27,6 +29,7 @@ from gateway.buffer.reading import BATCH_BYTES, fitting
 from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
     SCHEMA_VERSION,
+    VERSION,
     BufferEvent,
     Count,
     Dictionary,
@@ -77,6 +80,7 @@ class Store:
         self.compressor = PayloadCompressor()
         self.counts: Counter[tuple[str, str]] = Counter()
         self._moved: Counter[tuple[str, str]] = Counter()
+        self._stored_receipts = 0
         self._ids = EventIds()
 
     # --- life ---
@@ -86,9 +90,16 @@ class Store:
         self._database = open_writer(self.path, self.synchronous)
         self._connection = self._database.connection()
         self._streams = Streams(self._database)
-        self._check_version()
         with self.transaction():
+            if self.meta_int(VERSION) != SCHEMA_VERSION:
+                self.set_meta(VERSION, SCHEMA_VERSION)
             self.reload()
+
+    def reopen(self) -> None:
+        """Start from the file again, after the disk failed."""
+        with contextlib.suppress(apsw.Error, PeeweeException):
+            self.close()
+        self.open()
 
     def close(self) -> None:
         self._database.close()
@@ -98,8 +109,9 @@ class Store:
         self._moved.clear()
         self.counts = Counter({(row.name, row.label): row.value for row in Count.select()})
         self._streams.recount(self.meta_int(CHECKPOINT_ID))
-        groups = ReceiptGroup.select(ReceiptGroup.entries).order_by(ReceiptGroup.id)
-        self.receipts.load([bytes(row.entries) for row in groups])
+        groups = self._connection.execute("SELECT entries, count FROM receipts ORDER BY id").fetchall()
+        self.receipts.load([entries for entries, _ in groups])
+        self._stored_receipts = sum(count for _, count in groups)
         self.compressor.forget()
         for row in Dictionary.select().order_by(Dictionary.codec):
             if crc32(row.content) == row.checksum:
@@ -119,16 +131,6 @@ class Store:
             self._save_counts()
         self.counts.update(self._moved)
         self._moved.clear()
-
-    def _check_version(self) -> None:
-        found = self.meta_int("schema_version", SCHEMA_VERSION)
-        if found > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.path} has schema version {found}, this gateway knows up to {SCHEMA_VERSION}",
-                hint="run the gateway version that wrote it, or a newer one",
-            )
-        with self.transaction():
-            self.set_meta("schema_version", SCHEMA_VERSION)
 
     # --- events ---
 
@@ -237,7 +239,6 @@ class Store:
             else:
                 WindowState.replace(window=window, key=key, state=state).execute()  # type: ignore[no-untyped-call]
         self._streams.save()
-        self._prune_receipts()
         included = self.last_id()
         self.set_meta(CHECKPOINT_ID, included)
         return included
@@ -254,6 +255,7 @@ class Store:
         """The broker started a new session: its packet ids mean nothing to us."""
         self.receipts.clear()
         ReceiptGroup.delete().execute()
+        self._stored_receipts = 0
 
     def install_dictionary(self, family: str, content: bytes, now_ms: int) -> None:
         """Store a dictionary and compress `family` with it from now on."""
@@ -297,14 +299,21 @@ class Store:
         group = self.receipts.take_group()
         if group is not None:
             ReceiptGroup.insert(count=group[0], entries=group[1]).execute()
+            self._stored_receipts += group[0]
+        if self._stored_receipts >= 2 * KEPT:  # seldom: it looks at each group
+            self._prune_receipts()
 
     def _prune_receipts(self) -> None:
-        newer = 0
-        for row in ReceiptGroup.select(ReceiptGroup.id, ReceiptGroup.count).order_by(ReceiptGroup.id.desc()):
-            newer += row.count
-            if newer >= KEPT:
-                ReceiptGroup.delete().where(ReceiptGroup.id < row.id).execute()
-                return
+        """Delete the groups of which no receipt is among the newest KEPT."""
+        self._database.execute_sql(
+            "DELETE FROM receipts WHERE id IN (SELECT id FROM"
+            " (SELECT id, sum(count) OVER (ORDER BY id DESC) - count AS newer FROM receipts)"
+            " WHERE newer >= ?)",
+            (KEPT,),
+        )
+        self._stored_receipts = int(
+            self._connection.execute("SELECT coalesce(sum(count), 0) FROM receipts").fetchone()[0]
+        )
 
     def _save_counts(self) -> None:
         moved = [[name, label, by] for (name, label), by in self._moved.items() if by]
