@@ -126,6 +126,7 @@ class Gateway:
         self.writer = Writer(
             self.store,
             group_limit=buffer.group_limit,
+            group_time_s=buffer.group_commit / 1000,
             tick=Tick(self.pipeline, self._after_tick),
             on_rollback=restore,
         )

@@ -269,6 +269,7 @@ class AppendBatch(Command):
         retry: Callable[[Sequence[Message], Exception], None],
     ) -> None:
         self.weight = len(messages)
+        self.size_bytes = sum(len(message.payload) for message in messages)
         self._pipeline = pipeline
         self._messages = messages
         self._acknowledge = acknowledge

@@ -36,6 +36,11 @@ def train(samples: Sequence[bytes]) -> bytes | None:
         return None
 
 
+def raw_size(codec: int, stored: bytes) -> int:
+    """How many bytes the payload has once it is decompressed."""
+    return len(stored) if codec == RAW else zstandard.frame_content_size(stored)
+
+
 class PayloadCompressor:
     """Compresses for the writer and collects samples of families that have no dictionary yet."""
 

@@ -18,7 +18,7 @@ from zlib import crc32
 import orjson
 
 from gateway.buffer.checksum import event_checksum
-from gateway.buffer.compression import PayloadDecompressor
+from gateway.buffer.compression import PayloadDecompressor, raw_size
 from gateway.buffer.schema import open_reader
 
 _BATCH = """
@@ -64,6 +64,19 @@ class StoredEvents(NamedTuple):
         event_ids = b"".join(self.event_ids[16 * at : 16 * at + 16] for at in positions)
         ids, _, *columns = ([column[at] for at in positions] for column in self)
         return StoredEvents(ids, event_ids, *columns)  # type: ignore[arg-type]
+
+    def split(self, limit_bytes: int) -> list[StoredEvents]:
+        """The same events in parts, whose payloads have at most `limit_bytes` each once they are
+        decompressed; a larger payload is a part of its own."""
+        parts: list[list[int]] = []
+        part_bytes = 0
+        for at, size in enumerate(map(raw_size, self.codecs, self.stored)):
+            if not parts or part_bytes + size > limit_bytes:
+                parts.append([])
+                part_bytes = 0
+            parts[-1].append(at)
+            part_bytes += size
+        return [self] if len(parts) == 1 else [self.pick(part) for part in parts]
 
 
 class Reader:

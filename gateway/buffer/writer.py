@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import apsw
-from peewee import PeeweeException
+from peewee import DataError, IntegrityError, PeeweeException, ProgrammingError
 
 from gateway.buffer.store import Store
 from gateway.errors import StoreError
@@ -25,8 +25,21 @@ from gateway.events import Status
 
 log = logging.getLogger(__name__)
 
-StorageError = (apsw.Error, PeeweeException, OSError)
-"""What a transaction may raise when the disk or the file is at fault, not the command."""
+# What memory holds, after a transaction was rolled back.
+_CURRENT, _RELOAD, _REOPEN = "current", "reload", "reopen"
+
+_COMMAND_FAULTS = (
+    *(apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError, apsw.BindingsError),
+    *(IntegrityError, ProgrammingError, DataError),
+)
+
+
+def is_storage_fault(error: Exception) -> bool:
+    """Whether the disk or the file is at fault, so that trying again later makes sense."""
+    if isinstance(error, _COMMAND_FAULTS):
+        return False
+    return isinstance(error, (apsw.Error, PeeweeException, OSError))
+
 
 T = TypeVar("T")
 
@@ -42,6 +55,8 @@ class Command:
 
     weight = 0
     """How many events it carries, for the bounds of a group and of the backlog."""
+    size_bytes = 0
+    """How much memory they take while they wait."""
 
     def apply(self, store: Store) -> None:
         """Change the buffer, inside the transaction. Runs again when the commit failed."""
@@ -117,21 +132,25 @@ class Writer:
         store: Store,
         *,
         group_limit: int = 2000,
+        group_time_s: float = 0.1,
         backlog_limit: int = 20_000,
+        backlog_limit_bytes: int = 64 * 1024 * 1024,
         tick: Command | None = None,
         on_rollback: Callable[[], object] = lambda: None,
     ) -> None:
         self.metrics = WriterMetrics()
         self._store = store
         self._group_limit = group_limit
+        self._group_time_s = group_time_s
         self._backlog_limit = backlog_limit
+        self._backlog_limit_bytes = backlog_limit_bytes
         self._tick = tick
         self._on_rollback = on_rollback
         self._queue: deque[Command] = deque()
-        self._backlog = 0
+        self._backlog = self._backlog_bytes = 0
         self._wakeup = threading.Condition()
         self._stopping = False
-        self._stale = False  # memory is ahead of the disk: a transaction was rolled back
+        self._state = _CURRENT
         self._stop_waiting = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gateway.writer", daemon=True)
 
@@ -164,13 +183,14 @@ class Writer:
     @property
     def has_room(self) -> bool:
         """Whether sources should go on reading. They must ask, `submit` does not refuse."""
-        return self._backlog < self._backlog_limit
+        return self._backlog < self._backlog_limit and self._backlog_bytes < self._backlog_limit_bytes
 
     def submit(self, command: Command) -> None:
         """Queue `command`; its `committed` or `failed` will be called. Never blocks."""
         with self._wakeup:
             self._queue.append(command)
             self._backlog += command.weight
+            self._backlog_bytes += command.size_bytes
             self._wakeup.notify()
 
     def call(self, function: Callable[[Store], T], timeout_s: float = 30.0) -> T:
@@ -203,6 +223,7 @@ class Writer:
             while self._queue and (not group or weight + self._queue[0].weight <= self._group_limit):
                 command = self._queue.popleft()
                 weight += command.weight
+                self._backlog_bytes -= command.size_bytes
                 group.append(command)
             self._backlog -= weight
             return group, self._stopping
@@ -210,35 +231,45 @@ class Writer:
     def _commit_until_done(self, group: list[Command]) -> None:
         while group:
             try:
-                self._commit(group)
-            except StorageError as exc:
-                self._wait_for_storage(exc)
-                if self._stopping:
-                    _fail_all(group, exc)
-                    return
-            except Exception as exc:
-                # A defect in a command must not stop the pipeline nor take the group with it.
-                self._stale = True
+                count = self._commit(group)
+            except Exception as exc:  # noqa: BLE001 - told apart below; this thread must go on
                 self.metrics.failures += 1
-                if len(group) == 1:
-                    log.exception("a command of the buffer failed and is given up")
-                    group[0].failed(exc)
+                if is_storage_fault(exc):
+                    self._wait_for_storage(exc)
+                    if self._stopping:
+                        _fail_all(group, exc)
+                        return
+                else:
+                    # A defect in a command must not stop the pipeline nor take the group with it.
+                    self._state = _RELOAD
+                    self._isolate(group, exc)
                     return
-                for command in group:
-                    self._commit_until_done([command])
-                return
             else:
-                for command in group:
+                for command in group[:count]:
                     command.committed()
-                return
+                group = group[count:]
 
-    def _commit(self, group: list[Command]) -> None:
+    def _isolate(self, group: list[Command], error: Exception) -> None:
+        if len(group) == 1:
+            log.error("a command of the buffer failed and is given up", exc_info=error)
+            group[0].failed(error)
+            return
+        for command in group:
+            self._commit_until_done([command])
+
+    def _commit(self, group: list[Command]) -> int:
+        """Commit as many of `group` as its time allows, in one transaction; returns how many."""
         self._catch_up()
+        count, started_s = 0, time.monotonic()
         with self._store.transaction():
             for command in group:
                 command.apply(self._store)
-            started_s = time.monotonic()
-        self._note_commit(started_s, sum(command.weight for command in group))
+                count += 1
+                applied_s = time.monotonic()
+                if applied_s - started_s > self._group_time_s:
+                    break
+        self._note_commit(applied_s, sum(command.weight for command in group[:count]))
+        return count
 
     def _note_commit(self, started_s: float, events: int) -> None:
         metrics, now = self.metrics, time.monotonic()
@@ -253,15 +284,18 @@ class Writer:
 
     def _catch_up(self) -> None:
         """After a rollback, bring what memory holds back to what the disk holds, before anything else."""
-        if self._stale:
+        if self._state == _REOPEN:
+            self._store.reopen()
+        elif self._state == _RELOAD:
             with self._store.transaction():
                 self._store.reload()
+        if self._state != _CURRENT:
             self._on_rollback()
-            self._stale = False
+            self._state = _CURRENT
 
     def _wait_for_storage(self, error: Exception) -> None:
-        self._stale = True
-        self.metrics.failures += 1
+        # After a failed fsync the operating system may have dropped the pages: start from the file again.
+        self._state = _REOPEN
         if not self.metrics.storage_error:
             log.error("the buffer cannot be written; nothing is acknowledged until it can: %s", error)
         self.metrics.storage_error = str(error) or type(error).__name__

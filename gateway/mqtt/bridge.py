@@ -31,6 +31,8 @@ from gateway.uplink import batch_topic, event_envelope, event_properties, event_
 log = logging.getLogger(__name__)
 
 LINGER_S = 0.05  # how long a small batch may wait for company
+FRAME_BYTES = 1024 * 1024  # of payloads in one frame, before compression
+_FRAME_OVERHEAD_BYTES = 4096  # what else is in a frame of a broker that limits the size of a packet
 _EVENTS_IN_FLIGHT = 20  # of the event format: paho's publish slows down with a larger window (measured)
 _REFUSED = 0x80
 
@@ -50,8 +52,17 @@ class BridgeSpec:
     max_attempts: int = 20
 
 
+class _Outgoing(NamedTuple):
+    """One message for the cloud and the events that it carries."""
+
+    topic: str
+    payload: bytes
+    properties: Sequence[tuple[str, str]]
+    ids: list[int]
+
+
 class _Sent(NamedTuple):
-    ids: Sequence[int]
+    ids: list[int]
     at_s: float
 
 
@@ -79,8 +90,8 @@ class Bridge(Session):
         self._reader: Reader | None = None
         self._bucket = TokenBucket(spec.bandwidth_bytes_per_s)
         self._claimed: deque[list[int]] = deque()  # filled on the writer's thread, at most one list
-        self._ready: deque[WireEvent | EventColumns] = deque()
-        self._ready_ids: deque[list[int]] = deque()
+        self._ready: deque[StoredEvents] = deque()  # parts of one claim, each small enough for a frame
+        self._outgoing: deque[_Outgoing] = deque()  # one part, packed
         self._claiming = False
         self._next_claim_s = 0.0
         self._in_flight: OrderedDict[int, _Sent] = OrderedDict()
@@ -107,10 +118,11 @@ class Bridge(Session):
         """Everything on this connection that has no PUBACK failed."""
         self._settle()
         lost = [i for sent in self._in_flight.values() for i in sent.ids]
-        lost += [i for ids in self._ready_ids for i in ids]
+        lost += [i for outgoing in self._outgoing for i in outgoing.ids]
+        lost += [i for events in self._ready for i in events.ids]
         self._in_flight.clear()
+        self._outgoing.clear()
         self._ready.clear()
-        self._ready_ids.clear()
         if lost:
             self._writer.submit(Settle(lost, Happening.FAILURE))
 
@@ -119,7 +131,7 @@ class Bridge(Session):
         self._check_overdue(link)
         now_s = time.monotonic()
         while self._claimed:
-            self._prepare(self._claimed.popleft())
+            self._prepare(link, self._claimed.popleft())
         wait_s = self._send(link, now_s)
         self._claim_more(now_s)
         return min(wait_s, LINGER_S)
@@ -132,7 +144,7 @@ class Bridge(Session):
     # --- inside ---
 
     def _claim_more(self, now_s: float) -> None:
-        if self._claiming or self._ready or now_s < self._next_claim_s:
+        if self._claiming or self._ready or self._outgoing or now_s < self._next_claim_s:
             return
         pending = self._writer.pending_events
         if pending == 0:
@@ -154,7 +166,7 @@ class Bridge(Session):
         """On the writer's thread, inside the transaction."""
         return store.claim(self._spec.batch_events, self._lane, self._spec.connections)
 
-    def _prepare(self, ids: list[int]) -> None:
+    def _prepare(self, link: Link, ids: list[int]) -> None:
         """Read claimed events and put them up for sending."""
         if self._reader is None:
             self._reader = Reader(self._path)
@@ -162,45 +174,65 @@ class Bridge(Session):
         if corrupt:
             log.error("%d events have a wrong checksum; they are kept and not sent", len(corrupt))
             self._writer.submit(Settle(corrupt, Happening.MISMATCH))
-        if not events.ids:
-            return
-        columns = _columns(self._reader, events)
-        if self._spec.format == "batch":
-            self._ready.append(columns)
-            self._ready_ids.append(events.ids)
-        else:
-            self._ready.extend(_wire_events(columns))
-            self._ready_ids.extend([i] for i in events.ids)
+        limit = min(FRAME_BYTES, (link.max_packet_bytes or 2**31) - _FRAME_OVERHEAD_BYTES)
+        self._ready.extend(events.split(limit))
 
     def _send(self, link: Link, now_s: float) -> float:
         """Publish what is ready, as far as window and bandwidth allow; returns how long to wait."""
         window = self._spec.in_flight if self._spec.format == "batch" else _EVENTS_IN_FLIGHT
-        while self._ready and len(self._in_flight) < window and not link.congested:
+        while len(self._in_flight) < window and not link.congested:
+            if not self._outgoing:
+                if not self._ready:
+                    break
+                self._outgoing.extend(self._pack(link, self._ready[0]))
+                self._ready.popleft()
             delay_s = self._bucket.delay_s(now_s)
             if delay_s > 0:
                 return delay_s
-            ids = self._ready_ids[0]
-            packet_id, size = self._publish(link, self._ready[0])
-            self._ready.popleft()
-            self._ready_ids.popleft()
-            self._in_flight[packet_id] = _Sent(ids, now_s)
-            self._bucket.spend(size)
-            self.metrics.frames += 1
-            self.metrics.events_sent += len(ids)
-            self.metrics.payload_bytes += size
+            self._publish(link, self._outgoing[0], now_s)
+            self._outgoing.popleft()
         return LINGER_S
 
-    def _publish(self, link: Link, item: WireEvent | EventColumns) -> tuple[int, int]:
+    def _publish(self, link: Link, outgoing: _Outgoing, now_s: float) -> None:
+        packet_id = link.publish(outgoing.topic, outgoing.payload, properties=outgoing.properties)
+        self._in_flight[packet_id] = _Sent(outgoing.ids, now_s)
+        self._bucket.spend(len(outgoing.payload))
+        self.metrics.frames += 1
+        self.metrics.events_sent += len(outgoing.ids)
+        self.metrics.payload_bytes += len(outgoing.payload)
+
+    def _pack(self, link: Link, events: StoredEvents) -> list[_Outgoing]:
+        """The messages that carry `events`: one frame, or one message for each."""
         spec = self._spec
-        if isinstance(item, EventColumns):
-            frame = encode_columns(spec.gateway_id, uuid.uuid4().bytes, item)
-            return link.publish(batch_topic(spec.prefix, spec.gateway_id, self._lane), frame), len(frame)
-        topic = event_topic(spec.prefix, spec.gateway_id, item.stream)
-        if link.endpoint.protocol == "5":
-            sent = link.publish(topic, item.payload, properties=event_properties(item))
-            return sent, len(item.payload)
-        envelope = event_envelope(item)
-        return link.publish(topic, envelope), len(envelope)
+        columns = self._columns(events)
+        if spec.format == "batch":
+            frame = encode_columns(spec.gateway_id, uuid.uuid4().bytes, columns)
+            return [_Outgoing(batch_topic(spec.prefix, spec.gateway_id, self._lane), frame, (), events.ids)]
+        as_envelope = link.endpoint.protocol != "5"
+        return [
+            _Outgoing(
+                event_topic(spec.prefix, spec.gateway_id, event.stream),
+                event_envelope(event) if as_envelope else event.payload,
+                () if as_envelope else event_properties(event),
+                [buffer_id],
+            )
+            for buffer_id, event in zip(events.ids, _wire_events(columns), strict=True)
+        ]
+
+    def _columns(self, events: StoredEvents) -> EventColumns:
+        assert self._reader is not None  # it has read `events`  # noqa: S101
+        return EventColumns(
+            events.event_ids,
+            self._reader.names(events.stream_ids),
+            events.sequence_nums,
+            events.event_times_ms,
+            events.ingest_times_ms,
+            events.device_times_ms,
+            events.priorities,
+            events.kinds,
+            events.flags,
+            self._reader.payloads(events),
+        )
 
     def _settle(self) -> None:
         if self._acked:
@@ -263,21 +295,6 @@ class Refuse(Settle):
         exhausted = store.exhausted(self._ids, self._max_attempts)
         store.move(exhausted, Status.SYNCING, Happening.EXHAUSTED)
         super().apply(store)
-
-
-def _columns(reader: Reader, events: StoredEvents) -> EventColumns:
-    return EventColumns(
-        events.event_ids,
-        reader.names(events.stream_ids),
-        events.sequence_nums,
-        events.event_times_ms,
-        events.ingest_times_ms,
-        events.device_times_ms,
-        events.priorities,
-        events.kinds,
-        events.flags,
-        reader.payloads(events),
-    )
 
 
 def _wire_events(columns: EventColumns) -> list[WireEvent]:
