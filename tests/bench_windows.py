@@ -63,9 +63,9 @@ def run_dict(made: list[Event]) -> int:
 
 
 def measure(name: str, run: Callable[[], int], count: int) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     results = run()
-    took_s = time.perf_counter() - started
+    took_s = time.process_time() - started
     rate, cost_us = count / took_s, took_s / count * 1e6
     sys.stdout.write(f"{name:34} {rate:10,.0f} events/s  {cost_us:6.2f} us/event  {results} results\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from windowing import Timeline, seen, spec
 
+from gateway.events import Sample
 from gateway.windows.grid import Grid
 
 
@@ -163,6 +164,14 @@ def test_the_identity_of_each_result_is_its_own() -> None:
     out += run.event(1_000) + run.event(1) + run.event(1)
     assert {one.kind for one in out} == {"early", "on_time", "correction", "dropped"}
     assert len({one.identity for one in out}) == len(out)
+
+
+def test_the_readings_of_one_message_are_judged_together_whatever_their_order() -> None:
+    run = Timeline(spec(size_ms=10))
+    samples = [Sample(time_ms, {"key": "k", "value": 1.0}) for time_ms in (35, 12, 3)]
+    out = run.engine.process("t/s", None, {}, samples, 35)
+    assert seen(out) == [("on_time", 0, 10, 1.0), ("on_time", 10, 20, 1.0)]
+    assert seen(run.event(12)) == [("dropped", 12)]
 
 
 # --- sessions ---
