@@ -309,3 +309,25 @@ def test_the_embedded_broker_serves_devices_and_dashboards(tmp_path: Path) -> No
             wait_until(lambda: dashboard.messages, "an aggregate")
         assert gateway.stop() == 0
         assert [p["n"] for p in gateway.raw_payloads()[:50]] == list(range(50))
+
+
+def test_large_payloads_travel_in_frames_of_bounded_size(mosquitto: MosquittoFactory, tmp_path: Path) -> None:
+    local, cloud = mosquitto(), mosquitto(["max_queued_messages 0", "max_packet_size 2000000"])
+    output = tmp_path / "received.ndjson"
+    receive(cloud.url, output)
+    chance = random.Random(1)
+    noise = [
+        b"n" + chance.randbytes(100_000).hex().encode() for _ in range(20)
+    ]  # does not compress below half
+    zeros = [b"z" * 700_000] * 20  # compresses to nothing, and would make one frame of 14 MB
+    payloads = noise + zeros
+    route = {"name": "blobs", "topic": "blobs/{device}", "decoder": "raw"}
+    config = gateway_config(tmp_path, local.url, cloud.url, routes=[route], windows=[])
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        publish(local.port, [("blobs/a", payload) for payload in payloads])
+        wait_until(lambda: drained(gateway, len(payloads)), "the drain")
+        assert gateway.metric("gateway_bridge_frames_total") > 10
+        assert gateway.metric('gateway_link_failures_total{link="bridge-0"}') == 0
+    receive(cloud.url, output)
+    assert [e["payload"].encode() for e in received_events(output)] == payloads
