@@ -4,14 +4,15 @@ from __future__ import annotations
 
 
 class TokenBucket:
-    """Allows `rate_bytes_per_s` on average, in bursts of up to one second's worth.
+    """Allows `rate_bytes_per_s` on average (at least 1; None: any), in bursts of one second's worth.
 
-    A frame that is larger than the bucket passes when the bucket is full and leaves a debt.
+    A frame may go as long as there is no debt, whatever its size, so a large one passes too: it leaves a
+    debt, and the next waits until that is paid.
     """
 
     def __init__(self, rate_bytes_per_s: int | None) -> None:
-        self._rate = rate_bytes_per_s
-        self._tokens = float(rate_bytes_per_s or 0)
+        self._rate = None if rate_bytes_per_s is None else max(1, rate_bytes_per_s)
+        self._tokens = float(self._rate or 0)
         self._updated_s: float | None = None
 
     def delay_s(self, now_s: float) -> float:

@@ -1,8 +1,8 @@
 """MQTT topics, filters, and templates with named levels.
 
 A template is a filter whose wildcards have names: `tele/{device}/SENSOR` is the filter `tele/+/SENSOR`
-and reads the level `device` out of a topic; `{rest...}`, only at the end, is `#` and takes one or more
-levels. Plain `+` and `#` work too and name nothing.
+and reads the level `device` out of a topic; `{rest...}`, only at the end, is `#` and takes all further
+levels, which may be none: `a/{rest...}` matches `a` too. Plain `+` and `#` work too and name nothing.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def filter_matches(topic_filter: str, topic: str) -> bool:
 
 def covers(wide: str, narrow: str) -> bool:
     """Whether every topic that the filter `narrow` matches is matched by the filter `wide` too."""
+    if narrow.startswith("$") and wide[:1] in {"+", "#"}:
+        return False
     wanted, levels = wide.split("/"), narrow.split("/")
     for position, level in enumerate(wanted):
         if level == "#":
