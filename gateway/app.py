@@ -222,6 +222,7 @@ class Gateway:
             persistent=True,
             session_expiry_s=local.session_expiry // 1000,
             receive_maximum=local.receive_maximum,
+            max_packet_bytes=local.max_packet_size,
         )
         self.ingest_link = Link("ingest", endpoint, self.ingest, self.clock.now_ms)
         self._start_link(self.ingest_link)

@@ -131,7 +131,12 @@ def _known(name: str, known: list[str]) -> str:
 
 def warnings_of(config: Config) -> tuple[str, ...]:
     """What is allowed but seldom meant, or costs a guarantee."""
-    return (*_route_warnings(config), *_link_warnings(config), *_storage_warnings(config))
+    return (
+        *_route_warnings(config),
+        *_link_warnings(config),
+        *_storage_warnings(config),
+        *_without_effect(config),
+    )
 
 
 def _route_warnings(config: Config) -> Iterator[str]:
@@ -143,7 +148,7 @@ def _route_warnings(config: Config) -> Iterator[str]:
             yield f"route {route.name} is never used: {seen[topic_filter]} takes the same topics before it"
         seen.setdefault(topic_filter, route.name)
         if filter_matches(topic_filter, own_topic):
-            yield f"route {route.name} ({route.topic}) also takes what this gateway itself publishes"
+            yield f"route {route.name} ({route.topic}) also takes what this gateway itself publishes; that is rejected"
         if route.qos == 0:
             yield f"route {route.name} subscribes with QoS 0: messages in flight at a crash are lost"
 
@@ -163,3 +168,21 @@ def _link_warnings(config: Config) -> Iterator[str]:
 def _storage_warnings(config: Config) -> Iterator[str]:
     if config.buffer.synchronous == "normal":
         yield "buffer: SYNCHRONOUS NORMAL LOSES ACKNOWLEDGED MESSAGES ON POWER LOSS; full keeps them"
+
+
+def _without_effect(config: Config) -> Iterator[str]:
+    """Settings that this version accepts and does not act on yet: better said than silently ignored."""
+    cloud, buffer = config.cloud, config.buffer
+    settings = {
+        "buffer.max_size": "max_size" in buffer.model_fields_set,
+        "buffer.retry.backoff_min": "backoff_min" in buffer.retry.model_fields_set,
+        "buffer.retry.backoff_max": "backoff_max" in buffer.retry.model_fields_set,
+        "cloud.order": cloud is not None and cloud.order != "oldest",
+        "cloud.drain_target": cloud is not None and cloud.drain_target is not None,
+        "time.ntp": bool(config.time.ntp),
+        "flow.memory": config.flow.memory != "auto",
+        "routes.sampling": any(route.sampling == "allow" for route in config.routes),
+    }
+    for name, is_set in settings.items():
+        if is_set:
+            yield f"{name} has no effect in this version"

@@ -89,6 +89,7 @@ class Endpoint:
     persistent: bool = False  # ask the broker to keep the session (and what it queues) between connections
     session_expiry_s: int = 7 * 24 * 3600  # MQTT 5 only; 3.1.1 leaves it to the broker
     receive_maximum: int = 1000  # MQTT 5 only
+    max_packet_bytes: int | None = None  # MQTT 5 only: what the broker may send us
     will: Will | None = None
 
 
@@ -375,6 +376,8 @@ class Link:
         if self.endpoint.persistent:
             properties.SessionExpiryInterval = self.endpoint.session_expiry_s
         properties.ReceiveMaximum = self.endpoint.receive_maximum
+        if self.endpoint.max_packet_bytes is not None:
+            properties.MaximumPacketSize = self.endpoint.max_packet_bytes
         return {"clean_start": not self.endpoint.persistent, "properties": properties}
 
     def _on_connect(self, _client: Any, _data: Any, flags: Any, reason: Any, properties: Any) -> None:
