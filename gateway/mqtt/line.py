@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 from gateway.mqtt.loop_thread import LoopThread, free_port
 
 _CHUNK_BYTES = 64 * 1024
-_DEAD_S = 0.2  # how long a cut line stays silent before its connections close
+_ONE_WAY_S = 0.2  # how long a cut line still carries what goes up, but no answers
 
 
 class Line:
     """Carries bytes between `host:port` and a broker at `to_host:to_port`, both ways, while it is up.
 
-    When it is cut, what is under way is lost in both directions, acknowledgements too, and connections
-    close shortly after. `mend` opens it again on the same port.
+    When it is cut, the answers are lost first and the connections close shortly after: the nastiest kind
+    of outage, after which what has arrived is sent again. `mend` opens it again on the same port.
     """
 
     def __init__(self, to_host: str, to_port: int, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -24,7 +24,7 @@ class Line:
         self.port = port or free_port(host)
         self._target = (to_host, to_port)
         self._thread = LoopThread("gateway.line", self._serving)
-        self._dead = False
+        self._answers = True
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -33,12 +33,12 @@ class Line:
 
     def mend(self) -> None:
         """Return once connections are taken. Raises BrokerError when the port is in use."""
-        self._dead = False
+        self._answers = True
         self._thread.start()
 
     def cut(self) -> None:
         """Return once all connections are closed."""
-        self._dead = True
+        self._answers = False
         self._thread.stop()
 
     @asynccontextmanager
@@ -48,7 +48,7 @@ class Line:
             yield
         finally:
             server.close()
-            await asyncio.sleep(_DEAD_S)
+            await asyncio.sleep(_ONE_WAY_S)
             for connection in self._connections:
                 connection.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
@@ -64,8 +64,8 @@ class Line:
         except OSError:
             writer.transport.abort()
             return
-        there = asyncio.ensure_future(self._pump(reader, far_writer))
-        back = asyncio.ensure_future(self._pump(far_reader, writer))
+        there = asyncio.ensure_future(self._pump(reader, far_writer, answers=False))
+        back = asyncio.ensure_future(self._pump(far_reader, writer, answers=True))
         try:
             await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -74,10 +74,12 @@ class Line:
             for end in (writer, far_writer):
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
+    ) -> None:
         try:
             while data := await reader.read(_CHUNK_BYTES):
-                if not self._dead:
+                if self._answers or not answers:
                     writer.write(data)
                     await writer.drain()
         except ConnectionError:
