@@ -14,15 +14,17 @@ Invariants:
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 import orjson
 
 from gateway.buffer.reading import Reader
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
-from gateway.buffer.writer import Command
+from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
 from gateway.events import Emission, Flag, Kind, Message, Priority
 from gateway.identifiers import aggregate_id
@@ -155,7 +157,10 @@ class Pipeline:
         after_id = self._checkpointed = store.meta_int(CHECKPOINT_ID)
         known = self._derived_ids(reader, after_id)
         self._owed, replayed = [], 0
-        for events in reader.raw_after(after_id):
+        for stored in reader.raw_after(after_id):
+            events, corrupt = reader.without_corrupt(stored)
+            if corrupt:
+                log.error("%d events have a wrong checksum; the windows go on without them", len(corrupt))
             replayed += len(events.ids)
             rows = zip(
                 reader.names(events.stream_ids),
@@ -283,7 +288,9 @@ class AppendBatch(Command):
         self._acknowledge(self._messages)
 
     def failed(self, error: Exception) -> None:
-        self._retry(self._messages, error)
+        # When it was the disk, the writer is stopping: what is not acknowledged comes again.
+        if not is_storage_fault(error):
+            self._retry(self._messages, error)
 
 
 class Tick(Command):
@@ -301,8 +308,20 @@ class Tick(Command):
 
 
 def _safe_levels(key: str) -> str:
-    """A key as topic levels: what a topic cannot hold becomes an underscore."""
-    return key.translate(_UNSAFE) or "all"
+    """A key as topic levels that a broker takes: it closes the connection on any other, again and again.
+
+    Keys come out of payloads, so they may hold anything.
+    """
+    levels = _UNSAFE.sub("_", key) or "all"
+    if len(levels) <= MAX_KEY_CHARS and levels.count("/") < MAX_KEY_LEVELS:
+        return levels
+    digest = blake2b(key.encode(), digest_size=8).hexdigest()  # so that keys stay apart
+    return f"{levels[:_KEPT_CHARS].replace('/', '_')}~{digest}"
 
 
-_UNSAFE = str.maketrans({"+": "_", "#": "_", "\0": "_"})
+MAX_KEY_CHARS = 1024  # a topic has at most 65,535 bytes
+MAX_KEY_LEVELS = 64  # Mosquitto takes at most 200 levels in a topic
+_KEPT_CHARS = 64
+# Wildcards, and what Mosquitto takes for malformed UTF-8: control characters and noncharacters.
+_NONCHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_UNSAFE = re.compile(rf"[+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")

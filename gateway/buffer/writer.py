@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 import apsw
@@ -217,9 +218,10 @@ class Writer:
     def _take_group(self, deadline_s: float) -> tuple[list[Command], bool]:
         group: list[Command] = []
         weight = 0
+        timeout_s = None if self._tick is None else max(0.0, deadline_s - time.monotonic())
         with self._wakeup:
             if not self._queue and not self._stopping:
-                self._wakeup.wait(max(0.0, deadline_s - time.monotonic()))
+                self._wakeup.wait(timeout_s)
             while self._queue and (not group or weight + self._queue[0].weight <= self._group_limit):
                 command = self._queue.popleft()
                 weight += command.weight
@@ -234,7 +236,8 @@ class Writer:
                 count = self._commit(group)
             except Exception as exc:  # noqa: BLE001 - told apart below; this thread must go on
                 self.metrics.failures += 1
-                if is_storage_fault(exc):
+                # No command is at fault either when memory could not be brought back to what the disk holds.
+                if is_storage_fault(exc) or self._state != _CURRENT:
                     self._wait_for_storage(exc)
                     if self._stopping:
                         _fail_all(group, exc)
@@ -246,13 +249,13 @@ class Writer:
                     return
             else:
                 for command in group[:count]:
-                    command.committed()
+                    _tell(command.committed)
                 group = group[count:]
 
     def _isolate(self, group: list[Command], error: Exception) -> None:
         if len(group) == 1:
             log.error("a command of the buffer failed and is given up", exc_info=error)
-            group[0].failed(error)
+            _tell(partial(group[0].failed, error))
             return
         for command in group:
             self._commit_until_done([command])
@@ -304,4 +307,12 @@ class Writer:
 
 def _fail_all(group: list[Command], error: Exception) -> None:
     for command in group:
-        command.failed(error)
+        _tell(partial(command.failed, error))
+
+
+def _tell(callback: Callable[[], object]) -> None:
+    """The commands behind this one must hear of their commit, and the thread must go on."""
+    try:
+        callback()
+    except Exception:
+        log.exception("what should follow a commit failed")
