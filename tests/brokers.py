@@ -1,14 +1,13 @@
 """Real Mosquitto brokers for tests: a container where a Docker engine answers, else the `mosquitto` program.
 
-Both kinds keep the contract of `Broker`, which `test_brokers.py` holds against each of them. They listen
-on the loopback interface only, on a port outside of the kernel's ephemeral range, so that a connection of
-some other process never takes the port of a broker that is down for a moment.
+Both kinds keep the contract of `Broker`, which `test_brokers.py` holds against each of them;
+`broker_kinds.py` knows which of them this machine has. They listen on the loopback interface only, on a
+port outside of the kernel's ephemeral range, so that a connection of some other process never takes the
+port of a broker that is down for a moment.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import random
 import shutil
@@ -16,24 +15,17 @@ import signal
 import socket
 import subprocess
 import time
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from docker.errors import DockerException, ImageNotFound
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
-
-import docker
 
 # The fixture removes its containers itself; Ryuk would be one more image to pull.
 testcontainers_config.ryuk_disabled = True
 
 IMAGE = os.environ.get("MOSQUITTO_IMAGE", "eclipse-mosquitto:2")
-ENGINE_TIMEOUT_S = 20  # of silence, for each answer of the engine, a pull's progress included
 START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 30.0  # an orderly stop writes what is queued
 _PORTS = range(20_000, 32_000)  # below Linux' default ip_local_port_range, which starts at 32,768
@@ -263,57 +255,6 @@ def mosquitto_program() -> Path | None:
     """Where the `mosquitto` program is; Debian installs it outside of a plain user's PATH."""
     found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     return Path(found) if found else None
-
-
-def why_no_program() -> str:
-    """Why the `mosquitto` program cannot serve, or an empty string when it can."""
-    return "" if mosquitto_program() else "there is no `mosquitto` program (apt-get install mosquitto)"
-
-
-@cache
-def why_no_container() -> str:
-    """Why containers cannot serve, or an empty string when they can. Pulls a missing image, once."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the SDK leaves its socket open when nobody answers
-        reason = _ask_engine()
-        gc.collect()
-    return reason
-
-
-def _ask_engine() -> str:
-    try:
-        engine = docker.from_env(timeout=ENGINE_TIMEOUT_S)
-    except DockerException as error:
-        return f"no Docker engine answers ({_first_line(error)})"
-    with contextlib.closing(engine):
-        try:
-            engine.images.get(IMAGE)
-        except ImageNotFound:
-            return _pull(engine)
-    return ""
-
-
-def _pull(engine: docker.DockerClient) -> str:
-    try:
-        engine.images.pull(IMAGE)
-    except (DockerException, OSError) as error:  # OSError: requests' timeouts
-        return f"the Docker engine has no image {IMAGE} and cannot pull it ({_first_line(error)})"
-    return ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-REASONS: dict[type[Broker], Callable[[], str]] = {
-    ContainerBroker: why_no_container,
-    ProgramBroker: why_no_program,
-}
-
-
-def best_broker_kind() -> type[Broker] | None:
-    """The first kind that can serve on this machine, or None."""
-    return next((kind for kind, why_not in REASONS.items() if not why_not()), None)
 
 
 def make_broker(kind: type[Broker], setup: BrokerSetup) -> Broker:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 import pytest
-from brokers import REASONS, Broker, BrokerSetup, best_broker_kind, free_port, make_broker
+from broker_kinds import REASONS, best_broker_kind
+from brokers import Broker, BrokerSetup, free_port, make_broker
 from hypothesis import settings
 
 

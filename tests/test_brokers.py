@@ -9,7 +9,8 @@ from threading import Event
 
 import paho.mqtt.client as mqtt
 import pytest
-from brokers import REASONS, Broker, BrokerFailedError, ContainerBroker, ProgramBroker
+from broker_kinds import REASONS
+from brokers import Broker, BrokerFailedError, ContainerBroker, ProgramBroker
 from conftest import MosquittoFactory, broker_factory, no_broker
 from paho.mqtt.enums import CallbackAPIVersion
 
