@@ -1,0 +1,559 @@
+"""From messages to events and aggregates: outcomes, crashes at any point, checkpoints, eviction."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from buffers import EPOCH_MS, append, event, sql
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from windowing import shipped
+
+from gateway.buffer.audit import audit
+from gateway.buffer.reading import Reader
+from gateway.buffer.store import CHECKPOINT_ID, Store
+from gateway.buffer.writer import Writer
+from gateway.delivery import Happening
+from gateway.events import Flag, Kind, Message, Priority, Status
+from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
+from gateway.routes import RouteSpec, RouteTable
+from gateway.testing import ManualClock
+from gateway.topics import check_topic
+from gateway.windows.engine import WindowEngine
+from gateway.windows.spec import WindowSpec
+
+OUTPUT = OutputTopics("gateway", "g1")
+ROUTES = (
+    RouteSpec("sensors", "s/{device}", timestamp_path="t", timestamp_format="unix_ms", timestamp="trusted"),
+    RouteSpec("fresh", "fresh/{device}", retained="ignore"),
+    RouteSpec("words", "words/{device}", decoder="number"),
+)
+
+
+def window(name: str, type_: Any = "tumbling", **more: Any) -> WindowSpec:
+    given_: dict[str, Any] = {"route": "sensors", "fields": ("v",), "key": "{device}"} | more
+    return WindowSpec(name, type_, **given_)
+
+
+MINUTE = window("minute", size_ms=60_000)
+# Every kind of window whose results follow from the events alone.
+WINDOWS = (
+    MINUTE,
+    window("late", size_ms=20_000, watermark="per_key", allowed_lateness_ms=15_000),
+    window("hops", "hopping", size_ms=30_000, slide_ms=10_000, out_of_orderness_ms=5_000, key=""),
+    window("visits", "session", gap_ms=8_000, watermark="per_key", allowed_lateness_ms=30_000),
+    window("fours", "count", count=4),
+)
+# And some whose results depend on when time was looked at.
+TIMED_WINDOWS = (
+    window("idle", size_ms=20_000, idle_timeout_ms=5_000),
+    window("idle_keys", size_ms=20_000, watermark="per_key", idle_timeout_ms=5_000),
+    window("early", size_ms=60_000, early_every_ms=2_000),
+    window("pulse", "global", trigger_every_ms=3_000),
+)
+
+
+class World:
+    """A buffer on a disk with a pipeline on it, as `gateway run` puts them together; it can crash."""
+
+    def __init__(self, folder: Path, windows: Sequence[WindowSpec] = WINDOWS, **options: Any) -> None:
+        self.path = folder / "events.db"
+        self.clock = ManualClock(EPOCH_MS)
+        self.windows = windows
+        self.options = options
+        self.packet_id = 0
+        self.derived: list[tuple[object, ...]] = []
+        self._derived_id = 0
+        self.start()
+
+    def start(self) -> None:
+        self.store = Store(self.path, "normal")
+        self.store.open()
+        plugins = {spec.name: shipped("stats") for spec in self.windows}
+        self.pipeline = Pipeline(
+            OUTPUT,
+            RouteTable(ROUTES),
+            partial(WindowEngine, self.windows, plugins),
+            self.clock,
+            **self.options,
+        )
+        self.reader = Reader(self.path)
+        with self.store.transaction():
+            self.store.release_all()
+        self.replayed = self.pipeline.restore(self.store, self.reader)
+
+    def close(self) -> None:
+        self.reader.close()
+        self.store.close()
+
+    def crash(self) -> None:
+        self.close()
+        self.start()
+
+    def catch_up(self) -> None:
+        """What the writer does after a rollback."""
+        with self.store.transaction():
+            self.store.reload()
+        self.pipeline.restore(self.store, self.reader)
+
+    def message(self, topic: str, payload: object, **more: Any) -> Message:
+        self.packet_id += 1
+        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        usual = {"qos": 1, "retain": False, "dup": False, "packet_id": self.packet_id, "epoch": 1}
+        return Message(topic, body, arrival_ms=self.clock.now_ms(), **(usual | more))
+
+    def reading(self, device: str, at_s: float, value: float = 1.0, **more: Any) -> Message:
+        return self.message(f"s/{device}", {"t": EPOCH_MS + round(at_s * 1000), "v": value}, **more)
+
+    def take_in(self, *messages: Message) -> None:
+        with self.store.transaction():
+            self.pipeline.take_in(self.store, messages)
+        self.look()
+
+    def tick(self, ms: int = 0) -> None:
+        self.clock.advance(ms)
+        with self.store.transaction():
+            self.pipeline.tick(self.store)
+        self.look()
+
+    def checkpoint(self) -> None:
+        with self.store.transaction():
+            self.pipeline.checkpoint(self.store)
+
+    def sync_all(self) -> None:
+        """The bridge sends everything, and the cloud takes it."""
+        with self.store.transaction():
+            self.store.move(self.store.claim(10_000), Status.SYNCING, Happening.PUBACK)
+
+    def look(self) -> None:
+        """Note new aggregates before retention removes them."""
+        found = self.reader.derived_after(self._derived_id, 100_000)
+        if found.ids:
+            self._derived_id = found.ids[-1]
+        names, payloads = self.reader.names(found.stream_ids), self.reader.payloads(found)
+        event_ids = [found.event_ids[at : at + 16] for at in range(0, len(found.event_ids), 16)]
+        self.derived += zip(names, found.sequence_nums, event_ids, map(orjson.loads, payloads), strict=True)
+
+    def outcomes(self) -> dict[str, int]:
+        return {label: n for (name, label), n in self.store.counts.items() if name == "outcome"}
+
+    def emitted(self, name: str) -> list[tuple[object, ...]]:
+        """(key, start, count, sum) of the aggregates of a window, in order."""
+        return [
+            (p["key"], (p["start_ms"] - EPOCH_MS // 60_000 * 60_000) // 1000, p["count"], p["result"]["sum"])
+            for _, _, _, p in self.derived
+            if p["window"] == name and p["kind"] != "dropped"
+        ]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Any:
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def rows(world: World, columns: str, where: str = "kind = 0") -> list[tuple[object, ...]]:
+    statement = f"SELECT {columns} FROM buffer_events WHERE {where} ORDER BY id"  # noqa: S608 - from here
+    return sql(world.path, statement)
+
+
+# --- outcomes ---
+
+
+def test_every_message_has_one_counted_outcome(world: World) -> None:
+    stored = world.reading("a", 1)
+    world.take_in(
+        stored,
+        stored._replace(dup=True),
+        world.message("nobody/asked", 1),
+        world.message("fresh/a", {"v": 1}, retain=True),
+        world.message("fresh/a", {"v": 1}),
+        world.message("gateway/g1/aggregates/minute/a", {"v": 1}),
+        world.message("s/a", b"\xff no json"),
+    )
+    assert world.outcomes() == {"buffered": 3, "duplicate": 1, "rejected": 3}
+    rejected = {label: n for (name, label), n in world.store.counts.items() if name == "rejected"}
+    assert rejected == {"no_route": 1, "retained": 1, "own_topic": 1}
+    assert audit(world.reader).problems == ()
+
+
+def test_a_message_without_acknowledgement_is_never_a_duplicate(world: World) -> None:
+    message = world.reading("a", 1, qos=0, packet_id=0)
+    world.take_in(message, message, message._replace(dup=True))
+    assert world.outcomes() == {"buffered": 3}
+
+
+def test_what_cannot_be_decoded_is_kept_as_it_came_and_left_out_of_the_windows(world: World) -> None:
+    payload = b'{"t": 17, "v": '
+    world.take_in(world.message("s/a", payload), world.reading("a", 61), world.reading("a", 140))
+    assert rows(world, "flags & 2, payload", "id = 1") == [(int(Flag.UNDECODED), payload)]
+    assert rows(world, "DISTINCT flags", "id > 1 AND kind = 0") == [(0,)]
+    assert world.pipeline.problems == {("sensors", "json"): 1}
+    assert [count for _, _, count, _ in world.emitted("minute")] == [1]
+
+
+def test_a_missing_field_is_counted_and_the_event_kept(world: World) -> None:
+    world.take_in(world.message("s/a", {"v": None, "x": 1}))
+    assert world.outcomes() == {"buffered": 1}
+    assert world.pipeline.misses == {("sensors", "@timestamp"): 1}
+
+
+def test_a_retained_message_is_flagged(world: World) -> None:
+    world.take_in(world.reading("a", 1, retain=True), world.reading("a", 1))
+    assert rows(world, "flags") == [(int(Flag.RETAINED),), (0,)]
+
+
+def test_events_keep_what_the_device_and_the_gateway_said_about_time(world: World) -> None:
+    world.clock.advance(7)
+    world.take_in(world.reading("a", 3), world.message("words/a", b"5"))
+    assert rows(world, "event_time, ingest_time, device_time") == [
+        (EPOCH_MS + 3000, EPOCH_MS + 7, EPOCH_MS + 3000),
+        (EPOCH_MS + 7, EPOCH_MS + 7, None),
+    ]
+
+
+def test_the_priorities_of_windows_are_those_of_their_aggregates(tmp_path: Path) -> None:
+    world = World(tmp_path, window_priorities={"minute": Priority.HIGH})
+    world.take_in(world.reading("a", 1), world.reading("a", 130), world.reading("a", 2))
+    found = sql(
+        world.path,
+        "SELECT DISTINCT name, kind, priority FROM buffer_events JOIN streams ON stream = streams.id"
+        " WHERE kind <> 0 AND name LIKE '%minute%'",
+    )
+    assert sorted(found) == [
+        ("gateway/g1/aggregates/minute/a", Kind.AGGREGATE, Priority.HIGH),
+        ("gateway/g1/late/minute", Kind.AUDIT, Priority.LOW),
+    ]
+    world.close()
+
+
+numbers = st.integers() | st.floats() | st.sampled_from([2**63, -(2**63), 10**400, 1e308, -0.0])
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+broken_payloads = (
+    st.binary(max_size=30)
+    | st.builds(lambda v: json.dumps(v).encode(), values)
+    | st.builds(lambda t, v: json.dumps({"t": t, "v": v}).encode(), values, values)
+    | st.builds(lambda n: str(n).encode(), numbers)
+)
+odd_topics = st.sampled_from(["s/a", "words/a", "fresh/a"]) | st.builds(
+    "s/{}".format, st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/+#\0"), max_size=5)
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(odd_topics, broken_payloads, st.booleans()), min_size=1, max_size=20))
+def test_no_payload_stops_the_pipeline(sent: list[tuple[str, bytes, bool]]) -> None:
+    folder = Path(tempfile.mkdtemp())
+    world = World(folder, (*WINDOWS, *TIMED_WINDOWS))
+    for topic, payload, retain in sent:
+        world.take_in(world.message(topic, payload, retain=retain))
+        world.tick(1_000)
+    world.crash()
+    world.tick(100_000)
+    assert sum(world.outcomes().values()) == len(sent)
+    assert audit(world.reader).problems == ()
+    for topic, *_ in world.derived:
+        check_topic(str(topic))
+    world.close()
+    shutil.rmtree(folder)
+
+
+# --- topics ---
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["a\nb", "\x85", "\ufffe", "\ufdd0", "\U0003ffff", "x" * 70_000, "a/" * 500, "+#", "ü" * 40_000, ""],
+)
+def test_any_key_becomes_a_topic_that_a_broker_takes(key: str) -> None:
+    topic = OUTPUT.aggregate("w", key)
+    check_topic(topic)
+    assert topic.startswith("gateway/g1/aggregates/w/")
+    assert len(topic) < 2000
+    assert topic.count("/") < 100
+    assert not any(
+        ord(char) < 32 or 0x7F <= ord(char) < 0xA0 or ord(char) & 0xFFFE == 0xFFFE for char in topic
+    )
+
+
+def test_an_ordinary_key_is_its_own_topic_levels() -> None:
+    assert OUTPUT.aggregate("w", "hall/7 grün") == "gateway/g1/aggregates/w/hall/7 grün"
+
+
+def test_long_keys_stay_apart() -> None:
+    assert OUTPUT.aggregate("w", "x" * 5000 + "1") != OUTPUT.aggregate("w", "x" * 5000 + "2")
+
+
+def test_subscriptions_that_another_one_covers_are_left_out_at_its_quality() -> None:
+    routes = RouteTable(
+        [
+            RouteSpec("one", "a/{x}/c", qos=2),
+            RouteSpec("all", "a/{rest...}", qos=0),
+            RouteSpec("other", "b/+", qos=1),
+            RouteSpec("same", "b/{x}", qos=0),
+        ]
+    )
+    pipeline = Pipeline(OUTPUT, routes, partial(WindowEngine, (), {}), ManualClock())
+    assert sorted(pipeline.subscriptions()) == [("a/#", 2), ("b/+", 1)]
+
+
+# --- windows, crashes, rollbacks ---
+
+
+def test_events_and_the_aggregates_they_close_are_one_commit(world: World) -> None:
+    world.take_in(world.reading("a", 1, 5.0), world.reading("a", 2, 7.0))
+    with pytest.raises(ZeroDivisionError), world.store.transaction():
+        world.pipeline.take_in(world.store, [world.reading("a", 130)])
+        raise ZeroDivisionError
+    world.catch_up()
+    world.look()
+    assert world.derived == []
+    world.take_in(world.reading("a", 130))
+    assert world.emitted("minute") == [("a", 0, 2, 12.0)]
+
+
+def test_a_restart_replays_what_came_after_the_checkpoint(world: World) -> None:
+    world.take_in(world.reading("a", 1), world.reading("b", 2))
+    world.checkpoint()
+    world.take_in(world.reading("a", 3), world.reading("a", 4), world.reading("a", 5))
+    world.crash()
+    assert world.replayed == 3
+    world.checkpoint()
+    world.crash()
+    assert world.replayed == 0
+    world.take_in(world.reading("a", 130), world.reading("b", 130))
+    assert sorted(world.emitted("minute")) == [("a", 0, 4, 4.0), ("b", 0, 1, 1.0)]
+
+
+def test_a_corrupt_event_does_not_keep_the_gateway_from_starting(world: World) -> None:
+    world.take_in(*(world.reading("a", second, second) for second in range(1, 4)))
+    sql(world.path, "UPDATE buffer_events SET payload = CAST('?' AS BLOB), codec = 1 WHERE id = 2")
+    world.crash()
+    assert world.replayed == 2
+    world.take_in(world.reading("a", 130))
+    assert world.emitted("minute") == [("a", 0, 2, 4.0)]
+
+
+messages = st.lists(
+    st.tuples(st.sampled_from("ab"), st.integers(0, 200), st.integers(-5, 5)), min_size=1, max_size=6
+)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("messages"), messages),
+        st.tuples(st.just("messages"), messages),
+        st.tuples(st.just("tick"), st.integers(0, 4_000)),
+        st.tuples(st.just("checkpoint")),
+        st.tuples(st.just("sync")),
+        st.tuples(st.just("crash")),
+        st.tuples(st.just("rollback"), messages),
+    ),
+    min_size=2,
+    max_size=25,
+)
+
+
+def run(world: World, script: list[tuple[Any, ...]], *, breaking: bool) -> None:
+    """Play the script; without `breaking` nothing crashes and no transaction is rolled back."""
+    last: list[Message] = []
+    for name, *arguments in script:
+        if name == "messages":
+            last = [world.reading(*reading) for reading in arguments[0]]
+            world.take_in(*last)
+        elif name == "tick":
+            world.tick(arguments[0])
+        elif name == "checkpoint" and breaking:
+            world.checkpoint()
+        elif name == "sync":
+            world.sync_all()
+        elif name == "crash" and breaking:
+            world.crash()
+            before = world.outcomes().get("duplicate", 0)
+            world.take_in(*(message._replace(dup=True, epoch=2) for message in last))
+            assert world.outcomes().get("duplicate", 0) == before + len(last), "the broker heard no PUBACK"
+        elif name == "rollback":
+            last = [world.reading(*reading) for reading in arguments[0]]
+            if breaking:
+                with pytest.raises(ZeroDivisionError), world.store.transaction():
+                    world.pipeline.take_in(world.store, last)
+                    world.pipeline.tick(world.store)
+                    world.pipeline.checkpoint(world.store)
+                    raise ZeroDivisionError
+                world.catch_up()
+            world.take_in(*last)
+        check_nothing_past_the_checkpoint_is_gone(world)
+
+
+def check_nothing_past_the_checkpoint_is_gone(world: World) -> None:
+    newest, checkpoint_id = world.store.last_id(), world.store.meta_int(CHECKPOINT_ID)
+    ((here,),) = rows(world, "count(*)", f"id > {checkpoint_id}")
+    assert here == newest - checkpoint_id
+
+
+def finish(world: World) -> None:
+    """Close every window and take stock."""
+    world.take_in(*(world.reading(device, 10_000) for device in "ab"))
+    world.tick(100)
+    identities = Counter(event_id for _, _, event_id, _ in world.derived)
+    assert all(count == 1 for count in identities.values()), "an aggregate stands twice"
+    assert audit(world.reader).problems == ()
+    world.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps)
+def test_crashes_and_rollbacks_change_no_aggregate(script: list[tuple[Any, ...]]) -> None:
+    folder = Path(tempfile.mkdtemp())
+    results = []
+    for breaking in (False, True):
+        (folder / str(breaking)).mkdir()
+        world = World(folder / str(breaking), checkpoint_interval_ms=3_000, keep_synced_ms=2_000)
+        run(world, script, breaking=breaking)
+        finish(world)
+        results.append(sorted(world.derived, key=lambda row: row[:2]))
+    shutil.rmtree(folder)
+    assert results[0] == results[1]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps)
+def test_no_aggregate_stands_twice_when_time_closes_windows_too(script: list[tuple[Any, ...]]) -> None:
+    folder = Path(tempfile.mkdtemp())
+    world = World(folder, TIMED_WINDOWS, checkpoint_interval_ms=3_000, keep_synced_ms=2_000)
+    run(world, script, breaking=True)
+    finish(world)
+    shutil.rmtree(folder)
+
+
+def test_an_aggregate_that_time_alone_brought_about_is_not_emitted_again_after_a_crash(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, (window("idle", size_ms=20_000, idle_timeout_ms=5_000),))
+    world.take_in(world.reading("a", 1))
+    for _ in range(12):
+        world.tick(5_000)
+    assert len(world.derived) == 1
+    world.crash()
+    for _ in range(12):
+        world.tick(5_000)
+    assert len(world.derived) == 1
+    world.close()
+
+
+def test_an_aggregate_that_is_missing_after_a_crash_is_stored_with_the_next_tick(world: World) -> None:
+    """As when a window was added while the gateway was down."""
+    world.take_in(world.reading("a", 1), world.reading("a", 130))
+    world.windows = (*WINDOWS, window("added", size_ms=60_000))
+    world.crash()
+    world.tick()
+    assert world.emitted("added") == [("a", 0, 1, 1.0)]
+    assert audit(world.reader).problems == ()
+
+
+# --- checkpoints and eviction ---
+
+
+def test_a_checkpoint_is_due_after_its_interval_and_only_when_something_changed(tmp_path: Path) -> None:
+    world = World(tmp_path, checkpoint_interval_ms=5_000)
+    world.tick()
+    world.take_in(world.reading("a", 1))
+    world.tick(4_000)
+    assert world.store.meta_int(CHECKPOINT_ID) == 0
+    world.tick(1_000)
+    assert world.store.meta_int(CHECKPOINT_ID) == 1
+    before = world.store._connection.total_changes()
+    world.tick(5_000)
+    assert world.store._connection.total_changes() == before, "an idle gateway writes nothing"
+    world.close()
+
+
+def test_synced_events_go_when_they_are_old_enough(tmp_path: Path) -> None:
+    world = World(tmp_path, (), keep_synced_ms=10_000, checkpoint_interval_ms=1_000)
+    world.take_in(world.reading("a", 1), world.reading("a", 2))
+    world.sync_all()
+    world.take_in(world.reading("a", 3))
+    world.tick(9_000)
+    assert rows(world, "id") == [(1,), (2,), (3,)]
+    world.tick(1_001)
+    assert rows(world, "id") == [(3,)], "what is pending stays"
+    assert world.store.counts["evicted", "synced"] == 2
+    assert audit(world.reader).problems == ()
+    world.close()
+
+
+def test_what_is_synced_later_is_evicted_later(tmp_path: Path) -> None:
+    world = World(tmp_path, (), keep_synced_ms=1_000, checkpoint_interval_ms=1_000)
+    world.take_in(world.reading("a", 1))
+    for _ in range(5):
+        world.tick(1_000)
+    world.sync_all()
+    for _ in range(3):
+        world.tick(1_000)
+    assert rows(world, "id") == []
+    world.close()
+
+
+def test_eviction_never_passes_the_checkpoint(tmp_path: Path) -> None:
+    world = World(tmp_path, keep_synced_ms=0, checkpoint_interval_ms=1_000_000)
+    world.tick()
+    world.take_in(world.reading("a", 1), world.reading("a", 2))
+    world.sync_all()
+    for _ in range(5):
+        world.tick(10_000)
+        assert rows(world, "id") == [(1,), (2,)]
+    world.checkpoint()
+    world.tick(1)
+    assert rows(world, "id") == []
+    world.close()
+
+
+# --- commands ---
+
+
+def test_a_batch_is_acknowledged_after_its_commit_and_only_then(world: World) -> None:
+    batch = [world.reading("a", 1)]
+    seen: list[object] = []
+
+    def acknowledge(messages: Sequence[Message]) -> None:
+        with_reader = Reader(world.path)
+        seen.append((messages, with_reader.count_by_status()))
+        with_reader.close()
+
+    writer = Writer(world.store, tick=Tick(world.pipeline, lambda: None))
+    writer.submit(AppendBatch(world.pipeline, batch, acknowledge, lambda *_: seen.append("failed")))
+    writer.start()
+    assert writer.stop()
+    assert seen == [(batch, {int(Status.PENDING): 1})]
+
+
+def test_a_batch_with_a_defect_is_given_back_and_one_that_the_disk_refused_is_not(world: World) -> None:
+    batch = [world.reading("a", 1)]
+    given_back: list[object] = []
+    command = AppendBatch(world.pipeline, batch, given_back.append, lambda *both: given_back.append(both))
+    command.failed(OSError("No space left on device"))
+    assert given_back == [], "it is not acknowledged, so the broker sends it again"
+    error = ZeroDivisionError()
+    command.failed(error)
+    assert given_back == [(batch, error)]
+    assert (command.weight, command.size_bytes) == (1, len(batch[0].payload))
+
+
+def test_a_stream_keeps_counting_over_kinds_and_restarts(world: World) -> None:
+    append(world.store, [event("s/a")])
+    world.take_in(world.reading("a", 1), world.reading("a", 2))
+    world.crash()
+    world.take_in(world.reading("a", 3))
+    assert rows(world, "sequence_num") == [(1,), (2,), (3,), (4,)]
