@@ -225,9 +225,9 @@ def _flow(story: Story, numbers: Numbers) -> RenderableType:
     gateway = _counts(**{"on disk": numbers.taken_in + numbers.results, "results": numbers.results})
     cloud = _counts(**{"received": numbers.received, "came twice": numbers.duplicates})
     if numbers.line_up:
-        line = Text("\nline\n━━━▶\nup", style="green")
+        line = Text("\n\n━━▶\nup", style="green")
     else:
-        line = Text("\nline\n━╳ ━\nCUT", style="bold red")
+        line = Text("\n\n━╳━\nCUT", style="bold red")
     flow = Table.grid(expand=True)
     for width in (None, 5, None, 5, None):
         flow.add_column(
@@ -235,7 +235,7 @@ def _flow(story: Story, numbers: Numbers) -> RenderableType:
         )
     flow.add_row(
         _panel("sensors", sensors, _rate(story.rates_in, "blue")),
-        Text("\nMQTT\n━━━▶", style="blue"),
+        Text("\n\n━━▶", style="blue"),
         _panel("gateway", gateway, Text("commits, then acks", style="dim", no_wrap=True)),
         line,
         _panel("cloud", cloud, _rate(story.rates_out, "green")),

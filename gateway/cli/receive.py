@@ -139,8 +139,8 @@ def _text(receiver: Receiver, ledger: Ledger, output: Path) -> str:
     missing = sum(gap.last - gap.first + 1 for gap in gaps)
     lines = [
         f"received    {receiver.written:,} new events in {receiver.messages:,} messages",
-        f"file        {output} holds {ledger.events:,} events of {ledger.streams:,} streams, "
-        f"{ledger.gateways:,} gateways",
+        f"file        {output} holds {ledger.events:,} events "
+        f"({ledger.streams:,} streams, gateways: {ledger.gateways:,})",
         f"duplicates  {ledger.duplicates:,} left out, {ledger.reordered:,} events out of order",
         f"gaps        {missing:,} sequence numbers missing" if gaps else "gaps        none",
         *(f"            {_gap(gap)}" for gap in gaps[:_SHOWN_GAPS]),
