@@ -224,10 +224,7 @@ def _flow(story: Story, numbers: Numbers) -> RenderableType:
     sensors = _counts(published=numbers.published, confirmed=numbers.acknowledged)
     gateway = _counts(**{"on disk": numbers.taken_in + numbers.results, "results": numbers.results})
     cloud = _counts(**{"received": numbers.received, "came twice": numbers.duplicates})
-    if numbers.line_up:
-        line = Text("\n\n━━▶\nup", style="green")
-    else:
-        line = Text("\n\n━╳━\nCUT", style="bold red")
+    line = Text("\n\n━━▶\nup", style="green") if numbers.line_up else Text("\n\n━╳━\nCUT", style="bold red")
     flow = Table.grid(expand=True)
     for width in (None, 5, None, 5, None):
         flow.add_column(
