@@ -43,7 +43,7 @@ def test_only_what_changed_is_written() -> None:
     run = Timeline(spec(size_ms=10, watermark="per_key"))
     for key in ("a", "b"):
         run.event(1, key=key)
-    assert {row for _, row, _ in run.engine.take_changes()} == {b"w", b"ka", b"kb"}
+    assert {row for _, row, _ in run.engine.take_changes()} == {b"!", b"ka", b"kb"}
     run.event(2, key="b")
     assert {row for _, row, _ in run.engine.take_changes()} == {b"kb"}
     assert run.engine.take_changes() == []
@@ -188,3 +188,100 @@ def test_two_lives_of_a_global_key_do_not_share_identities() -> None:
     first = run.event(1, at=1)
     run.tick(500)
     assert first[0].identity != run.event(501, at=501)[0].identity
+
+
+# --- keys that are not in memory ---
+
+
+class Spilling:
+    """An engine that keeps one key in memory, over a checkpoint in a dict."""
+
+    def __init__(self, window: WindowSpec) -> None:
+        self.rows: dict[tuple[str, bytes], bytes] = {}
+        self.fetched: list[bytes] = []
+        self.run = Timeline(window)
+        self.run.engine = WindowEngine([window], {"w": shipped("stats")}, fetch=self._fetch, hot_keys=1)
+
+    def _fetch(self, window: str, row: bytes) -> bytes | None:
+        self.fetched.append(row)
+        return self.rows.get((window, row))
+
+    def checkpoint(self) -> None:
+        for window, row, state in self.run.engine.take_changes():
+            if state is None:
+                self.rows.pop((window, row), None)
+            else:
+                self.rows[window, row] = state
+
+
+def test_keys_beyond_those_in_memory_are_read_back_when_something_happens_to_them() -> None:
+    spilling = Spilling(spec(size_ms=100))
+    run = spilling.run
+    for key in "abc":
+        run.event(1, key=key)
+    spilling.checkpoint()
+    assert (run.counters.keys, run.counters.cold_keys, run.counters.open_windows) == (3, 2, 3)
+    run.event(2, key="a")
+    assert spilling.fetched == [b"ka"]
+    assert (run.counters.keys, run.counters.cold_keys, run.counters.open_windows) == (3, 1, 3)
+    assert [(one.key, one.count) for one in run.event(100, key="d")] == [("a", 2), ("b", 1), ("c", 1)]
+    spilling.checkpoint()
+    assert {row for _, row in spilling.rows if row[:1] == b"k"} == {b"kd"}
+
+
+def test_the_key_that_was_used_last_stays_in_memory() -> None:
+    spilling = Spilling(spec(size_ms=100))
+    for key in "aba":
+        spilling.run.event(1, key=key)
+    spilling.checkpoint()
+    spilling.run.event(2, key="a")
+    spilling.checkpoint()
+    spilling.run.event(3, key="a")
+    assert spilling.fetched == [b"ka"]
+
+
+def test_a_key_that_its_topic_tells_is_found_again_after_it_was_written_out() -> None:
+    spilling = Spilling(spec(size_ms=100, key="{device}", topic="t/{device}"))
+    for device in "ab":
+        spilling.run.event(1, source=device)
+    spilling.checkpoint()
+    for device in "ab":
+        spilling.run.event(2, source=device)
+    assert [(one.key, one.count) for one in spilling.run.end()] == [("a", 2), ("b", 2)]
+
+
+def test_silent_keys_that_are_not_in_memory_close_their_windows_too() -> None:
+    window = spec(size_ms=100, idle_timeout_ms=50, watermark="per_key", ttl_ms=10_000)
+    spilling = Spilling(window)
+    for key in "abc":
+        spilling.run.event(5, key=key, at=1_000)
+    for now_ms in (1_010, 1_020, 1_030):
+        spilling.checkpoint()
+        spilling.run.tick(now_ms)
+    assert [one.key for one in spilling.run.tick(1_095)] == ["a", "b", "c"]
+    spilling.checkpoint()
+    spilling.run.tick(11_000)
+    assert (spilling.run.counters.keys, spilling.run.counters.keys_forgotten) == (0, 3)
+
+
+def test_a_key_that_cannot_be_read_back_is_counted_and_starts_anew() -> None:
+    spilling = Spilling(spec(size_ms=100))
+    for key in "ab":
+        spilling.run.event(1, key=key)
+    spilling.checkpoint()
+    spilling.rows["w", b"ka"] = b"[1,"
+    spilling.run.event(2, key="a")
+    assert spilling.run.counters.state_dropped == 1
+    assert [(one.key, one.count) for one in spilling.run.end()] == [("a", 1), ("b", 1)]
+
+
+def test_a_restart_reads_no_more_keys_than_fit() -> None:
+    spilling = Spilling(spec(size_ms=100))
+    for key in "abc":
+        spilling.run.event(1, key=key)
+    spilling.checkpoint()
+    again = Spilling(spilling.run.window)
+    again.rows = dict(spilling.rows)
+    assert again.run.engine.restore((*at, state) for at, state in again.rows.items()) == []
+    assert (again.run.counters.keys, again.run.counters.cold_keys) == (3, 2)
+    assert [one.count for one in again.run.end()] == [1, 1, 1]

@@ -1,13 +1,13 @@
 """The state of a window as rows for the checkpoint: only what changed, and back.
 
-Rows of a window: `w` (fingerprint, watermark and other single facts), `s` + topic (a source of a shared
-clock), `k` + key (a key with its windows). Values are JSON.
+Rows of a window: `!` (fingerprint, watermark and other single facts; it sorts first), `s` + topic (a source
+of a shared clock), `k` + key (a key with its windows). Values are JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import orjson
 
@@ -15,34 +15,66 @@ from gateway.windows.border import Key
 from gateway.windows.operator import Operator
 from gateway.windows.watermark import KeyClock
 
-K = TypeVar("K", bound=Key)
 Row = tuple[bytes, bytes]
 Change = tuple[bytes, bytes | None]
 
 FORMAT = 1
-META = b"w"
+DAMAGES = (ValueError, TypeError, KeyError, IndexError, AttributeError)
+"""What reading state that is not as it was written may raise."""
+META = b"!"
 
 
 class Checkpoint:
-    """Writes and reads the rows of one window."""
+    """Writes and reads the rows of one window.
 
-    def __init__(self, operator: Operator[Any]) -> None:
+    With `fetch`, which gives the value of a row from the checkpoint, at most `hot_keys` keys stay in memory
+    after each checkpoint; the others are read back when something happens to them.
+    """
+
+    def __init__(
+        self, operator: Operator[Any], fetch: Callable[[bytes], bytes | None] | None, hot_keys: int
+    ) -> None:
         self._operator = operator
+        self._fetch = fetch
+        self._hot_keys = hot_keys
         self._meta = b""
+        if fetch is not None:
+            operator.keys.thaw = self._thaw
 
     def take_changes(self) -> list[Change]:
         """The rows that differ since the last call; None where a row is to be deleted."""
-        operator = self._operator
         changes: dict[bytes, bytes | None] = {}
-        for key in operator.dirty:
-            key.dirty = False
-            changes[b"k" + key.name.encode()] = None if key.gone else self._dump_key(key)
-        operator.dirty.clear()
+        self._take_keys(changes)
         self._take_sources(changes)
         meta = self._dump_meta()
         if meta != self._meta:
             self._meta = changes[META] = meta
         return list(changes.items())
+
+    def _take_keys(self, changes: dict[bytes, bytes | None]) -> None:
+        keys = self._operator.keys
+        for key in keys.dirty:
+            key.dirty = False
+            changes[b"k" + key.name.encode()] = None if key.gone else self._dump_key(key)
+            if self._fetch is not None and not key.gone:
+                keys.hot[key.name] = keys.hot.pop(key.name)  # the order of last use, for `chill`
+        keys.dirty.clear()
+        if self._fetch is not None:
+            keys.chill(self._hot_keys)
+
+    def _thaw(self, name: str) -> Key | None:
+        """Read back a cold key. One that cannot be read is counted and starts anew."""
+        counters = self._operator.counters
+        open_windows = counters.open_windows
+        value = None if self._fetch is None else self._fetch(b"k" + name.encode())
+        try:
+            return self._load_key(name, orjson.loads(value or b""))
+        except DAMAGES:
+            counters.state_dropped += 1
+            self._operator.keys.hot.pop(name, None)
+            return None
+        finally:
+            counters.open_windows = open_windows
 
     def _take_sources(self, changes: dict[bytes, bytes | None]) -> None:
         clock = self._operator.shared
@@ -71,22 +103,32 @@ class Checkpoint:
         }
         return orjson.dumps(meta)
 
-    def fits(self, meta: bytes | None) -> bool:
-        """Whether state with this `w` row was made by the window as it is now."""
-        found = {} if meta is None else orjson.loads(meta)
-        return (found.get("format"), found.get("fingerprint")) == (FORMAT, self._operator.fingerprint)
+    def row_names(self) -> set[bytes]:
+        """The rows that the window has, written or not."""
+        keys, shared = self._operator.keys, self._operator.shared
+        names = {b"k" + name.encode() for name in (*keys.hot, *keys.cold)}
+        return names | {b"s" + name.encode() for name in (shared.sources if shared else ())} | {META}
 
-    def restore(self, rows: Iterable[Row]) -> None:
-        """Fill a new operator with rows that fit it. Raises ValueError or TypeError when they are damaged."""
-        for row, value in sorted(rows, key=_meta_first):
-            state = orjson.loads(value)
-            if row == META:
-                self._load_meta(state)
-            elif row[:1] == b"k":
-                self._load_key(row[1:].decode(), state)
-            elif self._operator.shared is not None:
-                max_ms, heard_ms, idle = state
-                self._operator.shared.restore_source(row[1:].decode(), max_ms, heard_ms, idle=idle)
+    # --- back ---
+
+    def fits(self, meta: bytes) -> bool:
+        """Whether state with this first row was made by the window as it is now."""
+        found = orjson.loads(meta)
+        return (found["format"], found["fingerprint"]) == (FORMAT, self._operator.fingerprint)
+
+    def restore_row(self, row: bytes, value: bytes) -> None:
+        """Take in one row, the first one first. Raises one of DAMAGES when it cannot be read."""
+        state = orjson.loads(value)
+        shared = self._operator.shared
+        if row == META:
+            self._load_meta(state)
+        elif row[:1] == b"k":
+            self._load_key(row[1:].decode(), state)
+            if self._fetch is not None:
+                self._operator.keys.chill(self._hot_keys)
+        elif shared is not None:
+            max_ms, heard_ms, idle = state
+            shared.restore_source(row[1:].decode(), max_ms, heard_ms, idle=idle)
 
     def _load_meta(self, state: Any) -> None:
         self._operator.counters.key_sample_level = state["key_sample_level"]
@@ -94,14 +136,60 @@ class Checkpoint:
         if self._operator.shared is not None and state["watermark_ms"] is not None:
             self._operator.shared.wm_ms = state["watermark_ms"]
 
-    def _load_key(self, name: str, state: Any) -> None:
+    def _load_key(self, name: str, state: Any) -> Key:
         times, carry, failures, blocked_until_ms, heard_ms, windows = state
-        key = self._operator.create_key(name, heard_ms)
+        key: Key = self._operator.create_key(name, heard_ms)
         key.carry, key.failures, key.blocked_until_ms = carry, failures, blocked_until_ms
         if isinstance(key.clock, KeyClock) and times is not None:
             key.clock.max_ms, key.clock.heard_ms, key.clock.wm_ms = times
         self._operator.load_key(key, windows)
+        return key
 
 
-def _meta_first(row: Row) -> tuple[bool, bytes]:
-    return row[0] != META, row[0]
+class Restoration:
+    """Takes in the rows of one window, in any order, though the first one first takes the least memory."""
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self.why_not = "it is not configured any more" if checkpoint is None else ""
+        """Why the state cannot be used, or nothing."""
+        self._checkpoint = checkpoint
+        self._has_begun = False
+        self._waiting: list[Row] = []
+        self._refused: list[bytes] = []
+
+    def add(self, row: bytes, value: bytes) -> None:
+        """Take in a row, or keep it until the first one is there."""
+        if self.why_not or self._checkpoint is None:
+            self._refused.append(row)
+            return
+        try:
+            if self._has_begun:
+                self._checkpoint.restore_row(row, value)
+            elif row == META:
+                self._begin(self._checkpoint, value)
+            else:
+                self._waiting.append((row, value))
+        except DAMAGES as exc:
+            self.why_not = f"it is damaged ({exc})"
+            self._refused.append(row)
+
+    def _begin(self, checkpoint: Checkpoint, meta: bytes) -> None:
+        self._has_begun = True
+        if not checkpoint.fits(meta):
+            self.why_not = "its plugin, options or shape changed since the checkpoint"
+            return
+        checkpoint.restore_row(META, meta)
+        for row, value in self._waiting:
+            checkpoint.restore_row(row, value)
+        self._waiting.clear()
+
+    def finish(self) -> str:
+        """Why the state cannot be used, or nothing."""
+        if not self._has_begun and not self.why_not:
+            self.why_not = "its first row is missing"
+        return self.why_not
+
+    def rows(self) -> list[bytes]:
+        """The rows of a window whose state cannot be used: those that came, taken in or not."""
+        known = set() if self._checkpoint is None else self._checkpoint.row_names()
+        return sorted(known.union(self._refused, (row for row, _ in self._waiting)))

@@ -32,6 +32,7 @@ class Counters:
     timed_ns: int = 0  # and how long they took, plugin included
 
     keys: int = 0
+    cold_keys: int = 0  # of these, in the checkpoint only
     open_windows: int = 0
     sources: int = 0
     watermark_ms: int | None = None  # with per_key, of the key that is furthest ahead

@@ -7,6 +7,7 @@ the caller, so that a replay gives what the live run gave.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -14,7 +15,7 @@ import orjson
 
 from gateway.events import Emission, Sample
 from gateway.topics import TopicTemplate
-from gateway.windows.checkpoint import META, Checkpoint, Row
+from gateway.windows.checkpoint import Checkpoint, Restoration
 from gateway.windows.counters import Counters
 from gateway.windows.grid import GridOperator
 from gateway.windows.operator import Binding, Operator
@@ -62,7 +63,9 @@ class WindowEngine:
 
     `plugins` has a plugin, already set up, for each window's name; `fingerprints` the fingerprint of its
     code (see `gateway.plugins_loader`), so that state of other code is recognised. With a `stopwatch_ns`
-    the counters show what a sample costs in each window.
+    the counters show what a sample costs in each window. With `fetch`, which gives the state of a (window,
+    row) as the checkpoint has it, each window keeps at most `hot_keys` keys in memory from one checkpoint to
+    the next, and reads the others back when something happens to them.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class WindowEngine:
         plugins: Mapping[str, CombineFn],
         fingerprints: Mapping[str, str] | None = None,
         stopwatch_ns: Callable[[], int] | None = None,
+        fetch: Callable[[str, bytes], bytes | None] | None = None,
+        hot_keys: int = 100_000,
     ) -> None:
         self._stopwatch_ns = stopwatch_ns
         self._until_timed = TIMED_EVERY
@@ -80,6 +85,8 @@ class WindowEngine:
         self._templates = {spec.name: TopicTemplate(spec.topic) for spec in specs if spec.topic is not None}
         self._plugins = plugins
         self._codes = fingerprints or {}
+        self._fetch = fetch
+        self._hot_keys = hot_keys
         self._orphans: list[tuple[str, bytes]] = []
         self._progressed = False
         for spec in specs:
@@ -89,7 +96,8 @@ class WindowEngine:
         """Put an empty window in place."""
         operator = _operator(spec, self._plugins[spec.name], self._codes.get(spec.name, ""))
         self._operators[spec.name] = operator
-        self._checkpoints[spec.name] = Checkpoint(operator)
+        fetch = None if self._fetch is None else partial(self._fetch, spec.name)
+        self._checkpoints[spec.name] = Checkpoint(operator, fetch, self._hot_keys)
         return operator
 
     @property
@@ -191,33 +199,21 @@ class WindowEngine:
         its rows are deleted with the next changes. Afterwards `process` every event after the checkpoint
         again, with its first arrival time.
         """
-        grouped: dict[str, list[Row]] = {}
+        found: dict[str, Restoration] = {}
         for window, row, state in rows:
-            grouped.setdefault(window, []).append((row, state))
-        return [note for window, found in grouped.items() if (note := self._restore(window, found))]
+            if window not in found:
+                found[window] = Restoration(self._checkpoints.get(window))
+            found[window].add(row, state)
+        return [self._give_up(window, one) for window, one in found.items() if one.finish()]
 
-    def _restore(self, window: str, rows: list[Row]) -> str:
-        why = self._why_not(window, rows)
-        if not why:
-            return ""
-        keys = sum(row.startswith(b"k") for row, _ in rows)
+    def _give_up(self, window: str, restoration: Restoration) -> str:
+        """Start a window anew and have its rows deleted; say why."""
+        rows = restoration.rows()
+        keys = sum(row.startswith(b"k") for row in rows)
         if window in self._operators:
             self._start(self._operators[window].spec).counters.state_dropped = keys
-        self._orphans += [(window, row) for row, _ in rows]
-        return f"window {window}: the state of {keys} keys is dropped: {why}"
-
-    def _why_not(self, window: str, rows: list[Row]) -> str:
-        """Restore one window; say why it could not be done."""
-        if window not in self._checkpoints:
-            return "it is not configured any more"
-        checkpoint = self._checkpoints[window]
-        try:
-            if not checkpoint.fits(dict(rows).get(META)):
-                return "its plugin, options or shape changed since the checkpoint"
-            checkpoint.restore(rows)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as exc:
-            return f"it is damaged ({exc})"
-        return ""
+        self._orphans += [(window, row) for row in rows]
+        return f"window {window}: the state of {keys} keys is dropped: {restoration.why_not}"
 
 
 def _operator(spec: WindowSpec, plugin: CombineFn, code: str) -> Operator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
@@ -16,29 +17,32 @@ class Expiry(Generic[K]):
 
     def __init__(self, ttl_ms: int) -> None:
         self._ttl_ms = ttl_ms
-        self._due: list[tuple[int, int, K]] = []
+        self._due: list[tuple[int, str]] = []
+        self._watched: set[str] = set()
         self._awake_ms = NEVER
-        self._serial = 0
 
-    def watch(self, key: K, from_ms: int) -> None:
+    def watch(self, key: str, from_ms: int) -> None:
         """Look at the key again when it could have been silent for long enough since `from_ms`."""
-        self._serial += 1
-        heappush(self._due, (from_ms + self._ttl_ms, self._serial, key))
+        if key not in self._watched:
+            self._watched.add(key)
+            heappush(self._due, (from_ms + self._ttl_ms, key))
 
     def resume(self, now_ms: int) -> None:
         """The silence until now was not the keys' own: count from now."""
         self._awake_ms = now_ms
 
-    def tick(self, now_ms: int) -> list[K]:
+    def tick(self, now_ms: int, find: Callable[[str], K | None]) -> list[K]:
         """The keys that have outlived their time, by name. They are no longer watched."""
-        expired = []
+        expired = {}
         while self._due and self._due[0][0] <= now_ms:
-            key = heappop(self._due)[2]
-            heard_ms = max(key.heard_ms, self._awake_ms)
-            if key.gone:
+            name = heappop(self._due)[1]
+            self._watched.remove(name)
+            key = find(name)
+            if key is None:
                 continue
+            heard_ms = max(key.heard_ms, self._awake_ms)
             if heard_ms + self._ttl_ms > now_ms:
-                self.watch(key, heard_ms)
+                self.watch(key.name, heard_ms)
             else:
-                expired.append(key)
-        return sorted(expired, key=lambda key: key.name)
+                expired[key.name] = key
+        return [expired[name] for name in sorted(expired)]

@@ -18,6 +18,7 @@ from gateway.windows.border import BREAKER_FAILURES, BREAKER_PAUSE_MS, Border, K
 from gateway.windows.counters import Counters
 from gateway.windows.expiry import Expiry
 from gateway.windows.keys import KeyTemplate
+from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin import CombineFn
 from gateway.windows.spec import WindowSpec
 from gateway.windows.values import number, number_or_text
@@ -58,10 +59,9 @@ class Operator(ABC, Generic[K]):
         self.fingerprint = fingerprint
         self.counters = Counters()
         self.border = Border(spec.name, plugin, self.counters)
-        self.keys: dict[str, K] = {}
-        self.dirty: list[K] = []
-        self.shared: SharedClock[K] | None = None
-        self._silent: SilentKeys[K] | None = None
+        self.keys: Keyspace[K] = Keyspace(self.counters)
+        self.shared: SharedClock | None = None
+        self._silent: SilentKeys | None = None
         self._expiry: Expiry[K] | None = None if spec.ttl_ms is None else Expiry(spec.ttl_ms)
         self._make_clock()
         self._every_ms = spec.trigger_every_ms if spec.type == "global" else spec.early_every_ms
@@ -152,7 +152,7 @@ class Operator(ABC, Generic[K]):
             else:
                 self._place(key, reading, out)
             if not key.dirty:
-                self.touch(key)
+                self.keys.touch(key)
             if last is not None:
                 before = before or []
                 before.append((last, last_ms))
@@ -204,9 +204,10 @@ class Operator(ABC, Generic[K]):
 
     def _fire(self, clock: Any, out: list[Emission]) -> None:
         wm_ms = clock.wm_ms
-        for time_ms, key in clock.pop_due():
-            if not key.gone:
-                self.touch(key)
+        for time_ms, name in clock.pop_due():
+            key = self.keys.find(name)
+            if key is not None:
+                self.keys.touch(key)
                 self._on_timer(time_ms, key, wm_ms, out)
         self._show_watermark(wm_ms)
 
@@ -214,12 +215,6 @@ class Operator(ABC, Generic[K]):
         if NEVER < wm_ms < END_OF_INPUT:
             shown_ms = self.counters.watermark_ms
             self.counters.watermark_ms = wm_ms if shown_ms is None else max(shown_ms, wm_ms)
-
-    def touch(self, key: K) -> None:
-        """Note that the key's state differs from the last checkpoint's."""
-        if not key.dirty:
-            key.dirty = True
-            self.dirty.append(key)
 
     # --- processing time ---
 
@@ -240,9 +235,9 @@ class Operator(ABC, Generic[K]):
         forgotten = False
         if self._expiry is None:
             return forgotten
-        for key in self._expiry.tick(now_ms):
+        for key in self._expiry.tick(now_ms, self.keys.find):
             if self.shared is not None and self._window_count(key):
-                self._expiry.watch(key, now_ms)  # the shared watermark will close its windows
+                self._expiry.watch(key.name, now_ms)  # the shared watermark will close its windows
                 continue
             forgotten = True
             self.counters.keys_forgotten += 1
@@ -256,22 +251,26 @@ class Operator(ABC, Generic[K]):
             key.clock.wm_ms = END_OF_INPUT
             self._fire(key.clock, out)
 
-    def _fire_silent(self, silent: SilentKeys[K], now_ms: int, out: list[Emission]) -> bool:
-        moved = silent.tick(now_ms)
-        for clock in sorted(moved, key=lambda clock: clock.owner.name):
+    def _fire_silent(self, silent: SilentKeys, now_ms: int, out: list[Emission]) -> bool:
+        moved = silent.tick(now_ms, self._clock_of)
+        for clock in sorted(moved, key=lambda clock: clock.owner):
             self._fire(clock, out)
-            if clock.next_due_ms < ENDLESS and not clock.watched:
+            if clock.next_due_ms < ENDLESS:
                 silent.watch(clock, now_ms)
         return bool(moved)
+
+    def _clock_of(self, name: str) -> KeyClock | None:
+        key = self.keys.find(name)
+        return None if key is None else key.clock
 
     def _pulse(self, number: int, out: list[Emission]) -> bool:
         """Pulses are aligned to the epoch, so that they need no state: a first tick only notes its own."""
         is_due = self._pulse_number is not None and number > self._pulse_number
         self._pulse_number = number
         changed = False
-        for name in sorted(self.keys) if is_due else ():
-            if self._pulse_key(self.keys[name], out):
-                self.touch(self.keys[name])
+        for key in self.keys.each() if is_due else ():
+            if self._pulse_key(key, out):
+                self.keys.touch(key)
                 changed = True
         return changed
 
@@ -283,15 +282,9 @@ class Operator(ABC, Generic[K]):
 
     def flush(self, out: list[Emission]) -> None:
         """Take the watermark of every key to the end of time."""
-        for clock in self.clocks():
+        for clock in [self.shared] if self.shared is not None else (key.clock for key in self.keys.each()):
             clock.wm_ms = END_OF_INPUT
             self._fire(clock, out)
-
-    def clocks(self) -> list[Any]:
-        """The shared clock, or that of every key, by name."""
-        if self.shared is not None:
-            return [self.shared]
-        return [self.keys[name].clock for name in sorted(self.keys)]
 
     # --- keys ---
 
@@ -300,7 +293,7 @@ class Operator(ABC, Generic[K]):
         if name is None:
             self.counters.key_misses += 1
             return None
-        key = self.keys.get(name) or self._admit_key(name, arrival_ms)
+        key = self.keys.find(name) or self._admit_key(name, arrival_ms)
         if binding.key_name is not None:
             binding.key = key
         return key
@@ -330,28 +323,25 @@ class Operator(ABC, Generic[K]):
         while len(self.keys) >= limit:
             self.counters.key_sample_level += 1
             kept = 1 << self.counters.key_sample_level
-            for key in [key for key in self.keys.values() if _hash(key.name) % kept]:
+            for key in [key for key in self.keys.each() if _hash(key.name) % kept]:
                 self.counters.keys_forgotten += 1
                 self.delete_key(key)
 
     def create_key(self, name: str, arrival_ms: int) -> K:
         """Start a key that is not there."""
-        key = self.keys[name] = self._new_key(name)
-        key.clock = self.shared or KeyClock(key, self.spec.out_of_orderness_ms, arrival_ms)
+        key = self._new_key(name)
+        key.clock = self.shared or KeyClock(name, self.spec.out_of_orderness_ms, arrival_ms)
         key.heard_ms = arrival_ms
+        self.keys.add(key)
         if self._expiry is not None:
-            self._expiry.watch(key, arrival_ms)
-        self.counters.keys = len(self.keys)
+            self._expiry.watch(name, arrival_ms)
         return key
 
     def delete_key(self, key: K) -> None:
         """Forget a key and all of its state."""
-        self.touch(key)
-        key.gone = True
-        del self.keys[key.name]
-        self.counters.keys = len(self.keys)
+        self.keys.remove(key)
         self.counters.open_windows -= self._window_count(key)
-        if not self.keys:
+        if not len(self.keys):
             self.counters.key_sample_level = 0
 
     def _retire(self, key: K) -> None:
@@ -360,8 +350,8 @@ class Operator(ABC, Generic[K]):
             self.delete_key(key)
 
     def _schedule(self, key: K, time_ms: int) -> None:
-        key.clock.schedule(time_ms, key)
-        if self._silent is not None and not key.clock.watched:
+        key.clock.schedule(time_ms, key.name)
+        if self._silent is not None:
             self._silent.watch(key.clock)
 
 

@@ -100,8 +100,8 @@ class UnboundedOperator(Operator[UnboundedKey]):
 
     def flush(self, out: list[Emission]) -> None:
         """The end of time: a time trigger fires once more, a count that is not full stays pending."""
-        for name in sorted(self.keys) if self._every_ms is not None else ():
-            self._pulse_key(self.keys[name], out)
+        for key in self.keys.each() if self._every_ms is not None else ():
+            self._pulse_key(key, out)
 
     def dump_key(self, key: UnboundedKey) -> Any:
         numbers = [key.born_ms, key.count, key.firing, key.fresh, key.first_ms, key.last_ms]

@@ -12,10 +12,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush, heapreplace
-from operator import attrgetter
-from typing import Generic, Protocol, TypeVar
 
 NEVER = -(1 << 62)
 """Before any event time; still an integer of 64 bits, so that it can be stored."""
@@ -26,16 +24,6 @@ END_OF_INPUT = ENDLESS - 1
 
 MAX_SOURCES = 100_000
 """Sources of one shared clock. Topics come from outside: without a bound they could fill the memory."""
-
-
-class Named(Protocol):
-    """What waits for a timer; timers of one moment go off in the order of the names."""
-
-    name: str
-
-
-K = TypeVar("K", bound=Named)
-_by_name = attrgetter("name")
 
 
 class Source:
@@ -53,7 +41,7 @@ class Source:
         self.dirty = False
 
 
-class SharedClock(Generic[K]):
+class SharedClock:
     """The watermark of all keys of a window, and the timers that wait for it.
 
     The heap holds each source that is not idle once, with an event time that it has reached; an entry is
@@ -74,7 +62,7 @@ class SharedClock(Generic[K]):
         self._last: tuple[int, int] | None = None
         self._serial = 0
         self._times: list[int] = []
-        self._waiting: dict[int, list[K]] = {}
+        self._waiting: dict[int, set[str]] = {}
 
     def source(self, name: str) -> Source:
         """The source of that name, made when it is new. It counts only once it is heard."""
@@ -169,22 +157,22 @@ class SharedClock(Generic[K]):
         self.wm_ms = reached_ms
         return True
 
-    def schedule(self, time_ms: int, key: K) -> None:
+    def schedule(self, time_ms: int, key: str) -> None:
         """Hand out (time_ms, key) from `pop_due` once the watermark is there."""
         waiting = self._waiting.get(time_ms)
         if waiting is None:
-            self._waiting[time_ms] = [key]
+            self._waiting[time_ms] = {key}
             heappush(self._times, time_ms)
             self.next_due_ms = self._times[0]
         else:
-            waiting.append(key)
+            waiting.add(key)
 
-    def pop_due(self) -> Iterator[tuple[int, K]]:
-        """The timers that are due, by time and then by name; new ones may be scheduled meanwhile."""
+    def pop_due(self) -> Iterator[tuple[int, str]]:
+        """The timers that are due, by time and then by key; new ones may be scheduled meanwhile."""
         while self.next_due_ms <= self.wm_ms:
             time_ms = heappop(self._times)
             self.next_due_ms = self._times[0] if self._times else ENDLESS
-            for key in sorted(self._waiting.pop(time_ms), key=_by_name):
+            for key in sorted(self._waiting.pop(time_ms)):
                 yield time_ms, key
 
     def restore_source(self, name: str, max_ms: int, heard_ms: int, *, idle: bool) -> None:
@@ -195,21 +183,20 @@ class SharedClock(Generic[K]):
             self.revive(source, heard_ms)
 
 
-class KeyClock(Generic[K]):
+class KeyClock:
     """The watermark of one key, and its timers. It is its own only source, hence the attributes of one."""
 
-    __slots__ = ("_lag_ms", "_times", "heard_ms", "max_ms", "next_due_ms", "owner", "watched", "wm_ms")
+    __slots__ = ("_lag_ms", "_times", "heard_ms", "max_ms", "next_due_ms", "owner", "wm_ms")
 
     idle = False
     dirty = True  # it is stored with its key, which has a mark of its own
 
-    def __init__(self, owner: K, out_of_orderness_ms: int, heard_ms: int) -> None:
+    def __init__(self, owner: str, out_of_orderness_ms: int, heard_ms: int) -> None:
         self.owner = owner
         self.wm_ms = NEVER
         self.max_ms = NEVER
         self.heard_ms = heard_ms
         self.next_due_ms = ENDLESS
-        self.watched = False
         self._lag_ms = out_of_orderness_ms
         self._times: list[int] = []
 
@@ -224,12 +211,12 @@ class KeyClock(Generic[K]):
             return now_ms - self._lag_ms
         return self.max_ms - self._lag_ms + max(0, now_ms - max(self.heard_ms, awake_ms))
 
-    def schedule(self, time_ms: int, key: K) -> None:
+    def schedule(self, time_ms: int, key: str) -> None:
         """Hand out (time_ms, key) from `pop_due` once the watermark is there."""
         heappush(self._times, time_ms)
         self.next_due_ms = self._times[0]
 
-    def pop_due(self) -> Iterator[tuple[int, K]]:
+    def pop_due(self) -> Iterator[tuple[int, str]]:
         """The timers that are due, by time; new ones may be scheduled meanwhile."""
         while self.next_due_ms <= self.wm_ms:
             time_ms = heappop(self._times)
@@ -237,7 +224,7 @@ class KeyClock(Generic[K]):
             yield time_ms, self.owner
 
 
-class SilentKeys(Generic[K]):
+class SilentKeys:
     """Finds the key clocks that have timers waiting but hear nothing any more.
 
     Each watched clock has one entry in the heap; how long it has really been silent is looked up only when
@@ -246,32 +233,33 @@ class SilentKeys(Generic[K]):
 
     def __init__(self, idle_timeout_ms: int) -> None:
         self._timeout_ms = idle_timeout_ms
-        self._alarms: list[tuple[int, int, KeyClock[K]]] = []
+        self._alarms: list[tuple[int, str]] = []
+        self._watched: set[str] = set()
         self._awake_ms = NEVER
-        self._serial = 0
 
-    def watch(self, clock: KeyClock[K], due_ms: int | None = None) -> None:
+    def watch(self, clock: KeyClock, due_ms: int | None = None) -> None:
         """Look at a clock that has timers when it may have been silent for long enough."""
-        clock.watched = True
-        self._serial += 1
-        due_ms = clock.heard_ms + self._timeout_ms if due_ms is None else due_ms
-        heappush(self._alarms, (due_ms, self._serial, clock))
+        if clock.owner not in self._watched:
+            self._watched.add(clock.owner)
+            due_ms = clock.heard_ms + self._timeout_ms if due_ms is None else due_ms
+            heappush(self._alarms, (due_ms, clock.owner))
 
     def resume(self, now_ms: int) -> None:
         """The silence until now was not the keys' own: count from now."""
         self._awake_ms = now_ms
 
-    def tick(self, now_ms: int) -> list[KeyClock[K]]:
+    def tick(self, now_ms: int, clock_of: Callable[[str], KeyClock | None]) -> list[KeyClock]:
         """The clocks of silent keys whose watermark moved on to a timer, with that watermark."""
         moved = []
         while self._alarms and self._alarms[0][0] <= now_ms:
-            clock = heappop(self._alarms)[2]
-            clock.watched = False
-            if clock.next_due_ms < ENDLESS and self._run_on(clock, now_ms):
+            name = heappop(self._alarms)[1]
+            self._watched.remove(name)
+            clock = clock_of(name)
+            if clock is not None and clock.next_due_ms < ENDLESS and self._run_on(clock, now_ms):
                 moved.append(clock)
         return moved
 
-    def _run_on(self, clock: KeyClock[K], now_ms: int) -> bool:
+    def _run_on(self, clock: KeyClock, now_ms: int) -> bool:
         idle_from_ms = max(clock.heard_ms, self._awake_ms) + self._timeout_ms
         if idle_from_ms > now_ms:
             self.watch(clock, idle_from_ms)
