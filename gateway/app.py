@@ -15,14 +15,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
+from peewee import PeeweeException
+
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.lock import DataDirLock
 from gateway.buffer.reading import Reader
+from gateway.buffer.recovery import Recovery, recover
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.writer import Writer
 from gateway.clock import Clock, SystemClock
 from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
+from gateway.errors import StoreError
 from gateway.mqtt.bridge import Bridge, BridgeSpec
 from gateway.mqtt.connection import Endpoint, Link, Tls, Will
 from gateway.mqtt.embedded import EmbeddedBroker
@@ -117,7 +122,7 @@ class Gateway:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._resources.enter_context(DataDirLock(self.data_dir))
         self.store = Store(self.buffer_path, buffer.synchronous)
-        self.store.open()
+        recovery = self._open_store()
         self._resources.callback(self.store.close)
         self.pipeline = self._make_pipeline()
         reader = Reader(self.buffer_path)
@@ -133,11 +138,25 @@ class Gateway:
         self.trainer = DictionaryTrainer(self.store, self.writer, self.clock)
         with self.store.transaction():
             released = self.store.release_all()
+            if recovery.alert:
+                log.error("%s", recovery.alert)
+                self.pipeline.alert(self.store, f"buffer_{recovery.kind}", recovery.alert)
         replayed = restore()
         log.info("buffer open: %d events back to pending, %d replayed into windows", released, replayed)
         self._republished_id = self.store.meta_int(REPUBLISHED_ID)
         self.writer.start()
         self._resources.callback(self._stop_writer)
+
+    def _open_store(self) -> Recovery:
+        try:
+            recovery = recover(self.buffer_path, self.clock.now_ms())
+            self.store.open()
+        except (apsw.Error, PeeweeException, OSError) as exc:
+            raise StoreError(
+                f"the buffer {self.buffer_path} cannot be opened: {exc}",
+                hint="is gateway.data_dir writable, and is there room on the disk?",
+            ) from exc
+        return recovery
 
     def _make_pipeline(self) -> Pipeline:
         config = self.config

@@ -143,6 +143,14 @@ class Pipeline:
         if changes or store.last_id() != self._checkpointed:
             self._checkpointed = store.checkpoint(changes)
 
+    def alert(self, store: Store, name: str, message: str) -> None:
+        """Store an alert about the gateway itself: for `…/alerts`, and for the cloud before all else."""
+        now_ms = self._clock.now_ms()
+        payload = orjson.dumps({"alert": name, "message": message, "time_ms": now_ms})
+        topic, kind = f"{self._topics.root}/alerts", Kind.ALERT
+        event = NewEvent(topic, _DERIVED_FAMILY, now_ms, now_ms, None, Priority.CRITICAL, kind, 0, payload)
+        self._append(store, [event], [])
+
     # --- start, and after a rollback ---
 
     def restore(self, store: Store, reader: Reader) -> int:

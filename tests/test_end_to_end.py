@@ -331,3 +331,33 @@ def test_large_payloads_travel_in_frames_of_bounded_size(mosquitto: MosquittoFac
         assert gateway.metric('gateway_link_failures_total{link="bridge-0"}') == 0
     receive(cloud.url, output)
     assert [e["payload"].encode() for e in received_events(output)] == payloads
+
+
+def test_a_damaged_buffer_is_salvaged_at_the_start_and_an_alert_says_so(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    local = mosquitto()
+    with (
+        Watcher(local.port, "gateway/g1/alerts") as operator,
+        GatewayProcess(gateway_config(tmp_path, local.url)) as gateway,
+    ):
+        gateway.wait_ready()
+        publish(local.port, numbered(0, 2000))
+        raw = 'gateway_events_appended_total{kind="raw"}'
+        wait_until(lambda: gateway.metric(raw) == 2000, "the events")
+        gateway.stop()
+        content = bytearray(gateway.buffer_path.read_bytes())
+        middle = len(content) // 2 // 4096 * 4096
+        content[middle : middle + 3000] = b"?" * 3000
+        gateway.buffer_path.write_bytes(content)
+        gateway.start()
+        gateway.wait_ready()
+        wait_until(lambda: operator.messages, "the alert")
+        alert = json.loads(operator.messages[0].payload)
+        assert alert["alert"] == "buffer_salvaged"
+        assert "events could be read" in alert["message"]
+        publish(local.port, numbered(2000, 2100))
+        wait_until(lambda: gateway.raw_payloads()[-1]["n"] == 2099, "it goes on")
+        gateway.stop()
+        assert len(gateway.raw_payloads()) > 1800
+        assert not gateway.audit().problems

@@ -34,10 +34,11 @@ def audit(reader: Reader) -> Audit:
         streams,
         (),
     )
-    return found._replace(problems=tuple(_problems(found, _labelled(counters, "status"), holes)))
+    counted, skipped = _labelled(counters, "status"), _labelled(counters, "skipped")
+    return found._replace(problems=tuple(_problems(found, counted, skipped, holes)))
 
 
-def _problems(found: Audit, counted: Mapping[str, int], holes: int) -> list[str]:
+def _problems(found: Audit, counted: Mapping[str, int], skipped: Mapping[str, int], holes: int) -> list[str]:
     problems = []
     buffered, raw = found.messages.get("buffered", 0), found.appended.get("raw", 0)
     if buffered != raw:
@@ -49,8 +50,9 @@ def _problems(found: Audit, counted: Mapping[str, int], holes: int) -> list[str]
     for status, rows in found.statuses.items():
         if counted.get(status.upper(), 0) != rows:
             problems.append(f"{rows} rows are {status}, the counter says {counted.get(status.upper(), 0)}")
-    if holes > evicted:
-        problems.append(f"{holes} sequence numbers are missing, but only {evicted} events were evicted")
+    explained = evicted + found.statuses["corrupt"] + sum(skipped.values())
+    if holes > explained:
+        problems.append(f"{holes} sequence numbers are missing, but only {explained} were evicted or skipped")
     return problems
 
 

@@ -20,6 +20,7 @@ import orjson
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.compression import PayloadDecompressor, raw_size
 from gateway.buffer.schema import open_reader
+from gateway.events import Status
 
 _BATCH = """
 SELECT json_group_array(id), group_concat(substr(hex(event_id) || '{zeros}', 1, 32), ''),
@@ -154,11 +155,15 @@ class Reader:
         return dict(self._connection.execute("SELECT status, count(*) FROM buffer_events GROUP BY status"))
 
     def count_streams(self) -> tuple[int, int]:
-        """How many streams have events here, and how many numbers are missing inside of them."""
+        """How many streams have events here, and how many numbers are missing inside of them.
+
+        Corrupt events do not count: their numbers may be what is damaged.
+        """
         row = self._connection.execute(
             "SELECT count(*), coalesce(sum(last - first + 1 - n), 0) FROM ("
             " SELECT min(sequence_num) AS first, max(sequence_num) AS last,"
-            " count(DISTINCT sequence_num) AS n FROM buffer_events GROUP BY stream)"
+            " count(DISTINCT sequence_num) AS n FROM buffer_events WHERE status <> ? GROUP BY stream)",
+            (int(Status.CORRUPT),),
         ).fetchone()
         return int(row[0]), int(row[1])
 

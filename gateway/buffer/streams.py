@@ -78,4 +78,7 @@ class Streams:
         )
         rows: Iterable[tuple[int, int]] = newest.tuples()  # type: ignore[assignment]
         for stream, last_sequence in rows:
-            Stream.update(last_sequence=last_sequence).where(Stream.id == stream).execute()
+            # Never back: after a salvage the table is ahead of the events that are left.
+            Stream.update(last_sequence=fn.MAX(Stream.last_sequence, last_sequence)).where(
+                Stream.id == stream
+            ).execute()

@@ -1,0 +1,197 @@
+"""Takes every row that can still be read out of a damaged buffer, into a fresh one.
+
+A damaged page costs the rows on it. Rows are read by id in stretches; a stretch that fails is halved until
+the unreadable ids stand alone, so the rest of a large file is read at full speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+from gateway.buffer.checksum import event_checksum
+from gateway.buffer.schema import BufferEvent, open_writer
+from gateway.events import Kind, Status
+
+_STRETCH = 512
+_PLAIN_TABLES = ("streams", "dictionaries", "receipts", "window_state", "counters", "meta")
+
+
+class Salvage(NamedTuple):
+    """What was taken over. `lost` are ids that were given out and cannot be read; some of them may have been
+    evicted before, so it is an upper bound."""
+
+    events: int
+    corrupt: int  # of these, whose checksum is wrong: kept as CORRUPT, never sent
+    lost: int
+    tables_lost: tuple[str, ...]
+
+
+def salvage(damaged: Path, fresh: Path) -> Salvage:
+    """Copy what is readable of `damaged` into the new file `fresh`.
+
+    Raises apsw.Error when `damaged` cannot be read at all.
+    """
+    source = apsw.Connection(str(damaged), flags=apsw.SQLITE_OPEN_READWRITE)
+    source.execute("PRAGMA query_only = 1")
+    source.execute("PRAGMA cell_size_check = 1")
+    source.execute("PRAGMA writable_schema = 1")  # else SQLite reads nothing of a file that was cut short
+    source.execute("SELECT 1 FROM buffer_events LIMIT 0")  # raises when there is nothing to read
+    target = open_writer(fresh, "full")
+    connection = target.connection()
+    try:
+        with connection:
+            missing = tuple(name for name in _PLAIN_TABLES if not _copy_table(source, connection, name))
+            events = corrupt = lost = 0
+            for rows, unreadable in _stretches(source):
+                lost += unreadable
+                events += len(rows)
+                corrupt += _insert_events(connection, rows)
+            _name_lost_streams(connection)
+            _skip_numbers(connection, _id_range(source)[1])
+            _recount(connection)
+        return Salvage(events, corrupt, lost, missing)
+    finally:
+        source.close()
+        target.close()
+
+
+def _copy_table(source: apsw.Connection, target: apsw.Connection, table: str) -> bool:
+    """Copy a small table row by row as far as it can be read; whether that was to its end."""
+    target.execute(f"DELETE FROM {table}")  # noqa: S608 - one of our own names
+    try:
+        for row in source.execute(f"SELECT * FROM {table}"):  # noqa: S608
+            marks = ",".join("?" * len(row))
+            target.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)  # noqa: S608
+    except apsw.Error:
+        return False
+    return True
+
+
+def _stretches(source: apsw.Connection) -> Iterator[tuple[list[tuple[object, ...]], int]]:
+    """(rows, unreadable ids) over all ids that were ever given out."""
+    first, last = _id_range(source)
+    while first <= last:
+        end = min(first + _STRETCH - 1, last)
+        yield _read(source, first, end)
+        first = end + 1
+
+
+def _read(source: apsw.Connection, first: int, last: int) -> tuple[list[tuple[object, ...]], int]:
+    try:
+        return list(source.execute(_SELECT, (first, last))), 0
+    except apsw.Error:
+        if first == last:
+            return [], 1
+    middle = (first + last) // 2
+    rows, lost = _read(source, first, middle)
+    more, also_lost = _read(source, middle + 1, last)
+    return rows + more, lost + also_lost
+
+
+def _id_range(source: apsw.Connection) -> tuple[int, int]:
+    """The first and the last id that may be there; where one cannot be read, a bound that is safe."""
+    given_out = _one_number(source, "SELECT seq FROM sqlite_sequence WHERE name = 'buffer_events'")
+    last = given_out or _one_number(source, "SELECT max(id) FROM buffer_events")
+    return _one_number(source, "SELECT min(id) FROM buffer_events") or 1, last
+
+
+def _one_number(source: apsw.Connection, sql: str) -> int:
+    try:
+        row = source.execute(sql).fetchone()
+    except apsw.Error:
+        return 0
+    return row[0] if row and isinstance(row[0], int) else 0
+
+
+def _insert_events(target: apsw.Connection, rows: Sequence[tuple[object, ...]]) -> int:
+    corrupt = 0
+    for row in rows:
+        values = dict(zip(_COLUMNS, row, strict=True))
+        if not _is_right(values):
+            values["status"] = int(Status.CORRUPT)
+            corrupt += 1
+        elif values["status"] == Status.SYNCING:
+            values["status"] = int(Status.PENDING)
+        target.execute(_INSERT, tuple(values.values()))
+    return corrupt
+
+
+def _is_right(values: dict[str, object]) -> bool:
+    columns = [values[name] for name in _CHECKED]
+    try:
+        return event_checksum(*columns) == values["checksum"]  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - a damaged page may hold any type in any column
+        return False
+
+
+def _name_lost_streams(target: apsw.Connection) -> None:
+    """Events whose stream's name was lost keep their number as a name."""
+    target.execute(
+        "INSERT INTO streams (id, name, last_sequence)"
+        " SELECT stream, 'lost/' || stream, max(sequence_num) FROM buffer_events"
+        " WHERE status <> ? AND stream NOT IN (SELECT id FROM streams) GROUP BY stream",
+        (int(Status.CORRUPT),),
+    )
+
+
+def _skip_numbers(target: apsw.Connection, given_out: int) -> None:
+    """Numbers of lost events must not be given again: the cloud may have those events.
+
+    The table of streams knows all numbers up to the checkpoint; of the events behind it any number may be
+    lost in any stream.
+    """
+    checkpoint = _one_number(target, "SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'checkpoint_id'")
+    behind = target.execute("SELECT count(*) FROM buffer_events WHERE id > ?", (checkpoint,)).fetchone()
+    lost = max(0, given_out - checkpoint - behind[0]) if behind else 0
+    target.execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'buffer_events'", (given_out,))
+    target.execute(
+        "UPDATE streams SET last_sequence = ? + max(last_sequence, coalesce("
+        "(SELECT max(sequence_num) FROM buffer_events WHERE stream = streams.id AND status <> ?), 0))",
+        (lost, int(Status.CORRUPT)),
+    )
+    target.execute(
+        "INSERT INTO counters SELECT 'skipped', 'damage', ? * count(*) FROM streams WHERE true"
+        " ON CONFLICT DO UPDATE SET value = value + excluded.value",
+        (lost,),
+    )
+
+
+def _recount(target: apsw.Connection) -> None:
+    """Make the counters agree with the rows again; what is missing was evicted by the damage."""
+    target.execute("DELETE FROM counters WHERE name = 'status'")
+    for status in Status:
+        target.execute(
+            "INSERT INTO counters SELECT 'status', ?, count(*) FROM buffer_events WHERE status = ?",
+            (status.name, int(status)),
+        )
+    for kind in Kind:
+        # Where the counters are lost too, what is here is all that is known to have been appended.
+        target.execute(
+            "INSERT INTO counters SELECT 'appended', ?, count(*) FROM buffer_events WHERE kind = ?"
+            " ON CONFLICT DO UPDATE SET value = max(value, excluded.value)",
+            (kind.name.lower(), int(kind)),
+        )
+    target.execute(
+        "INSERT INTO counters SELECT 'outcome', 'buffered', value FROM counters"
+        " WHERE name = 'appended' AND label = 'raw' ON CONFLICT DO UPDATE SET value = excluded.value"
+    )
+    target.execute(
+        "INSERT INTO counters SELECT 'evicted', 'damage',"
+        " (SELECT sum(value) FROM counters WHERE name = 'appended')"
+        " - (SELECT coalesce(sum(value), 0) FROM counters WHERE name = 'evicted')"
+        " - (SELECT count(*) FROM buffer_events) WHERE true"
+        " ON CONFLICT DO UPDATE SET value = value + excluded.value"
+    )
+
+
+_COLUMNS = tuple(field.name for field in BufferEvent._meta.sorted_fields)
+_CHECKED = (
+    *("event_id", "stream", "sequence_num", "event_time", "ingest_time", "device_time"),
+    *("priority", "kind", "flags", "codec", "payload"),
+)
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM buffer_events WHERE id BETWEEN ? AND ?"  # noqa: S608
+_INSERT = f"INSERT INTO buffer_events VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
