@@ -441,7 +441,8 @@ def test_no_aggregate_stands_twice_when_time_closes_windows_too(script: list[tup
 def test_an_aggregate_that_time_alone_brought_about_is_not_emitted_again_after_a_crash(
     tmp_path: Path,
 ) -> None:
-    world = World(tmp_path, (window("idle", size_ms=20_000, idle_timeout_ms=5_000),))
+    idle = window("idle", size_ms=20_000, idle_timeout_ms=5_000)
+    world = World(tmp_path, (idle,), checkpoint_interval_ms=10**9)
     world.take_in(world.reading("a", 1))
     for _ in range(12):
         world.tick(5_000)
@@ -515,8 +516,26 @@ def test_eviction_never_passes_the_checkpoint(tmp_path: Path) -> None:
         world.tick(10_000)
         assert rows(world, "id") == [(1,), (2,)]
     world.checkpoint()
+    world.take_in(world.reading("a", 3), world.reading("a", 4))
+    world.sync_all()
     world.tick(1)
-    assert rows(world, "id") == []
+    assert rows(world, "id") == [(3,), (4,)]
+    world.close()
+
+
+def test_a_checkpoint_that_was_rolled_back_lets_nothing_be_evicted(tmp_path: Path) -> None:
+    world = World(tmp_path, keep_synced_ms=0, checkpoint_interval_ms=10**9)
+    world.tick()
+    world.take_in(world.reading("a", 1))
+    world.sync_all()
+    with pytest.raises(ZeroDivisionError), world.store.transaction():
+        world.pipeline.checkpoint(world.store)
+        raise ZeroDivisionError
+    world.catch_up()
+    world.tick(10)
+    assert rows(world, "id") == [(1,)]
+    world.crash()
+    assert world.replayed == 1
     world.close()
 
 
