@@ -36,7 +36,7 @@ AUDIT = Audit(
 )
 COUNTED = Counted(100, 100, AUDIT, {"raw": 100, "aggregate": 7}, duplicates=5, missing=0)
 NUMBERS = Numbers(
-    1_234_567, 1_234_567, 1_234_567, 999, 200, 1_233_368, 0, 1_233_368, 99, 4321, True, True, ""
+    1_234_567, 1_234_567, 1_234_567, 999, 200, 1_233_368, 0, 1_233_368, 99, 4321, 21, True, True, ""
 )
 
 

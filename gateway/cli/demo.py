@@ -22,7 +22,7 @@ from gateway.cli.demo_stage import Counted, DemoSpec, Numbers, Stage
 
 _FRAME_S = 0.25
 _LINE_S = 2.0  # between progress lines
-_QUIET_S = 3.0  # the last windows close after their idle timeout of 2 s, so it has to stay quiet for longer
+_QUIET_S = 1.0  # for what is between two counters at the moment of looking
 _DRAIN_TIMEOUT_S = 60.0
 _LEAST_SECONDS = 6.0
 
@@ -133,7 +133,7 @@ class _Performance:
 
     def _silence(self) -> None:
         self._stage.silence_fleet()
-        self.story.tell("The sensors fall silent; what is open closes, what waits drains.")
+        self.story.tell("The sensors fall silent; the last windows close, and the buffer drains.")
 
     def _notice(self, numbers: Numbers) -> None:
         """What nobody planned to the second."""

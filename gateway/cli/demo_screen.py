@@ -222,7 +222,8 @@ def _acts(story: Story, width: int) -> RenderableType:
 
 def _flow(story: Story, numbers: Numbers) -> RenderableType:
     sensors = _counts(published=numbers.published, confirmed=numbers.acknowledged)
-    gateway = _counts(**{"on disk": numbers.taken_in + numbers.results, "results": numbers.results})
+    stored = numbers.taken_in + numbers.results
+    gateway = _counts(**{"on disk": stored, "results": numbers.results, "windows": numbers.open_windows})
     cloud = _counts(**{"received": numbers.received, "came twice": numbers.duplicates})
     line = Text("\n\n━━▶\nup", style="green") if numbers.line_up else Text("\n\n━╳━\nCUT", style="bold red")
     flow = Table.grid(expand=True)
@@ -233,7 +234,7 @@ def _flow(story: Story, numbers: Numbers) -> RenderableType:
     flow.add_row(
         _panel("sensors", sensors, _rate(story.rates_in, "blue")),
         Text("\n\n━━▶", style="blue"),
-        _panel("gateway", gateway, Text("commits, then acks", style="dim", no_wrap=True)),
+        _panel("gateway", gateway),
         line,
         _panel("cloud", cloud, _rate(story.rates_out, "green")),
     )
@@ -292,7 +293,7 @@ def _results(story: Story, rows: int) -> RenderableType:
     table.add_row(*(Text(name, style="dim") for name in _COLUMNS))
     for aggregate in reversed(story.aggregates[-(rows - 1) :]):
         table.add_row(*_result_cells(aggregate))
-    return _panel("window results on the local broker", table, height=rows + 2)
+    return _panel("window results on the local broker (* corrected)", table, height=rows + 2)
 
 
 _COLUMNS = ("window", "key", "from", "events", "mean", "min", "max")

@@ -52,15 +52,15 @@ windows:
     key: "{{device}}"
     window: {{type: tumbling, size: 5s}}
     out_of_orderness: 1s
-    allowed_lateness: 10s
-    idle_timeout: 2s
-  - name: humidity_10s
+    allowed_lateness: 2s
+    idle_timeout: 1s
+  - name: humidity_5s
     route: zigbee2mqtt
     field: humidity
-    window: {{type: hopping, size: 10s, slide: 5s}}
+    window: {{type: hopping, size: 5s, slide: 1s}}
     out_of_orderness: 1s
-    allowed_lateness: 10s
-    idle_timeout: 2s
+    allowed_lateness: 2s
+    idle_timeout: 1s
 cloud:
   url: "{cloud}"
   protocol: 3.1.1        # all that the embedded broker speaks
@@ -92,15 +92,16 @@ class Numbers(NamedTuple):
     received: int
     duplicates: int
     results: int
+    open_windows: int
     line_up: bool
     bridge_connected: bool
     receiver_failure: str
 
     @property
     def settled(self) -> bool:
-        """Nothing is under way any more."""
+        """Nothing is under way any more, and no window is left that could still give a result."""
         arrived = self.taken_in == self.acknowledged and self.received == self.synced
-        return arrived and not self.pending and not self.syncing
+        return arrived and not (self.open_windows or self.pending or self.syncing)
 
 
 class Counted(NamedTuple):
@@ -174,6 +175,7 @@ class Stage:
 
     def numbers(self) -> Numbers:
         counts = dict(self._gateway.store.counts)
+        windows = self._gateway.pipeline.windows.counters
         failure = self._receiver.failure
         return Numbers(
             self._fleet.sent,
@@ -186,6 +188,7 @@ class Stage:
             self._ledger.events,
             self._ledger.duplicates,
             counts.get(("appended", "aggregate"), 0),
+            sum(each.open_windows for each in windows.values()),
             self._line.up,
             any(link.connected for link in self._gateway.bridge_links),
             str(failure) if failure else "",
