@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gateway.buffer.reading import Reader
+from gateway.buffer.reading import Reader, StreamNumbers
 from gateway.events import Status
 
 
@@ -24,21 +24,25 @@ def audit(reader: Reader) -> Audit:
     """Count everything anew in one snapshot. Takes about a second per million events."""
     with reader.snapshot():
         counters = reader.counters()
-        rows = {Status(status).name.lower(): n for status, n in reader.count_by_status().items()}
-        streams, holes = reader.count_streams()
+        rows = reader.count_by_status()
+        numbers = reader.count_numbers()
     found = Audit(
         _labelled(counters, "outcome"),
         _labelled(counters, "appended"),
-        {status.name.lower(): rows.get(status.name.lower(), 0) for status in Status},
+        {status.name.lower(): rows.pop(status, 0) for status in Status},
         _labelled(counters, "evicted"),
-        streams,
+        numbers.streams,
         (),
     )
-    counted, skipped = _labelled(counters, "status"), _labelled(counters, "skipped")
-    return found._replace(problems=tuple(_problems(found, counted, skipped, holes)))
+    problems = [
+        f"{count} rows have the status {status}, which does not exist" for status, count in rows.items()
+    ]
+    problems += _sums(found, _labelled(counters, "status"))
+    problems += _sequence(found, numbers, sum(_labelled(counters, "skipped").values()))
+    return found._replace(problems=tuple(problems))
 
 
-def _problems(found: Audit, counted: Mapping[str, int], skipped: Mapping[str, int], holes: int) -> list[str]:
+def _sums(found: Audit, counted: Mapping[str, int]) -> list[str]:
     problems = []
     buffered, raw = found.messages.get("buffered", 0), found.appended.get("raw", 0)
     if buffered != raw:
@@ -50,9 +54,24 @@ def _problems(found: Audit, counted: Mapping[str, int], skipped: Mapping[str, in
     for status, rows in found.statuses.items():
         if counted.get(status.upper(), 0) != rows:
             problems.append(f"{rows} rows are {status}, the counter says {counted.get(status.upper(), 0)}")
-    explained = evicted + found.statuses["corrupt"] + sum(skipped.values())
-    if holes > explained:
-        problems.append(f"{holes} sequence numbers are missing, but only {explained} were evicted or skipped")
+    return problems
+
+
+def _sequence(found: Audit, numbers: StreamNumbers, skipped: int) -> list[str]:
+    """Every event takes the next number of its stream; so those that are missing were evicted.
+
+    That is exact, unless damage made events corrupt or skipped numbers: then it holds within these.
+    """
+    problems = []
+    appended, evicted = sum(found.appended.values()), sum(found.evicted.values())
+    unsure = found.statuses["corrupt"] + skipped
+    if abs(numbers.given_out - appended) > unsure:
+        problems.append(f"{numbers.given_out} sequence numbers were given to {appended} events")
+    missing = numbers.given_out - numbers.present
+    if abs(missing - evicted) > unsure:
+        problems.append(f"{missing} sequence numbers are missing, but {evicted} events were evicted")
+    if numbers.repeated:
+        problems.append(f"{numbers.repeated} events have a sequence number that another one has")
     return problems
 
 

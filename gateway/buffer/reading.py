@@ -80,6 +80,15 @@ class StoredEvents(NamedTuple):
         return [self] if len(parts) == 1 else [self.pick(part) for part in parts]
 
 
+class StreamNumbers(NamedTuple):
+    """The sequence numbers of all streams together. Each stream counts from 1."""
+
+    streams: int  # that have events here
+    given_out: int
+    present: int
+    repeated: int
+
+
 class Reader:
     """One read-only connection, with the stream names and dictionaries that it has met."""
 
@@ -154,18 +163,20 @@ class Reader:
         """How many rows have which status, counted from the rows themselves: slow on a large buffer."""
         return dict(self._connection.execute("SELECT status, count(*) FROM buffer_events GROUP BY status"))
 
-    def count_streams(self) -> tuple[int, int]:
-        """How many streams have events here, and how many numbers are missing inside of them.
+    def count_numbers(self) -> StreamNumbers:
+        """How many sequence numbers were given out, and how many rows have one: slow on a large buffer.
 
         Corrupt events do not count: their numbers may be what is damaged.
         """
         row = self._connection.execute(
-            "SELECT count(*), coalesce(sum(last - first + 1 - n), 0) FROM ("
-            " SELECT min(sequence_num) AS first, max(sequence_num) AS last,"
-            " count(DISTINCT sequence_num) AS n FROM buffer_events WHERE status <> ? GROUP BY stream)",
+            "SELECT count(newest), coalesce(sum(max(last_sequence, coalesce(newest, 0))), 0),"
+            " coalesce(sum(numbers), 0), coalesce(sum(events - numbers), 0) FROM streams LEFT JOIN"
+            " (SELECT stream, max(sequence_num) AS newest, count(DISTINCT sequence_num) AS numbers,"
+            " count(*) AS events FROM buffer_events WHERE status <> ? GROUP BY stream)"
+            " ON stream = streams.id",
             (int(Status.CORRUPT),),
         ).fetchone()
-        return int(row[0]), int(row[1])
+        return StreamNumbers(*row)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
