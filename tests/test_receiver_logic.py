@@ -112,6 +112,22 @@ def test_the_ledger_forgets_old_ids() -> None:
     ]
 
 
+@given(st.lists(st.lists(st.tuples(st.sampled_from("tu"), st.integers(1, 30)), max_size=30), max_size=4))
+def test_however_often_and_in_whatever_order_they_come_each_is_taken_once(
+    runs: list[list[tuple[str, int]]],
+) -> None:
+    """After each run the ledger is rebuilt from what was taken, as a restarted receiver does."""
+    taken_before: list[Identity] = []
+    for run in runs:
+        ledger = Ledger(recent_ids=5)
+        assert all(taken(ledger, *taken_before))
+        for stream, number in run:
+            one = event(number, stream=stream, ingest_ms=0)
+            assert ledger.take(one) is (one not in taken_before)
+            if one not in taken_before:
+                taken_before.append(one)
+
+
 def line(**changes: object) -> dict[str, object]:
     written = event_line("plant-7", EVENT._replace(**changes))  # type: ignore[arg-type]
     assert written.endswith(b"\n")
