@@ -34,6 +34,10 @@ class Key:
         self.blocked_until_ms = NEVER
         self.heard_ms = 0  # kept up only where the window has a ttl
 
+    def window_count(self) -> int:
+        """How many windows of the key are kept."""
+        return 0
+
 
 class Border:
     """Builds the emissions of one window out of what its plugin returns or raises."""

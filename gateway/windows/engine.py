@@ -164,14 +164,14 @@ class WindowEngine:
     def advance(self, now_ms: int) -> list[Emission]:
         """Let processing time pass: idle sources, early results, time triggers, keys to forget."""
         out: list[Emission] = []
-        changed = [operator.advance(now_ms, out) for operator in self._operators.values()]
+        changed = [operator.ticks.advance(now_ms, out) for operator in self._operators.values()]
         self._progressed = any(changed)
         return out
 
     def resume(self, now_ms: int) -> None:
         """Call after a restart or a lost connection: silence until now was not the sources' own."""
         for operator in self._operators.values():
-            operator.resume(now_ms)
+            operator.ticks.resume(now_ms)
 
     def flush(self) -> list[Emission]:
         """End of input: close every window that time can close. Nothing may be processed afterwards."""

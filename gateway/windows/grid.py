@@ -72,6 +72,9 @@ class GridKey(Key):
         self.windows: dict[int, int] = {}
         self.early: dict[int, list[int]] = {}  # start -> [early results so far, readings since the last one]
 
+    def window_count(self) -> int:
+        return len(self.windows)
+
 
 class GridOperator(Operator[GridKey]):
     """Tumbling and hopping windows."""
@@ -90,9 +93,6 @@ class GridOperator(Operator[GridKey]):
 
     def _new_key(self, name: str) -> GridKey:
         return GridKey(name)
-
-    def _window_count(self, key: GridKey) -> int:
-        return len(key.windows)
 
     # --- readings ---
 
@@ -203,7 +203,7 @@ class GridOperator(Operator[GridKey]):
         early[0] += 1
         early[1] = 0
 
-    def _pulse_key(self, key: GridKey, out: list[Emission]) -> bool:
+    def pulse_key(self, key: GridKey, out: list[Emission]) -> bool:
         due = [(start, early) for start, early in sorted(key.early.items()) if early[1]]
         for start_ms, early in due:
             if key.windows.get(start_ms) == UNFIRED:

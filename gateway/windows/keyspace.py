@@ -7,10 +7,12 @@ its name; timers know keys by their names too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from typing import Generic, TypeVar
 
 from gateway.windows.border import Key
 from gateway.windows.counters import Counters
+from gateway.windows.spec import WindowSpec
 
 K = TypeVar("K", bound=Key)
 
@@ -18,12 +20,14 @@ K = TypeVar("K", bound=Key)
 class Keyspace(Generic[K]):
     """`dirty` has the keys whose state differs from the checkpoint's, in the order in which they changed."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, spec: WindowSpec, counters: Counters) -> None:
         self.hot: dict[str, K] = {}
         self.cold: set[str] = set()
         self.dirty: list[K] = []
         self.thaw: Callable[[str], K | None] | None = None
         """Reads a cold key from the checkpoint; None when it cannot be read any more."""
+        self._most = spec.max_keys
+        self._samples = spec.max_keys_policy == "sample"
         self._counters = counters
 
     def __len__(self) -> int:
@@ -51,6 +55,25 @@ class Keyspace(Generic[K]):
             key.dirty = True
             self.dirty.append(key)
 
+    def admits(self, name: str) -> bool:
+        """Whether there is room for a new key; its reading is counted as rejected where there is not."""
+        if self._most is not None and self._samples:
+            self._thin(self._most)
+        is_full = self._most is not None and len(self) >= self._most
+        if is_full or _hash(name) % (1 << self._counters.key_sample_level):
+            self._counters.keys_rejected += 1
+            return False
+        return True
+
+    def _thin(self, most: int) -> None:
+        """While full, keep every second key: by hash, so the same ones in whatever order they come."""
+        while len(self) >= most:
+            self._counters.key_sample_level += 1
+            kept = 1 << self._counters.key_sample_level
+            for key in [key for key in self.each() if _hash(key.name) % kept]:
+                self._counters.keys_forgotten += 1
+                self.remove(key)
+
     def add(self, key: K) -> None:
         """Take in a new key, or one that was read back."""
         self.hot[key.name] = key
@@ -62,6 +85,9 @@ class Keyspace(Generic[K]):
         key.gone = True
         del self.hot[key.name]
         self._counters.keys = len(self)
+        self._counters.open_windows -= key.window_count()
+        if not len(self):
+            self._counters.key_sample_level = 0
 
     def chill(self, most: int) -> None:
         """Keep at most so many keys in memory; those that were used longest ago go first."""
@@ -71,3 +97,8 @@ class Keyspace(Generic[K]):
             del self.hot[key.name]
             self.cold.add(key.name)
         self._counters.cold_keys = len(self.cold)
+
+
+def _hash(name: str) -> int:
+    """Equal in every process, unlike hash()."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")

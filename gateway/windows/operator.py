@@ -10,27 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
-from gateway.events import Emission, FieldValue, Reading, Sample
+from gateway.events import Emission, Reading, Sample
 from gateway.windows.border import BREAKER_FAILURES, BREAKER_PAUSE_MS, Border, Key
 from gateway.windows.counters import Counters
-from gateway.windows.expiry import Expiry
-from gateway.windows.keys import KeyTemplate
+from gateway.windows.intake import Intake
 from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin import CombineFn
 from gateway.windows.spec import WindowSpec
-from gateway.windows.values import number, number_or_text
-from gateway.windows.watermark import (
-    END_OF_INPUT,
-    ENDLESS,
-    NEVER,
-    KeyClock,
-    SharedClock,
-    SilentKeys,
-    Source,
-)
+from gateway.windows.ticks import Ticks
+from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, SharedClock, Source
 
 K = TypeVar("K", bound=Key)
 
@@ -59,26 +49,16 @@ class Operator(ABC, Generic[K]):
         self.fingerprint = fingerprint
         self.counters = Counters()
         self.border = Border(spec.name, plugin, self.counters)
-        self.keys: Keyspace[K] = Keyspace(self.counters)
+        self.keys: Keyspace[K] = Keyspace(spec, self.counters)
         self.shared: SharedClock | None = None
-        self._silent: SilentKeys | None = None
-        self._expiry: Expiry[K] | None = None if spec.ttl_ms is None else Expiry(spec.ttl_ms)
-        self._make_clock()
-        self._every_ms = spec.trigger_every_ms if spec.type == "global" else spec.early_every_ms
-        self._early = spec.early_every_ms is not None or spec.early_count is not None
-        self._pulse_number: int | None = None
+        if self.uses_watermark and spec.watermark == "shared":
+            self.shared = SharedClock(spec.out_of_orderness_ms, spec.idle_timeout_ms)
+        self.ticks: Ticks[K] = Ticks(self)
         self._plugin = plugin
-        self._plugin_key = getattr(plugin, "key", None) if not spec.key else None
-        self._value = number_or_text if getattr(plugin, "accepts_text", False) else number
-        self._needs_all_fields = bool(getattr(plugin, "takes_all_fields", False))
-        self._template = KeyTemplate(spec.key)
+        self._intake = Intake(spec, plugin, self.counters)
+        self._early = spec.early_every_ms is not None or spec.early_count is not None
+        self._has_ttl = spec.ttl_ms is not None
         self._skew_ms = ENDLESS if spec.max_future_skew_ms is None else spec.max_future_skew_ms
-
-    def _make_clock(self) -> None:
-        if self.uses_watermark and self.spec.watermark == "shared":
-            self.shared = SharedClock(self.spec.out_of_orderness_ms, self.spec.idle_timeout_ms)
-        elif self.uses_watermark and self.spec.idle_timeout_ms is not None:
-            self._silent = SilentKeys(self.spec.idle_timeout_ms)
 
     # --- what a type of window adds ---
 
@@ -103,20 +83,15 @@ class Operator(ABC, Generic[K]):
         """Fill a new key with what `dump_key` gave, and schedule its timers."""
 
     @abstractmethod
-    def _window_count(self, key: K) -> int:
-        """How many windows of the key are kept."""
-
-    @abstractmethod
-    def _pulse_key(self, key: K, out: list[Emission]) -> bool:
+    def pulse_key(self, key: K, out: list[Emission]) -> bool:
         """Emit what is new since the last pulse of `every`; True when there was something."""
 
     # --- samples ---
 
     def bind(self, topic: str, levels: Mapping[str, str]) -> Binding[K]:
         """Work out once what all samples of a topic share."""
-        varies = self._plugin_key is not None or self._template.needs_fields(levels)
         source = None if self.shared is None else self.shared.source(topic)
-        return Binding(topic, levels, source, None if varies else self._template.render(levels, {}))
+        return Binding(topic, levels, source, self._intake.fixed_key(levels))
 
     def process(
         self, binding: Binding[K], samples: Iterable[Sample], arrival_ms: int, out: list[Emission]
@@ -126,6 +101,7 @@ class Operator(ABC, Generic[K]):
         """
         counters = self.counters
         field = self.spec.fields[0]
+        needs_all_fields = self._intake.needs_all_fields
         topic = binding.topic
         last: K | None = None
         last_ms = 0
@@ -133,8 +109,8 @@ class Operator(ABC, Generic[K]):
         for time_ms, fields in samples:
             value: Any = fields.get(field)
             # The quick test holds for finite floats only: infinity minus itself is NaN.
-            if value.__class__ is not float or value - value != 0.0 or self._needs_all_fields:
-                value = self._read(fields)
+            if value.__class__ is not float or value - value != 0.0 or needs_all_fields:
+                value = self._intake.read(fields)
                 if value is None:
                     counters.misses += 1
                     continue
@@ -145,7 +121,7 @@ class Operator(ABC, Generic[K]):
                 if key is None:
                     continue
             counters.events += 1
-            if self._expiry is not None:
+            if self._has_ttl:
                 key.heard_ms = arrival_ms
             if key.failures:
                 self._place_with_care(key, reading, arrival_ms, out)
@@ -161,15 +137,6 @@ class Operator(ABC, Generic[K]):
             self._hear(binding.source, key, time_ms, arrival_ms, out)
         if last is not None:
             self._hear(binding.source, last, last_ms, arrival_ms, out)
-
-    def _read(self, fields: Mapping[str, FieldValue]) -> float | None:
-        """The first field that is a number. None when there is none, or for some plugins when one is not."""
-        if len(self.spec.fields) == 1:
-            return self._value(fields.get(self.spec.fields[0]))
-        found = [self._value(fields.get(field)) for field in self.spec.fields]
-        if self._needs_all_fields and None in found:
-            return None
-        return next((value for value in found if value is not None), None)
 
     def _place_with_care(self, key: K, reading: Reading, arrival_ms: int, out: list[Emission]) -> None:
         """Place a reading of a key on which the plugin has failed: after some failures in a row, pause."""
@@ -200,9 +167,10 @@ class Operator(ABC, Generic[K]):
         if time_ms > heard.max_ms:
             clock.observe(heard, time_ms)
             if clock.wm_ms >= clock.next_due_ms:
-                self._fire(clock, out)
+                self.fire(clock, out)
 
-    def _fire(self, clock: Any, out: list[Emission]) -> None:
+    def fire(self, clock: Any, out: list[Emission]) -> None:
+        """Let everything happen that waits for a clock's watermark."""
         wm_ms = clock.wm_ms
         for time_ms, name in clock.pop_due():
             key = self.keys.find(name)
@@ -216,116 +184,32 @@ class Operator(ABC, Generic[K]):
             shown_ms = self.counters.watermark_ms
             self.counters.watermark_ms = wm_ms if shown_ms is None else max(shown_ms, wm_ms)
 
-    # --- processing time ---
-
-    def advance(self, now_ms: int, out: list[Emission]) -> bool:
-        """See what has fallen silent by a processing time; True when any state has changed."""
-        changed = self._every_ms is not None and self._pulse(now_ms // self._every_ms, out)
-        if self.shared is not None:
-            changed |= self.shared.tick(now_ms)
-            if self.shared.wm_ms >= self.shared.next_due_ms:
-                self._fire(self.shared, out)
-            self._show_watermark(self.shared.wm_ms)
-            self.counters.sources = len(self.shared.sources)
-        elif self._silent is not None:
-            changed |= self._fire_silent(self._silent, now_ms, out)
-        return changed | self._expire(now_ms, out)
-
-    def _expire(self, now_ms: int, out: list[Emission]) -> bool:
-        forgotten = False
-        if self._expiry is None:
-            return forgotten
-        for key in self._expiry.tick(now_ms, self.keys.find):
-            if self.shared is not None and self._window_count(key):
-                self._expiry.watch(key.name, now_ms)  # the shared watermark will close its windows
-                continue
-            forgotten = True
-            self.counters.keys_forgotten += 1
-            self._close_all(key, out)
-            self.delete_key(key)
-        return forgotten
-
-    def _close_all(self, key: K, out: list[Emission]) -> None:
+    def close_all(self, key: K, out: list[Emission]) -> None:
         """Emit what a key that is given up still holds."""
         if self.shared is None:
             key.clock.wm_ms = END_OF_INPUT
-            self._fire(key.clock, out)
-
-    def _fire_silent(self, silent: SilentKeys, now_ms: int, out: list[Emission]) -> bool:
-        moved = silent.tick(now_ms, self._clock_of)
-        for clock in sorted(moved, key=lambda clock: clock.owner):
-            self._fire(clock, out)
-            if clock.next_due_ms < ENDLESS:
-                silent.watch(clock, now_ms)
-        return bool(moved)
-
-    def _clock_of(self, name: str) -> KeyClock | None:
-        key = self.keys.find(name)
-        return None if key is None else key.clock
-
-    def _pulse(self, number: int, out: list[Emission]) -> bool:
-        """Pulses are aligned to the epoch, so that they need no state: a first tick only notes its own."""
-        is_due = self._pulse_number is not None and number > self._pulse_number
-        self._pulse_number = number
-        changed = False
-        for key in self.keys.each() if is_due else ():
-            if self._pulse_key(key, out):
-                self.keys.touch(key)
-                changed = True
-        return changed
-
-    def resume(self, now_ms: int) -> None:
-        """The silence until now was the gateway's, not the sources': judge idleness from now on."""
-        for watcher in (self.shared, self._silent, self._expiry):
-            if watcher is not None:
-                watcher.resume(now_ms)
+            self.fire(key.clock, out)
 
     def flush(self, out: list[Emission]) -> None:
         """Take the watermark of every key to the end of time."""
         for clock in [self.shared] if self.shared is not None else (key.clock for key in self.keys.each()):
             clock.wm_ms = END_OF_INPUT
-            self._fire(clock, out)
+            self.fire(clock, out)
 
     # --- keys ---
 
     def _find_key(self, binding: Binding[K], reading: Reading, arrival_ms: int) -> K | None:
-        name = binding.key_name if binding.key_name is not None else self._key_name(binding, reading)
+        name = binding.key_name
         if name is None:
-            self.counters.key_misses += 1
-            return None
-        key = self.keys.find(name) or self._admit_key(name, arrival_ms)
+            name = self._intake.key_of(binding.levels, reading)
+            if name is None:
+                return None
+        key = self.keys.find(name)
+        if key is None and self.keys.admits(name):
+            key = self.create_key(name, arrival_ms)
         if binding.key_name is not None:
             binding.key = key
         return key
-
-    def _key_name(self, binding: Binding[K], reading: Reading) -> str | None:
-        if self._plugin_key is None:
-            return self._template.render(binding.levels, reading.fields)
-        try:
-            return str(self._plugin_key(reading))
-        except Exception:  # noqa: BLE001 - foreign code; a reading without a key is a counted miss
-            self.counters.plugin_errors += 1
-            return None
-
-    def _admit_key(self, name: str, arrival_ms: int) -> K | None:
-        limit = self.spec.max_keys
-        if limit is not None and len(self.keys) >= limit and self.spec.max_keys_policy == "sample":
-            self._thin_keys(limit)
-        level = self.counters.key_sample_level
-        is_full = limit is not None and len(self.keys) >= limit
-        if is_full or _hash(name) % (1 << level):
-            self.counters.keys_rejected += 1
-            return None
-        return self.create_key(name, arrival_ms)
-
-    def _thin_keys(self, limit: int) -> None:
-        """Keep every second key, by hash, so that it is the same keys in whatever order they come."""
-        while len(self.keys) >= limit:
-            self.counters.key_sample_level += 1
-            kept = 1 << self.counters.key_sample_level
-            for key in [key for key in self.keys.each() if _hash(key.name) % kept]:
-                self.counters.keys_forgotten += 1
-                self.delete_key(key)
 
     def create_key(self, name: str, arrival_ms: int) -> K:
         """Start a key that is not there."""
@@ -333,28 +217,15 @@ class Operator(ABC, Generic[K]):
         key.clock = self.shared or KeyClock(name, self.spec.out_of_orderness_ms, arrival_ms)
         key.heard_ms = arrival_ms
         self.keys.add(key)
-        if self._expiry is not None:
-            self._expiry.watch(name, arrival_ms)
+        self.ticks.watch_key(key)
         return key
-
-    def delete_key(self, key: K) -> None:
-        """Forget a key and all of its state."""
-        self.keys.remove(key)
-        self.counters.open_windows -= self._window_count(key)
-        if not len(self.keys):
-            self.counters.key_sample_level = 0
 
     def _retire(self, key: K) -> None:
         """Forget a key without windows, unless something else is known about it that must last."""
-        if self.shared is not None and key.carry is None and not self._window_count(key):
-            self.delete_key(key)
+        if self.shared is not None and key.carry is None and not key.window_count():
+            self.keys.remove(key)
 
     def _schedule(self, key: K, time_ms: int) -> None:
         key.clock.schedule(time_ms, key.name)
-        if self._silent is not None:
-            self._silent.watch(key.clock)
-
-
-def _hash(name: str) -> int:
-    """Equal in every process, unlike hash()."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+        if self.shared is None:
+            self.ticks.watch_clock(key.clock)

@@ -58,6 +58,9 @@ class SessionKey(Key):
         super().__init__(name)
         self.sessions: list[Session] = []
 
+    def window_count(self) -> int:
+        return len(self.sessions)
+
 
 class SessionOperator(Operator[SessionKey]):
     """Session windows."""
@@ -69,9 +72,6 @@ class SessionOperator(Operator[SessionKey]):
 
     def _new_key(self, name: str) -> SessionKey:
         return SessionKey(name)
-
-    def _window_count(self, key: SessionKey) -> int:
-        return len(key.sessions)
 
     # --- readings ---
 
@@ -191,7 +191,7 @@ class SessionOperator(Operator[SessionKey]):
         self._emit(key, session, "early", session.early, out)
         session.early += 1
 
-    def _pulse_key(self, key: SessionKey, out: list[Emission]) -> bool:
+    def pulse_key(self, key: SessionKey, out: list[Emission]) -> bool:
         due = [one for one in key.sessions if one.fresh and one.revision == UNFIRED]
         for session in due:
             self._emit_early(key, session, out)

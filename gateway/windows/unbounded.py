@@ -30,6 +30,9 @@ class UnboundedKey(Key):
         self.first_ms = 0
         self.last_ms = 0
 
+    def window_count(self) -> int:
+        return 1
+
 
 class UnboundedOperator(Operator[UnboundedKey]):
     """Count and global windows."""
@@ -51,9 +54,6 @@ class UnboundedOperator(Operator[UnboundedKey]):
         key = super().create_key(name, arrival_ms)
         key.born_ms = arrival_ms
         return key
-
-    def _window_count(self, key: UnboundedKey) -> int:
-        return 1
 
     def _place(self, key: UnboundedKey, reading: Reading, out: list[Emission]) -> None:
         try:
@@ -86,22 +86,22 @@ class UnboundedOperator(Operator[UnboundedKey]):
         if self._discards:
             key.accumulator, key.count = self._plugin.create_accumulator(), 0
 
-    def _pulse_key(self, key: UnboundedKey, out: list[Emission]) -> bool:
+    def pulse_key(self, key: UnboundedKey, out: list[Emission]) -> bool:
         if not key.fresh:
             return False
         self._fire_key(key, out)
         return True
 
-    def _close_all(self, key: UnboundedKey, out: list[Emission]) -> None:
-        self._pulse_key(key, out)
+    def close_all(self, key: UnboundedKey, out: list[Emission]) -> None:
+        self.pulse_key(key, out)
 
     def _on_timer(self, time_ms: int, key: UnboundedKey, wm_ms: int, out: list[Emission]) -> None:
         raise NotImplementedError("windows without a grid schedule nothing")
 
     def flush(self, out: list[Emission]) -> None:
         """The end of time: a time trigger fires once more, a count that is not full stays pending."""
-        for key in self.keys.each() if self._every_ms is not None else ():
-            self._pulse_key(key, out)
+        for key in self.keys.each() if self.ticks.has_pulses else ():
+            self.pulse_key(key, out)
 
     def dump_key(self, key: UnboundedKey) -> Any:
         numbers = [key.born_ms, key.count, key.firing, key.fresh, key.first_ms, key.last_ms]
