@@ -193,6 +193,30 @@ def test_a_success_ends_a_row_of_failures() -> None:
     assert run.counters.skipped == 0
 
 
+def test_a_result_that_is_no_json_is_an_error_of_its_plugin_only() -> None:
+    class Sets(Sum):
+        def extract_output(self, acc: Any) -> Any:
+            return {acc}
+
+    run = Timeline(spec(size_ms=10), Sets())
+    run.event(1)
+    (dropped,) = run.end()
+    assert (dropped.reason, run.counters.plugin_errors) == ("plugin_error", 1)
+
+
+def test_state_that_cannot_be_stored_costs_its_own_key_only() -> None:
+    class Huge(Sum):
+        def add_input(self, acc: Any, reading: Reading) -> Any:
+            return 2**70 if reading.value > 1 else acc + reading.value
+
+    run = Timeline(spec(size_ms=10), Huge())
+    run.event(1, 5.0, key="bad")
+    run.event(1, 1.0)
+    again = run.restarted()
+    assert (run.counters.plugin_errors, run.counters.state_dropped, run.counters.open_windows) == (1, 1, 1)
+    assert [(one.key, one.result) for one in again.end()] == [("k", 1.0)]
+
+
 def test_a_plugin_that_has_nothing_to_say_says_nothing() -> None:
     run = Timeline(spec(size_ms=10), Sum())
     run.event(1, 0.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from gateway.events import Emission, Reading
 from gateway.windows.counters import Counters
 from gateway.windows.emission import Bounds, identity
@@ -85,11 +87,13 @@ class Border:
     def _output(self, kind: str, key: Key, accumulators: Sequence[Accumulator]) -> Any:
         whole = accumulators[0] if len(accumulators) == 1 else self.plugin.merge_accumulators(accumulators)
         output = self.plugin.extract_output(whole)
-        if self._report is None:
-            return output
-        if kind != "on_time":
-            return None
-        key.carry, output = self._report(key.carry, output)
+        if self._report is not None:
+            if kind != "on_time":
+                return None
+            carry, output = self._report(key.carry, output)
+            orjson.dumps(carry)
+            key.carry = carry
+        orjson.dumps(output)  # what is no JSON has to be noticed here, where it concerns one key only
         return output
 
     def late(self, key: Key, reading: Reading, windows: Sequence[Bounds], out: list[Emission]) -> None:

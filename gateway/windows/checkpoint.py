@@ -53,14 +53,26 @@ class Checkpoint:
 
     def _take_keys(self, changes: dict[bytes, bytes | None]) -> None:
         keys = self._operator.keys
-        for key in keys.dirty:
+        dirty, keys.dirty = keys.dirty, []
+        for key in dirty:
             key.dirty = False
-            changes[b"k" + key.name.encode()] = None if key.gone else self._dump_key(key)
+            changes[b"k" + key.name.encode()] = self._dump_or_drop(key)
             if self._fetch is not None and not key.gone:
                 keys.hot[key.name] = keys.hot.pop(key.name)  # the order of last use, for `chill`
-        keys.dirty.clear()
         if self._fetch is not None:
             keys.chill(self._hot_keys)
+
+    def _dump_or_drop(self, key: Key) -> bytes | None:
+        """The state of a key; None when it is gone, or when its plugin made it what cannot be stored."""
+        if key.gone:
+            return None
+        try:
+            return self._dump_key(key)
+        except TypeError:  # orjson's error; one plugin must not keep the others from being stored
+            self._operator.counters.plugin_errors += 1
+            self._operator.counters.state_dropped += 1
+            self._operator.keys.remove(key)
+            return None
 
     def _thaw(self, name: str) -> Key | None:
         """Read back a cold key. One that cannot be read is counted and starts anew."""
@@ -86,7 +98,7 @@ class Checkpoint:
         if clock is not None:
             clock.dirty_sources.clear()
 
-    def _dump_key(self, key: Key) -> bytes | None:
+    def _dump_key(self, key: Key) -> bytes:
         clock = key.clock
         times = [clock.max_ms, clock.heard_ms, clock.wm_ms] if isinstance(clock, KeyClock) else None
         record = [times, key.carry, key.failures, key.blocked_until_ms, key.heard_ms]

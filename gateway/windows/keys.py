@@ -21,6 +21,7 @@ class KeyTemplate:
     def __init__(self, text: str) -> None:
         self.text = text or ONLY_KEY
         self.names = frozenset(placeholders(self.text))
+        self._only_name = self.text[1:-1] if _SPLIT.fullmatch(self.text) else None
         self._parts = tuple(part for part in _SPLIT.split(self.text) if part)
 
     def needs_fields(self, levels: Mapping[str, str]) -> bool:
@@ -29,6 +30,9 @@ class KeyTemplate:
 
     def render(self, levels: Mapping[str, str], fields: Mapping[str, FieldValue]) -> str | None:
         """The key of a sample, or None when a part of it is missing."""
+        only = self._only_name
+        if only is not None:  # as most templates are
+            return word(levels[only] if only in levels else fields.get(only))
         parts = []
         for part in self._parts:
             name = part[1:-1] if part[0] == "{" and part[-1] == "}" else None

@@ -32,10 +32,12 @@ def number_or_text(value: FieldValue) -> float | None:
 
 def word(value: FieldValue) -> str | None:
     """How `value` reads as a part of a key, or None where it cannot be one."""
-    if value.__class__ is bool:
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (str, int)):
-        return str(value) or None
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, float) and isfinite(value):
         return str(value)
     return None
