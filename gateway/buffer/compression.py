@@ -19,6 +19,7 @@ FIRST_DICTIONARY = 16  # the codec numbers below are kept for other fixed encodi
 LEVEL = 1
 DICTIONARY_BYTES = 16 * 1024
 TRAINING_SAMPLES = 1000
+MIN_TRAINING_BYTES = 1024  # far below, zstd does not refuse: it crashes the process
 MIN_PLAIN_BYTES = 256  # below this, zstd without a dictionary costs time and saves nothing
 MAX_SAMPLE_BYTES = 8 * 1024  # larger payloads compress well by themselves
 
@@ -30,6 +31,8 @@ def train(samples: Sequence[bytes]) -> bytes | None:
 
     Takes some 100 ms for 1000 samples: not for the writer's thread.
     """
+    if sum(map(len, samples)) < MIN_TRAINING_BYTES:
+        return None
     try:
         return bytes(zstandard.train_dictionary(DICTIONARY_BYTES, list(samples), level=LEVEL).as_bytes())
     except zstandard.ZstdError:
@@ -139,7 +142,7 @@ class PayloadDecompressor:
                 continue
             try:
                 collection = decompressor.multi_decompress_to_buffer([stored[at] for at in positions])
-            except zstandard.ZstdError as exc:
+            except (zstandard.ZstdError, ValueError) as exc:
                 raise DecodeError(f"a payload does not decompress: {exc}", reason="payload") from exc
             for at, segment in zip(positions, collection, strict=True):  # type: ignore[call-overload]
                 payloads[at] = segment.tobytes()
