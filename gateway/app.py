@@ -169,6 +169,7 @@ class Gateway:
             self.clock,
             checkpoint_interval_ms=config.buffer.checkpoint_interval,
             keep_synced_ms=config.buffer.keep_synced,
+            max_size_bytes=config.buffer.max_size,
             window_priorities={spec.name: spec.priority for spec in specs},
         )
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import orjson
 
 from gateway.buffer.reading import Reader
+from gateway.buffer.retention import Loss, Retention
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
@@ -35,7 +36,8 @@ from gateway.windows.engine import WindowEngine
 
 log = logging.getLogger(__name__)
 
-EVICT_IDS_PER_TICK = 10_000
+VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
+LOSSES_PER_ALERT = 100
 _DERIVED_FAMILY = "aggregates"
 
 
@@ -72,6 +74,7 @@ class Pipeline:
         *,
         checkpoint_interval_ms: int = 5_000,
         keep_synced_ms: int = 3_600_000,
+        max_size_bytes: int = 2 * 1024**3,
         window_priorities: dict[str, int] | None = None,
     ) -> None:
         self.problems: Counter[tuple[str, str]] = Counter()
@@ -85,11 +88,11 @@ class Pipeline:
         self.windows = new_windows()
         self._clock = clock
         self._checkpoint_interval_ms = checkpoint_interval_ms
-        self._keep_synced_ms = keep_synced_ms
         self._window_priorities = window_priorities or {}
         self._next_checkpoint_s = 0.0
         self._checkpointed = -1
-        self._evict_from = 0
+        self._retention = Retention(max_size_bytes, keep_synced_ms)
+        self._losses: list[Loss] = []
         self._owed: list[NewEvent] = []
 
     def subscriptions(self) -> list[tuple[str, int]]:
@@ -134,7 +137,8 @@ class Pipeline:
         now_s = self._clock.monotonic_s()
         if self.windows.progressed or now_s >= self._next_checkpoint_s:
             self.checkpoint(store)
-        self._evict(store, now_ms - self._keep_synced_ms)
+        self._retain(store, now_ms)
+        store.give_back(VACUUM_PAGES)
 
     def checkpoint(self, store: Store) -> None:
         """Store the state of the windows as of the newest event, unless nothing has changed."""
@@ -260,15 +264,19 @@ class Pipeline:
             after_id = events.ids[-1]
         return known
 
-    def _evict(self, store: Store, older_than_ms: int) -> None:
-        """Remove the old SYNCED events of one stretch of ids per tick, never past the checkpoint."""
-        oldest = store.first_from(self._evict_from)
-        if oldest is None or oldest[1] >= older_than_ms or oldest[0] > self._checkpointed:
-            self._evict_from = 0  # from the start again: what was pending then may be synced by now
-            return
-        end = min(self._checkpointed, oldest[0] + EVICT_IDS_PER_TICK)
-        store.evict_synced(oldest[0], end, older_than_ms)
-        self._evict_from = end + 1
+    def _retain(self, store: Store, now_ms: int) -> None:
+        """Let retention take its next step, and announce what is lost: one alert per stretch of it."""
+        found = self._retention.run(store, now_ms, self._checkpointed)
+        self._losses += found
+        if self._losses and (not found or len(self._losses) >= LOSSES_PER_ALERT):
+            losses, self._losses = self._losses, []
+            for reason in sorted({loss.reason for loss in losses}):
+                found = [loss for loss in losses if loss.reason == reason]
+                events = sum(loss.events for loss in found)
+                ids = f"between buffer ids {found[0].first_id} and {found[-1].last_id}"
+                self.alert(
+                    store, "evicted", f"the buffer is full: {events} events {ids} were evicted ({reason})"
+                )
 
 
 class AppendBatch(Command):

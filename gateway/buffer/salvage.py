@@ -17,7 +17,7 @@ from gateway.buffer.schema import BufferEvent, open_writer
 from gateway.events import Kind, Status
 
 _STRETCH = 512
-_PLAIN_TABLES = ("streams", "dictionaries", "receipts", "window_state", "counters", "meta")
+_PLAIN_TABLES = ("streams", "dictionaries", "receipts", "losses", "window_state", "counters", "meta")
 
 
 class Salvage(NamedTuple):
@@ -47,9 +47,10 @@ def salvage(damaged: Path, fresh: Path) -> Salvage:
             missing = tuple(name for name in _PLAIN_TABLES if not _copy_table(source, connection, name))
             events = corrupt = lost = 0
             for rows, unreadable in _stretches(source):
-                lost += unreadable
-                events += len(rows)
-                corrupt += _insert_events(connection, rows)
+                kept, wrong = _insert_events(connection, rows)
+                events += kept
+                corrupt += wrong
+                lost += unreadable + len(rows) - kept
             _name_lost_streams(connection)
             _skip_numbers(connection, _id_range(source)[1])
             _recount(connection)
@@ -107,17 +108,20 @@ def _one_number(source: apsw.Connection, sql: str) -> int:
     return row[0] if row and isinstance(row[0], int) else 0
 
 
-def _insert_events(target: apsw.Connection, rows: Sequence[tuple[object, ...]]) -> int:
-    corrupt = 0
+def _insert_events(target: apsw.Connection, rows: Sequence[tuple[object, ...]]) -> tuple[int, int]:
+    """How many rows could be kept, and how many of these are corrupt."""
+    kept = corrupt = 0
     for row in rows:
         values = dict(zip(_COLUMNS, row, strict=True))
         if not _is_right(values):
             values["status"] = int(Status.CORRUPT)
-            corrupt += 1
         elif values["status"] == Status.SYNCING:
             values["status"] = int(Status.PENDING)
         target.execute(_INSERT, tuple(values.values()))
-    return corrupt
+        if target.changes():
+            kept += 1
+            corrupt += values["status"] == Status.CORRUPT
+    return kept, corrupt
 
 
 def _is_right(values: dict[str, object]) -> bool:
@@ -194,4 +198,5 @@ _CHECKED = (
     *("priority", "kind", "flags", "codec", "payload"),
 )
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM buffer_events WHERE id BETWEEN ? AND ?"  # noqa: S608
-_INSERT = f"INSERT INTO buffer_events VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+# What a damaged page gives may not even fit the columns: such a row is lost.
+_INSERT = f"INSERT OR IGNORE INTO buffer_events VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608

@@ -24,6 +24,7 @@ VERSION = "schema_version"
 # 4 MB of WAL before SQLite moves it into the database: large enough that pages which change in every
 # group are written once, small enough for a flash card.
 WAL_CHECKPOINT_PAGES = 1000
+PAGE_BYTES = 4096
 
 
 class BufferEvent(Model):
@@ -84,6 +85,21 @@ class ReceiptGroup(Model):
         table_name = "receipts"
 
 
+class Loss(Model):
+    """What retention took from a stream before the cloud had it, by reason."""
+
+    stream = IntegerField()
+    reason = TextField()
+    events = BigIntegerField()
+    first_sequence = BigIntegerField()
+    last_sequence = BigIntegerField()
+
+    class Meta:
+        table_name = "losses"
+        primary_key = CompositeKey("stream", "reason")
+        without_rowid = True
+
+
 class WindowState(Model):
     """The checkpointed state of one window and key, as the windowing engine wrote it."""
 
@@ -126,6 +142,7 @@ MODELS: tuple[type[Model], ...] = (
     Stream,
     Dictionary,
     ReceiptGroup,
+    Loss,
     WindowState,
     Count,
     Meta,
@@ -152,6 +169,7 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
         timeout=5,
         thread_safe=False,  # one connection, handed from the starting thread to the writer's
         pragmas=[
+            ("page_size", PAGE_BYTES),
             ("auto_vacuum", "incremental"),
             ("journal_mode", "wal"),
             ("synchronous", synchronous),

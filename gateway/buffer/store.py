@@ -28,6 +28,7 @@ from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
 from gateway.buffer.reading import BATCH_BYTES, fitting
 from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
+    PAGE_BYTES,
     SCHEMA_VERSION,
     VERSION,
     BufferEvent,
@@ -41,7 +42,7 @@ from gateway.buffer.schema import (
 from gateway.buffer.streams import Streams
 from gateway.delivery import Happening, sources, target
 from gateway.errors import StoreError
-from gateway.events import Status
+from gateway.events import Kind, Status
 from gateway.identifiers import EventIds
 
 log = logging.getLogger(__name__)
@@ -220,6 +221,65 @@ class Store:
         removed = int(self._connection.changes())
         self._moved["status", Status.SYNCED.name] -= removed
         self._moved["evicted", "synced"] += removed
+        return removed
+
+    def used_bytes(self) -> int:
+        """How much of the file is in use, without the pages that are free."""
+        return (self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")) * PAGE_BYTES
+
+    def thin(self, from_id: int, to_id: int, keep_one_in: int, priority: int) -> int:
+        """Remove PENDING raw events of that priority or lower in an id range, but one in `keep_one_in` of
+        each stream; returns how many."""
+        return self._evict(
+            "thinned",
+            "id BETWEEN ? AND ? AND status = ? AND kind = ? AND priority >= ? AND sequence_num % ? <> 0",
+            (from_id, to_id, int(Status.PENDING), int(Kind.RAW), priority, keep_one_in),
+        )
+
+    def oldest_pending(self, priority: int, to_id: int, limit: int) -> list[int]:
+        """The ids of the oldest PENDING events of one priority."""
+        (ids,) = self._json_arrays(
+            "SELECT json_group_array(id) FROM (SELECT id FROM buffer_events WHERE status = ? AND status < 2"
+            " AND priority = ? AND id <= ? ORDER BY id LIMIT ?)",
+            (int(Status.PENDING), priority, to_id, limit),
+        )
+        return ids
+
+    def drop_pending(self, ids: Sequence[int]) -> int:
+        """Remove those of `ids` that are PENDING, for want of room; returns how many."""
+        return self._evict(
+            "oldest",
+            "id IN (SELECT value FROM json_each(?)) AND status = ?",
+            (orjson.dumps(list(ids)).decode(), int(Status.PENDING)),
+        )
+
+    def give_back(self, pages: int) -> int:
+        """Return up to `pages` free pages to the file system; returns how many there were."""
+        free = self._number("PRAGMA freelist_count")
+        if free:
+            # Each step frees one page: the statement must be run to its end.
+            self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        return free
+
+    def _number(self, sql: str) -> int:
+        ((number,),) = self._connection.execute(sql)
+        return int(number)
+
+    def _evict(self, reason: str, where: str, values: tuple[object, ...]) -> int:
+        """Remove PENDING events and note per stream and reason what is lost."""
+        self._database.execute_sql(
+            "INSERT INTO losses (stream, reason, events, first_sequence, last_sequence)"  # noqa: S608 - constants
+            f" SELECT stream, '{reason}', count(*), min(sequence_num), max(sequence_num)"
+            f" FROM buffer_events WHERE {where} GROUP BY stream"
+            " ON CONFLICT (stream, reason) DO UPDATE SET events = events + excluded.events,"
+            " first_sequence = min(first_sequence, excluded.first_sequence),"
+            " last_sequence = max(last_sequence, excluded.last_sequence)",
+            values,
+        )
+        self._database.execute_sql(f"DELETE FROM buffer_events WHERE {where}", values)  # noqa: S608
+        removed = int(self._connection.changes())
+        self._moved["status", Status.PENDING.name] -= removed
+        self._moved["evicted", reason] += removed
         return removed
 
     def first_from(self, from_id: int) -> tuple[int, int] | None:

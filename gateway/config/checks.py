@@ -148,7 +148,8 @@ def _route_warnings(config: Config) -> Iterator[str]:
             yield f"route {route.name} is never used: {seen[topic_filter]} takes the same topics before it"
         seen.setdefault(topic_filter, route.name)
         if filter_matches(topic_filter, own_topic):
-            yield f"route {route.name} ({route.topic}) also takes what this gateway itself publishes; that is rejected"
+            own = "what this gateway itself publishes; that is rejected"
+            yield f"route {route.name} ({route.topic}) also takes {own}"
         if route.qos == 0:
             yield f"route {route.name} subscribes with QoS 0: messages in flight at a crash are lost"
 
@@ -174,7 +175,6 @@ def _without_effect(config: Config) -> Iterator[str]:
     """Settings that this version accepts and does not act on yet: better said than silently ignored."""
     cloud, buffer = config.cloud, config.buffer
     settings = {
-        "buffer.max_size": "max_size" in buffer.model_fields_set,
         "buffer.retry.backoff_min": "backoff_min" in buffer.retry.model_fields_set,
         "buffer.retry.backoff_max": "backoff_max" in buffer.retry.model_fields_set,
         "cloud.order": cloud is not None and cloud.order != "oldest",

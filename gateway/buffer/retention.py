@@ -1,0 +1,102 @@
+"""What leaves the buffer, and in which order, so that it never grows past its size.
+
+1. SYNCED events older than `keep_synced`; above the soft mark SYNCED events of any age, oldest first.
+2. Above the hard mark, thinning: of the older half of the pending raw events of normal and low priority
+   every other one of each stream goes, then every other one of what is left, and so on. A trend survives
+   that; dropping the oldest would cut it off.
+3. When thinning has nothing more to give: the lowest priority, oldest first.
+
+Nothing behind the window checkpoint is touched: a restart still has to replay it. 2 and 3 lose data, so each
+removal is counted per stream and reason, and the caller gets a `Loss` to announce.
+A run takes a bounded number of steps; it is called again with the next tick.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.buffer.store import Store
+from gateway.events import Priority
+
+SOFT_MARK = 0.80
+HARD_MARK = 0.92
+WAL_ALLOWANCE_BYTES = 8 * 1024 * 1024
+IDS_PER_RUN = 10_000
+STEPS_PER_RUN = 8
+_THINNEST = 6  # one in 64 is left; then whole stretches go
+
+
+class Loss(NamedTuple):
+    """Events that were removed before the cloud had them."""
+
+    reason: str  # thinned, oldest
+    events: int
+    first_id: int
+    last_id: int
+
+
+class Retention:
+    """Keeps one buffer within `max_bytes`, its write-ahead log included. For the writer's thread."""
+
+    def __init__(self, max_bytes: int, keep_synced_ms: int) -> None:
+        budget = max_bytes - min(WAL_ALLOWANCE_BYTES, max_bytes // 8)
+        self._soft_bytes = int(budget * SOFT_MARK)
+        self._hard_bytes = int(budget * HARD_MARK)
+        self._keep_synced_ms = keep_synced_ms
+        self._synced_from = 0  # where the search for SYNCED events goes on
+        self._thinned_to = 0  # where the current pass goes on
+        self._pass_end: int | None = None
+        self._level = 1  # of 2 ** level events one is kept
+
+    def run(self, store: Store, now_ms: int, checkpoint_id: int) -> list[Loss]:
+        """Make the room that is needed, as far as STEPS_PER_RUN go; inside a transaction. Returns what had to
+        be given up."""
+        losses: list[Loss] = []
+        for _ in range(STEPS_PER_RUN):
+            used_bytes = store.used_bytes()
+            older_than_ms = now_ms + 1 if used_bytes > self._soft_bytes else now_ms - self._keep_synced_ms
+            removed = self._evict_synced(store, older_than_ms, checkpoint_id)
+            if used_bytes <= self._hard_bytes:
+                self._pass_end, self._level = None, 1  # the next time of need starts afresh
+                return losses
+            if removed or self._synced_from:
+                continue  # the search for SYNCED events is not through yet
+            loss = self._thin(store, checkpoint_id) or self._drop_oldest(store, checkpoint_id)
+            if loss is None:
+                return losses
+            losses.append(loss)
+        return losses
+
+    def _evict_synced(self, store: Store, older_than_ms: int, checkpoint_id: int) -> int:
+        oldest = store.first_from(self._synced_from)
+        if oldest is None or oldest[1] >= older_than_ms or oldest[0] > checkpoint_id:
+            self._synced_from = 0  # from the start again: what was pending then may be synced by now
+            return 0
+        end = min(checkpoint_id, oldest[0] + IDS_PER_RUN)
+        self._synced_from = end + 1
+        return store.evict_synced(oldest[0], end, older_than_ms)
+
+    def _thin(self, store: Store, checkpoint_id: int) -> Loss | None:
+        """One stretch of the current pass over the older half; the next pass thins more."""
+        while self._level <= _THINNEST:
+            if self._pass_end is None:
+                oldest = store.first_from(0)
+                if oldest is None:
+                    return None
+                self._thinned_to, self._pass_end = oldest[0], (oldest[0] + checkpoint_id) // 2
+            start, end = self._thinned_to, min(self._pass_end, self._thinned_to + IDS_PER_RUN)
+            if start > end:
+                self._pass_end, self._level = None, self._level + 1
+                continue
+            self._thinned_to = end + 1
+            removed = store.thin(start, end, 2**self._level, Priority.NORMAL)
+            if removed:
+                return Loss("thinned", removed, start, end)
+        return None
+
+    def _drop_oldest(self, store: Store, checkpoint_id: int) -> Loss | None:
+        for priority in sorted(Priority, reverse=True):
+            ids = store.oldest_pending(priority, checkpoint_id, IDS_PER_RUN // 10)
+            if ids:
+                return Loss("oldest", store.drop_pending(ids), ids[0], ids[-1])
+        return None

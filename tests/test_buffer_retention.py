@@ -1,0 +1,190 @@
+"""The buffer stays within its size: SYNCED first, then even thinning, then the lowest priority."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from gateway.buffer.audit import audit
+from gateway.buffer.reading import Reader
+from gateway.buffer.retention import IDS_PER_RUN, Loss, Retention
+from gateway.buffer.store import NewEvent, Store
+from gateway.delivery import Happening
+from gateway.events import Kind, Priority, Status
+
+MIB = 1024 * 1024
+MAX_BYTES = 4 * MIB
+HOUR_MS = 3_600_000
+STREAMS = 10
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "events.db")
+    store.open()
+    yield store
+    store.close()
+
+
+def append(store: Store, numbers: range, priority: Priority = Priority.NORMAL, kind: Kind = Kind.RAW) -> None:
+    chance = random.Random(numbers.start)
+    with store.transaction():
+        store.append(
+            [
+                NewEvent(f"s/{n % STREAMS}", "", n, n, None, priority, kind, 0, chance.randbytes(400))
+                for n in numbers
+            ]
+        )
+        store.count("appended", kind.name.lower(), len(numbers))
+        store.count("outcome", "buffered", len(numbers) if kind is Kind.RAW else 0)
+        store.checkpoint([])
+
+
+def settle(store: Store, count: int) -> None:
+    with store.transaction():
+        store.move(store.claim(count), Status.SYNCING, Happening.PUBACK)
+
+
+def retain(store: Store, retention: Retention, now_ms: int, runs: int = 20) -> list[Loss]:
+    losses = []
+    for _ in range(runs):
+        with store.transaction():
+            losses += retention.run(store, now_ms, store.last_id())
+    return losses
+
+
+def pending(store: Store) -> list[tuple[int, int, int]]:
+    """(stream, sequence number, priority) of what waits."""
+    rows = store._connection.execute(
+        "SELECT stream, sequence_num, priority FROM buffer_events WHERE status = 0 ORDER BY id"
+    )
+    return list(rows)
+
+
+def check_balance(store: Store) -> None:
+    reader = Reader(store.path)
+    try:
+        assert audit(reader).problems == ()
+    finally:
+        reader.close()
+
+
+def test_synced_events_stay_for_their_time_and_then_go(store: Store) -> None:
+    append(store, range(1000))
+    settle(store, 500)
+    retention = Retention(100 * MIB, HOUR_MS)
+    assert retain(store, retention, now_ms=HOUR_MS) == []
+    assert store.counts["status", "SYNCED"] == 500  # arrived at 0 to 999 ms: an hour has not passed
+    assert retain(store, retention, now_ms=HOUR_MS + 250) == []
+    assert store.counts["status", "SYNCED"] == 250
+    assert store.counts["status", "PENDING"] == 500
+    check_balance(store)
+
+
+def test_for_want_of_room_synced_events_go_before_their_time_and_nothing_else_does(store: Store) -> None:
+    append(store, range(7000))
+    settle(store, 3000)
+    assert store.used_bytes() > MAX_BYTES * 7 / 8 * 0.8
+    assert retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=7000) == []
+    assert store.counts["status", "SYNCED"] == 0
+    assert store.counts["status", "PENDING"] == 4000
+    check_balance(store)
+
+
+def test_a_backlog_is_thinned_evenly_per_stream_and_its_newer_half_stays_dense(store: Store) -> None:
+    append(store, range(9000))
+    before = pending(store)
+    losses = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=9000)
+    assert {loss.reason for loss in losses} == {"thinned"}
+    after = pending(store)
+    assert sum(loss.events for loss in losses) == len(before) - len(after) > 0
+    left = {s: [n for stream, n, _ in after if stream == s] for s in {stream for stream, _, _ in after}}
+    assert len(left) == STREAMS
+    for numbers in left.values():
+        dense_from = 9000 // STREAMS // 2 + 2
+        assert [n for n in numbers if n >= dense_from] == list(range(dense_from, 9000 // STREAMS + 1))
+        steps = Counter(b - a for a, b in pairwise(numbers) if b < dense_from)
+        (_, at_the_edge), *_ = [*steps.most_common()[1:], (0, 0)]
+        assert at_the_edge <= 1, "the gaps are even"
+    assert store.used_bytes() <= MAX_BYTES
+    check_balance(store)
+
+
+def test_urgent_events_and_aggregates_are_not_thinned(store: Store) -> None:
+    append(store, range(1000), Priority.CRITICAL)
+    append(store, range(1000, 2000), Priority.NORMAL, Kind.AGGREGATE)
+    append(store, range(2000, 9000))
+    losses = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=9000)
+    assert {loss.reason for loss in losses} == {"thinned"}
+    assert [p for _, _, p in pending(store)].count(Priority.CRITICAL) == 1000
+    kinds = store._connection.execute("SELECT count(*) FROM buffer_events WHERE kind = 1").fetchone()
+    assert kinds == (1000,)
+
+
+def test_when_thinning_is_not_enough_the_lowest_priority_goes_oldest_first(store: Store) -> None:
+    append(store, range(4000), Priority.HIGH)
+    append(store, range(4000, 5000), Priority.LOW, Kind.AGGREGATE)
+    append(store, range(5000, 9000), Priority.HIGH)
+    losses = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=9000)
+    assert {loss.reason for loss in losses} == {"oldest"}
+    after = pending(store)
+    assert all(priority == Priority.HIGH for _, _, priority in after)  # every low one went first
+    oldest = min(n for _, n, _ in after)
+    newest_high = [n for _, n, _ in after]
+    assert oldest > 1  # then the oldest of the next priority
+    assert max(newest_high) == 9000 // STREAMS
+    assert store.used_bytes() <= MAX_BYTES
+    check_balance(store)
+
+
+def test_nothing_behind_the_checkpoint_is_touched(store: Store) -> None:
+    append(store, range(9000))
+    retention = Retention(MAX_BYTES, HOUR_MS)
+    for _ in range(5):
+        with store.transaction():
+            retention.run(store, 9000, 0)
+    assert len(pending(store)) == 9000
+
+
+def test_what_is_lost_is_noted_per_stream_and_reason(store: Store) -> None:
+    append(store, range(9000))
+    losses = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=9000)
+    rows = store._connection.execute("SELECT stream, reason, events, first_sequence FROM losses").fetchall()
+    assert {(reason, first) for _, reason, _, first in rows} == {("thinned", 1)}
+    assert len(rows) == STREAMS
+    assert sum(events for _, _, events, _ in rows) == sum(loss.events for loss in losses)
+    assert store.counts["evicted", "thinned"] == sum(loss.events for loss in losses)
+
+
+def test_the_file_shrinks_after_a_drain(store: Store) -> None:
+    append(store, range(20_000))
+    for _ in range(20):
+        settle(store, 1000)
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    full_bytes = store.path.stat().st_size
+    retain(store, Retention(100 * MIB, 0), now_ms=HOUR_MS, runs=20_000 // IDS_PER_RUN + 2)
+    while True:
+        with store.transaction():
+            if not store.give_back(256):
+                break
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert store.path.stat().st_size < full_bytes / 10
+
+
+def test_an_endless_outage_never_makes_the_file_grow_past_its_size(store: Store) -> None:
+    retention, largest = Retention(MAX_BYTES, HOUR_MS), 0
+    for start in range(0, 40_000, 500):
+        append(store, range(start, start + 500))
+        retain(store, retention, now_ms=start, runs=4)
+        files = store.path.parent.glob("events.db*")
+        largest = max(largest, sum(f.stat().st_size for f in files if not f.name.endswith("-shm")))
+    wal_bytes = 5 * MIB  # the WAL's own bound does not shrink with a buffer as small as this
+    assert largest <= MAX_BYTES + wal_bytes
+    assert store.used_bytes() <= MAX_BYTES
+    assert len({stream for stream, _, _ in pending(store)}) == STREAMS
+    check_balance(store)
