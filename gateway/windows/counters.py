@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Counters:
     """Plain integers, changed by the engine's thread only; another thread may read them at any time.
 
-    The last block are levels, the others only grow.
+    The last block are LEVELS, the others only grow.
     """
 
     events: int = 0  # samples that reached the window with a number and a key
@@ -37,3 +37,7 @@ class Counters:
     sources: int = 0
     watermark_ms: int | None = None  # with per_key, of the key that is furthest ahead
     key_sample_level: int = 0  # with max_keys_policy sample, 1 key in 2**level is kept
+
+
+LEVELS = frozenset({"keys", "cold_keys", "open_windows", "sources", "watermark_ms", "key_sample_level"})
+"""The numbers that go up and down."""
