@@ -29,8 +29,9 @@ from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
 from gateway.errors import StoreError
 from gateway.mqtt.bridge import Bridge, BridgeSpec
-from gateway.mqtt.connection import Endpoint, Link, Tls, Will
+from gateway.mqtt.connection import Link
 from gateway.mqtt.embedded import EmbeddedBroker
+from gateway.mqtt.endpoint import Endpoint, Tls, Will
 from gateway.mqtt.ingest import Ingest
 from gateway.mqtt.republish import Republish, status_payload
 from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick

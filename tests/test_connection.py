@@ -16,7 +16,8 @@ from conftest import MosquittoFactory
 from gateways import wait_until
 
 from gateway.events import Message
-from gateway.mqtt.connection import Endpoint, Link, Session, Will
+from gateway.mqtt.connection import Link, Session
+from gateway.mqtt.endpoint import Endpoint, Will
 
 CONNACK = b"\x20\x02\x00\x00"
 

@@ -9,7 +9,7 @@ import typer
 
 from gateway.config.types import broker_address
 from gateway.errors import ConfigError
-from gateway.mqtt.connection import Endpoint, Tls
+from gateway.mqtt.endpoint import Endpoint, Tls
 
 Url = Annotated[str, typer.Option("--url", help="The broker: mqtt://host:1883 or mqtts://host:8883.")]
 Protocol = Annotated[str, typer.Option("--protocol", help="MQTT version: 5 or 3.1.1.")]

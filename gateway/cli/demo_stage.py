@@ -18,8 +18,9 @@ from gateway.buffer.reading import Reader
 from gateway.config import load_config
 from gateway.errors import BrokerError
 from gateway.events import Message
-from gateway.mqtt.connection import Endpoint, Link, Session
+from gateway.mqtt.connection import Link, Session
 from gateway.mqtt.embedded import EmbeddedBroker
+from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.fleet import Fleet
 from gateway.mqtt.line import Line
 from gateway.mqtt.receiver import EventFile, Receiver

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.events import Status
+from gateway.http.view import GatewayView
 from gateway.windows.counters import Counters
-
-if TYPE_CHECKING:
-    from gateway.app import Gateway
 
 
 class GatewayCollector(Collector):
     """Reads the running gateway at each scrape; nothing on the hot path knows of it."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
 
     def collect(self) -> Iterable[Metric]:

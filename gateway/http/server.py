@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import TYPE_CHECKING
 
 import uvicorn
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -16,15 +15,13 @@ from starlette.routing import Route
 
 from gateway.errors import GatewayError
 from gateway.http.metrics import GatewayCollector
-
-if TYPE_CHECKING:
-    from gateway.app import Gateway
+from gateway.http.view import GatewayView
 
 
 class HttpServer:
     """Serves one gateway, on a thread `gateway.http`. It only reads."""
 
-    def __init__(self, gateway: Gateway, host: str, port: int) -> None:
+    def __init__(self, gateway: GatewayView, host: str, port: int) -> None:
         self._gateway = gateway
         self._address = (host, port)
         self._registry = CollectorRegistry()

@@ -1,0 +1,57 @@
+"""Where and how to connect to a broker."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How to make a TLS connection. `insecure` skips the check of the broker's name and certificate."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    insecure: bool = False
+
+    def context(self) -> ssl.SSLContext:
+        """Raises OSError or ssl.SSLError when a file cannot be used."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert_file:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+@dataclass(frozen=True)
+class Will:
+    """What the broker publishes for us when the connection dies."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = True
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where and how to connect. Durations are seconds."""
+
+    host: str
+    port: int
+    client_id: str
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    keepalive_s: int = 30
+    tls: Tls | None = None
+    persistent: bool = False  # ask the broker to keep the session (and what it queues) between connections
+    session_expiry_s: int = 7 * 24 * 3600  # MQTT 5 only; 3.1.1 leaves it to the broker
+    receive_maximum: int = 1000  # MQTT 5 only
+    max_packet_bytes: int | None = None  # MQTT 5 only: what the broker may send us
+    will: Will | None = None
