@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from gateway.mqtt.republish import Republish, status_payload
 from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.plugins_loader import load_plugins
 from gateway.routes import RouteTable
+from gateway.windows.counters import Counters
 from gateway.windows.engine import WindowEngine
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,21 @@ class Gateway:
     @property
     def buffer_path(self) -> Path:
         return self.data_dir / BUFFER_FILE
+
+    @property
+    def undecoded(self) -> Mapping[tuple[str, str], int]:
+        """Payloads that could not be decoded since the start, by (route, reason)."""
+        return self.pipeline.problems
+
+    @property
+    def field_misses(self) -> Mapping[tuple[str, str], int]:
+        """Fields that were not there since the start, by (route, field)."""
+        return self.pipeline.misses
+
+    @property
+    def window_counters(self) -> Mapping[str, Counters]:
+        """The numbers of each window."""
+        return self.pipeline.windows.counters
 
     @property
     def links(self) -> list[Link]:

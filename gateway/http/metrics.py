@@ -69,8 +69,8 @@ class GatewayCollector(Collector):
 
     def _decoding(self) -> Iterator[Metric]:
         for name, label, text, source in (
-            ("undecoded", "reason", "Payloads that could not be read.", self._gateway.pipeline.problems),
-            ("field_misses", "field", "Fields that were not there.", self._gateway.pipeline.misses),
+            ("undecoded", "reason", "Payloads that could not be read.", self._gateway.undecoded),
+            ("field_misses", "field", "Fields that were not there.", self._gateway.field_misses),
         ):
             family = CounterMetricFamily(f"gateway_{name}", text, labels=["route", label])
             for labels, count in list(source.items()):
@@ -78,7 +78,7 @@ class GatewayCollector(Collector):
             yield family
 
     def _windows(self) -> Iterator[Metric]:
-        counters = self._gateway.pipeline.windows.counters
+        counters = self._gateway.window_counters
         for field in fields(Counters):
             level = field.name in LEVELS
             family: GaugeMetricFamily | CounterMetricFamily = (

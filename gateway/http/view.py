@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.mqtt.bridge import Bridge
 from gateway.mqtt.connection import Link
-from gateway.pipeline import Pipeline
+from gateway.windows.counters import Counters
 
 
 class GatewayView(Protocol):
@@ -18,11 +18,22 @@ class GatewayView(Protocol):
 
     store: Store
     writer: Writer
-    pipeline: Pipeline
     bridges: list[Bridge]
 
     @property
     def buffer_path(self) -> Path: ...
+
+    @property
+    def undecoded(self) -> Mapping[tuple[str, str], int]:
+        """By (route, reason)."""
+
+    @property
+    def field_misses(self) -> Mapping[tuple[str, str], int]:
+        """By (route, field)."""
+
+    @property
+    def window_counters(self) -> Mapping[str, Counters]:
+        """By window."""
 
     @property
     def links(self) -> Sequence[Link]: ...
