@@ -420,6 +420,27 @@ def test_a_new_file_gives_space_back_and_syncs_every_commit(tmp_path: Path) -> N
         assert [store._database.pragma(name) for name in names] == [2, "wal", 2]
 
 
+def test_two_stores_in_one_process_do_not_write_into_each_other(tmp_path: Path) -> None:
+    with opened(tmp_path / "a.db") as first, opened(tmp_path / "b.db") as second:
+        for store, batch in ((first, events(2, "t/first")), (second, events(3, "t/second"))):
+            append(store, batch)
+            with store.transaction():
+                store.checkpoint([("w", b"k", b"1")])
+                store.receipts.seen(1, False, "t", b"1")
+        append(first, events(1, "t/first"))
+        with first.transaction():
+            first.forget_receipts()
+            first.reload()
+        assert second.counts["status", "PENDING"] == 3
+    for name, topic, rows, receipts in (("a.db", "t/first", 3, 0), ("b.db", "t/second", 3, 1)):
+        path = tmp_path / name
+        with reading(path) as reader:
+            assert audit(reader).problems == ()
+        assert sql(path, "SELECT name FROM streams") == [(topic,)]
+        assert sql(path, "SELECT count(*) FROM buffer_events") == [(rows,)]
+        assert sql(path, "SELECT count(*) FROM receipts") == [(receipts,)]
+
+
 def test_ids_are_never_given_twice(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     with opened(path) as store:

@@ -179,11 +179,11 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
             ("temp_store", "memory"),
         ],
     )
-    database.bind(MODELS, bind_refs=False, bind_backrefs=False)
     try:
         database.connect()
         _check_version(database, path)
-        database.create_tables(MODELS)
+        with database.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False):
+            database.create_tables(MODELS)
         database.execute_sql(UNSETTLED_INDEX)
         database.execute_sql(DERIVED_INDEX)
     except BaseException:
@@ -193,7 +193,8 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
 
 
 def _check_version(database: APSWDatabase, path: Path) -> None:
-    version = Meta.get_or_none(Meta.name == VERSION) if database.table_exists("meta") else None
+    versions = Meta.select().where(Meta.name == VERSION).bind(database)
+    version = versions.first() if database.table_exists("meta") else None
     if version is not None and int(version.value) > SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema version {version.value}, this gateway knows up to {SCHEMA_VERSION}",

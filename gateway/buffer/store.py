@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 import apsw
@@ -108,13 +108,13 @@ class Store:
     def reload(self) -> None:
         """Forget what memory holds and read it again from what is committed."""
         self._moved.clear()
-        self.counts = Counter({(row.name, row.label): row.value for row in Count.select()})
+        self.counts = Counter({(row.name, row.label): row.value for row in self._on_this(Count.select())})
         self._streams.recount(self.meta_int(CHECKPOINT_ID))
         groups = self._connection.execute("SELECT entries, count FROM receipts ORDER BY id").fetchall()
         self.receipts.load([entries for entries, _ in groups])
         self._stored_receipts = sum(count for _, count in groups)
         self.compressor.forget()
-        for row in Dictionary.select().order_by(Dictionary.codec):
+        for row in self._on_this(Dictionary.select().order_by(Dictionary.codec)):
             if crc32(row.content) == row.checksum:
                 self.compressor.install(row.codec, row.family, bytes(row.content))
             else:
@@ -295,9 +295,11 @@ class Store:
         """Store changed window states and sequence numbers as of the newest event; returns its id."""
         for window, key, state in window_changes:
             if state is None:
-                WindowState.delete().where(WindowState.window == window, WindowState.key == key).execute()
+                gone = WindowState.delete().where(WindowState.window == window, WindowState.key == key)
+                self._on_this(gone).execute()
             else:
-                WindowState.replace(window=window, key=key, state=state).execute()  # type: ignore[no-untyped-call]
+                changed = WindowState.replace(window=window, key=key, state=state)  # type: ignore[no-untyped-call]
+                self._on_this(changed).execute()
         self._streams.save()
         included = self.last_id()
         self.set_meta(CHECKPOINT_ID, included)
@@ -305,35 +307,35 @@ class Store:
 
     def window_states(self) -> list[tuple[str, bytes, bytes]]:
         """The (window, key, state) rows of the last checkpoint."""
-        return [(row.window, bytes(row.key), bytes(row.state)) for row in WindowState.select()]
-
-    def drop_window_states(self) -> None:
-        """Forget all checkpointed window states."""
-        WindowState.delete().execute()
+        rows = self._on_this(WindowState.select())
+        return [(row.window, bytes(row.key), bytes(row.state)) for row in rows]
 
     def forget_receipts(self) -> None:
         """The broker started a new session: its packet ids mean nothing to us."""
         self.receipts.clear()
-        ReceiptGroup.delete().execute()
+        self._on_this(ReceiptGroup.delete()).execute()
         self._stored_receipts = 0
 
     def install_dictionary(self, family: str, content: bytes, now_ms: int) -> None:
         """Store a dictionary and compress `family` with it from now on."""
-        newest = Dictionary.select(fn.MAX(Dictionary.codec)).scalar()
+        newest = self._on_this(Dictionary.select(fn.MAX(Dictionary.codec))).scalar()
         codec = max(FIRST_DICTIONARY, (newest or 0) + 1)
-        Dictionary.insert(
-            codec=codec, family=family, content=content, checksum=crc32(content), trained_at=now_ms
-        ).execute()
+        columns = {"codec": codec, "family": family, "content": content, "trained_at": now_ms}
+        self._on_this(Dictionary.insert(**columns, checksum=crc32(content))).execute()
         self.compressor.install(codec, family, content)
 
     def meta_int(self, name: str, default: int = 0) -> int:
-        row = Meta.get_or_none(Meta.name == name)
+        row = self._on_this(Meta.select().where(Meta.name == name)).first()
         return default if row is None else int(row.value)
 
     def set_meta(self, name: str, value: int) -> None:
-        Meta.replace(name=name, value=str(value)).execute()  # type: ignore[no-untyped-call]
+        self._on_this(Meta.replace(name=name, value=str(value))).execute()  # type: ignore[no-untyped-call]
 
     # --- inside ---
+
+    def _on_this(self, query: Any) -> Any:
+        """The query on this store's file: a model by itself belongs to none, there may be several stores."""
+        return query.bind(self._database)
 
     def _insert(self, values: list[object], rows: int) -> None:
         """One statement per ROWS_PER_INSERT rows; what remains in statements of 128, 64, … 1 rows, so that
@@ -358,7 +360,7 @@ class Store:
     def _save_receipts(self) -> None:
         group = self.receipts.take_group()
         if group is not None:
-            ReceiptGroup.insert(count=group[0], entries=group[1]).execute()
+            self._on_this(ReceiptGroup.insert(count=group[0], entries=group[1])).execute()
             self._stored_receipts += group[0]
         if self._stored_receipts >= 2 * KEPT:  # seldom: it looks at each group
             self._prune_receipts()

@@ -40,9 +40,15 @@ class Streams:
         """The stream of that name, new ones with a number of their own. Inside a transaction only."""
         known = self._by_name.get(name)
         if known is None:
-            row, _ = Stream.get_or_create(name=name)  # type: ignore[no-untyped-call]
-            known = self._by_name[name] = StreamPosition(row.id, row.last_sequence)
+            known = self._by_name[name] = self._find(name) or self._create(name)
         return known
+
+    def _find(self, name: str) -> StreamPosition | None:
+        row = Stream.select().where(Stream.name == name).bind(self._database).first()
+        return None if row is None else StreamPosition(row.id, row.last_sequence)
+
+    def _create(self, name: str) -> StreamPosition:
+        return StreamPosition(Stream.insert(name=name).bind(self._database).execute(), 0)
 
     def next_sequence(self, position: StreamPosition) -> int:
         if not position.dirty:
@@ -76,9 +82,8 @@ class Streams:
             .where(BufferEvent.id > after_id)
             .group_by(BufferEvent.stream)
         )
-        rows: Iterable[tuple[int, int]] = newest.tuples()  # type: ignore[assignment]
+        rows: Iterable[tuple[int, int]] = newest.tuples().bind(self._database)  # type: ignore[assignment]
         for stream, last_sequence in rows:
             # Never back: after a salvage the table is ahead of the events that are left.
-            Stream.update(last_sequence=fn.MAX(Stream.last_sequence, last_sequence)).where(
-                Stream.id == stream
-            ).execute()
+            ahead = Stream.update(last_sequence=fn.MAX(Stream.last_sequence, last_sequence))
+            ahead.where(Stream.id == stream).bind(self._database).execute()
