@@ -507,6 +507,19 @@ def test_what_is_synced_later_is_evicted_later(tmp_path: Path) -> None:
     world.close()
 
 
+def test_an_event_from_before_the_clock_was_set_back_does_not_hold_up_eviction(tmp_path: Path) -> None:
+    world = World(tmp_path, (), keep_synced_ms=1_000, checkpoint_interval_ms=1_000)
+    world.clock.jump(86_400_000)
+    world.take_in(world.reading("a", 1))
+    world.clock.jump(-86_400_000)
+    world.take_in(world.reading("a", 2), world.reading("a", 3))
+    world.sync_all()
+    for _ in range(3):
+        world.tick(1_000)
+    assert rows(world, "id") == [(1,)]
+    world.close()
+
+
 def test_eviction_never_passes_the_checkpoint(tmp_path: Path) -> None:
     world = World(tmp_path, keep_synced_ms=0, checkpoint_interval_ms=1_000_000)
     world.tick()

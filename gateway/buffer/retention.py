@@ -23,6 +23,7 @@ HARD_MARK = 0.92
 WAL_ALLOWANCE_BYTES = 8 * 1024 * 1024
 IDS_PER_RUN = 10_000
 STEPS_PER_RUN = 8
+_ANY_AGE = 1 << 62
 _THINNEST = 6  # one in 64 is left; then whole stretches go
 
 
@@ -54,8 +55,8 @@ class Retention:
         losses: list[Loss] = []
         for _ in range(STEPS_PER_RUN):
             used_bytes = store.used_bytes()
-            older_than_ms = now_ms + 1 if used_bytes > self._soft_bytes else now_ms - self._keep_synced_ms
-            removed = self._evict_synced(store, older_than_ms, checkpoint_id)
+            older_than_ms = _ANY_AGE if used_bytes > self._soft_bytes else now_ms - self._keep_synced_ms
+            removed = self._evict_synced(store, now_ms, older_than_ms, checkpoint_id)
             if used_bytes <= self._hard_bytes:
                 self._pass_end, self._level = None, 1  # the next time of need starts afresh
                 return losses
@@ -67,9 +68,10 @@ class Retention:
             losses.append(loss)
         return losses
 
-    def _evict_synced(self, store: Store, older_than_ms: int, checkpoint_id: int) -> int:
+    def _evict_synced(self, store: Store, now_ms: int, older_than_ms: int, checkpoint_id: int) -> int:
         oldest = store.first_from(self._synced_from)
-        if oldest is None or oldest[1] >= older_than_ms or oldest[0] > checkpoint_id:
+        # An event from the future came while the clock was wrong: it says nothing about those behind it.
+        if oldest is None or older_than_ms <= oldest[1] <= now_ms or oldest[0] > checkpoint_id:
             self._synced_from = 0  # from the start again: what was pending then may be synced by now
             return 0
         end = min(checkpoint_id, oldest[0] + IDS_PER_RUN)
