@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -183,7 +184,14 @@ class Gateway:
         return Pipeline(
             self.topics,
             RouteTable(config.route_specs()),
-            partial(WindowEngine, specs, plugins.plugins, plugins.fingerprints),
+            partial(
+                WindowEngine,
+                specs,
+                plugins.plugins,
+                plugins.fingerprints,
+                stopwatch_ns=time.perf_counter_ns,
+                fetch=self.store.window_state,
+            ),
             self.clock,
             checkpoint_interval_ms=config.buffer.checkpoint_interval,
             keep_synced_ms=config.buffer.keep_synced,

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
 LOSSES_PER_ALERT = 100
+SLOW_SAMPLE_US = 200.0  # at a thousand samples a second that is a fifth of a core
 _DERIVED_FAMILY = "aggregates"
 
 
@@ -57,6 +58,10 @@ class OutputTopics(NamedTuple):
 
     def aggregate(self, window: str, key: str) -> str:
         return f"{self.root}/aggregates/{window}/{_safe_levels(key)}"
+
+    @property
+    def alerts(self) -> str:
+        return f"{self.root}/alerts"
 
     def late(self, window: str) -> str:
         return f"{self.root}/late/{window}"
@@ -94,6 +99,7 @@ class Pipeline:
         self._retention = Retention(max_size_bytes, keep_synced_ms)
         self._losses: list[Loss] = []
         self._owed: list[NewEvent] = []
+        self._slow: set[str] = set()
 
     def subscriptions(self) -> list[tuple[str, int]]:
         """(filter, QoS) pairs to subscribe to, without those that another one covers.
@@ -143,6 +149,7 @@ class Pipeline:
     def checkpoint(self, store: Store) -> None:
         """Store the state of the windows as of the newest event, unless nothing has changed."""
         self._next_checkpoint_s = self._clock.monotonic_s() + self._checkpoint_interval_ms / 1000
+        self._watch_plugins()
         changes = self.windows.take_changes()
         if changes or store.last_id() != self._checkpointed:
             self._checkpointed = store.checkpoint(changes)
@@ -151,7 +158,7 @@ class Pipeline:
         """Store an alert about the gateway itself: for `…/alerts`, and for the cloud before all else."""
         now_ms = self._clock.now_ms()
         payload = orjson.dumps({"alert": name, "message": message, "time_ms": now_ms})
-        topic, kind = f"{self._topics.root}/alerts", Kind.ALERT
+        topic, kind = self._topics.alerts, Kind.ALERT
         event = NewEvent(topic, _DERIVED_FAMILY, now_ms, now_ms, None, Priority.CRITICAL, kind, 0, payload)
         self._append(store, [event], [])
 
@@ -240,22 +247,28 @@ class Pipeline:
                 store.count("appended", Kind(kind).name.lower(), count)
 
     def _derived(self, emission: Emission) -> NewEvent:
-        dropped = emission.kind == "dropped"
-        topic = self._topics.late(emission.window)
-        if not dropped:
-            topic = self._topics.aggregate(emission.window, emission.key)
+        topic, kind, priority = self._destination(emission)
         return NewEvent(
             topic,
             _DERIVED_FAMILY,
             emission.event_time_ms,
             self._clock.now_ms(),
             None,
-            Priority.LOW if dropped else self._window_priorities.get(emission.window, Priority.NORMAL),
-            Kind.AUDIT if dropped else Kind.AGGREGATE,
+            priority,
+            kind,
             0,
             orjson.dumps(emission_json(emission)),
             aggregate_id(self._topics.gateway_id, emission.identity),
         )
+
+    def _destination(self, emission: Emission) -> tuple[str, Kind, int]:
+        """Topic, kind and priority of what a window gives. A result that names an `alert` is one."""
+        if emission.kind == "dropped":
+            return self._topics.late(emission.window), Kind.AUDIT, Priority.LOW
+        if isinstance(emission.result, dict) and "alert" in emission.result:
+            return self._topics.alerts, Kind.ALERT, Priority.CRITICAL
+        priority = self._window_priorities.get(emission.window, Priority.NORMAL)
+        return self._topics.aggregate(emission.window, emission.key), Kind.AGGREGATE, priority
 
     def _derived_ids(self, reader: Reader, after_id: int) -> set[bytes]:
         known: set[bytes] = set()
@@ -263,6 +276,16 @@ class Pipeline:
             known.update(events.event_ids[at : at + 16] for at in range(0, len(events.event_ids), 16))
             after_id = events.ids[-1]
         return known
+
+    def _watch_plugins(self) -> None:
+        """Say it once when a window's plugin is slow: everything behind it waits."""
+        for window, counters in self.windows.counters.items():
+            if window in self._slow or not counters.timed_samples:
+                continue
+            sample_us = counters.timed_ns / counters.timed_samples / 1000
+            if sample_us > SLOW_SAMPLE_US:
+                self._slow.add(window)
+                log.warning("window %s takes %.0f µs per sample; its plugin is slow", window, sample_us)
 
     def _retain(self, store: Store, now_ms: int) -> None:
         """Let retention take its next step, and announce what is lost: one alert per stretch of it."""

@@ -252,3 +252,24 @@ def test_a_file_that_is_no_text_is_a_problem(tmp_path):
     with pytest.raises(ConfigError) as raised:
         load_config(file)
     assert raised.value.problems[0].startswith("gateway.yaml:1: not UTF-8")
+
+
+def test_a_window_with_a_topic_reads_what_no_route_covers(tmp_path):
+    text = """
+gateway: {id: a}
+routes: [{name: plain, topic: "a/{device}"}]
+windows:
+  - {name: covered, topic: "a/{device}", key: "{device}", window: {type: tumbling, size: 1m}}
+  - {name: alone, topic: "b/{device}", field: value, key: "{device}", window: {type: tumbling, size: 1m}}
+"""
+    config = parse_config(text, tmp_path, "gateway.yaml")
+    assert [(spec.name, spec.topic) for spec in config.route_specs()] == [
+        ("plain", "a/{device}"),
+        ("window-alone", "b/{device}"),
+    ]
+
+
+def test_with_neither_route_nor_topic_there_is_nothing_to_read(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        parse_config("gateway: {id: a}\n", tmp_path, "gateway.yaml")
+    assert "needs at least one route, or a window with a topic" in caught.value.problems[0]

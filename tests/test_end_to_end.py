@@ -361,3 +361,38 @@ def test_a_damaged_buffer_is_salvaged_at_the_start_and_an_alert_says_so(
         gateway.stop()
         assert len(gateway.raw_payloads()) > 1800
         assert not gateway.audit().problems
+
+
+def test_a_threshold_of_a_few_lines_gives_a_critical_alert_here_and_in_the_cloud(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    local, cloud = mosquitto(), mosquitto(["max_queued_messages 0"])
+    output = tmp_path / "received.ndjson"
+    receive(cloud.url, output)
+    too_hot = {
+        "name": "too_hot",
+        "route": "sensors",
+        "field": "v",
+        "key": "{device}",
+        "plugin": "threshold",
+        "options": {"above": 30},
+        "window": {"type": "tumbling", "size": "5m"},
+    }
+    config = gateway_config(tmp_path, local.url, cloud.url, windows=[too_hot])
+    temperatures = [20, 21, 35, 36, 22, 21]  # one reading per window; the fourth says nothing new
+    start_ms = 1_700_000_100_000
+    messages = [
+        ("sensors/oven", json.dumps({"v": v, "t": start_ms + number * 300_000}))
+        for number, v in enumerate(temperatures)
+    ]
+    with GatewayProcess(config) as gateway, Watcher(local.port, "gateway/g1/alerts") as operator:
+        gateway.wait_ready()
+        publish(local.port, messages)
+        wait_until(lambda: len(operator.messages) == 2, "raised and cleared")
+        wait_until(lambda: drained(gateway, len(messages)), "the drain")
+    alerts = [json.loads(m.payload) for m in operator.messages]
+    assert [(a["key"], a["result"]["alert"]) for a in alerts] == [("oven", "raised"), ("oven", "cleared")]
+    receive(cloud.url, output)
+    sent = [e for e in received_events(output) if e["kind"] == "alert"]
+    assert [e["payload"]["result"]["alert"] for e in sent] == ["raised", "cleared"]
+    assert {e["priority"] for e in sent} == {"critical"}

@@ -306,9 +306,16 @@ class Store:
         return included
 
     def window_states(self) -> list[tuple[str, bytes, bytes]]:
-        """The (window, key, state) rows of the last checkpoint."""
-        rows = self._on_this(WindowState.select())
+        """The (window, key, state) rows of the last checkpoint, in the order of window and key."""
+        rows = self._on_this(WindowState.select().order_by(WindowState.window, WindowState.key))
         return [(row.window, bytes(row.key), bytes(row.state)) for row in rows]
+
+    def window_state(self, window: str, key: bytes) -> bytes | None:
+        """One row of the last checkpoint. Called for keys that the windows do not hold in memory."""
+        row = self._connection.execute(
+            'SELECT state FROM window_state WHERE "window" = ? AND key = ?', (window, key)
+        ).fetchone()
+        return None if row is None else bytes(row[0])
 
     def forget_receipts(self) -> None:
         """The broker started a new session: its packet ids mean nothing to us."""

@@ -16,7 +16,7 @@ from gateway.errors import ConfigError, PluginError
 from gateway.expressions import compile_expression
 from gateway.plugins_loader import find_plugins
 from gateway.routes import field_names
-from gateway.topics import TopicTemplate, filter_matches, placeholders
+from gateway.topics import TopicTemplate, covers, filter_matches, placeholders
 
 _THIS_HOST = ("localhost", "127.0.0.1", "::1")
 
@@ -92,8 +92,9 @@ def _window_source(path: Path, window: Window, parts: Parts) -> Iterator[Problem
         if route.decoder == "raw":
             yield Problem((*path, "route"), f"{route.name} reads raw bytes, so it has no fields to gather")
     elif window.topic is not None:
-        sources = list(parts.routes.values())
-        fields = None if parts.broken_routes else known_fields(sources)
+        topic_filter = TopicTemplate(window.topic).filter
+        sources = [r for r in parts.routes.values() if covers(TopicTemplate(r.topic).filter, topic_filter)]
+        fields = None if parts.broken_routes or not sources else known_fields(sources)
         yield from _names_of(path, window, {*TopicTemplate(window.topic).names}, fields)
     elif window.route not in parts.broken_routes:
         names = [route.name for route in parts.routes.values()]

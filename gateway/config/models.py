@@ -42,7 +42,7 @@ from gateway.config.types import (
 from gateway.config.window_model import Window
 from gateway.routes import RouteSpec
 from gateway.timekeeping.normalize import SkewPolicy
-from gateway.topics import check_topic
+from gateway.topics import TopicTemplate, check_topic, covers
 from gateway.windows.spec import WindowSpec
 
 CLIENT_ID = "gateway-{id}"
@@ -224,8 +224,10 @@ class Config(Section):
 
     gateway: Gateway = Field(description="Who this gateway is.")
     local: Local = setting({}, description="The broker that the devices publish to.")
-    routes: tuple[Route, ...] = Field(
-        description="Which topics are read, and how.", json_schema_extra={"minItems": 1}
+    routes: tuple[Route, ...] = setting(
+        (),
+        description="Which topics are read, and how. A window with a `topic` that no route covers reads it "
+        "by itself: JSON, or a bare number as the field `value`.",
     )
     windows: tuple[Window, ...] = setting((), description="Aggregations over event time.")
     buffer: Buffer = setting({}, description="The store-and-forward buffer on disk.")
@@ -240,13 +242,11 @@ class Config(Section):
     plugins: Plugins = setting({}, description="Where window plugins come from.")
     log: Log = setting({}, description="What is logged, and how.")
 
-    @field_validator("routes")
-    @classmethod
-    def _some(cls, routes: tuple[Route, ...]) -> tuple[Route, ...]:
-        # Not min_length: pydantic would tell that too wherever the only route is broken.
-        if not routes:
-            raise fault("needs at least one route")
-        return routes
+    @model_validator(mode="after")
+    def _reads_something(self) -> Config:
+        if not self.routes and not any(window.topic for window in self.windows):
+            raise fault("routes: needs at least one route, or a window with a topic")
+        return self
 
     @model_validator(mode="after")
     def _name_clients(self) -> Config:
@@ -271,7 +271,15 @@ class Config(Section):
     def route_specs(self) -> tuple[RouteSpec, ...]:
         """The routes, in the order in which they are tried."""
         skew = self.skew_policy()
-        return tuple(route.spec(skew) for route in self.routes)
+        specs = [route.spec(skew) for route in self.routes]
+        filters = [TopicTemplate(spec.topic).filter for spec in specs]
+        for window in self.windows:
+            # A window over topics that no route reads gets a plain one: JSON, or a bare number as `value`.
+            topic_filter = TopicTemplate(window.topic).filter if window.topic else None
+            if topic_filter and not any(covers(known, topic_filter) for known in filters):
+                specs.append(RouteSpec(f"window-{window.name}", window.topic or "", skew=skew))
+                filters.append(topic_filter)
+        return tuple(specs)
 
     def window_specs(self) -> tuple[WindowSpec, ...]:
         """The windows, with the defaults that depend on their routes filled in."""

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from gateway.events import Status
 from gateway.http.view import GatewayView
-from gateway.windows.counters import Counters
+from gateway.windows.counters import LEVELS, Counters
 
 
 class GatewayCollector(Collector):
@@ -112,9 +112,6 @@ class GatewayCollector(Collector):
         ):
             yield CounterMetricFamily(f"gateway_bridge_{name}", text, value=value)
 
-
-LEVELS = {"keys", "open_windows", "sources", "watermark_ms", "key_sample_level"}
-"""The numbers of a window that go up and down."""
 
 _COUNTER_NAMES = {
     "outcome": "messages",
