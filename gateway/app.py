@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -298,15 +297,6 @@ class Gateway:
         finally:
             if not self.writer.stop(STOP_TIMEOUT_S):
                 log.error("the writer did not end in time; what was not acknowledged comes again")
-
-
-def run_until(gateway: Gateway, stop: threading.Event) -> None:
-    """Start `gateway`, wait for `stop`, and stop it in order."""
-    gateway.start()
-    try:
-        stop.wait()
-    finally:
-        gateway.stop()
 
 
 def _endpoint(broker: Local | Cloud, suffix: str, **more: Any) -> Endpoint:

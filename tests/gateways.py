@@ -104,6 +104,10 @@ class GatewayProcess:
         """SIGTERM; returns the exit code."""
         return self._end(signal.SIGTERM)
 
+    def reload(self) -> None:
+        """SIGHUP."""
+        os.kill(self.pid, signal.SIGHUP)
+
     @property
     def pid(self) -> int:
         assert self._process is not None

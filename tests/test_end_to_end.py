@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from brokers import free_port
 from conftest import MosquittoFactory
 from gateways import GatewayProcess, gateway_config, wait_until
@@ -396,3 +398,58 @@ def test_a_threshold_of_a_few_lines_gives_a_critical_alert_here_and_in_the_cloud
     sent = [e for e in received_events(output) if e["kind"] == "alert"]
     assert [e["payload"]["result"]["alert"] for e in sent] == ["raised", "cleared"]
     assert {e["priority"] for e in sent} == {"critical"}
+
+
+def test_sighup_takes_up_a_sound_configuration_and_keeps_what_did_not_change(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    local = mosquitto()
+    config = gateway_config(tmp_path, local.url)
+    start_ms = 1_700_000_040_000  # a full minute
+
+    def readings(numbers: range) -> list[tuple[str, str]]:
+        return [("sensors/a", json.dumps({"n": n, "v": n, "t": start_ms + n * 1000})) for n in numbers]
+
+    with GatewayProcess(config) as gateway, Watcher(local.port, "gateway/g1/aggregates/#") as dashboard:
+        gateway.wait_ready()
+        raw = 'gateway_events_appended_total{kind="raw"}'
+        publish(local.port, readings(range(30)))
+        wait_until(lambda: gateway.metric(raw) == 30, "half a minute")
+
+        sound = config.read_text()
+        config.write_text(sound.replace("tumbling", "tumblign"))
+        gateway.reload()
+        wait_until(lambda: "is not taken up" in gateway.log(), "the refusal")
+        assert "did you mean tumbling" in gateway.log().lower().replace("'", "")
+        assert gateway.get("/readyz") is not None
+
+        settings = yaml.safe_load(sound)
+        settings["windows"].append(settings["windows"][0] | {"name": "added"})
+        config.write_text(yaml.safe_dump(settings))
+        gateway.reload()
+        wait_until(lambda: gateway.metric('gateway_window_events_total{window="added"}') == 0, "not yet")
+        wait_until(lambda: gateway.log().count("gateway g1 is running") == 2, "the new configuration")
+        gateway.wait_ready()
+        publish(local.port, readings(range(30, 61)))
+        wait_until(lambda: len(dashboard.messages) == 2, "one result of each window")
+        results = {a["window"]: a["count"] for a in (json.loads(m.payload) for m in dashboard.messages)}
+        assert results == {"minute": 60, "added": 30}
+        gateway.stop()
+        assert [p["n"] for p in gateway.raw_payloads()] == list(range(61))
+        assert not gateway.audit().problems
+
+
+def test_a_configuration_that_cannot_start_gives_way_to_the_one_before(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    local = mosquitto()
+    config = gateway_config(tmp_path, local.url)
+    with GatewayProcess(config) as gateway, socket.create_server(("127.0.0.1", 0)) as taken:
+        gateway.wait_ready()
+        settings = yaml.safe_load(config.read_text())
+        settings["http"]["listen"] = f"127.0.0.1:{taken.getsockname()[1]}"
+        config.write_text(yaml.safe_dump(settings))
+        gateway.reload()
+        wait_until(lambda: "the one before goes on" in gateway.log(), "the refusal")
+        gateway.wait_ready()
+        assert gateway.stop() == 0
