@@ -63,6 +63,14 @@ def connected(broker: EmbeddedBroker, name: str, *, clean: bool = True) -> Itera
         peer.client.loop_stop()
 
 
+def publish_and_leave(broker: EmbeddedBroker, name: str, payloads: list[bytes]) -> None:
+    """Hang up as soon as the broker has acknowledged the last one."""
+    with connected(broker, name) as peer:
+        assert peer.connects.get(timeout=WAIT_S)[0] is False
+        for publication in [peer.client.publish("t/x", payload, qos=1) for payload in payloads]:
+            publication.wait_for_publish(WAIT_S)
+
+
 def test_what_one_client_publishes_another_receives_in_order(broker: EmbeddedBroker) -> None:
     with connected(broker, "reader") as reader, connected(broker, "writer") as writer:
         reader.subscribe("tele/+/SENSOR")
@@ -203,3 +211,22 @@ def test_it_logs_nothing_that_a_user_would_have_to_read(
         writer.publish("t", b"x")
         broker.stop()
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param([f"publisher{n}" for n in range(20)], id="many"),
+        pytest.param(["back"] * 20, id="one, often"),
+    ],
+)
+def test_what_was_acknowledged_arrives_although_its_publisher_left_at_once(
+    broker: EmbeddedBroker, names: list[str]
+) -> None:
+    with connected(broker, "reader") as reader:
+        reader.subscribe("t/#")
+        for visit, name in enumerate(names):
+            publish_and_leave(broker, name, [b"%d/%d" % (visit, number) for number in range(50)])
+        received = [reader.messages.get(timeout=WAIT_S).payload for _ in range(50 * len(names))]
+    received.sort(key=lambda payload: int(payload.split(b"/")[0]))  # there is an order within a visit only
+    assert received == [b"%d/%d" % (visit, number) for visit in range(len(names)) for number in range(50)]

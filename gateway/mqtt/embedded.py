@@ -19,11 +19,12 @@ import hmac
 import ipaddress
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from amqtt.broker import Broker
 from amqtt.contexts import BaseContext
+from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 
@@ -32,6 +33,8 @@ from gateway.mqtt.loop_thread import LoopThread, free_port
 
 _SESSION_EXPIRY_S = 3600  # amqtt keeps a vanished client's messages in memory, without any other bound
 _HANG_UP_S = 1.0  # then connections are cut: a peer that does not read must not keep the broker from stopping
+_POLL_S = 0.001  # asyncio.Queue tells nobody that it became empty
+_TAKE_OVER_S = 5.0  # for some 10 000 messages; a client that waits longer for its CONNACK gives up
 
 
 class Admission(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed for others
@@ -64,7 +67,7 @@ class Admission(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed for
 
 
 class _CuttableBroker(Broker):  # type: ignore[misc]
-    """amqtt's broker, whose connections do not outlive it, whatever state they are in."""
+    """amqtt's broker, whose connections do not outlive it, and whose sessions end with nothing unread."""
 
     def __init__(self, config: dict[str, object], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, loop)
@@ -80,12 +83,39 @@ class _CuttableBroker(Broker):  # type: ignore[misc]
             self._writers.discard(writer)
             writer.close()
 
+    async def _client_message_loop(self, session: Session, handler: BrokerProtocolHandler) -> None:
+        # amqtt acknowledges a message as soon as it is queued for this loop, and the loop ends on a
+        # disconnect with the queue unread: acknowledged messages would be lost. So the loop hears of the
+        # disconnect only when the queue is empty; a will, too, then goes out behind what came before it.
+        wait_disconnect = handler.wait_disconnect
+
+        async def disconnected_and_read_out() -> object:
+            packet: object = await wait_disconnect()
+            await _read_out(session)
+            return packet
+
+        handler.wait_disconnect = disconnected_and_read_out
+        await super()._client_message_loop(session, handler)
+
+    async def _delete_session(self, client_id: str) -> None:
+        # A clean session that comes back at once would throw away what its predecessor has not handed on.
+        if client_id in self._sessions:
+            with suppress(TimeoutError):  # that loop may have ended by itself: on a forbidden topic
+                await asyncio.wait_for(_read_out(self._sessions[client_id][0]), _TAKE_OVER_S)
+        await super()._delete_session(client_id)
+
     async def shut_down(self) -> None:
         closing = asyncio.create_task(self.shutdown())
         await asyncio.wait({closing}, timeout=_HANG_UP_S)
         for writer in self._writers:
             writer.transport.abort()
         await closing
+
+
+async def _read_out(session: Session) -> None:
+    """Wait until the loop of `session` has taken everything that its client published."""
+    while not session.delivered_message_queue.empty():
+        await asyncio.sleep(_POLL_S)
 
 
 class EmbeddedBroker:
