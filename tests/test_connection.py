@@ -16,6 +16,7 @@ from conftest import MosquittoFactory
 from gateways import wait_until
 
 from gateway.events import Message
+from gateway.mqtt import connection
 from gateway.mqtt.connection import Link, Session
 from gateway.mqtt.endpoint import Endpoint, Will
 
@@ -83,10 +84,10 @@ def scripted_broker(*answers: bytes) -> Iterator[int]:
         number = 0
         with contextlib.suppress(OSError):
             while True:
-                connection, _ = listener.accept()
-                connections.append(connection)
-                connection.recv(1000)
-                connection.sendall(CONNACK + answers[min(number, len(answers) - 1)])
+                accepted, _ = listener.accept()
+                connections.append(accepted)
+                accepted.recv(1000)
+                accepted.sendall(CONNACK + answers[min(number, len(answers) - 1)])
                 number += 1
 
     thread = threading.Thread(target=serve, daemon=True)
@@ -96,8 +97,8 @@ def scripted_broker(*answers: bytes) -> Iterator[int]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        for connection in connections:
-            connection.close()
+        for accepted in connections:
+            accepted.close()
         thread.join(5)
 
 
@@ -124,6 +125,16 @@ def test_no_packet_ends_the_loop_and_the_next_connection_works(poison: bytes) ->
         assert session.messages[0].epoch == 2
         assert link.metrics.failures == 1
         assert session.lost == 1
+
+
+def test_a_retry_now_ends_the_pause_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "FIRST_BACKOFF_S", 1e6)  # days, of which chance takes a part
+    session = Recorder()
+    with scripted_broker(b"\xf0\x00", GOOD) as port, running(session, port=port) as link:
+        wait_until(lambda: link.metrics.failures == 1, "the first connection's end")
+        link.retry_now()
+        wait_until(lambda: session.messages, "a message on the second connection")
+        assert session.messages[0].epoch == 2
 
 
 def test_an_unknown_puback_changes_nothing() -> None:

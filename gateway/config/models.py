@@ -194,7 +194,7 @@ class Cloud(Broker):
     )
     connections: int = setting(1, ge=1, le=64, description="Connections; streams are spread over them.")
     bandwidth: RateBytesPerS | None = setting(None, description="Bound on the uplink. Unset: none.")
-    batch_events: int = setting(1000, ge=1, le=100_000, description="Events per frame at most.")
+    batch_events: int = setting(1000, ge=1, le=65_535, description="Events per frame at most.")
     in_flight: int = setting(8, ge=1, le=65535, description="Unacknowledged frames per connection.")
     ack_timeout: PositiveDurationMs = setting(
         "30s", description="Wait for an acknowledgement before the connection is made anew."
