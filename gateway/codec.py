@@ -54,6 +54,12 @@ class EventColumns(NamedTuple):
     payloads: Sequence[bytes]
 
 
+def wire_events(columns: EventColumns) -> list[WireEvent]:
+    """The same events one by one."""
+    ids = [columns.event_ids[at : at + 16] for at in range(0, len(columns.event_ids), 16)]
+    return list(map(WireEvent, ids, *columns[1:]))
+
+
 class Batch(NamedTuple):
     """One decoded batch frame. `batch_id` has 16 bytes."""
 

@@ -18,8 +18,10 @@ from zlib import crc32
 import orjson
 
 from gateway.buffer.checksum import event_checksum
+from gateway.buffer.choice import Choice
 from gateway.buffer.compression import PayloadDecompressor, raw_size
 from gateway.buffer.schema import open_reader
+from gateway.codec import EventColumns
 from gateway.events import Status
 
 _BATCH = """
@@ -114,6 +116,31 @@ class Reader:
         while (last_id := self._stretch_end(_RAW, after_id, chunk)) > after_id:
             yield self._stretch(_RAW, after_id, last_id)
             after_id = last_id
+
+    def chosen(self, choice: Choice, after_id: int = 0, limit: int = 1000) -> list[tuple[int, int, int]]:
+        """(id, status, retry count) of the next chosen events behind `after_id`, oldest first."""
+        where, values = choice.where()
+        row = self._connection.execute(
+            "SELECT json_group_array(id), json_group_array(status), json_group_array(retry_count) FROM"  # noqa: S608
+            f" (SELECT * FROM buffer_events WHERE id > ? AND {where} ORDER BY id LIMIT ?)",
+            (after_id, *values, limit),
+        ).fetchone()
+        return list(zip(*map(orjson.loads, row), strict=True))
+
+    def columns(self, events: StoredEvents) -> EventColumns:
+        """The events as the codec and the consumers know them. Raises DecodeError."""
+        return EventColumns(
+            events.event_ids,
+            self.names(events.stream_ids),
+            events.sequence_nums,
+            events.event_times_ms,
+            events.ingest_times_ms,
+            events.device_times_ms,
+            events.priorities,
+            events.kinds,
+            events.flags,
+            self.payloads(events),
+        )
 
     def without_corrupt(self, events: StoredEvents) -> tuple[StoredEvents, list[int]]:
         """The events that are as they were appended, and the ids of the others.

@@ -108,7 +108,7 @@ def _rebuild(path: Path, aside: Path, problem: str) -> Recovery:
     if not saved.events and backup_path(path).exists():
         _remove(fresh)
         return _from_backup(path, aside, problem)
-    _replace(fresh, path)
+    replace_file(fresh, path)
     return Recovery("salvaged", _salvage_alert(saved, problem, aside), aside)
 
 
@@ -118,7 +118,7 @@ def _from_backup(path: Path, aside: Path, problem: str) -> Recovery:
         age = datetime.fromtimestamp(backup.stat().st_mtime, UTC).isoformat(timespec="seconds")
         copy = path.with_suffix(".restoring")
         shutil.copyfile(backup, copy)
-        _replace(copy, path)
+        replace_file(copy, path)
         text = (
             f"the buffer was damaged ({problem}); the backup of {age} took its place, what came later is lost"
         )
@@ -129,7 +129,7 @@ def _from_backup(path: Path, aside: Path, problem: str) -> Recovery:
 
 def _without_database(path: Path, now_ms: int) -> Recovery:
     """No database file: new, or somebody removed it. A WAL without its database can not be used."""
-    if not _wal(path).exists():
+    if not _wal(path).exists() and not backup_path(path).exists():
         return WHOLE
     aside = path.parent / f"damaged-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S.%f}"
     _keep(path, aside)
@@ -175,7 +175,7 @@ def _working_copy(damaged: Path, folder: Path) -> Path:
     return folder / damaged.name
 
 
-def _replace(new: Path, path: Path) -> None:
+def replace_file(new: Path, path: Path) -> None:
     """Put `new` in the place of `path`, so that a power cut leaves the one or the other."""
     with new.open("rb") as file:
         os.fsync(file.fileno())

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from gateway.app import BUFFER_FILE
 from gateway.buffer.audit import Audit, audit
+from gateway.buffer.backup import back_up
+from gateway.buffer.choice import Choice
 from gateway.buffer.reading import Reader
+from gateway.codec import wire_events
 from gateway.config import load_config
 from gateway.errors import StoreError
+from gateway.events import Kind, Status
+from gateway.receiving import event_line
+from gateway.units import format_bytes, parse_duration_ms
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,19 +35,25 @@ app = typer.Typer(
     help="Look into a buffer, of a running or of a stopped gateway.",
 )
 
+StatusName = Enum("StatusName", {s.name.lower(): s.name.lower() for s in Status}, type=str)  # type: ignore[misc]
+KindName = Enum("KindName", {k.name.lower(): k.name.lower() for k in Kind}, type=str)  # type: ignore[misc]
+
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OfStatus = Annotated[StatusName | None, typer.Option("--status", help="Only events with this status.")]
+OfKind = Annotated[KindName | None, typer.Option("--kind", help="Only events of this kind.")]
+OfStream = Annotated[str | None, typer.Option("--stream", help="Only events of this topic.")]
+OlderThan = Annotated[
+    str | None, typer.Option("--older-than", help="Only events that arrived longer ago, such as 2h.")
+]
 
 
 @app.command()
 def stats(config: ConfigFile, as_json: AsJson = False) -> None:
     """How many messages came and what became of them."""
     path = _buffer_path(config)
-    reader = Reader(path)
-    try:
+    with closing(Reader(path)) as reader:
         counters = reader.counters()
-    finally:
-        reader.close()
     numbers: dict[str, Any] = {}
     for (name, label), value in sorted(counters.items()):
         numbers.setdefault(_TITLES.get(name, name), {})[label.lower()] = value
@@ -52,17 +71,130 @@ def stats(config: ConfigFile, as_json: AsJson = False) -> None:
 @app.command(name="audit")
 def audit_command(config: ConfigFile, as_json: AsJson = False) -> None:
     """Prove that every message and every event is accounted for. Exits 1 when a sum does not balance."""
-    reader = Reader(_buffer_path(config))
-    try:
+    with closing(Reader(_buffer_path(config))) as reader:
         found = audit(reader)
-    finally:
-        reader.close()
     if as_json:
         typer.echo(orjson.dumps(found._asdict()).decode())
     else:
         _print(found)
     if found.problems:
         raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_command(
+    config: ConfigFile,
+    status: OfStatus = None,
+    kind: OfKind = None,
+    stream: OfStream = None,
+    older_than: OlderThan = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The oldest events that fit, without their payloads."""
+    choice = _choice(status, kind, stream, older_than)
+    rows = []
+    with closing(Reader(_buffer_path(config))) as reader:
+        for number, (buffer_id, state, retries) in enumerate(_all(reader, choice)):
+            if number == limit:
+                break
+            rows.append(_row(reader, buffer_id, state, retries))
+    if as_json:
+        typer.echo(orjson.dumps(rows).decode())
+        return
+    typer.echo(
+        f"{'EVENT ID':36}  {'STATUS':8} {'KIND':9} {'EVENT TIME (UTC)':19} {'BYTES':>6}  NUMBER OF STREAM"
+    )
+    for row in rows:
+        time = f"{datetime.fromtimestamp(row['event_time_ms'] / 1000, UTC):%F %T}"
+        place = f"{row['sequence_num']} of {row['stream']}"
+        size = row["stored_bytes"]
+        typer.echo(f"{row['event_id']:36}  {row['status']:8} {row['kind']:9} {time} {size:6}  {place}")
+
+
+@app.command()
+def show(config: ConfigFile, event_id: Annotated[str, typer.Argument(help="The event's id.")]) -> None:
+    """One event, whole, as JSON."""
+    try:
+        wanted = Choice(event_id=uuid.UUID(event_id).bytes)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{event_id!r} is not a UUID", param_hint="EVENT_ID") from exc
+    settings = load_config(config)
+    with closing(Reader(_buffer_path(config))) as reader:
+        found = reader.chosen(wanted, limit=1)
+        if not found:
+            raise StoreError(f"there is no event {event_id} in this buffer")
+        event = wire_events(reader.columns(reader.by_ids([found[0][0]])))[0]
+    line = orjson.loads(event_line(settings.gateway.id, event))
+    line |= {"status": Status(found[0][1]).name.lower(), "retry_count": found[0][2]}
+    typer.echo(orjson.dumps(line, option=orjson.OPT_INDENT_2).decode())
+
+
+@app.command()
+def export(
+    config: ConfigFile,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File; unset: standard output.")
+    ] = None,
+    status: OfStatus = None,
+    kind: OfKind = None,
+    stream: OfStream = None,
+    older_than: OlderThan = None,
+) -> None:
+    """Write events as JSON lines, in the form that `gateway receive` writes. Corrupt ones are left out."""
+    gateway_id = load_config(config).gateway.id
+    choice = _choice(status, kind, stream, older_than)
+    written = left_out = 0
+    with (
+        closing(Reader(_buffer_path(config))) as reader,
+        output.open("wb") if output else sys.stdout.buffer as file,
+        _progress() as progress,
+    ):
+        task = progress.add_task("exporting", total=None)
+        for ids in _id_chunks(reader, choice):
+            events, corrupt = reader.without_corrupt(reader.by_ids(ids))
+            file.writelines(event_line(gateway_id, event) for event in wire_events(reader.columns(events)))
+            written, left_out = written + len(events.ids), left_out + len(corrupt)
+            progress.update(task, completed=written)
+    typer.echo(f"{written:,} events written, {left_out:,} corrupt ones left out", err=True)
+
+
+@app.command()
+def verify(config: ConfigFile, as_json: AsJson = False) -> None:
+    """Check the checksum of every event. Exits 1 when one is wrong."""
+    checked, wrong = 0, []
+    with closing(Reader(_buffer_path(config))) as reader, _progress() as progress:
+        task = progress.add_task("verifying", total=sum(reader.count_by_status().values()))
+        for ids in _id_chunks(reader, Choice()):
+            _, corrupt = reader.without_corrupt(reader.by_ids(ids))
+            checked += len(ids)
+            wrong += corrupt
+            progress.update(task, completed=checked)
+    if as_json:
+        typer.echo(orjson.dumps({"checked": checked, "corrupt": wrong}).decode())
+    else:
+        typer.echo(f"{checked:,} events checked, {len(wrong):,} have a wrong checksum")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    config: ConfigFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File; unset: beside the buffer, where a start finds it."),
+    ] = None,
+) -> None:
+    """Copy the buffer as it is now, verify the copy, and keep it as the backup. The gateway goes on."""
+    with _progress() as progress:
+        task = progress.add_task("copying", total=None)
+        path = back_up(
+            _buffer_path(config),
+            output,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    typer.echo(f"{path} ({format_bytes(path.stat().st_size)})")
 
 
 def _print(found: Audit) -> None:
@@ -79,6 +211,51 @@ def _print(found: Audit) -> None:
 def _sum(parts: dict[str, int]) -> str:
     terms = " + ".join(f"{value:,} {name}" for name, value in parts.items() if value)
     return f"{sum(parts.values()):,}" + (f" = {terms}" if terms else "")
+
+
+def _choice(status: Enum | None, kind: Enum | None, stream: str | None, older_than: str | None) -> Choice:
+    now_ms = datetime.now(UTC).timestamp() * 1000
+    return Choice(
+        None if status is None else Status[status.name.upper()],
+        stream,
+        None if kind is None else Kind[kind.name.upper()],
+        None if older_than is None else round(now_ms) - parse_duration_ms(older_than),
+    )
+
+
+def _all(reader: Reader, choice: Choice) -> Iterator[tuple[int, int, int]]:
+    after_id = 0
+    while chunk := reader.chosen(choice, after_id):
+        yield from chunk
+        after_id = chunk[-1][0]
+
+
+def _id_chunks(reader: Reader, choice: Choice) -> Iterator[list[int]]:
+    after_id = 0
+    while chunk := reader.chosen(choice, after_id):
+        yield [buffer_id for buffer_id, _, _ in chunk]
+        after_id = chunk[-1][0]
+
+
+def _row(reader: Reader, buffer_id: int, status: int, retries: int) -> dict[str, Any]:
+    events = reader.by_ids([buffer_id])
+    return {
+        "event_id": str(uuid.UUID(bytes=events.event_ids)),
+        "stream": reader.names(events.stream_ids)[0],
+        "sequence_num": events.sequence_nums[0],
+        "event_time_ms": events.event_times_ms[0],
+        "ingest_time_ms": events.ingest_times_ms[0],
+        "status": Status(status).name.lower(),
+        "kind": Kind(events.kinds[0]).name.lower(),
+        "retry_count": retries,
+        "stored_bytes": len(events.stored[0]),
+    }
+
+
+def _progress() -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    return Progress(console=console, disable=not console.is_terminal, transient=True)
 
 
 def _buffer_path(config: Path) -> Path:

@@ -21,9 +21,9 @@ from typing import Literal, NamedTuple
 from gateway.buffer.reading import Reader, StoredEvents
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
-from gateway.codec import EventColumns, encode_columns
+from gateway.codec import encode_columns, wire_events
 from gateway.delivery import Happening
-from gateway.events import Status, WireEvent
+from gateway.events import Status
 from gateway.flow import TokenBucket
 from gateway.mqtt.connection import Link, Session
 from gateway.uplink import batch_topic, event_envelope, event_properties, event_topic
@@ -203,8 +203,8 @@ class Bridge(Session):
 
     def _pack(self, link: Link, events: StoredEvents) -> list[_Outgoing]:
         """The messages that carry `events`: one frame, or one message for each."""
-        spec = self._spec
-        columns = self._columns(events)
+        assert self._reader is not None  # noqa: S101 - it has read `events`
+        spec, columns = self._spec, self._reader.columns(events)
         if spec.format == "batch":
             frame = encode_columns(spec.gateway_id, uuid.uuid4().bytes, columns)
             return [_Outgoing(batch_topic(spec.prefix, spec.gateway_id, self._lane), frame, (), events.ids)]
@@ -216,23 +216,8 @@ class Bridge(Session):
                 () if as_envelope else event_properties(event),
                 [buffer_id],
             )
-            for buffer_id, event in zip(events.ids, _wire_events(columns), strict=True)
+            for buffer_id, event in zip(events.ids, wire_events(columns), strict=True)
         ]
-
-    def _columns(self, events: StoredEvents) -> EventColumns:
-        assert self._reader is not None  # it has read `events`  # noqa: S101
-        return EventColumns(
-            events.event_ids,
-            self._reader.names(events.stream_ids),
-            events.sequence_nums,
-            events.event_times_ms,
-            events.ingest_times_ms,
-            events.device_times_ms,
-            events.priorities,
-            events.kinds,
-            events.flags,
-            self._reader.payloads(events),
-        )
 
     def _settle(self) -> None:
         if self._acked:
@@ -295,8 +280,3 @@ class Refuse(Settle):
         exhausted = store.exhausted(self._ids, self._max_attempts)
         store.move(exhausted, Status.SYNCING, Happening.EXHAUSTED)
         super().apply(store)
-
-
-def _wire_events(columns: EventColumns) -> list[WireEvent]:
-    ids = [columns.event_ids[at : at + 16] for at in range(0, len(columns.event_ids), 16)]
-    return list(map(WireEvent, ids, *columns[1:]))
