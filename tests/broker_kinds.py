@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import docker
 from brokers import (
     IMAGE,
     Broker,
@@ -23,8 +24,6 @@ from brokers import (
     mosquitto_program,
 )
 from docker.errors import DockerException, ImageNotFound
-
-import docker
 
 ENGINE_TIMEOUT_S = 20  # of silence, for each answer of the engine, a pull's progress included
 
