@@ -7,7 +7,9 @@ import itertools
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from buffers import EPOCH_MS, all_payloads, append, event, events, opened, reading, sql
@@ -33,11 +35,11 @@ class Model:
     """What the buffer should hold: a list of rows and some numbers."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, object]] = []
+        self.rows: list[dict[str, Any]] = []
         self.last_id = 0
         self.last_sequence: Counter[str] = Counter()
         self.appended: Counter[str] = Counter()
-        self.evicted = 0
+        self.evicted: Counter[str] = Counter()
         self.checkpoint_id = 0
         self.windows: dict[tuple[str, bytes], bytes] = {}
 
@@ -55,6 +57,7 @@ class Model:
                     "priority": one.priority,
                     "retries": 0,
                     "payload": one.payload,
+                    "kind": one.kind,
                 }
             )
 
@@ -72,13 +75,11 @@ class Model:
             row["retries"] += happening is Happening.FAILURE
         return len(moved)
 
-    def evict(self, from_id: int, to_id: int) -> int:
-        before = len(self.rows)
-        self.rows = [
-            row for row in self.rows if not (from_id <= row["id"] <= to_id and row["status"] is Status.SYNCED)
-        ]
-        self.evicted += before - len(self.rows)
-        return before - len(self.rows)
+    def remove(self, reason: str, status: Status, goes: Callable[[dict[str, Any]], bool]) -> int:
+        gone = [row for row in self.rows if row["status"] is status and goes(row)]
+        self.rows = [row for row in self.rows if row not in gone]
+        self.evicted[reason] += len(gone)
+        return len(gone)
 
 
 topics = st.sampled_from(["t/a", "t/b", "t/c/d"])
@@ -100,6 +101,8 @@ steps = st.one_of(
     st.tuples(st.just("move"), ids, st.sampled_from(MOVES)),
     st.tuples(st.just("release")),
     st.tuples(st.just("evict"), st.integers(0, 20), st.integers(0, 20)),
+    st.tuples(st.just("thin"), st.integers(0, 20), st.sampled_from([2, 4]), st.sampled_from(list(Priority))),
+    st.tuples(st.just("drop"), st.sampled_from(list(Priority)), st.integers(1, 3)),
     st.tuples(st.just("checkpoint"), st.sampled_from([b"a", b"b"]), st.sampled_from([b"1", b"2", None])),
     st.tuples(st.just("dictionary"), st.sampled_from(["f", "g"])),
 )
@@ -166,7 +169,26 @@ class StoreMachine(RuleBasedStateMachine):
 
     def evict(self, model: Model, from_id: int, to_id: int) -> None:
         to_id = min(to_id, model.checkpoint_id)  # as retention does
-        assert self.store.evict_synced(from_id, to_id, EPOCH_MS + 1) == model.evict(from_id, to_id)
+        expected = model.remove("synced", Status.SYNCED, lambda row: from_id <= row["id"] <= to_id)
+        assert self.store.evict_synced(from_id, to_id, EPOCH_MS + 1) == expected
+
+    def thin(self, model: Model, from_id: int, keep_one_in: int, priority: Priority) -> None:
+        to_id = model.checkpoint_id
+
+        def goes(row: dict[str, Any]) -> bool:
+            is_meant = row["kind"] == Kind.RAW and row["priority"] >= priority
+            return from_id <= row["id"] <= to_id and is_meant and row["sequence"] % keep_one_in != 0
+
+        expected = model.remove("thinned", Status.PENDING, goes)
+        assert self.store.thin(from_id, to_id, keep_one_in, priority) == expected
+
+    def drop(self, model: Model, priority: Priority, limit: int) -> None:
+        waiting = [row for row in model.rows if row["status"] is Status.PENDING]
+        oldest = [r["id"] for r in waiting if r["priority"] == priority and r["id"] <= model.checkpoint_id]
+        found = self.store.oldest_pending(priority, model.checkpoint_id, limit)
+        assert found == oldest[:limit]
+        expected = model.remove("oldest", Status.PENDING, lambda row: row["id"] in found)
+        assert self.store.drop_pending(found) == expected
 
     def checkpoint(self, model: Model, key: bytes, state: bytes | None) -> None:
         assert self.store.checkpoint([("w", key, state)]) == model.last_id
@@ -200,13 +222,15 @@ class StoreMachine(RuleBasedStateMachine):
                 "priority": priority,
                 "retries": states[id_][1],
                 "payload": payload,
+                "kind": kind,
             }
-            for id_, topic, number, priority, payload in zip(
+            for id_, topic, number, priority, payload, kind in zip(
                 good.ids,
                 self.reader.names(good.stream_ids),
                 good.sequence_nums,
                 good.priorities,
                 self.reader.payloads(good),
+                good.kinds,
                 strict=True,
             )
         ] == self.model.rows
@@ -216,7 +240,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected = Counter({("status", row["status"].name): 0 for row in self.model.rows})
         expected.update(("status", row["status"].name) for row in self.model.rows)
         expected.update({("appended", kind): n for kind, n in self.model.appended.items()})
-        expected["evicted", "synced"] = self.model.evicted
+        expected.update({("evicted", reason): n for reason, n in self.model.evicted.items()})
         expected["outcome", "buffered"] = self.model.appended["raw"]
         assert +self.store.counts == +expected
         assert +Counter(self.reader.counters()) == +expected
