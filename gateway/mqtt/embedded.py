@@ -19,22 +19,21 @@ import hmac
 import ipaddress
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from amqtt.adapters import ReaderAdapter, WriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import BaseContext
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin
-from amqtt.session import Session
+from amqtt.session import ApplicationMessage, Session
 
 from gateway.errors import ConfigError
 from gateway.mqtt.loop_thread import LoopThread, free_port
 
 _SESSION_EXPIRY_S = 3600  # amqtt keeps a vanished client's messages in memory, without any other bound
 _HANG_UP_S = 1.0  # then connections are cut: a peer that does not read must not keep the broker from stopping
-_POLL_S = 0.001  # asyncio.Queue tells nobody that it became empty
-_TAKE_OVER_S = 5.0  # for some 10 000 messages; a client that waits longer for its CONNACK gives up
 
 
 class Admission(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed for others
@@ -66,8 +65,32 @@ class Admission(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed for
         )
 
 
+class _Inbox(asyncio.Queue[ApplicationMessage]):
+    """What one client published; `put` returns once the message is on its way to the subscribers."""
+
+    # amqtt acknowledges when `put` returns. In a plain queue nobody has read the message by then, and the
+    # queue is thrown away when the session ends: who hangs up right after the last PUBACK would lose
+    # acknowledged messages, or see them overtaken by what another client published afterwards.
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: dict[int, asyncio.Event] = {}  # by identity: amqtt's messages cannot be hashed
+
+    async def put(self, message: ApplicationMessage) -> None:
+        self._waiting[id(message)] = asyncio.Event()
+        try:
+            self.put_nowait(message)
+            await self._waiting[id(message)].wait()
+        finally:
+            del self._waiting[id(message)]
+
+    def handed_on(self, message: ApplicationMessage | None) -> None:
+        if id(message) in self._waiting:  # else QoS 0, or its connection is gone
+            self._waiting[id(message)].set()
+
+
 class _CuttableBroker(Broker):  # type: ignore[misc]
-    """amqtt's broker, whose connections do not outlive it, and whose sessions end with nothing unread."""
+    """amqtt's broker, whose connections do not outlive it, and which hands on before it acknowledges."""
 
     def __init__(self, config: dict[str, object], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, loop)
@@ -83,26 +106,26 @@ class _CuttableBroker(Broker):  # type: ignore[misc]
             self._writers.discard(writer)
             writer.close()
 
-    async def _client_message_loop(self, session: Session, handler: BrokerProtocolHandler) -> None:
-        # amqtt acknowledges a message as soon as it is queued for this loop, and the loop ends on a
-        # disconnect with the queue unread: acknowledged messages would be lost. So the loop hears of the
-        # disconnect only when the queue is empty; a will, too, then goes out behind what came before it.
-        wait_disconnect = handler.wait_disconnect
+    async def _initialize_client_session(
+        self, reader: ReaderAdapter, writer: WriterAdapter, remote_address: str, remote_port: int
+    ) -> tuple[BrokerProtocolHandler, Session]:
+        handler, session = await super()._initialize_client_session(
+            reader, writer, remote_address, remote_port
+        )
+        if not isinstance(session.delivered_message_queue, _Inbox):  # a session that came back has one
+            session.delivered_message_queue = _Inbox()
+        return handler, session
 
-        async def disconnected_and_read_out() -> object:
-            packet: object = await wait_disconnect()
-            await _read_out(session)
-            return packet
-
-        handler.wait_disconnect = disconnected_and_read_out
-        await super()._client_message_loop(session, handler)
-
-    async def _delete_session(self, client_id: str) -> None:
-        # A clean session that comes back at once would throw away what its predecessor has not handed on.
-        if client_id in self._sessions:
-            with suppress(TimeoutError):  # that loop may have ended by itself: on a forbidden topic
-                await asyncio.wait_for(_read_out(self._sessions[client_id][0]), _TAKE_OVER_S)
-        await super()._delete_session(client_id)
+    async def _handle_message_delivery(
+        self,
+        session: Session,
+        handler: BrokerProtocolHandler,
+        taken: asyncio.Future[ApplicationMessage | None],
+    ) -> bool:
+        accepted: bool = await super()._handle_message_delivery(session, handler, taken)
+        if accepted:
+            session.delivered_message_queue.handed_on(taken.result())
+        return accepted
 
     async def shut_down(self) -> None:
         closing = asyncio.create_task(self.shutdown())
@@ -110,12 +133,6 @@ class _CuttableBroker(Broker):  # type: ignore[misc]
         for writer in self._writers:
             writer.transport.abort()
         await closing
-
-
-async def _read_out(session: Session) -> None:
-    """Wait until the loop of `session` has taken everything that its client published."""
-    while not session.delivered_message_queue.empty():
-        await asyncio.sleep(_POLL_S)
 
 
 class EmbeddedBroker:
