@@ -3,6 +3,7 @@
 It is for trying things out and for light use. What amqtt 0.12 does not do, read from its source:
 - it speaks MQTT 3.1.1 only, at about 3000 messages a second, and keeps everything in memory;
 - it acknowledges a QoS-1 message before any subscriber has it, so what is on its way when it stops is lost;
+- what arrives at QoS 0 just before its publisher disconnects may be lost;
 - it waits 5 s for a subscriber's PUBACK, then forgets the message; after a reconnect it does not send
   unacknowledged messages again. What was published while a persistent session was away is kept;
 - it has no in-flight window and no limit on what it queues for a subscriber;
