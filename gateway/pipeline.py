@@ -23,7 +23,7 @@ from typing import NamedTuple
 import orjson
 
 from gateway.buffer.reading import Reader
-from gateway.buffer.retention import Loss, Retention
+from gateway.buffer.retention import Retention
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
@@ -37,7 +37,6 @@ from gateway.windows.engine import WindowEngine
 log = logging.getLogger(__name__)
 
 VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
-LOSSES_PER_ALERT = 100
 SLOW_SAMPLE_US = 200.0  # at a thousand samples a second that is a fifth of a core
 _DERIVED_FAMILY = "aggregates"
 
@@ -97,7 +96,6 @@ class Pipeline:
         self._next_checkpoint_s = 0.0
         self._checkpointed = -1
         self._retention = Retention(max_size_bytes, keep_synced_ms)
-        self._losses: list[Loss] = []
         self._owed: list[NewEvent] = []
         self._slow: set[str] = set()
 
@@ -288,18 +286,13 @@ class Pipeline:
                 log.warning("window %s takes %.0f µs per sample; its plugin is slow", window, sample_us)
 
     def _retain(self, store: Store, now_ms: int) -> None:
-        """Let retention take its next step, and announce what is lost: one alert per stretch of it."""
-        found = self._retention.run(store, now_ms, self._checkpointed)
-        self._losses += found
-        if self._losses and (not found or len(self._losses) >= LOSSES_PER_ALERT):
-            losses, self._losses = self._losses, []
-            for reason in sorted({loss.reason for loss in losses}):
-                found = [loss for loss in losses if loss.reason == reason]
-                events = sum(loss.events for loss in found)
-                ids = f"between buffer ids {found[0].first_id} and {found[-1].last_id}"
-                self.alert(
-                    store, "evicted", f"the buffer is full: {events} events {ids} were evicted ({reason})"
-                )
+        """Let retention take its next step, and announce with it what is lost: one alert per stretch."""
+        losses = self._retention.run(store, now_ms, self._checkpointed)
+        for reason in sorted({loss.reason for loss in losses}):
+            found = [loss for loss in losses if loss.reason == reason]
+            events = f"{sum(loss.events for loss in found)} events were evicted ({reason})"
+            stretch = f"between buffer ids {found[0].first_id} and {found[-1].last_id}"
+            self.alert(store, "evicted", f"the buffer is full: {events}, {stretch}")
 
 
 class AppendBatch(Command):

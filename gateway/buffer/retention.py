@@ -20,6 +20,7 @@ from gateway.events import Priority
 
 SOFT_MARK = 0.80
 HARD_MARK = 0.92
+RELIEF_MARK = 0.87  # what is given up then makes room for a while, not for the next few events only
 WAL_ALLOWANCE_BYTES = 8 * 1024 * 1024
 IDS_PER_RUN = 10_000
 STEPS_PER_RUN = 8
@@ -43,6 +44,8 @@ class Retention:
         budget = max_bytes - min(WAL_ALLOWANCE_BYTES, max_bytes // 8)
         self._soft_bytes = int(budget * SOFT_MARK)
         self._hard_bytes = int(budget * HARD_MARK)
+        self._relief_bytes = int(budget * RELIEF_MARK)
+        self._pressed = False  # above the hard mark, and not yet below that of relief
         self._keep_synced_ms = keep_synced_ms
         self._synced_from = 0  # where the search for SYNCED events goes on
         self._thinned_to = 0  # where the current pass goes on
@@ -57,7 +60,8 @@ class Retention:
             used_bytes = store.used_bytes()
             older_than_ms = _ANY_AGE if used_bytes > self._soft_bytes else now_ms - self._keep_synced_ms
             removed = self._evict_synced(store, now_ms, older_than_ms, checkpoint_id)
-            if used_bytes <= self._hard_bytes:
+            self._pressed = used_bytes > (self._relief_bytes if self._pressed else self._hard_bytes)
+            if not self._pressed:
                 self._pass_end, self._level = None, 1  # the next time of need starts afresh
                 return losses
             if removed or self._synced_from:

@@ -269,7 +269,8 @@ class Settle(Command):
 class Refuse(Settle):
     """For events that the cloud broker refused: they go back, and those without retries left become FAILED.
 
-    A lost connection is no refusal: an outage, however long, uses up no retries.
+    Lost connections count as attempts too, but only a refusal can be the one that is too many: an outage,
+    however long, fails nothing.
     """
 
     def __init__(self, ids: Sequence[int], max_attempts: int) -> None:
