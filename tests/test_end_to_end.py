@@ -453,3 +453,37 @@ def test_a_configuration_that_cannot_start_gives_way_to_the_one_before(
         wait_until(lambda: "the one before goes on" in gateway.log(), "the refusal")
         gateway.wait_ready()
         assert gateway.stop() == 0
+
+
+def test_a_full_buffer_keeps_its_size_takes_in_more_and_says_what_it_gave_up(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    local = mosquitto(["max_queued_messages 0", "max_inflight_messages 500"])
+    buffer = {"max_size": "4MiB", "checkpoint_interval": "250ms"}
+    config = gateway_config(tmp_path, local.url, "mqtt://127.0.0.1:9", buffer=buffer, windows=[])
+    chance = random.Random(1)
+    with (
+        GatewayProcess(config) as gateway,
+        Watcher(local.port, "gateway/g1/alerts") as operator,
+    ):
+        gateway.wait_ready()
+        for start in range(0, 20_000, 2000):
+            publish(
+                local.port,
+                [
+                    (f"sensors/d{n % 10}", json.dumps({"n": n, "noise": chance.randbytes(100).hex()}))
+                    for n in range(start, start + 2000)
+                ],
+            )
+        raw = 'gateway_events_appended_total{kind="raw"}'
+        wait_until(lambda: gateway.metric(raw) == 20_000, "all taken in")
+        wait_until(lambda: operator.messages, "an alert")
+        alert = json.loads(operator.messages[0].payload)
+        assert alert["alert"] == "evicted"
+        assert "events were evicted (thinned)" in alert["message"]
+        assert gateway.stop() == 0
+        assert gateway.buffer_path.stat().st_size <= 4 * 1024 * 1024
+        found = gateway.audit()
+        assert not found.problems
+        assert found.messages["buffered"] == 20_000
+        assert found.evicted["thinned"] > 1000
