@@ -8,7 +8,6 @@ read is committed, with a last checkpoint; the writer ends; the file is closed.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -44,8 +43,6 @@ from gateway.windows.engine import WindowEngine
 log = logging.getLogger(__name__)
 
 BUFFER_FILE = "events.db"
-# Threads that hold the GIL for the default 5 ms make each step of SQL wait that long (docs/performance.md).
-SWITCH_INTERVAL_S = 0.001
 STOP_TIMEOUT_S = 8.0
 STALLED_AFTER_S = 10.0  # the writer ticks four times a second
 
@@ -92,7 +89,6 @@ class Gateway:
         return [self.republish_link, *self.bridge_links, self.ingest_link]
 
     def start(self) -> None:
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             self._start_storage()
             self._start_local_broker()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-import sys
 import tempfile
 import threading
 import time
@@ -99,7 +98,6 @@ def append(what: str, store: Store, groups: list[list[NewEvent]]) -> None:
 
 @contextmanager
 def busy_thread() -> Iterator[None]:
-    sys.setswitchinterval(0.001)  # as `gateway run` has it
     stop = threading.Event()
 
     def spin() -> None:

@@ -179,9 +179,10 @@ def test_large_events_are_split_by_their_size_once_decompressed(tmp_path: Path) 
         append(store, [event(payload=b"x" * size) for size in (400, 500, 200, 5000, 1, 1)])
     with reading(path) as reader:
         found = reader.by_ids(range(7))
-        assert [part.ids for part in found.split(1000)] == [[1, 2], [3], [4], [5, 6]]
-        assert [part.ids for part in found.split(10**6)] == [[1, 2, 3, 4, 5, 6]]
-        assert reader.by_ids([]).split(1000) == []
+        assert [part.ids for part in found.split(1000, 1000)] == [[1, 2], [3], [4], [5, 6]]
+        assert [part.ids for part in found.split(1000, 10**6)] == [[1, 2, 3, 4, 5, 6]]
+        assert [part.ids for part in found.split(4, 10**6)] == [[1, 2, 3, 4], [5, 6]]
+        assert reader.by_ids([]).split(1000, 1000) == []
 
 
 def test_readers_see_what_is_committed_and_nothing_else(path: Path) -> None:

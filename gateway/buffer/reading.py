@@ -68,13 +68,13 @@ class StoredEvents(NamedTuple):
         ids, _, *columns = ([column[at] for at in positions] for column in self)
         return StoredEvents(ids, event_ids, *columns)  # type: ignore[arg-type]
 
-    def split(self, limit_bytes: int) -> list[StoredEvents]:
-        """The same events in parts, whose payloads have at most `limit_bytes` each once they are
-        decompressed; a larger payload is a part of its own."""
+    def split(self, limit_events: int, limit_bytes: int) -> list[StoredEvents]:
+        """The same events in parts of at most `limit_events`, whose payloads have at most `limit_bytes` each
+        once they are decompressed; a larger payload is a part of its own."""
         parts: list[list[int]] = []
         part_bytes = 0
         for at, size in enumerate(map(raw_size, self.codecs, self.stored)):
-            if not parts or part_bytes + size > limit_bytes:
+            if not parts or len(parts[-1]) == limit_events or part_bytes + size > limit_bytes:
                 parts.append([])
                 part_bytes = 0
             parts[-1].append(at)

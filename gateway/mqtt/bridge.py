@@ -30,6 +30,8 @@ from gateway.uplink import batch_topic, event_envelope, event_properties, event_
 
 log = logging.getLogger(__name__)
 
+# A claim waits for the commit of a whole group: under load one frame per claim would fall behind the intake.
+FRAMES_PER_CLAIM = 4
 LINGER_S = 0.05  # how long a small batch may wait for company
 FRAME_BYTES = 1024 * 1024  # of payloads in one frame, before compression
 _FRAME_OVERHEAD_BYTES = 4096  # what else is in a frame of a broker that limits the size of a packet
@@ -164,7 +166,8 @@ class Bridge(Session):
 
     def claim(self, store: Store) -> list[int]:
         """On the writer's thread, inside the transaction."""
-        return store.claim(self._spec.batch_events, self._lane, self._spec.connections)
+        limit = FRAMES_PER_CLAIM * self._spec.batch_events
+        return store.claim(limit, self._lane, self._spec.connections)
 
     def _prepare(self, link: Link, ids: list[int]) -> None:
         """Read claimed events and put them up for sending."""
@@ -175,7 +178,7 @@ class Bridge(Session):
             log.error("%d events have a wrong checksum; they are kept and not sent", len(corrupt))
             self._writer.submit(Settle(corrupt, Happening.MISMATCH))
         limit = min(FRAME_BYTES, (link.max_packet_bytes or 2**31) - _FRAME_OVERHEAD_BYTES)
-        self._ready.extend(events.split(limit))
+        self._ready.extend(events.split(self._spec.batch_events, limit))
 
     def _send(self, link: Link, now_s: float) -> float:
         """Publish what is ready, as far as window and bandwidth allow; returns how long to wait."""
