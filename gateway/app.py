@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,7 @@ class Gateway:
         self.ready = False
         self.bridges: list[Bridge] = []
         self.bridge_links: list[Link] = []
+        self._wake_republish: Callable[[], None] = lambda: None  # the writer ticks before there is one
         self._resources = ExitStack()
 
     @property
@@ -212,16 +213,16 @@ class Gateway:
 
     def _start_republish(self) -> None:
         retained = tuple(
-            self.topics.aggregate(spec.name, "") for spec in self.config.window_specs() if spec.retain
+            self.topics.aggregates(spec.name) for spec in self.config.window_specs() if spec.retain
         )
-        prefixes = tuple(topic.removesuffix("all") for topic in retained)
         self.republish = Republish(
             self.buffer_path,
             self.writer,
             self.topics.status,
-            lambda topic: topic.startswith(prefixes),
+            lambda topic: topic.startswith(retained),
             self._republished_id,
         )
+        self._wake_republish = self.republish.wake
         endpoint = _endpoint(
             self.config.local, "-republish", will=Will(self.topics.status, status_payload("offline"))
         )
@@ -276,8 +277,7 @@ class Gateway:
 
     def _after_tick(self) -> None:
         self.trainer.poll()
-        if hasattr(self, "republish"):
-            self.republish.wake()
+        self._wake_republish()
 
     # --- stop ---
 

@@ -21,6 +21,7 @@ import zstandard
 
 from gateway.errors import DecodeError
 from gateway.events import WireEvent
+from gateway.identifiers import split_ids
 
 MAGIC = b"EGBF"
 VERSION = 1
@@ -56,8 +57,7 @@ class EventColumns(NamedTuple):
 
 def wire_events(columns: EventColumns) -> list[WireEvent]:
     """The same events one by one."""
-    ids = [columns.event_ids[at : at + 16] for at in range(0, len(columns.event_ids), 16)]
-    return list(map(WireEvent, ids, *columns[1:]))
+    return list(map(WireEvent, split_ids(columns.event_ids), *columns[1:]))
 
 
 class Batch(NamedTuple):
@@ -186,7 +186,7 @@ def _read_body(body: bytes, count: int) -> list[WireEvent]:
         raise DecodeError("the payloads' lengths do not add up to the body", reason="malformed")
     ends = [body_end + len(body) - reader.left_bytes for body_end in accumulate(sizes, initial=0)]
     entries = zip(
-        [bytes(ids[at : at + 16]) for at in range(0, 16 * count, 16)],
+        split_ids(bytes(ids)),
         [names[position] for position in indexes],
         sequence_nums,
         event_times,

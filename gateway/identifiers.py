@@ -38,6 +38,11 @@ class EventIds:
         return self._pool[self._used - _RANDOM_BYTES : self._used]
 
 
+def split_ids(packed: bytes) -> list[bytes]:
+    """The ids of 16 bytes that stand in `packed` one behind the other."""
+    return [packed[at : at + 16] for at in range(0, len(packed), 16)]
+
+
 def aggregate_id(gateway_id: str, identity: str) -> bytes:
     """The id of an aggregate: equal whenever gateway, window, key, bounds and revision are equal."""
     return uuid.uuid5(AGGREGATE_NAMESPACE, f"{gateway_id}/{identity}").bytes

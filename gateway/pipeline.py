@@ -28,7 +28,7 @@ from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
 from gateway.events import Emission, Flag, Kind, Message, Priority
-from gateway.identifiers import aggregate_id
+from gateway.identifiers import aggregate_id, split_ids
 from gateway.routes import RouteTable
 from gateway.topics import covers
 from gateway.windows.emission import emission_json
@@ -56,7 +56,11 @@ class OutputTopics(NamedTuple):
         return f"{self.root}/status"
 
     def aggregate(self, window: str, key: str) -> str:
-        return f"{self.root}/aggregates/{window}/{_safe_levels(key)}"
+        return self.aggregates(window) + _safe_levels(key)
+
+    def aggregates(self, window: str) -> str:
+        """What the topics of all aggregates of a window begin with."""
+        return f"{self.root}/aggregates/{window}/"
 
     @property
     def alerts(self) -> str:
@@ -271,7 +275,7 @@ class Pipeline:
     def _derived_ids(self, reader: Reader, after_id: int) -> set[bytes]:
         known: set[bytes] = set()
         while (events := reader.derived_after(after_id, 2000)).ids:
-            known.update(events.event_ids[at : at + 16] for at in range(0, len(events.event_ids), 16))
+            known.update(split_ids(events.event_ids))
             after_id = events.ids[-1]
         return known
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import apsw
 
-from gateway.buffer.recovery import backup_path, check, replace_file
+from gateway.buffer.recovery import backup_path, check
 from gateway.errors import StoreError
+from gateway.files import replace_file
 
 _PAGES_PER_STEP = 512  # 2 MiB: a gateway that writes meanwhile does not notice
 

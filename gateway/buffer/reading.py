@@ -23,6 +23,7 @@ from gateway.buffer.compression import PayloadDecompressor, raw_size
 from gateway.buffer.schema import open_reader
 from gateway.codec import EventColumns
 from gateway.events import Status
+from gateway.identifiers import split_ids
 
 _BATCH = """
 SELECT json_group_array(id), group_concat(substr(hex(event_id) || '{zeros}', 1, 32), ''),
@@ -148,9 +149,8 @@ class Reader:
         An event whose dictionary is lost counts as corrupt too: `payloads` can read all that remain.
         """
         self._meet(events.codecs)
-        event_ids = [events.event_ids[at : at + 16] for at in range(0, len(events.event_ids), 16)]
         columns = (events.stream_ids, *events[3:10], events.codecs, events.stored)
-        actual = map(_checksum, zip(event_ids, *columns, strict=True))
+        actual = map(_checksum, zip(split_ids(events.event_ids), *columns, strict=True))
         known = map(self._decompressor.knows, events.codecs)
         good = [
             at

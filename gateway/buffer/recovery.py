@@ -11,7 +11,6 @@ Steps 2 to 4 lose data, so they end in an alert that says how much.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from peewee import PeeweeException
 
 from gateway.buffer.salvage import Salvage, salvage
 from gateway.buffer.wal import mended, scan
+from gateway.files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def recover(path: Path, now_ms: int) -> Recovery:
     """Make `path` a file that can be opened. Call it while nobody else has it open."""
     if not path.exists():
         return _without_database(path, now_ms)
-    aside = path.parent / f"damaged-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S.%f}"
+    aside = _aside(path, now_ms)
     mended_commits = _mend_wal(path, aside)
     problem = check(path)
     if not problem:
@@ -131,7 +131,7 @@ def _without_database(path: Path, now_ms: int) -> Recovery:
     """No database file: new, or somebody removed it. A WAL without its database can not be used."""
     if not _wal(path).exists() and not backup_path(path).exists():
         return WHOLE
-    aside = path.parent / f"damaged-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S.%f}"
+    aside = _aside(path, now_ms)
     _keep(path, aside)
     return _from_backup(path, aside, "its main file is gone")
 
@@ -149,6 +149,11 @@ def _salvage_alert(saved: Salvage, problem: str, aside: Path) -> str:
     if saved.tables_lost:
         parts.append(f"tables not read to the end: {', '.join(saved.tables_lost)}")
     return "; ".join([*parts, f"the damaged files are in {aside}"])
+
+
+def _aside(path: Path, now_ms: int) -> Path:
+    """The folder for what is found damaged at this start."""
+    return path.parent / f"damaged-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S.%f}"
 
 
 def _keep(path: Path, aside: Path, *, copy: bool = False) -> None:
@@ -173,18 +178,6 @@ def _working_copy(damaged: Path, folder: Path) -> Path:
         if file.exists():
             shutil.copyfile(file, folder / file.name)
     return folder / damaged.name
-
-
-def replace_file(new: Path, path: Path) -> None:
-    """Put `new` in the place of `path`, so that a power cut leaves the one or the other."""
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _remove(path: Path) -> None:

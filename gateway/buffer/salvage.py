@@ -6,6 +6,7 @@ the unreadable ids stand alone, so the rest of a large file is read at full spee
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -128,7 +129,7 @@ def _is_right(values: dict[str, object]) -> bool:
     columns = [values[name] for name in _CHECKED]
     try:
         return event_checksum(*columns) == values["checksum"]  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - a damaged page may hold any type in any column
+    except (struct.error, TypeError):  # a damaged page may hold any type in any column
         return False
 
 

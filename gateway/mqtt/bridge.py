@@ -77,7 +77,6 @@ class BridgeMetrics:
         self.events_acked = 0
         self.refused = 0
         self.payload_bytes = 0
-        self.last_ack_at_s = 0.0  # monotonic
 
 
 class Bridge(Session):
@@ -104,7 +103,6 @@ class Bridge(Session):
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
-        self.metrics.last_ack_at_s = time.monotonic()
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         sent = self._in_flight.pop(packet_id, None)
@@ -112,7 +110,6 @@ class Bridge(Session):
             return  # a broker that acknowledges what we never sent, or twice, settles nothing
         if reason_code >= _REFUSED:
             self._refuse(link, sent, reason_code)
-        self.metrics.last_ack_at_s = time.monotonic()
         self.metrics.events_acked += len(sent.ids)
         self._acked += sent.ids
 

@@ -77,8 +77,6 @@ class LinkMetrics:
         self.connects = 0
         self.failures = 0
         self.last_error = ""
-        self.last_received_at_s = 0.0  # monotonic
-        self.bytes_sent = 0
 
 
 class Link:
@@ -163,7 +161,6 @@ class Link:
         info = self._require_client().publish(topic, payload, qos, retain, sent)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise BrokerError(f"publish to {self._place} failed: {paho.error_string(info.rc)}")
-        self.metrics.bytes_sent += len(payload) + len(topic)
         return int(info.mid)
 
     def reset(self, reason: str) -> None:
@@ -237,7 +234,6 @@ class Link:
             self._raise_refusal()
         if self._inbox:
             messages, self._inbox = self._inbox, []
-            self.metrics.last_received_at_s = time.monotonic()
             self._session.received(self, messages)
 
     def _raise_refusal(self) -> None:

@@ -21,6 +21,7 @@ import orjson
 from gateway.codec import decode_batch
 from gateway.errors import DecodeError, GatewayError
 from gateway.events import Message, WireEvent
+from gateway.files import sync_folder
 from gateway.mqtt.connection import Link, Session
 from gateway.receiving import Identity, Ledger, event_line, identity, identity_of_line
 from gateway.uplink import event_from_message, parse_uplink_topic, uplink_filters
@@ -52,7 +53,7 @@ class EventFile:
         except BlockingIOError as exc:
             raise OutputError(f"another process writes to {self.path}") from exc
         if is_new:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         return self._read(self._file)
 
     def append(self, lines: list[bytes]) -> None:
@@ -176,11 +177,3 @@ def _rejected_line(message: Message, error: DecodeError) -> bytes:
         "payload_b64": b64encode(message.payload).decode(),
     }
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -37,7 +37,6 @@ class Republish(Session):
         retained: Callable[[str], bool],
         republished_id: int,
     ) -> None:
-        self.published_count = 0
         self._path = path
         self._writer = writer
         self._status_topic = status_topic
@@ -71,7 +70,6 @@ class Republish(Session):
             return
         if reason_code >= 0x80:
             log.warning("the local broker refused an aggregate: reason code 0x%02x", reason_code)
-        self.published_count += 1
         oldest = next(iter(self._in_flight.values()), None)
         self._settled = buffer_id if oldest is None else max(self._settled, oldest - 1)
         if self._settled - self._saved >= SAVE_EVERY:

@@ -1,0 +1,23 @@
+"""Changes of a folder that a power cut must not undo."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(new: Path, path: Path) -> None:
+    """Put `new` in the place of `path`, so that a power cut leaves the one or the other. Raises OSError."""
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync_folder(path.parent)
