@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 
 from gateway.buffer.audit import audit
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import Recovery, backup_path, check, recover
+from gateway.buffer.salvage import salvage
 from gateway.buffer.store import NewEvent, Store
 from gateway.buffer.wal import mended, scan
 
@@ -225,3 +227,13 @@ def test_no_damaged_page_stops_the_start_or_passes_for_good(tmp_path: Path, roun
         if done.kind == "whole":
             assert not check(path)
     assert sum(saved) / rounds > 0.9 * EVENTS, "a page holds about 3 % of the events"
+
+
+def test_a_value_that_became_text_and_is_no_text_costs_its_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    fill(path, 500)
+    connection = apsw.Connection(str(path))
+    connection.execute("UPDATE buffer_events SET payload = CAST(x'c0c1' AS TEXT) WHERE id = 17")
+    connection.close()
+    saved = salvage(path, tmp_path / "fresh.db")
+    assert (saved.events, saved.lost, saved.tables_lost) == (499, 1, ())

@@ -17,6 +17,8 @@ from gateway.buffer.checksum import event_checksum
 from gateway.buffer.schema import BufferEvent, open_writer
 from gateway.events import Kind, Status
 
+# What reading a damaged page raises: SQLite's own word, or bytes in a text column that are no text.
+UNREADABLE = (apsw.Error, UnicodeDecodeError)
 _STRETCH = 512
 _PLAIN_TABLES = ("streams", "dictionaries", "receipts", "losses", "window_state", "counters", "meta")
 
@@ -68,7 +70,7 @@ def _copy_table(source: apsw.Connection, target: apsw.Connection, table: str) ->
         for row in source.execute(f"SELECT * FROM {table}"):  # noqa: S608
             marks = ",".join("?" * len(row))
             target.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)  # noqa: S608
-    except apsw.Error:
+    except UNREADABLE:
         return False
     return True
 
@@ -85,7 +87,7 @@ def _stretches(source: apsw.Connection) -> Iterator[tuple[list[tuple[object, ...
 def _read(source: apsw.Connection, first: int, last: int) -> tuple[list[tuple[object, ...]], int]:
     try:
         return list(source.execute(_SELECT, (first, last))), 0
-    except apsw.Error:
+    except UNREADABLE:
         if first == last:
             return [], 1
     middle = (first + last) // 2
@@ -104,7 +106,7 @@ def _id_range(source: apsw.Connection) -> tuple[int, int]:
 def _one_number(source: apsw.Connection, sql: str) -> int:
     try:
         row = source.execute(sql).fetchone()
-    except apsw.Error:
+    except UNREADABLE:
         return 0
     return row[0] if row and isinstance(row[0], int) else 0
 
