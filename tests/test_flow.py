@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow import TokenBucket
+from gateway.flow.bandwidth import TokenBucket
 
 
 def test_without_a_rate_nothing_waits() -> None:

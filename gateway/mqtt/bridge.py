@@ -24,7 +24,7 @@ from gateway.buffer.writer import Command, Writer
 from gateway.codec import encode_columns, wire_events
 from gateway.delivery import Happening
 from gateway.events import Status
-from gateway.flow import TokenBucket
+from gateway.flow.bandwidth import TokenBucket
 from gateway.mqtt.connection import Link, Session
 from gateway.uplink import batch_topic, event_envelope, event_properties, event_topic
 

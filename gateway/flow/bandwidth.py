@@ -1,4 +1,4 @@
-"""Rates and budgets: how much may go out now. Logic only: time comes in as an argument."""
+"""How much may go out now. Time comes in as an argument."""
 
 from __future__ import annotations
 
