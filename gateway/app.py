@@ -243,11 +243,11 @@ class Gateway:
             cloud.in_flight,
             cloud.ack_timeout / 1000,
             cloud.bandwidth // cloud.connections if cloud.bandwidth else None,
-            self.config.buffer.retry.max_attempts,
+            self.config.buffer.retry.backoff,
         )
         self._resources.callback(self._release_claims)
         for lane in range(cloud.connections):
-            bridge = Bridge(spec, lane, self.buffer_path, self.writer)
+            bridge = Bridge(spec, lane, self.buffer_path, self.writer, self.clock.now_ms)
             link = Link(f"bridge-{lane}", _endpoint(cloud, f"-{lane}"), bridge, self.clock.now_ms)
             self.bridges.append(bridge)
             self.bridge_links.append(link)

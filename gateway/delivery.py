@@ -7,6 +7,7 @@ place that knows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 from gateway.errors import DeliveryError
@@ -42,6 +43,21 @@ TRANSITIONS: dict[tuple[Status, Happening], Status | None] = {
     (Status.FAILED, Happening.DROP): GONE,
     (Status.CORRUPT, Happening.DROP): GONE,
 }
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long what the cloud refused waits, and how often it is tried."""
+
+    min_ms: int = 1_000
+    max_ms: int = 300_000
+    max_attempts: int = 20
+
+    def pause_ms(self, refusals: int, chance: float) -> int:
+        """The pause after so many refusals in a row: from `min_ms` to something that doubles with each of
+        them, up to `max_ms`. `chance`, in [0, 1), says where in between."""
+        longest_ms = min(self.max_ms, self.min_ms << min(refusals, 32))
+        return round(self.min_ms + chance * (longest_ms - self.min_ms))
 
 
 def target(status: Status, happening: Happening) -> Status | None:

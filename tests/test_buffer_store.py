@@ -21,13 +21,14 @@ from gateway.buffer.audit import audit
 from gateway.buffer.compression import train
 from gateway.buffer.reading import BATCH_BYTES, Reader
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
-from gateway.delivery import TRANSITIONS, Happening
+from gateway.delivery import TRANSITIONS, Backoff, Happening
 from gateway.errors import DeliveryError, StoreError
 from gateway.events import Kind, Priority, Status
 
 SAMPLE = b'{"device": "d%d", "temperature": %d.5, "humidity": 40, "unit": "C"}'
 DICTIONARY = train([SAMPLE % (n % 20, n % 40) for n in range(1000)])
 
+BACKOFF = Backoff(min_ms=1000, max_ms=2000, max_attempts=2)
 MOVES = [(s, h) for (s, h), after in TRANSITIONS.items() if after is not None and h is not Happening.CLAIM]
 
 
@@ -42,6 +43,8 @@ class Model:
         self.evicted: Counter[str] = Counter()
         self.checkpoint_id = 0
         self.windows: dict[tuple[str, bytes], bytes] = {}
+        self.now_ms = EPOCH_MS
+        self.held: dict[tuple[str, int], tuple[int, int, int]] = {}  # first id, refusals, until
 
     def append(self, batch: list[NewEvent]) -> None:
         for one in batch:
@@ -62,11 +65,33 @@ class Model:
             )
 
     def claim(self, limit: int) -> list[object]:
-        waiting = [row for row in self.rows if row["status"] is Status.PENDING]
+        waiting = [
+            row
+            for row in self.rows
+            if row["status"] is Status.PENDING
+            and self.now_ms >= self.held.get((row["topic"], row["priority"]), (0, 0, 0))[2]
+        ]
         taken = sorted(waiting, key=lambda row: (row["priority"], row["id"]))[:limit]
         for row in taken:
             row["status"] = Status.SYNCING
         return [row["id"] for row in taken]
+
+    def refuse(self, ids: list[int], backoff: Backoff) -> int:
+        refused = [row for row in self.rows if row["id"] in ids and row["status"] is Status.SYNCING]
+        for lane in {(row["topic"], row["priority"]) for row in refused}:
+            first = min(row["id"] for row in refused if (row["topic"], row["priority"]) == lane)
+            known, before, _ = self.held.get(lane, (0, 0, 0))
+            refusals = before + 1 if known == first else 1
+            self.held[lane] = first, refusals, self.now_ms + backoff.pause_ms(refusals, 0.5)
+        failed = [
+            row["id"]
+            for row in refused
+            if row["retries"] + 1 >= backoff.max_attempts
+            and self.held[row["topic"], row["priority"]][1] >= backoff.max_attempts
+        ]
+        self.move(failed, Status.SYNCING, Happening.EXHAUSTED)
+        self.move(ids, Status.SYNCING, Happening.FAILURE)
+        return len(failed)
 
     def move(self, ids: list[int], status: Status, happening: Happening) -> int:
         moved = [row for row in self.rows if row["id"] in ids and row["status"] is status]
@@ -99,6 +124,8 @@ steps = st.one_of(
     st.tuples(st.just("append"), st.lists(new_events, max_size=6)),
     st.tuples(st.just("claim"), st.integers(0, 5)),
     st.tuples(st.just("move"), ids, st.sampled_from(MOVES)),
+    st.tuples(st.just("refuse")),
+    st.tuples(st.just("wait"), st.sampled_from([0, 1, 700, 1500])),
     st.tuples(st.just("release")),
     st.tuples(st.just("evict"), st.integers(0, 20), st.integers(0, 20)),
     st.tuples(st.just("thin"), st.integers(0, 20), st.sampled_from([2, 4]), st.sampled_from(list(Priority))),
@@ -157,7 +184,15 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.last_id() == model.last_id
 
     def claim(self, model: Model, limit: int) -> None:
-        assert self.store.claim(limit) == model.claim(limit)
+        assert self.store.claim(limit, now_ms=model.now_ms) == model.claim(limit)
+
+    def refuse(self, model: Model) -> None:
+        syncing = [row["id"] for row in model.rows if row["status"] is Status.SYNCING]
+        failed = self.store.refuse(syncing, BACKOFF, model.now_ms, 0.5)
+        assert failed == model.refuse(syncing, BACKOFF)
+
+    def wait(self, model: Model, ms: int) -> None:
+        model.now_ms += ms
 
     def move(self, model: Model, moved: list[int], pair: tuple[Status, Happening]) -> None:
         assert self.store.move(moved, *pair) == model.move(moved, *pair)
@@ -356,18 +391,6 @@ def test_a_claim_of_large_events_ends_where_a_batch_is_full(tmp_path: Path) -> N
         sql(store.path, "UPDATE buffer_events SET payload = randomblob(?) WHERE id < 4", len(large))
         with store.transaction():
             assert [store.claim(10) for _ in range(4)] == [[1, 2], [3], [4], [5]]
-
-
-def test_exhausted_are_those_whose_next_failure_is_one_too_many(tmp_path: Path) -> None:
-    with opened(tmp_path / "events.db") as store:
-        append(store, events(2))
-        for _ in range(2):
-            with store.transaction():
-                store.move(store.claim(1), Status.SYNCING, Happening.FAILURE)
-        with store.transaction():
-            assert store.exhausted([1, 2], 3) == [1]
-            assert store.exhausted([1, 2], 1) == [1, 2]
-            assert store.exhausted([], 1) == []
 
 
 # --- the state table ---

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import apsw
 
 from gateway.buffer.checksum import event_checksum
+from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.schema import BufferEvent, open_writer
 from gateway.events import Kind, Status
 
@@ -48,6 +49,8 @@ def salvage(damaged: Path, fresh: Path) -> Salvage:
     try:
         with connection:
             missing = tuple(name for name in _PLAIN_TABLES if not _copy_table(source, connection, name))
+            # Whatever version it was copied from: the tables are those of this one.
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (VERSION, str(SCHEMA_VERSION)))
             events = corrupt = lost = 0
             for rows, unreadable in _stretches(source):
                 kept, wrong = _insert_events(connection, rows)

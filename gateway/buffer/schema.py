@@ -15,11 +15,7 @@ import apsw
 from peewee import SQL, AutoField, BigIntegerField, BlobField, CompositeKey, IntegerField, Model, TextField
 from playhouse.apsw_ext import APSWDatabase
 
-from gateway.errors import StoreError
-
-SCHEMA_VERSION = 1
-VERSION = "schema_version"
-"""Its name in `meta`."""
+from gateway.buffer.migration import migrate, version_of
 
 # 4 MB of WAL before SQLite moves it into the database: large enough that pages which change in every
 # group are written once, small enough for a flash card.
@@ -85,6 +81,23 @@ class ReceiptGroup(Model):
         table_name = "receipts"
 
 
+class Held(Model):
+    """A stream that waits in one priority, since the cloud has refused its event `first_id` and what came
+    behind it: so often in a row, the last time at `refused_at`."""
+
+    stream = IntegerField()
+    priority = IntegerField()
+    first_id = BigIntegerField()
+    refusals = IntegerField()
+    refused_at = BigIntegerField()
+    retry_at = BigIntegerField()
+
+    class Meta:
+        table_name = "held"
+        primary_key = CompositeKey("stream", "priority")
+        without_rowid = True
+
+
 class Loss(Model):
     """What retention took from a stream before the cloud had it, by reason."""
 
@@ -142,6 +155,7 @@ MODELS: tuple[type[Model], ...] = (
     Stream,
     Dictionary,
     ReceiptGroup,
+    Held,
     Loss,
     WindowState,
     Count,
@@ -160,7 +174,7 @@ DERIVED_INDEX = "CREATE INDEX IF NOT EXISTS buffer_events_derived ON buffer_even
 
 
 def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatabase:
-    """The one connection that writes. Creates the tables in a new file.
+    """The one connection that writes. Creates the tables in a new file, and migrates an old one.
 
     Raises StoreError, and changes nothing, when the file belongs to a newer gateway.
     """
@@ -181,7 +195,7 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
     )
     try:
         database.connect()
-        _check_version(database, path)
+        migrate(database, path)
         with database.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False):
             database.create_tables(MODELS)
         database.execute_sql(UNSETTLED_INDEX)
@@ -192,21 +206,12 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
     return database
 
 
-def _check_version(database: APSWDatabase, path: Path) -> None:
-    versions = Meta.select().where(Meta.name == VERSION).bind(database)
-    version = versions.first() if database.table_exists("meta") else None
-    if version is not None and int(version.value) > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} has schema version {version.value}, this gateway knows up to {SCHEMA_VERSION}",
-            hint="run the gateway version that wrote it, or a newer one",
-        )
-
-
 def open_reader(path: Path) -> APSWDatabase:
     """A connection that only reads: it sees the last commit, and never checkpoints the WAL.
 
     The file is opened for writing all the same, because a reader of a WAL must write the -shm file.
-    Raises peewee's OperationalError when there is no such file.
+    A file of an earlier version is read as it is: a reader migrates nothing.
+    Raises peewee's OperationalError when there is no such file, StoreError when a newer gateway wrote it.
     """
     database = APSWDatabase(
         str(path),
@@ -215,5 +220,10 @@ def open_reader(path: Path) -> APSWDatabase:
         flags=apsw.SQLITE_OPEN_READWRITE,
         pragmas=[("query_only", 1), ("wal_autocheckpoint", 0), ("cache_size", -8 * 1024)],
     )
-    database.connect()
+    try:
+        database.connect()
+        version_of(database.connection(), path)
+    except BaseException:
+        database.close()
+        raise
     return database

@@ -24,13 +24,12 @@ import orjson
 from peewee import PeeweeException, fn
 
 from gateway.buffer.checksum import event_checksum
+from gateway.buffer.claims import Claims
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
-from gateway.buffer.reading import BATCH_BYTES, fitting
+from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
     PAGE_BYTES,
-    SCHEMA_VERSION,
-    VERSION,
     BufferEvent,
     Count,
     Dictionary,
@@ -40,7 +39,7 @@ from gateway.buffer.schema import (
     open_writer,
 )
 from gateway.buffer.streams import Streams
-from gateway.delivery import Happening, sources, target
+from gateway.delivery import Backoff, Happening, target
 from gateway.errors import StoreError
 from gateway.events import Kind, Status
 from gateway.identifiers import EventIds
@@ -91,6 +90,7 @@ class Store:
         self._database = open_writer(self.path, self.synchronous)
         self._connection = self._database.connection()
         self._streams = Streams(self._database)
+        self._claims = Claims(self._connection)
         with self.transaction():
             if self.meta_int(VERSION) != SCHEMA_VERSION:
                 self.set_meta(VERSION, SCHEMA_VERSION)
@@ -110,6 +110,7 @@ class Store:
         self._moved.clear()
         self.counts = Counter({(row.name, row.label): row.value for row in self._on_this(Count.select())})
         self._streams.recount(self.meta_int(CHECKPOINT_ID))
+        self._claims.reload()
         groups = self._connection.execute("SELECT entries, count FROM receipts ORDER BY id").fetchall()
         self.receipts.load([entries for entries, _ in groups])
         self._stored_receipts = sum(count for _, count in groups)
@@ -160,19 +161,13 @@ class Store:
         row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'buffer_events'")
         return int(next(iter(row), (0,))[0])
 
-    def claim(self, limit: int, shard: int = 0, shards: int = 1) -> list[int]:
+    def claim(self, limit: int, shard: int = 0, shards: int = 1, now_ms: int = 0) -> list[int]:
         """Move up to `limit` PENDING events to SYNCING, most urgent first, then oldest. Returns their ids.
 
-        Together they have at most BATCH_BYTES, unless the first one alone is larger.
+        Together they have at most BATCH_BYTES, unless the first one alone is larger. Streams that wait after
+        a refusal are left out.
         """
-        of_shard = "AND stream % ? = ?" if shards > 1 else ""
-        ids, sizes = self._json_arrays(
-            "SELECT json_group_array(id), json_group_array(size) FROM"  # noqa: S608 - constants only
-            " (SELECT id, octet_length(payload) AS size FROM buffer_events"
-            f" WHERE status = ? AND status < 2 {of_shard} ORDER BY priority, id LIMIT ?)",
-            (int(sources(Happening.CLAIM)[0]), *((shards, shard) if shards > 1 else ()), limit),
-        )
-        claimed = ids[: fitting(sizes, BATCH_BYTES)]
+        claimed = self._claims.next_ids(limit, shard, shards, now_ms)
         self.move(claimed, Status.PENDING, Happening.CLAIM)
         return claimed
 
@@ -192,16 +187,17 @@ class Store:
             " WHERE id IN (SELECT value FROM json_each(?)) AND status = ?",
             (int(after), orjson.dumps(list(ids)).decode(), int(status)),
         )
+        if after is Status.PENDING:
+            self._claims.forget()
         return self._moved_to(status, after)
 
-    def exhausted(self, ids: Sequence[int], max_attempts: int) -> list[int]:
-        """Those of `ids` for which one more failure is one too many."""
-        (exhausted,) = self._json_arrays(
-            "SELECT json_group_array(id) FROM buffer_events"
-            " WHERE id IN (SELECT value FROM json_each(?)) AND retry_count + 1 >= ?",
-            (orjson.dumps(list(ids)).decode(), max_attempts),
-        )
-        return exhausted
+    def refuse(self, ids: Sequence[int], backoff: Backoff, now_ms: int, chance: float) -> int:
+        """The cloud refused `ids`: they go back, and their streams wait; what has no attempts left becomes
+        FAILED. Returns how many did. `chance`, in [0, 1), is the jitter."""
+        exhausted = self._claims.hold(ids, backoff, now_ms, chance)
+        failed = self.move(exhausted, Status.SYNCING, Happening.EXHAUSTED)
+        self.move(ids, Status.SYNCING, Happening.FAILURE)
+        return failed
 
     def release_all(self) -> int:
         """After a restart: whatever was SYNCING failed. Returns how many entries went back."""
@@ -210,6 +206,7 @@ class Store:
             " WHERE status = ? AND status < 2",
             (int(target(Status.SYNCING, Happening.FAILURE) or 0), int(Status.SYNCING)),
         )
+        self._claims.forget()
         return self._moved_to(Status.SYNCING, Status.PENDING)
 
     def evict_synced(self, from_id: int, to_id: int, older_than_ms: int) -> int:

@@ -174,10 +174,8 @@ def _storage_warnings(config: Config) -> Iterator[str]:
 
 def _without_effect(config: Config) -> Iterator[str]:
     """Settings that this version accepts and does not act on yet: better said than silently ignored."""
-    cloud, buffer = config.cloud, config.buffer
+    cloud = config.cloud
     settings = {
-        "buffer.retry.backoff_min": "backoff_min" in buffer.retry.model_fields_set,
-        "buffer.retry.backoff_max": "backoff_max" in buffer.retry.model_fields_set,
         "cloud.order": cloud is not None and cloud.order != "oldest",
         "cloud.drain_target": cloud is not None and cloud.drain_target is not None,
         "time.ntp": bool(config.time.ntp),

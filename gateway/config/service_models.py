@@ -17,6 +17,7 @@ from gateway.config.types import (
     fault,
     setting,
 )
+from gateway.delivery import Backoff
 from gateway.errors import UnitError
 from gateway.units import parse_size_bytes
 
@@ -24,9 +25,13 @@ from gateway.units import parse_size_bytes
 class Retry(Section):
     """What happens to events that the cloud did not take."""
 
-    max_attempts: int = setting(20, ge=1, description="Attempts before an event is marked failed.")
-    backoff_min: PositiveDurationMs = setting("1s", description="First pause between attempts.")
-    backoff_max: PositiveDurationMs = setting("5m", description="Longest pause between attempts.")
+    max_attempts: int = setting(20, ge=1, description="Refusals in a row before an event is marked failed.")
+    backoff_min: PositiveDurationMs = setting("1s", description="Shortest pause of a stream after a refusal.")
+    backoff_max: PositiveDurationMs = setting("5m", description="Longest pause of a stream after refusals.")
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(self.backoff_min, self.backoff_max, self.max_attempts)
 
     @field_validator("backoff_max")
     @classmethod

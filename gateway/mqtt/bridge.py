@@ -10,11 +10,12 @@ Invariants:
 from __future__ import annotations
 
 import logging
+import random
 import time
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,7 +23,7 @@ from gateway.buffer.reading import Reader, StoredEvents
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
 from gateway.codec import encode_columns, wire_events
-from gateway.delivery import Happening
+from gateway.delivery import Backoff, Happening
 from gateway.events import Status
 from gateway.flow.bandwidth import TokenBucket
 from gateway.mqtt.connection import Link, Session
@@ -51,7 +52,7 @@ class BridgeSpec:
     in_flight: int = 8
     ack_timeout_s: float = 30.0
     bandwidth_bytes_per_s: int | None = None
-    max_attempts: int = 20
+    backoff: Backoff = field(default_factory=Backoff)
 
 
 class _Outgoing(NamedTuple):
@@ -82,18 +83,22 @@ class BridgeMetrics:
 class Bridge(Session):
     """The session of `gateway.bridge-N`: one cloud connection and the streams that hash to it."""
 
-    def __init__(self, spec: BridgeSpec, lane: int, path: Path, writer: Writer) -> None:
+    def __init__(
+        self, spec: BridgeSpec, lane: int, path: Path, writer: Writer, now_ms: Callable[[], int]
+    ) -> None:
         self.metrics = BridgeMetrics()
         self._spec = spec
         self._lane = lane
         self._path = path
         self._writer = writer
+        self._now_ms = now_ms
         self._reader: Reader | None = None
         self._bucket = TokenBucket(spec.bandwidth_bytes_per_s)
         self._claimed: deque[list[int]] = deque()  # filled on the writer's thread, at most one list
         self._ready: deque[StoredEvents] = deque()  # parts of one claim, each small enough for a frame
         self._outgoing: deque[_Outgoing] = deque()  # one part, packed
         self._claiming = False
+        self._epoch = 0  # of the connection: claims of an earlier one are given back
         self._next_claim_s = 0.0
         self._in_flight: OrderedDict[int, _Sent] = OrderedDict()
         self._acked: list[int] = []
@@ -119,6 +124,9 @@ class Bridge(Session):
         lost = [i for sent in self._in_flight.values() for i in sent.ids]
         lost += [i for outgoing in self._outgoing for i in outgoing.ids]
         lost += [i for events in self._ready for i in events.ids]
+        self._epoch += 1  # what is being claimed right now goes back too: behind these it would overtake them
+        while self._claimed:
+            lost += self._claimed.popleft()
         self._in_flight.clear()
         self._outgoing.clear()
         self._ready.clear()
@@ -151,11 +159,13 @@ class Bridge(Session):
         self._claiming = True
         # A full batch goes at once and is followed by the next; a small one waits for company first.
         self._next_claim_s = now_s if pending >= self._spec.batch_events else now_s + LINGER_S
-        self._writer.submit(Claim(self))
+        self._writer.submit(Claim(self, self._epoch))
 
-    def claimed(self, ids: list[int]) -> None:
-        """On the writer's thread: these events are SYNCING now, for this connection."""
-        if ids:
+    def claimed(self, ids: list[int], epoch: int) -> None:
+        """On the writer's thread: these events are SYNCING now, for the connection of that epoch."""
+        if ids and epoch != self._epoch:
+            self._writer.submit(Settle(ids, Happening.FAILURE))
+        elif ids:
             self._claimed.append(ids)
         self._claiming = False
         if ids and self._link is not None:
@@ -164,7 +174,7 @@ class Bridge(Session):
     def claim(self, store: Store) -> list[int]:
         """On the writer's thread, inside the transaction."""
         limit = FRAMES_PER_CLAIM * self._spec.batch_events
-        return store.claim(limit, self._lane, self._spec.connections)
+        return store.claim(limit, self._lane, self._spec.connections, self._now_ms())
 
     def _prepare(self, link: Link, ids: list[int]) -> None:
         """Read claimed events and put them up for sending."""
@@ -227,7 +237,7 @@ class Bridge(Session):
     def _refuse(self, link: Link, sent: _Sent, reason_code: int) -> None:
         """A refusal fails the frame and, to keep the order per stream, the connection with it."""
         self.metrics.refused += 1
-        self._writer.submit(Refuse(sent.ids, self._spec.max_attempts))
+        self._writer.submit(Refuse(sent.ids, self._spec.backoff, self._now_ms(), random.random()))
         link.reset(f"the cloud broker refused a publish: reason code 0x{reason_code:02x}")
 
     def _check_overdue(self, link: Link) -> None:
@@ -239,19 +249,20 @@ class Bridge(Session):
 class Claim(Command):
     """Claims a batch for one connection."""
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, epoch: int) -> None:
         self._bridge = bridge
+        self._epoch = epoch
         self._ids: list[int] = []
 
     def apply(self, store: Store) -> None:
         self._ids = self._bridge.claim(store)
 
     def committed(self) -> None:
-        self._bridge.claimed(self._ids)
+        self._bridge.claimed(self._ids, self._epoch)
 
     def failed(self, error: Exception) -> None:
         super().failed(error)
-        self._bridge.claimed([])
+        self._bridge.claimed([], self._epoch)
 
 
 class Settle(Command):
@@ -266,18 +277,21 @@ class Settle(Command):
         store.move(self._ids, Status.SYNCING, self._happening)
 
 
-class Refuse(Settle):
-    """For events that the cloud broker refused: they go back, and those without retries left become FAILED.
+class Refuse(Command):
+    """For events that the cloud broker refused: they go back and their streams wait; those without attempts
+    left become FAILED.
 
-    Lost connections count as attempts too, but only a refusal can be the one that is too many: an outage,
-    however long, fails nothing.
+    Lost connections count as attempts too, but it takes as many refusals in a row: an outage, however long,
+    fails nothing.
     """
 
-    def __init__(self, ids: Sequence[int], max_attempts: int) -> None:
-        super().__init__(ids, Happening.FAILURE)
-        self._max_attempts = max_attempts
+    def __init__(self, ids: Sequence[int], backoff: Backoff, now_ms: int, chance: float) -> None:
+        self._arguments = ids, backoff, now_ms, chance
+        self._failed = 0
 
     def apply(self, store: Store) -> None:
-        exhausted = store.exhausted(self._ids, self._max_attempts)
-        store.move(exhausted, Status.SYNCING, Happening.EXHAUSTED)
-        super().apply(store)
+        self._failed = store.refuse(*self._arguments)
+
+    def committed(self) -> None:
+        if self._failed:
+            log.error("%d events were refused too often and are kept as failed", self._failed)
