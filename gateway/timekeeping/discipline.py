@@ -1,0 +1,195 @@
+"""Which source of time is believed, and what it says: choice with hysteresis, hold-over, steering.
+
+Invariants
+- A source is believed only while it is fresh and agrees with the majority of the fresh ones, whose intervals
+  (offset ± uncertainty) must have a point in common: Marzullo's algorithm, as NTP uses it (RFC 5905, 11.2.1).
+- The chosen source stays until it is gone, is outvoted, or another one has been at least twice as certain for
+  HYSTERESIS_S on end: sources of about the same quality never take turns.
+- When all are gone, the line of the last one goes on (hold-over), and its uncertainty grows.
+- The gateway's time never goes back while it is steered by a slew; a step is made only beyond STEP_S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from gateway.clock import Line
+from gateway.timekeeping.estimate import Estimate, Estimator, Sample
+
+State = Literal["unset", "free", "synchronised", "holdover"]
+"""`unset`: no believable time at all. `free`: the system clock, which nothing confirms."""
+
+SYSTEM = "system"
+"""The operating system's clock as a source: followed only until a real source has answered."""
+
+HYSTERESIS_S = 30.0
+BETTER_BY = 2.0
+SYSTEM_PATIENCE = 10  # looks, one a second, before a jump of the system clock is followed
+STEP_S = 1.0  # beyond, the time is stepped; a slew would take minutes
+SLEW_OVER_S = 16.0
+MAX_SLEW = 0.01  # 10 ms in a second
+
+
+class Change(NamedTuple):
+    """Something that an operator should know: the name of an alert, and a sentence."""
+
+    alert: str
+    message: str
+
+
+class SourceStatus(NamedTuple):
+    """One source as it is seen now. `offset_s` is against the gateway's time."""
+
+    name: str
+    role: Literal["chosen", "agrees", "outvoted", "silent"]
+    estimate: Estimate | None
+    samples: int
+    silent_s: float | None
+
+
+class Discipline:
+    """Takes samples of all sources and says by how much the reference is off. All times are `at_s`, seconds
+    on the machine's uptime clock; offsets are against one reference that runs with it."""
+
+    def __init__(self, *, plausible: bool) -> None:
+        self.state: State = "free" if plausible else "unset"
+        self.chosen: str | None = None
+        self.switches = 0
+        self.disagree = False
+        self._estimators: dict[str, Estimator] = {}
+        self._rival: tuple[str, float] | None = None  # who could take over, and since when
+        self._agreeing: frozenset[str] = frozenset()
+
+    def add(self, source: str, sample: Sample) -> None:
+        """Take in what a source says."""
+        estimator = self._estimators.get(source)
+        if estimator is None:
+            patience = SYSTEM_PATIENCE if source == SYSTEM else 3
+            estimator = self._estimators[source] = Estimator(patience)
+        if source == SYSTEM and self.state == "unset":
+            estimator.restart()  # whatever it was before, it was not a believable time
+        estimator.add(sample)
+
+    def estimate(self, at_s: float) -> Estimate | None:
+        """What the believed source says, or would say if it still spoke."""
+        return None if self.chosen is None else self._estimators[self.chosen].at(at_s)
+
+    def update(self, at_s: float) -> list[Change]:
+        """Choose anew; returns what changed."""
+        fresh = self._fresh(at_s)
+        self._agreeing = agreeing(fresh)
+        changes = self._note_disagreement(fresh)
+        wanted = self._wanted(fresh, at_s)
+        if wanted is None:
+            return changes + self._lose(at_s)
+        return changes + self._follow(wanted, fresh[wanted])
+
+    def status(self, at_s: float) -> list[SourceStatus]:
+        """Every source that ever spoke, the chosen one first."""
+        found = [self._source_status(name, at_s) for name in self._estimators]
+        return sorted(found, key=lambda one: (one.name != self.chosen, one.name))
+
+    def _fresh(self, at_s: float) -> dict[str, Estimate]:
+        found = {}
+        for name, estimator in self._estimators.items():
+            estimate = estimator.at(at_s)
+            if estimate is not None and estimator.is_fresh(at_s):
+                found[name] = estimate
+        if self._has_real_source():
+            found.pop(SYSTEM, None)
+        return found
+
+    def _has_real_source(self) -> bool:
+        return any(estimator.samples for name, estimator in self._estimators.items() if name != SYSTEM)
+
+    def _wanted(self, fresh: Mapping[str, Estimate], at_s: float) -> str | None:
+        """The source to believe from now on."""
+        if not self._agreeing:
+            # They contradict each other and nobody has a majority: changing horses would only add jumps.
+            if self.chosen in fresh:
+                return self.chosen
+            return min(fresh, key=lambda name: fresh[name].uncertainty_s, default=None)
+        best = min(sorted(self._agreeing), key=lambda name: fresh[name].uncertainty_s)
+        if self.chosen not in self._agreeing:
+            self._rival = None
+            return best
+        if fresh[self.chosen].uncertainty_s <= BETTER_BY * fresh[best].uncertainty_s:
+            self._rival = None
+            return self.chosen
+        if self._rival is None or self._rival[0] != best:
+            self._rival = (best, at_s)
+        if at_s - self._rival[1] < HYSTERESIS_S:
+            return self.chosen
+        self._rival = None
+        return best
+
+    def _follow(self, source: str, estimate: Estimate) -> list[Change]:
+        before, self.chosen = self.chosen, source
+        was, self.state = self.state, "free" if source == SYSTEM else "synchronised"
+        if before == source and was == self.state:
+            return []
+        if source == SYSTEM:
+            return [Change("clock_set", "the system clock shows a believable time now")] * (was == "unset")
+        self.switches += before not in (None, source)
+        what = "is back as" if before == source else "is now"
+        certain = f"offset {estimate.offset_s * 1000:+.3f} ms, ± {estimate.uncertainty_s * 1000:.3f} ms"
+        return [Change("clock_source", f"{source} {what} the source of time ({certain})")]
+
+    def _lose(self, at_s: float) -> list[Change]:
+        if self.state != "synchronised":
+            return []
+        self.state = "holdover"
+        estimate = self.estimate(at_s)
+        drift = "" if estimate is None else f", with a drift of {estimate.drift * 1e6:+.2f} ppm"
+        return [Change("clock_holdover", f"no source of time is left; the clock goes on by itself{drift}")]
+
+    def _note_disagreement(self, fresh: Mapping[str, Estimate]) -> list[Change]:
+        disagreed, self.disagree = self.disagree, bool(fresh) and not self._agreeing
+        if not self.disagree or disagreed:
+            return []
+        said = ", ".join(f"{name} {one.offset_s:+.3f} s" for name, one in sorted(fresh.items()))
+        return [Change("clock_disagreement", f"the sources of time contradict each other: {said}")]
+
+    def _source_status(self, name: str, at_s: float) -> SourceStatus:
+        estimator = self._estimators[name]
+        newest = estimator.newest
+        role: Literal["chosen", "agrees", "outvoted", "silent"] = "silent"
+        if estimator.is_fresh(at_s):
+            role = "agrees" if name in self._agreeing or name == SYSTEM else "outvoted"
+        if name == self.chosen and self.state != "holdover":
+            role = "chosen"
+        silent_s = None if newest is None else at_s - newest.at_s
+        return SourceStatus(name, role, estimator.at(at_s), len(estimator.samples), silent_s)
+
+
+def agreeing(estimates: Mapping[str, Estimate]) -> frozenset[str]:
+    """The sources whose intervals share the point that most intervals have in common, if these are more than
+    half of them all; else none."""
+    edges: list[tuple[float, int]] = []
+    for one in estimates.values():
+        edges += [(one.offset_s - one.uncertainty_s, -1), (one.offset_s + one.uncertainty_s, 1)]
+    depth = best = 0
+    point_s = 0.0
+    for edge_s, kind in sorted(edges):
+        depth -= kind
+        if depth > best:
+            best, point_s = depth, edge_s
+    if 2 * best <= len(estimates):
+        return frozenset()
+    return frozenset(
+        name for name, one in estimates.items() if abs(one.offset_s - point_s) <= one.uncertainty_s + 1e-12
+    )
+
+
+def steer(line: Line, raw_ns: int, target_ns: int, drift: float) -> tuple[Line, bool]:
+    """The line that brings the gateway's time to `target_ns`, and whether that takes a step.
+
+    A small error is worked off over SLEW_OVER_S, so that time neither jumps nor goes back.
+    """
+    now_ns = line.at(raw_ns)
+    error_s = (target_ns - now_ns) / 1e9
+    if abs(error_s) > STEP_S:
+        return Line(raw_ns, target_ns, drift), True
+    slew = max(-MAX_SLEW, min(MAX_SLEW, error_s / SLEW_OVER_S))
+    return Line(raw_ns, now_ns, drift + slew), False

@@ -1,0 +1,78 @@
+"""What happened to the system clock, seen by comparing it with two clocks that nobody can set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal, NamedTuple
+
+JumpKind = Literal["forward", "backward", "suspended", "frozen", "drifting"]
+
+JUMP_S = 0.25  # less can be the wait between two reads on a busy machine
+SUSPEND_S = 0.25
+DRIFT_OVER_S = 60.0
+DRIFT_PPM = 20.0  # a smeared leap second is 12 to 70 ppm; a healthy system clock differs by none at all
+
+
+class Reading(NamedTuple):
+    """The three clocks at one instant, in ns: the system's, the uptime with and without suspended time."""
+
+    wall_ns: int
+    boot_ns: int
+    monotonic_ns: int
+
+
+class Jump(NamedTuple):
+    """What was seen. `by_s`: how far it went, how long it slept, or (drifting) seconds per second."""
+
+    kind: JumpKind
+    by_s: float
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "suspended":
+                return f"the machine was suspended for {self.by_s:.1f} s"
+            case "frozen":
+                return "the system clock stands still"
+            case "drifting":
+                return f"the system clock drifts by {self.by_s * 1e6:+.0f} ppm (a smeared leap second?)"
+        return f"the system clock was set {self.kind} by {abs(self.by_s):.3f} s"
+
+
+class JumpWatch:
+    """Call `look` about once a second."""
+
+    def __init__(self, first: Reading) -> None:
+        self.counts: Counter[JumpKind] = Counter()
+        self._last = self._moved = first  # `_moved`: when the system clock was last seen to move
+        self._start = first  # of the stretch over which the drift is measured
+        self._stood = 0  # looks in a row at which it had not moved
+        self._drifting = False
+
+    def look(self, now: Reading) -> list[Jump]:
+        """What happened since the last look."""
+        last, self._last = self._last, now
+        slept_s = ((now.boot_ns - last.boot_ns) - (now.monotonic_ns - last.monotonic_ns)) / 1e9
+        jumps = [Jump("suspended", slept_s)] if slept_s > SUSPEND_S else []
+        jumps += self._wall(now)
+        self.counts.update(jump.kind for jump in jumps)
+        return jumps
+
+    def _wall(self, now: Reading) -> list[Jump]:
+        if now.wall_ns == self._moved.wall_ns:
+            self._stood += 1  # once may be a chance: set back by exactly what has passed since
+            return [Jump("frozen", 0.0)] if self._stood == 2 else []
+        moved, self._moved, self._stood = self._moved, now, 0
+        by_s = (now.wall_ns - moved.wall_ns - (now.boot_ns - moved.boot_ns)) / 1e9
+        if abs(by_s) > JUMP_S:
+            self._start = now
+            return [Jump("forward" if by_s > 0 else "backward", by_s)]
+        return self._drift(now)
+
+    def _drift(self, now: Reading) -> list[Jump]:
+        elapsed_s = (now.boot_ns - self._start.boot_ns) / 1e9
+        if elapsed_s < DRIFT_OVER_S:
+            return []
+        drift = (now.wall_ns - self._start.wall_ns) / 1e9 / elapsed_s - 1
+        self._start = now
+        was, self._drifting = self._drifting, abs(drift) * 1e6 > DRIFT_PPM
+        return [Jump("drifting", drift)] if self._drifting and not was else []
