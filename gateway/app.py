@@ -1,8 +1,8 @@
 """The running gateway: the one place where the whole graph is visible.
 
-Start order: buffer, windows (with replay), writer, republish, bridges, ingest, HTTP: sinks first, the source
-behind them. Stop order is the reverse: the source stops reading; bridges and republish disconnect; what was
-read is committed, with a last checkpoint; the writer ends; the file is closed.
+Start order: buffer, windows (with replay), writer, republish, bridges, ingest, HTTP, upkeep: sinks first, the
+source behind them. Stop order is the reverse: the source stops reading; bridges and republish disconnect;
+what was read is committed, with a last checkpoint; the writer ends; the file is closed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from gateway.buffer.lock import DataDirLock
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import Recovery, recover
 from gateway.buffer.store import REPUBLISHED_ID, Store
-from gateway.buffer.writer import Writer
+from gateway.buffer.upkeep import Upkeep
+from gateway.buffer.writer import Do, Writer
 from gateway.clock import Clock, SystemClock
 from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
@@ -97,6 +98,7 @@ class Gateway:
             self._start_bridges()
             self._start_ingest()
             self._start_http()
+            self._start_upkeep()
         except BaseException:
             self.stop()
             raise
@@ -113,7 +115,10 @@ class Gateway:
     def health(self) -> list[str]:
         """What only a restart would mend; empty when all is well."""
         threads = [(link.name, link.alive) for link in self.links] + [("writer", self.writer.alive)]
-        return [f"the thread gateway.{name} has ended" for name, alive in threads if not alive]
+        problems = [f"the thread gateway.{name} has ended" for name, alive in threads if not alive]
+        if self.upkeep.metrics.damage:
+            problems.append(f"the buffer's file is damaged: {self.upkeep.metrics.damage}")
+        return problems
 
     def readiness(self) -> list[str]:
         """Why the gateway does not do its work right now; empty when it does. Judged by progress: a socket
@@ -150,6 +155,7 @@ class Gateway:
             tick=Tick(self.pipeline, self._after_tick),
             on_rollback=restore,
         )
+        self.upkeep = Upkeep(self.buffer_path, self.writer, self._alert, self.clock)
         self.trainer = DictionaryTrainer(self.store, self.writer, self.clock)
         with self.store.transaction():
             released = self.store.release_all()
@@ -202,6 +208,10 @@ class Gateway:
             self.http = HttpServer(self, *self.config.http.listen)
             self.http.start()
             self._resources.callback(self.http.stop)
+
+    def _start_upkeep(self) -> None:
+        self.upkeep.start()
+        self._resources.callback(self.upkeep.stop)
 
     def _start_local_broker(self) -> None:
         local = self.config.local
@@ -278,6 +288,10 @@ class Gateway:
     def _after_tick(self) -> None:
         self.trainer.poll()
         self._wake_republish()
+
+    def _alert(self, name: str, message: str) -> None:
+        """Store an alert; from any thread."""
+        self.writer.submit(Do(lambda store: self.pipeline.alert(store, name, message)))
 
     # --- stop ---
 

@@ -53,6 +53,10 @@ class StoreError(GatewayError):
     """Raised when the buffer cannot be opened or cannot do what was asked of it."""
 
 
+class DamageError(StoreError):
+    """Raised when the buffer's file itself is damaged, so that only a new start can mend it."""
+
+
 class BufferLockedError(StoreError):
     """Raised when another process owns the data directory."""
 

@@ -27,7 +27,7 @@ def back_up(
     copy = target.with_name(target.name + ".new")
     copy.unlink(missing_ok=True)
     _copy(path, copy, progress)
-    problem = check(copy)
+    problem = check(copy, thorough=True)
     if problem:
         raise StoreError(
             f"the copy {copy} is not whole: {problem}",

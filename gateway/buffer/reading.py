@@ -39,7 +39,16 @@ SELECT json_group_array(id), json_group_array(size)
 FROM (SELECT id, octet_length(payload) AS size FROM buffer_events WHERE id > ? AND {kinds}
       ORDER BY id LIMIT ?)
 """
-_RAW, _DERIVED = "kind = 0", "kind <> 0"
+_RAW, _DERIVED, _ANY = "kind = 0", "kind <> 0", "true"
+# The same count and sum out of the table and out of an index: where they differ, one of the two is damaged.
+_OF_TABLE = "SELECT count(*), total(id) FROM buffer_events NOT INDEXED WHERE id > ? AND id <= ? AND {where}"
+_OF_INDEX = (
+    "SELECT count(*), total(id) FROM buffer_events INDEXED BY {index} WHERE id > ? AND id <= ? AND {where}"
+)
+_INDEXES = {
+    "buffer_events_unsettled": "status < 2 AND status IN (0, 1) AND priority IN (0, 1, 2, 3)",
+    "buffer_events_derived": "kind <> 0",
+}
 
 # What one batch may hold, or one event alone if it is larger: a value of SQLite ends at 1 GB, and the memory
 # of an edge device long before that.
@@ -117,6 +126,32 @@ class Reader:
         while (last_id := self._stretch_end(_RAW, after_id, chunk)) > after_id:
             yield self._stretch(_RAW, after_id, last_id)
             after_id = last_id
+
+    def all_after(self, after_id: int, limit: int) -> StoredEvents:
+        """Events of every kind behind `after_id`, oldest first: up to `limit` or BATCH_BYTES."""
+        return self._stretch(_ANY, after_id, self._stretch_end(_ANY, after_id, limit))
+
+    def id_range(self) -> tuple[int, int]:
+        """The ids of the oldest and the newest event; (1, 0) when there is none."""
+        first, last = self._connection.execute(
+            "SELECT coalesce((SELECT min(id) FROM buffer_events), 1),"
+            " coalesce((SELECT max(id) FROM buffer_events), 0)"
+        ).fetchone()
+        return int(first), int(last)
+
+    def differing_indexes(self, after_id: int, last_id: int) -> list[str]:
+        """The indexes that do not hold, of that range of ids, what the table holds."""
+        return [
+            index
+            for index, where in _INDEXES.items()
+            if self._row(_OF_TABLE.format(where=where), after_id, last_id)
+            != self._row(_OF_INDEX.format(index=index, where=where), after_id, last_id)
+        ]
+
+    def problem_of_table(self, table: str) -> str:
+        """What quick_check says about one table; empty when it is whole."""
+        (found,) = self._row(f"PRAGMA quick_check({table})")
+        return "" if found == "ok" else str(found)
 
     def chosen(self, choice: Choice, after_id: int = 0, limit: int = 1000) -> list[tuple[int, int, int]]:
         """(id, status, retry count) of the next chosen events behind `after_id`, oldest first."""
@@ -228,6 +263,10 @@ class Reader:
         row = self._connection.execute(_SIZES.format(kinds=kinds), (after_id, limit)).fetchone()
         ids, sizes = orjson.loads(row[0]), orjson.loads(row[1])
         return int(ids[fitting(sizes, BATCH_BYTES) - 1]) if ids else after_id
+
+    def _row(self, sql: str, *values: object) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self._connection.execute(sql, values).fetchone()
+        return row
 
     def _stretch(self, kinds: str, after_id: int, last_id: int) -> StoredEvents:
         return self._batch(f"id > ? AND id <= ? AND {kinds}", after_id, last_id)

@@ -19,13 +19,15 @@ from typing import NamedTuple
 import apsw
 from peewee import PeeweeException
 
+from gateway.buffer.damage import forget_damage, noted_damage
 from gateway.buffer.salvage import Salvage, salvage
 from gateway.buffer.wal import mended, scan
 from gateway.files import replace_file
 
 log = logging.getLogger(__name__)
 
-# A quick_check reads the whole file, at some 500 MB a second; a start must not wait longer than that.
+# A quick_check reads the whole file, at some 500 MB a second; a start must not wait longer than that. What is
+# larger is looked through while the gateway runs (see `upkeep`), and checked here when that found damage.
 CHECK_AT_START_BYTES = 256 * 1024 * 1024
 _MAX_WAL_BYTES = 256 * 1024 * 1024
 _SUFFIXES = ("", "-wal", "-shm")
@@ -48,26 +50,34 @@ def recover(path: Path, now_ms: int) -> Recovery:
         return _without_database(path, now_ms)
     aside = _aside(path, now_ms)
     mended_commits = _mend_wal(path, aside)
-    problem = check(path)
-    if not problem:
-        if not mended_commits:
-            return WHOLE
-        return Recovery("mended", "", aside)
-    log.error("the buffer %s is damaged: %s", path, problem)
-    return _rebuild(path, aside, problem)
+    noted = noted_damage(path)
+    problem = check(path, thorough=bool(noted))
+    if problem:
+        log.error("the buffer %s is damaged: %s", path, problem)
+        done = _rebuild(path, aside, problem)
+    else:
+        done = Recovery("mended", "", aside) if mended_commits else WHOLE
+    if noted:
+        log.info("damage had been noted while the gateway ran: %s", noted)
+        forget_damage(path)
+    return done
 
 
-def check(path: Path) -> str:
-    """Why the file is not whole, in a few words; empty when it is."""
+def check(path: Path, *, thorough: bool = False) -> str:
+    """Why the file is not whole, in a few words; empty when it is.
+
+    A large file is looked through only when it must be `thorough`: then indexes are compared with their
+    tables, too.
+    """
     if path.stat().st_size == 0 and not _wal(path).exists():
         return "the file is empty" if backup_path(path).exists() else ""  # else it was never written to
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if path.stat().st_size > CHECK_AT_START_BYTES:
+            if path.stat().st_size > CHECK_AT_START_BYTES and not thorough:
                 return ""
-            ((found,),) = connection.execute("PRAGMA quick_check(1)")
+            ((found,),) = connection.execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)")
         finally:
             connection.close()
     except apsw.Error as exc:
@@ -114,7 +124,7 @@ def _rebuild(path: Path, aside: Path, problem: str) -> Recovery:
 
 def _from_backup(path: Path, aside: Path, problem: str) -> Recovery:
     backup = backup_path(path)
-    if backup.exists() and not check(backup):
+    if backup.exists() and not check(backup, thorough=True):
         age = datetime.fromtimestamp(backup.stat().st_mtime, UTC).isoformat(timespec="seconds")
         copy = path.with_suffix(".restoring")
         shutil.copyfile(backup, copy)

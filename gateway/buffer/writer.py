@@ -119,6 +119,7 @@ class WriterMetrics:
         self.last_commit_at_s = 0.0  # monotonic
         self.commit_seconds = 0.0
         self.storage_error = ""  # why the writer cannot commit right now; empty when it can
+        self.damage = ""  # what SQLite said when it found the file damaged
 
 
 class Writer:
@@ -302,6 +303,8 @@ class Writer:
         if not self.metrics.storage_error:
             log.error("the buffer cannot be written; nothing is acknowledged until it can: %s", error)
         self.metrics.storage_error = str(error) or type(error).__name__
+        if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+            self.metrics.damage = self.metrics.storage_error
         self._stop_waiting.wait(RETRY_AFTER_S)
 
 

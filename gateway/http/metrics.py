@@ -21,6 +21,7 @@ class GatewayCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield from self._buffer()
+        yield from self._upkeep()
         yield from self._writer()
         yield from self._decoding()
         yield from self._windows()
@@ -48,6 +49,23 @@ class GatewayCollector(Collector):
         path = self._gateway.buffer_path
         size = sum(f.stat().st_size for f in path.parent.glob(path.name + "*") if f.exists())
         yield GaugeMetricFamily("gateway_buffer_file_bytes", "Size of the buffer's files.", value=size)
+
+    def _upkeep(self) -> Iterator[Metric]:
+        metrics = self._gateway.upkeep.metrics
+        for name, text, value in (
+            (
+                "verified_events",
+                "Events whose checksum was verified in the background.",
+                metrics.verified_events,
+            ),
+            ("mismatches", "Pending events that had a wrong checksum.", metrics.mismatches),
+        ):
+            yield CounterMetricFamily(f"gateway_buffer_{name}", text, value=value)
+        for name, text, level in (
+            ("verified_share", "How far the current verification is, 0 to 1.", metrics.verified_share),
+            ("damaged", "Whether the file itself was found damaged.", bool(metrics.damage)),
+        ):
+            yield GaugeMetricFamily(f"gateway_buffer_{name}", text, value=level)
 
     def _writer(self) -> Iterator[Metric]:
         metrics = self._gateway.writer.metrics

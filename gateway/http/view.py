@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.buffer.store import Store
+from gateway.buffer.upkeep import Upkeep
 from gateway.buffer.writer import Writer
 from gateway.mqtt.bridge import Bridge
 from gateway.mqtt.connection import Link
@@ -18,6 +19,7 @@ class GatewayView(Protocol):
 
     store: Store
     writer: Writer
+    upkeep: Upkeep
     bridges: list[Bridge]
 
     @property

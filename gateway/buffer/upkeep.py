@@ -1,0 +1,191 @@
+"""Looks after a buffer in use, beside the writer: verifies what is in it, and keeps its backup fresh.
+
+Invariants:
+- It only reads the buffer. What it finds out reaches the buffer as a command to the writer.
+- It works in small steps and rests three times as long after each: ingest and bridge come first.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import apsw
+from peewee import PeeweeException
+
+from gateway.buffer.damage import note_damage
+from gateway.buffer.reading import Reader
+from gateway.buffer.store import Store
+from gateway.buffer.verification import DAMAGES, Verification
+from gateway.buffer.writer import Command, Writer
+from gateway.clock import Clock
+from gateway.delivery import Happening
+from gateway.errors import DamageError
+from gateway.events import Status
+
+log = logging.getLogger(__name__)
+
+VERIFY_EVERY_S = 24 * 3600.0  # bits rot while a gateway runs for months, too
+RESTS_PER_STEP = 3.0
+PROGRESS_EVERY_S = 10.0
+_IDLE_S = 1.0
+_TRY_AGAIN_S = 60.0
+
+
+class UpkeepMetrics:
+    """Plain numbers, written by the upkeep's thread (`mismatches` by the writer's), read by any."""
+
+    def __init__(self) -> None:
+        self.verified_events = 0
+        self.verified_share = 0.0  # of the current walk, 0 to 1
+        self.mismatches = 0
+        self.damage = ""  # what is wrong with the file itself; only a restart mends it
+
+
+class Upkeep:
+    """Runs `gateway.upkeep`. It never writes the buffer and never raises; it says by `alert(name, message)`
+    what somebody should know."""
+
+    def __init__(self, path: Path, writer: Writer, alert: Callable[[str, str], None], clock: Clock) -> None:
+        self.metrics = UpkeepMetrics()
+        self._path = path
+        self._writer = writer
+        self._alert = alert
+        self._clock = clock
+        self._walk: _Walk | None = None
+        self._next_walk_s = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gateway.upkeep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        self._stop.set()
+        self._thread.join(timeout_s)
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started_s = self._clock.monotonic_s()
+            try:
+                worked = self._work(started_s)
+            except DamageError as exc:
+                self._damaged(str(exc))
+                worked = False
+            except (apsw.Error, PeeweeException, OSError) as exc:
+                log.warning("the buffer cannot be looked through now: %s", exc)
+                self._end_walk(started_s + _TRY_AGAIN_S)
+                worked = False
+            took_s = self._clock.monotonic_s() - started_s
+            self._stop.wait(took_s * RESTS_PER_STEP if worked else _IDLE_S)
+        self._end_walk(0.0)
+
+    def _work(self, now_s: float) -> bool:
+        """Take the next step of what there is to do; False when there was nothing."""
+        if self._writer.metrics.damage:
+            self._damaged(self._writer.metrics.damage)
+        if self.metrics.damage or now_s < self._next_walk_s:
+            return False
+        if self._walk is None:
+            self._walk = _Walk(self._path, now_s)
+        self._verify(self._walk, now_s)
+        return True
+
+    # --- verification ---
+
+    def _verify(self, walk: _Walk, now_s: float) -> None:
+        verification, metrics = walk.verification, self.metrics
+        events, wrong = verification.step()
+        metrics.verified_events += events
+        metrics.verified_share = verification.done / verification.total if verification.total else 1.0
+        walk.events += events
+        if wrong:
+            self._writer.submit(MarkCorrupt(wrong, metrics, walk))
+        if verification.finished:
+            self._finish(walk, now_s)
+        elif now_s >= walk.next_word_s:
+            walk.next_word_s = now_s + PROGRESS_EVERY_S
+            log.info("%d events verified, %.0f %%", walk.events, 100 * metrics.verified_share)
+
+    def _finish(self, walk: _Walk, now_s: float) -> None:
+        log.info("%d events verified in %.1f s", walk.events, now_s - walk.started_s)
+        self._writer.submit(Afterwards(lambda: self._say_marked(walk.marked)))
+        self._end_walk(now_s + VERIFY_EVERY_S)
+
+    def _say_marked(self, marked: int) -> None:
+        if marked:
+            found = f"{marked} pending events have a wrong checksum; they are kept and never sent"
+            log.error("%s", found)
+            self._alert("corrupt_events", f"{found}: gateway buffer list --status corrupt")
+
+    def _end_walk(self, next_walk_s: float) -> None:
+        walk, self._walk = self._walk, None
+        self._next_walk_s = next_walk_s
+        if walk is not None:
+            walk.reader.close()
+
+    def _damaged(self, problem: str) -> None:
+        """The file itself is damaged: have the next start look at all of it, and say so until then."""
+        self._end_walk(0.0)
+        if self.metrics.damage:
+            return
+        self.metrics.damage = problem
+        log.error("the buffer's file is damaged: %s", problem)
+        try:
+            note_damage(self._path, problem)
+        except OSError as exc:
+            log.error("the damage cannot be noted for the next start: %s", exc)
+        self._alert(
+            "buffer_damaged",
+            f"the buffer's file is damaged ({problem}); a restart of the gateway saves what is readable",
+        )
+
+
+class _Walk:
+    """A verification on its way."""
+
+    def __init__(self, path: Path, now_s: float) -> None:
+        try:
+            self.reader = Reader(path)
+        except DAMAGES as exc:
+            raise DamageError(f"it cannot be opened: {exc}") from exc
+        self.verification = Verification(self.reader)
+        self.started_s = now_s
+        self.next_word_s = now_s + PROGRESS_EVERY_S
+        self.events = 0
+        self.marked = 0
+
+
+class Afterwards(Command):
+    """Goes on when everything that was submitted before is committed."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+
+    def apply(self, store: Store) -> None:
+        pass
+
+    def committed(self) -> None:
+        self._then()
+
+
+class MarkCorrupt(Command):
+    """Takes PENDING events with a wrong checksum out of the way of the bridge. Those that the bridge has
+    claimed it looks at itself."""
+
+    def __init__(self, ids: Sequence[int], metrics: UpkeepMetrics, walk: _Walk) -> None:
+        self._ids = ids
+        self._metrics = metrics
+        self._walk = walk
+        self._marked = 0
+
+    def apply(self, store: Store) -> None:
+        self._marked = store.move(self._ids, Status.PENDING, Happening.MISMATCH)
+
+    def committed(self) -> None:
+        self._metrics.mismatches += self._marked
+        self._walk.marked += self._marked
