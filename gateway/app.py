@@ -170,7 +170,7 @@ class Gateway:
 
     def _open_store(self) -> Recovery:
         try:
-            recovery = recover(self.buffer_path, self.clock.now_ms())
+            recovery = recover(self.buffer_path, self.clock.now_ms(), self.config.buffer.synchronous)
             self.store.open()
         except (apsw.Error, PeeweeException, OSError) as exc:
             raise StoreError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 from collections.abc import Callable
@@ -237,3 +238,57 @@ def test_a_value_that_became_text_and_is_no_text_costs_its_row_only(tmp_path: Pa
     connection.close()
     saved = salvage(path, tmp_path / "fresh.db")
     assert (saved.events, saved.lost, saved.tables_lost) == (499, 1, ())
+
+
+class Killed(BaseException):
+    """Stands for a `kill -9`: nothing in the code may catch it."""
+
+
+@pytest.mark.parametrize("replaced", range(3), ids="rename number {}".format)
+@pytest.mark.parametrize("with_backup", [True, False])
+def test_a_rebuild_that_is_killed_is_done_again_and_loses_nothing(
+    tmp_path: Path, replaced: int, with_backup: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "events.db"
+    fill(path)
+    if with_backup:
+        fill(backup_path(path), 100)
+    overwrite_pages(path)
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    shutil.copyfile(path, undisturbed / path.name)
+    _, expected = recovered(undisturbed / path.name)
+
+    renames = iter(range(100))
+    rename = Path.replace
+
+    def killed_at_one(self: Path, target: Path) -> Path:
+        if next(renames) == replaced:
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "replace", killed_at_one)
+        recover(path, NOW_MS)
+    done, numbers = recovered(path)
+    assert done.kind == "salvaged"
+    assert done.alert
+    assert numbers == expected
+
+
+def test_a_disk_without_room_for_the_rebuild_leaves_the_damaged_file_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "events.db"
+    fill(path)
+    overwrite_pages(path)
+    damaged = path.read_bytes()
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(shutil, "copyfile", no_room)
+        recover(path, NOW_MS)
+    assert path.read_bytes() == damaged
+    assert recovered(path)[0].kind == "salvaged"

@@ -2,19 +2,21 @@
 
 In this order, each step logged, and nothing ever deleted:
 1. a WAL that was damaged in its middle is mended, so that SQLite reads all of it;
-2. a file that is not whole is put aside, and every readable row of it goes into a fresh one;
+2. every readable row of a file that is not whole goes into a fresh one, which then takes its place;
 3. where not even that works, the backup takes its place;
 4. where there is none, the gateway starts with an empty buffer.
-Steps 2 to 4 lose data, so they end in an alert that says how much.
+Steps 2 to 4 lose data, so they end in an alert that says how much. A crash in any of them starts them again:
+the damaged file stays where it is until what replaces it is complete.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import apsw
 from peewee import PeeweeException
@@ -44,12 +46,20 @@ class Recovery(NamedTuple):
 WHOLE = Recovery("whole", "", None)
 
 
-def recover(path: Path, now_ms: int) -> Recovery:
-    """Make `path` a file that can be opened. Call it while nobody else has it open."""
-    if not path.exists():
-        return _without_database(path, now_ms)
+def recover(path: Path, now_ms: int, synchronous: Literal["full", "normal"] = "full") -> Recovery:
+    """Make `path` a file that can be opened. Call it while nobody else has it open.
+
+    `synchronous` is what it was written with. Raises apsw's and peewee's errors and OSError when that is not
+    possible now, for want of room or of rights; the files are then as they were.
+    """
     aside = _aside(path, now_ms)
-    mended_commits = _mend_wal(path, aside)
+    if _rebuilt(path).exists():
+        return _finish_rebuild(path, aside)
+    if not path.exists():
+        return _without_database(path, aside)
+    # Without a sync of each commit, frames that are missing in the middle of the log are no damage, and what
+    # stands behind them must not be read: it was written for pages that never got there.
+    mended_commits = _mend_wal(path, aside) if synchronous == "full" else 0
     noted = noted_damage(path)
     problem = check(path, thorough=bool(noted))
     if problem:
@@ -95,7 +105,9 @@ def _mend_wal(path: Path, aside: Path) -> int:
     if not found.lost_commits:
         return 0
     _keep(path, aside, copy=True)
-    wal.write_bytes(mended(content))
+    whole = wal.with_name(wal.name + ".mended")
+    whole.write_bytes(mended(content))
+    replace_file(whole, wal)
     log.error(
         "frame %s of %d in the write-ahead log was damaged; the log is mended, and the %d commits from there"
         " on are kept. The files as they were are in %s",
@@ -108,18 +120,38 @@ def _rebuild(path: Path, aside: Path, problem: str) -> Recovery:
     """Salvage, else the backup, else nothing. The damaged files go to `aside` as they are."""
     fresh = path.with_suffix(".rebuilding")
     _remove(fresh)
-    working = _working_copy(path, aside / "reading")
-    _keep(path, aside)
     try:
-        saved = salvage(working, fresh)
+        saved = salvage(_working_copy(path, aside / "reading"), fresh)
     except (apsw.Error, PeeweeException, OSError) as exc:
+        if _passes(exc):
+            raise
         log.error("nothing could be read from the damaged buffer: %s", exc)
-        return _from_backup(path, aside, problem)
-    if not saved.events and backup_path(path).exists():
+        saved = None
+    if saved is None or (not saved.events and backup_path(path).exists()):
         _remove(fresh)
+        _keep(path, aside)
         return _from_backup(path, aside, problem)
-    replace_file(fresh, path)
+    replace_file(fresh, _rebuilt(path))  # from here on a start takes it, whatever happens to this one
+    _keep(path, aside)
+    replace_file(_rebuilt(path), path)
     return Recovery("salvaged", _salvage_alert(saved, problem, aside), aside)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it is only room or rights that are missing: then there is much to save, once they are there."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    return isinstance(error, apsw.FullError) or isinstance(error.__context__, apsw.FullError)
+
+
+def _finish_rebuild(path: Path, aside: Path) -> Recovery:
+    """The start before this one was killed when all was saved, but not in its place yet."""
+    if any(path.with_name(path.name + suffix).exists() for suffix in _SUFFIXES):
+        _keep(path, aside)
+    replace_file(_rebuilt(path), path)
+    folder = f"{path.parent}/damaged-*"
+    text = f"the buffer was damaged; what could be read was saved; the damaged files are in {folder}"
+    return Recovery("salvaged", text, aside if aside.exists() else None)
 
 
 def _from_backup(path: Path, aside: Path, problem: str) -> Recovery:
@@ -137,11 +169,11 @@ def _from_backup(path: Path, aside: Path, problem: str) -> Recovery:
     return Recovery("empty", f"{text}; the damaged files are in {aside}", aside)
 
 
-def _without_database(path: Path, now_ms: int) -> Recovery:
+def _without_database(path: Path, aside: Path) -> Recovery:
     """No database file: new, or somebody removed it. A WAL without its database can not be used."""
-    if not _wal(path).exists() and not backup_path(path).exists():
+    was_damaged = any(path.parent.glob("damaged-*"))  # and a start was killed before it could say so
+    if not _wal(path).exists() and not backup_path(path).exists() and not was_damaged:
         return WHOLE
-    aside = _aside(path, now_ms)
     _keep(path, aside)
     return _from_backup(path, aside, "its main file is gone")
 
@@ -193,6 +225,11 @@ def _working_copy(damaged: Path, folder: Path) -> Path:
 def _remove(path: Path) -> None:
     for suffix in _SUFFIXES:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _rebuilt(path: Path) -> Path:
+    """Where a complete rebuilt file waits for its place."""
+    return path.with_suffix(".rebuilt")
 
 
 def _wal(path: Path) -> Path:
