@@ -23,7 +23,7 @@ from gateway.buffer.lock import DataDirLock
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import Recovery, recover
 from gateway.buffer.store import REPUBLISHED_ID, Store
-from gateway.buffer.upkeep import Upkeep
+from gateway.buffer.upkeep import BackupPlan, Upkeep
 from gateway.buffer.writer import Do, Writer
 from gateway.clock import Clock, SystemClock
 from gateway.config import Config
@@ -155,7 +155,13 @@ class Gateway:
             tick=Tick(self.pipeline, self._after_tick),
             on_rollback=restore,
         )
-        self.upkeep = Upkeep(self.buffer_path, self.writer, self._alert, self.clock)
+        self.upkeep = Upkeep(
+            self.buffer_path,
+            self.writer,
+            self._alert,
+            self.clock,
+            None if buffer.backup is None else BackupPlan(buffer.backup.every, buffer.max_size),
+        )
         self.trainer = DictionaryTrainer(self.store, self.writer, self.clock)
         with self.store.transaction():
             released = self.store.release_all()

@@ -2,7 +2,8 @@
 
 Invariants:
 - It only reads the buffer. What it finds out reaches the buffer as a command to the writer.
-- It works in small steps and rests three times as long after each: ingest and bridge come first.
+- It works in small steps and rests after each, because ingest and bridge come first.
+- A damaged buffer is not backed up: the last good backup stays.
 """
 
 from __future__ import annotations
@@ -10,26 +11,32 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 from peewee import PeeweeException
 
+from gateway.buffer.backup import back_up
 from gateway.buffer.damage import note_damage
 from gateway.buffer.reading import Reader
+from gateway.buffer.recovery import backup_path
 from gateway.buffer.store import Store
 from gateway.buffer.verification import DAMAGES, Verification
 from gateway.buffer.writer import Command, Writer
 from gateway.clock import Clock
 from gateway.delivery import Happening
-from gateway.errors import DamageError
+from gateway.errors import DamageError, StoreError
 from gateway.events import Status
 
 log = logging.getLogger(__name__)
 
 VERIFY_EVERY_S = 24 * 3600.0  # bits rot while a gateway runs for months, too
 RESTS_PER_STEP = 3.0
+FIRST_BACKUP_S = 600.0  # a gateway that is restarted again and again has other worries
+BACKUP_AGAIN_S = 3600.0  # after one that failed
 PROGRESS_EVERY_S = 10.0
+_BACKUP_REST_S = 0.005
 _IDLE_S = 1.0
 _TRY_AGAIN_S = 60.0
 
@@ -42,14 +49,36 @@ class UpkeepMetrics:
         self.verified_share = 0.0  # of the current walk, 0 to 1
         self.mismatches = 0
         self.damage = ""  # what is wrong with the file itself; only a restart mends it
+        self.failed_backups = 0  # since the last one that was made
+
+
+@dataclass(frozen=True)
+class BackupPlan:
+    """How often the buffer is copied, and how large it may become: that much room is left to it."""
+
+    every_ms: int
+    max_size_bytes: int
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: the gateway stops while a backup is being made
+    pass
 
 
 class Upkeep:
     """Runs `gateway.upkeep`. It never writes the buffer and never raises; it says by `alert(name, message)`
     what somebody should know."""
 
-    def __init__(self, path: Path, writer: Writer, alert: Callable[[str, str], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        writer: Writer,
+        alert: Callable[[str, str], None],
+        clock: Clock,
+        backups: BackupPlan | None = None,
+    ) -> None:
         self.metrics = UpkeepMetrics()
+        self._backups = backups
+        self._next_backup_s = 0.0
         self._path = path
         self._writer = writer
         self._alert = alert
@@ -69,6 +98,7 @@ class Upkeep:
     # --- the thread ---
 
     def _run(self) -> None:
+        self._next_backup_s = self._clock.monotonic_s() + self._until_backup_s()
         while not self._stop.is_set():
             started_s = self._clock.monotonic_s()
             try:
@@ -88,12 +118,50 @@ class Upkeep:
         """Take the next step of what there is to do; False when there was nothing."""
         if self._writer.metrics.damage:
             self._damaged(self._writer.metrics.damage)
-        if self.metrics.damage or now_s < self._next_walk_s:
+        if self.metrics.damage:
+            return False
+        if self._backups is not None and now_s >= self._next_backup_s:
+            self._back_up(self._backups)
+            return False
+        if now_s < self._next_walk_s:
             return False
         if self._walk is None:
             self._walk = _Walk(self._path, now_s)
         self._verify(self._walk, now_s)
         return True
+
+    # --- backup ---
+
+    def _until_backup_s(self) -> float:
+        """How long the backup that is there is still fresh enough."""
+        backup = backup_path(self._path)
+        every_s = 0.0 if self._backups is None else self._backups.every_ms / 1000
+        age_s = self._clock.now_ms() / 1000 - backup.stat().st_mtime if backup.exists() else every_s
+        return max(min(FIRST_BACKUP_S, every_s), every_s - max(0.0, age_s))
+
+    def _back_up(self, plan: BackupPlan) -> None:
+        started_s = self._clock.monotonic_s()
+        every_s = plan.every_ms / 1000
+        may_grow_bytes = max(0, plan.max_size_bytes - self._path.stat().st_size)
+        try:
+            back_up(self._path, progress=self._rest, keep_free_bytes=may_grow_bytes)
+        except _Stopped:
+            return
+        except (StoreError, apsw.Error, OSError) as exc:
+            if not self.metrics.failed_backups:  # the first of a row
+                self._alert("backup_failed", f"the buffer was not backed up: {exc}")
+            self.metrics.failed_backups += 1
+            log.warning("the buffer was not backed up, the last backup stays: %s", exc)
+            self._next_backup_s = started_s + min(BACKUP_AGAIN_S, every_s)
+            return
+        self.metrics.failed_backups = 0
+        self._next_backup_s = started_s + every_s
+        log.info("the buffer is backed up, in %.1f s", self._clock.monotonic_s() - started_s)
+
+    def _rest(self, _done: int, _total: int) -> None:
+        """Between two steps of a backup; short, because the write-ahead log cannot be reset meanwhile."""
+        if self._stop.wait(_BACKUP_REST_S):
+            raise _Stopped
 
     # --- verification ---
 

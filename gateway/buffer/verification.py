@@ -13,10 +13,11 @@ from __future__ import annotations
 import apsw
 
 from gateway.buffer.reading import Reader
+from gateway.buffer.schema import MODELS, BufferEvent
 from gateway.errors import DamageError
 
 STEP_EVENTS = 500  # some 5 ms: the other threads hardly notice
-_PLAIN_TABLES = ("streams", "dictionaries", "receipts", "losses", "window_state", "counters", "meta")
+_PLAIN_TABLES = tuple(model._meta.table_name for model in MODELS if model is not BufferEvent)
 
 DAMAGES = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, ValueError)
 """What reading a damaged page raises; ValueError where a text column holds what is no text."""

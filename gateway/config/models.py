@@ -8,14 +8,11 @@ from typing import Annotated, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    GetJsonSchemaHandler,
     SecretStr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
 from gateway.config.route_model import Route
 from gateway.config.service_models import Buffer, Flow, Http, Log, Plugins, Time
@@ -29,6 +26,7 @@ from gateway.config.types import (
     Listen,
     LocalUrl,
     Name,
+    OrOff,
     PositiveDurationMs,
     Protocol,
     RateBytesPerS,
@@ -36,6 +34,7 @@ from gateway.config.types import (
     SizeBytes,
     broker_address,
     fault,
+    none_if_off,
     read_secret,
     setting,
 )
@@ -205,20 +204,6 @@ class Cloud(Broker):
     )
 
 
-class _OrFalse:
-    """The schema of what may also be switched off: YAML reads `off` as false."""
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return {"anyOf": [handler(core_schema), {"const": False}]}
-
-
-def _off(value: object) -> object:
-    return None if value in (False, "off") else value
-
-
 class Config(Section):
     """The whole configuration file."""
 
@@ -236,7 +221,7 @@ class Config(Section):
     )
     time: Time = setting({}, description="Clocks: the gateway's own and those of the devices.")
     flow: Flow = setting({}, description="What the gateway may use of the machine.")
-    http: Annotated[Http | None, BeforeValidator(_off), _OrFalse] = setting(
+    http: Annotated[Http | None, BeforeValidator(none_if_off), OrOff] = setting(
         Http(), description="Metrics, health and dashboard. `off`: none."
     )
     plugins: Plugins = setting({}, description="Where window plugins come from.")

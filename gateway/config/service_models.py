@@ -11,10 +11,12 @@ from gateway.config.types import (
     AnyPath,
     DurationMs,
     Listen,
+    OrOff,
     PositiveDurationMs,
     Section,
     SizeBytes,
     fault,
+    none_if_off,
     setting,
 )
 from gateway.delivery import Backoff
@@ -41,6 +43,14 @@ class Retry(Section):
         return backoff_max_ms
 
 
+class Backup(Section):
+    """The copy that a start falls back on when nothing of the buffer itself can be read."""
+
+    every: PositiveDurationMs = setting(
+        "1d", description="How often the whole buffer is copied to `events.db.backup`, beside it."
+    )
+
+
 class Buffer(Section):
     """The store-and-forward buffer on disk."""
 
@@ -59,6 +69,9 @@ class Buffer(Section):
         "5s", description="How often the state of the windows is saved."
     )
     retry: Retry = setting({}, description="What happens to events that the cloud did not take.")
+    backup: Annotated[Backup | None, BeforeValidator(none_if_off), OrOff] = setting(
+        {}, description="Copies of the buffer while it runs. `off`: none."
+    )
 
 
 class Time(Section):

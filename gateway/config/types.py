@@ -14,12 +14,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainSerializer,
     SecretStr,
     ValidationInfo,
     WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from gateway import units
 from gateway.errors import ConfigError, GatewayError
@@ -49,6 +51,21 @@ class Section(BaseModel):
 def setting(default: object, description: str = "", **rules: Any) -> Any:
     """A key that may be left out. `default` is written as in the file: the type reads it like any value."""
     return Field(default, description=description, **rules)
+
+
+class OrOff:
+    """The schema of what may also be switched off: YAML reads `off` as false."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [handler(core_schema), {"const": False}]}
+
+
+def none_if_off(value: object) -> object:
+    """Switched off, as a value that code can test."""
+    return None if value in (False, "off") else value
 
 
 def fault(message: str, hint: str = "") -> PydanticCustomError:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.buffer.recovery import backup_path
 from gateway.events import Status
 from gateway.http.view import GatewayView
 from gateway.windows.counters import LEVELS, Counters
@@ -47,7 +48,8 @@ class GatewayCollector(Collector):
                     family.add_metric([value], count)
             yield family
         path = self._gateway.buffer_path
-        size = sum(f.stat().st_size for f in path.parent.glob(path.name + "*") if f.exists())
+        files = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+        size = sum(f.stat().st_size for f in files if f.exists())
         yield GaugeMetricFamily("gateway_buffer_file_bytes", "Size of the buffer's files.", value=size)
 
     def _upkeep(self) -> Iterator[Metric]:
@@ -64,8 +66,18 @@ class GatewayCollector(Collector):
         for name, text, level in (
             ("verified_share", "How far the current verification is, 0 to 1.", metrics.verified_share),
             ("damaged", "Whether the file itself was found damaged.", bool(metrics.damage)),
+            (
+                "failed_backups",
+                "Backups that failed since the last one that was made.",
+                metrics.failed_backups,
+            ),
+            ("backup_time_seconds", "When the backup was made, Unix time; 0: none.", self._backup_time_s()),
         ):
             yield GaugeMetricFamily(f"gateway_buffer_{name}", text, value=level)
+
+    def _backup_time_s(self) -> float:
+        backup = backup_path(self._gateway.buffer_path)
+        return backup.stat().st_mtime if backup.exists() else 0.0
 
     def _writer(self) -> Iterator[Metric]:
         metrics = self._gateway.writer.metrics
