@@ -6,166 +6,29 @@ acknowledged. Then it is rebuilt as a power cut would have left it, and a gatewa
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import pytest
-from buffers import EPOCH_MS
 from power import TEARS, Content, Disk, Note, Operation, recorded, restore
-from windowing import shipped
+from shift import Shift, Synchronous, contents, missing, what_was_sent
 
 from gateway.buffer.audit import audit
-from gateway.buffer.reading import Reader
-from gateway.buffer.recovery import WHOLE, recover
-from gateway.buffer.store import Store
-from gateway.buffer.writer import Command, Writer
-from gateway.delivery import Happening
-from gateway.events import Kind, Message
-from gateway.mqtt.bridge import Settle
-from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
-from gateway.routes import RouteSpec, RouteTable
-from gateway.testing import ManualClock
-from gateway.windows.engine import WindowEngine
-from gateway.windows.spec import WindowSpec
+from gateway.buffer.recovery import WHOLE
+from gateway.pipeline import Tick
 
-ROUTE = RouteSpec(
-    "sensors", "s/{device}", timestamp_path="t", timestamp_format="unix_ms", timestamp="trusted"
-)
-WINDOW = WindowSpec("minute", "tumbling", route="sensors", fields=("v",), key="{device}", size_ms=60_000)
-KEEP_SYNCED_MS = 60_000
-WAL_CHECKPOINT_PAGES = 40  # so that a short shift has many checkpoints of the log
-PATIENCE_S = 30.0
-FILE = "events.db"
-Synchronous: TypeAlias = Literal["full", "normal"]
 NEXT_MESSAGE = 1_000_000
+LOG_PAGES = 40  # so that a short shift has many checkpoints of the log
 
 log = logging.getLogger(__name__)
 
 
-class Stored(NamedTuple):
-    """The gateway has acknowledged these messages to the local broker."""
-
-    numbers: tuple[int, ...]
-
-
-class Settled(NamedTuple):
-    """The cloud has these messages; from here on they may become SYNCED, and retention may remove them."""
-
-    numbers: tuple[int, ...]
-
-
-class Shift:
-    """A gateway's storage at work on one file: real store, writer, pipeline, windows, retention."""
-
-    def __init__(self, folder: Path, synchronous: Synchronous, notes: list[Operation]) -> None:
-        self.path = folder / FILE
-        self.clock = ManualClock(EPOCH_MS)
-        self._synchronous = synchronous
-        self._notes = notes
-        self._packet_id = 0
-
-    @contextmanager
-    def running(self) -> Iterator[Writer]:
-        """As `gateway run` starts and stops it."""
-        self.recovery = recover(self.path, self.clock.now_ms(), self._synchronous)
-        self.store = Store(self.path, self._synchronous)
-        self.store.open()
-        self.store._connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
-        self.pipeline = Pipeline(
-            OutputTopics("gateway", "g1"),
-            RouteTable([ROUTE]),
-            partial(WindowEngine, [WINDOW], {WINDOW.name: shipped("stats")}),
-            self.clock,
-            checkpoint_interval_ms=3_000,
-            keep_synced_ms=KEEP_SYNCED_MS,
-        )
-        self.reader = Reader(self.path)
-        with self.store.transaction():
-            self.store.release_all()
-        self.pipeline.restore(self.store, self.reader)
-        self.writer = Writer(self.store)
-        self.writer.start()
-        try:
-            yield self.writer
-        finally:
-            assert self.writer.stop()
-            self.reader.close()
-            self.store.close()
-
-    def message(self, number: int) -> Message:
-        """A reading whose topic and payload follow from its number."""
-        self._packet_id = self._packet_id % 65_535 + 1
-        topic, payload = what_was_sent(number)
-        return Message(topic, payload, 1, False, False, self._packet_id, 1, self.clock.now_ms())
-
-    def take_in(self, numbers: Sequence[int]) -> AppendBatch:
-        stored = Note(Stored(tuple(numbers)))
-        return AppendBatch(
-            self.pipeline,
-            [self.message(number) for number in numbers],
-            lambda _: self._notes.append(stored),
-            lambda _, error: pytest.fail(str(error)),
-        )
-
-    def bridge(self, limit: int) -> None:
-        """Claim, and settle in a later commit what the cloud is said to have taken."""
-        ids = self.writer.call(lambda store: store.claim(limit))
-        events = self.reader.by_ids(ids)
-        raw = events.pick([at for at, kind in enumerate(events.kinds) if kind == Kind.RAW])
-        self._notes.append(Note(Settled(tuple(map(number_of, self.reader.payloads(raw))))))
-        self.writer.submit(Settle(ids, Happening.PUBACK))
-
-    def work(self, chance: random.Random, rounds: int) -> int:
-        """Some rounds of messages, ticks and settling; returns how many messages there were."""
-        sent = 0
-        for _ in range(rounds):
-            self.clock.advance(chance.randrange(5_000))
-            with held(self.writer):  # what comes now is one group
-                for _ in range(chance.randint(1, 4)):
-                    count = chance.randint(1, 12)
-                    self.writer.submit(self.take_in(range(sent, sent + count)))
-                    sent += count
-                if chance.random() < 0.5:
-                    self.writer.submit(Tick(self.pipeline, lambda: None))
-            if chance.random() < 0.3:
-                self.bridge(chance.randint(1, 60))
-        self.writer.call(lambda _: None)
-        return sent
-
-
-class _Hold(Command):
-    """Keeps the writer's thread busy, so that what is submitted meanwhile becomes one group."""
-
-    def __init__(self) -> None:
-        self.reached, self.go_on = threading.Event(), threading.Event()
-
-    def apply(self, store: Store) -> None:
-        pass
-
-    def committed(self) -> None:
-        self.reached.set()
-        self.go_on.wait(PATIENCE_S)
-
-
-@contextmanager
-def held(writer: Writer) -> Iterator[None]:
-    hold = _Hold()
-    writer.submit(hold)
-    assert hold.reached.wait(PATIENCE_S)
-    yield
-    hold.go_on.set()
-
-
-def what_was_sent(number: int) -> tuple[str, bytes]:
-    reading = {"n": number, "v": number % 97, "t": EPOCH_MS + number * 250, "pad": "x" * (number * 7 % 300)}
-    return f"s/d{number % 5}", json.dumps(reading).encode()
+def noting(operations: list[Operation]) -> Callable[[object], None]:
+    """Notes go between the operations of the disk, where they happened."""
+    return lambda what: operations.append(Note(what))
 
 
 def recorded_shift(
@@ -175,7 +38,7 @@ def recorded_shift(
     operations: list[Operation] = []
     (left := folder / "left").mkdir()
     with recorded(operations):
-        shift = Shift(folder, synchronous, operations)
+        shift = Shift(folder, synchronous, noting(operations), LOG_PAGES)
         with shift.running():
             sent = shift.work(chance, rounds)
         with shift.running() as writer:  # a clean stop removed the log; it is made anew
@@ -195,7 +58,7 @@ def start_after_cut(
 ) -> Outcome:
     """Start a gateway on what is left, and compare with what was acknowledged before the cut."""
     restore(files, folder)
-    shift = Shift(folder, synchronous, [])
+    shift = Shift(folder, synchronous)
     with shift.running() as writer:
         here = contents(shift.reader)
         writer.submit(shift.take_in([NEXT_MESSAGE]))  # and it goes on
@@ -208,26 +71,7 @@ def start_after_cut(
     if not went_on:
         problems += ("what came after the start is not there",)
     problems += tuple(f"{sent} was never sent" for n, sent in here.items() if sent != what_was_sent(n))
-    acknowledged = {n for note in notes if isinstance(note, Stored) for n in note.numbers}
-    in_the_cloud = {n for note in notes if isinstance(note, Settled) for n in note.numbers}
-    return Outcome(frozenset(acknowledged - in_the_cloud - here.keys()), problems)
-
-
-def contents(reader: Reader) -> dict[int, tuple[str, bytes]]:
-    """Topic and payload of each message that is there, by number; fails on one that is there twice."""
-    here: dict[int, tuple[str, bytes]] = {}
-    for events in reader.raw_after(0):
-        good, corrupt = reader.without_corrupt(events)
-        assert not corrupt
-        for topic, payload in zip(reader.names(good.stream_ids), reader.payloads(good), strict=True):
-            number = number_of(payload)
-            assert number not in here, f"message {number} is there twice"
-            here[number] = topic, payload
-    return here
-
-
-def number_of(payload: bytes) -> int:
-    return int(json.loads(payload)["n"])
+    return Outcome(missing(notes, here), problems)
 
 
 def cut_and_start(
@@ -258,7 +102,7 @@ def cut_the_start(
     restore(left, folder)
     operations: list[Operation] = []
     with recorded(operations):
-        shift = Shift(folder, "full", operations)
+        shift = Shift(folder, "full", noting(operations), LOG_PAGES)
         with shift.running() as writer:
             writer.submit(shift.take_in(range(2 * NEXT_MESSAGE, 2 * NEXT_MESSAGE + 5)))
     disk, notes, found = Disk(left), list(notes), []
