@@ -1,8 +1,8 @@
 """The running gateway: the one place where the whole graph is visible.
 
-Start order: buffer, windows (with replay), writer, republish, bridges, ingest, HTTP, upkeep: sinks first, the
-source behind them. Stop order is the reverse: the source stops reading; bridges and republish disconnect;
-what was read is committed, with a last checkpoint; the writer ends; the file is closed.
+Start order: buffer, windows (with replay), writer, control socket, republish, bridges, ingest, HTTP, upkeep:
+sinks first, the source behind them. Stop order is the reverse: the source stops reading; bridges and republish
+disconnect; what was read is committed, with a last checkpoint; the writer ends; the file is closed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 from peewee import PeeweeException
 
+from gateway.buffer.by_hand import ByHand, operations
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.lock import DataDirLock
 from gateway.buffer.reading import Reader
@@ -28,6 +29,7 @@ from gateway.buffer.writer import Do, Writer
 from gateway.clock import Clock, SystemClock
 from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
+from gateway.control import SOCKET_FILE, ControlServer
 from gateway.errors import StoreError
 from gateway.mqtt.bridge import Bridge, BridgeSpec
 from gateway.mqtt.connection import Link
@@ -93,6 +95,7 @@ class Gateway:
     def start(self) -> None:
         try:
             self._start_storage()
+            self._start_control()
             self._start_local_broker()
             self._start_republish()
             self._start_bridges()
@@ -218,6 +221,20 @@ class Gateway:
     def _start_upkeep(self) -> None:
         self.upkeep.start()
         self._resources.callback(self.upkeep.stop)
+
+    def _start_control(self) -> None:
+        by_hand = ByHand(
+            self.writer.call, self.writer.call_outside, self.pipeline.alert, self.pipeline.checkpoint
+        )
+        control = ControlServer(self.data_dir / SOCKET_FILE, operations(by_hand))
+        try:
+            control.start()
+        except OSError as exc:
+            log.warning(
+                "no control socket, `gateway buffer retry`, `drop` and `compact` need a stop: %s", exc
+            )
+        else:
+            self._resources.callback(control.stop)
 
     def _start_local_broker(self) -> None:
         local = self.config.local

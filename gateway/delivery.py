@@ -33,6 +33,7 @@ GONE = None
 TRANSITIONS: dict[tuple[Status, Happening], Status | None] = {
     (Status.PENDING, Happening.CLAIM): Status.SYNCING,
     (Status.PENDING, Happening.EVICT): GONE,
+    (Status.PENDING, Happening.DROP): GONE,
     (Status.PENDING, Happening.MISMATCH): Status.CORRUPT,
     (Status.SYNCING, Happening.PUBACK): Status.SYNCED,
     (Status.SYNCING, Happening.FAILURE): Status.PENDING,

@@ -63,3 +63,7 @@ class BufferLockedError(StoreError):
 
 class BrokerError(GatewayError):
     """Raised when a broker refuses us or cannot be reached."""
+
+
+class ControlError(GatewayError):
+    """Raised when a running gateway cannot be asked to do something, or says that it could not."""

@@ -16,12 +16,13 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
+from gateway.buffer.alerts import DERIVED_FAMILY, append_alert
 from gateway.buffer.reading import Reader
 from gateway.buffer.retention import Retention
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 
 VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
 SLOW_SAMPLE_US = 200.0  # at a thousand samples a second that is a fifth of a core
-_DERIVED_FAMILY = "aggregates"
 
 
 class OutputTopics(NamedTuple):
@@ -156,13 +156,9 @@ class Pipeline:
         if changes or store.last_id() != self._checkpointed:
             self._checkpointed = store.checkpoint(changes)
 
-    def alert(self, store: Store, name: str, message: str) -> None:
-        """Store an alert about the gateway itself: for `…/alerts`, and for the cloud before all else."""
-        now_ms = self._clock.now_ms()
-        payload = orjson.dumps({"alert": name, "message": message, "time_ms": now_ms})
-        topic, kind = self._topics.alerts, Kind.ALERT
-        event = NewEvent(topic, _DERIVED_FAMILY, now_ms, now_ms, None, Priority.CRITICAL, kind, 0, payload)
-        self._append(store, [event], [])
+    def alert(self, store: Store, name: str, message: str, details: Mapping[str, Any] | None = None) -> None:
+        """Store an alert about the gateway itself; see `append_alert`."""
+        append_alert(store, self._topics.alerts, self._clock.now_ms(), name, message, details)
 
     # --- start, and after a rollback ---
 
@@ -252,7 +248,7 @@ class Pipeline:
         topic, kind, priority = self._destination(emission)
         return NewEvent(
             topic,
-            _DERIVED_FAMILY,
+            DERIVED_FAMILY,
             emission.event_time_ms,
             self._clock.now_ms(),
             None,

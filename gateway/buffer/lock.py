@@ -14,26 +14,28 @@ LOCK_FILE = "gateway.lock"
 
 class DataDirLock:
     """Holds the data directory while the `with` block runs. The kernel lets go of it when the process dies.
+    `role` says who has it, to the one that is refused.
 
     Raises BufferLockedError when another process holds it.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, role: str = "gateway") -> None:
         self._path = data_dir / LOCK_FILE
+        self._role = role
 
     def __enter__(self) -> DataDirLock:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            owner = os.pread(self._file, 20, 0).decode(errors="replace").strip() or "unknown"
+            owner, _, role = os.pread(self._file, 100, 0).decode(errors="replace").strip().partition(" ")
             os.close(self._file)
             raise BufferLockedError(
-                f"{self._path.parent} is used by another gateway (process {owner})",
+                f"{self._path.parent} is used by another {role or 'gateway'} (process {owner or 'unknown'})",
                 hint="stop that one first, or give this one a data_dir of its own",
             ) from exc
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+        os.pwrite(self._file, f"{os.getpid()} {self._role}".encode(), 0)
         return self
 
     def __exit__(

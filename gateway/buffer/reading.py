@@ -163,6 +163,16 @@ class Reader:
         ).fetchone()
         return list(zip(*map(orjson.loads, row), strict=True))
 
+    def count(self, choice: Choice, statuses: Sequence[Status]) -> int:
+        """How many chosen events are in one of those statuses."""
+        where, values = choice.where()
+        ((count,),) = self._connection.execute(
+            "SELECT count(*) FROM buffer_events"  # noqa: S608 - constants only
+            f" WHERE status IN (SELECT value FROM json_each(?)) AND {where}",
+            (orjson.dumps([int(status) for status in statuses]).decode(), *values),
+        )
+        return int(count)
+
     def columns(self, events: StoredEvents) -> EventColumns:
         """The events as the codec and the consumers know them. Raises DecodeError."""
         return EventColumns(

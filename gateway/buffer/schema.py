@@ -9,18 +9,20 @@ Invariants:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import apsw
 from peewee import SQL, AutoField, BigIntegerField, BlobField, CompositeKey, IntegerField, Model, TextField
 from playhouse.apsw_ext import APSWDatabase
 
 from gateway.buffer.migration import migrate, version_of
+from gateway.topics import filter_matches
 
 # 4 MB of WAL before SQLite moves it into the database: large enough that pages which change in every
 # group are written once, small enough for a flash card.
 WAL_CHECKPOINT_PAGES = 1000
 PAGE_BYTES = 4096
+BUSY_TIMEOUT_S = 5
 
 
 class BufferEvent(Model):
@@ -180,7 +182,7 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
     """
     database = APSWDatabase(
         str(path),
-        timeout=5,
+        timeout=BUSY_TIMEOUT_S,
         thread_safe=False,  # one connection, handed from the starting thread to the writer's
         pragmas=[
             ("page_size", PAGE_BYTES),
@@ -196,6 +198,7 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
     try:
         database.connect()
         migrate(database, path)
+        _teach(database)
         with database.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False):
             database.create_tables(MODELS)
         database.execute_sql(UNSETTLED_INDEX)
@@ -215,7 +218,7 @@ def open_reader(path: Path) -> APSWDatabase:
     """
     database = APSWDatabase(
         str(path),
-        timeout=5,
+        timeout=BUSY_TIMEOUT_S,
         thread_safe=False,
         flags=apsw.SQLITE_OPEN_READWRITE,
         pragmas=[("query_only", 1), ("wal_autocheckpoint", 0), ("cache_size", -8 * 1024)],
@@ -223,7 +226,19 @@ def open_reader(path: Path) -> APSWDatabase:
     try:
         database.connect()
         version_of(database.connection(), path)
+        _teach(database)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _teach(database: APSWDatabase) -> None:
+    """The functions that our own statements use, beside those of SQLite."""
+    connection: apsw.Connection = database.connection()
+    connection.create_scalar_function("topic_matches", _topic_matches, 2, deterministic=True)
+
+
+def _topic_matches(*arguments: Any) -> bool:
+    topic_filter, topic = map(str, arguments)
+    return filter_matches(topic_filter, topic)

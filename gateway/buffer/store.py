@@ -29,6 +29,7 @@ from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
+    BUSY_TIMEOUT_S,
     PAGE_BYTES,
     BufferEvent,
     Count,
@@ -105,6 +106,18 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
+    def empty_wal(self) -> bool:
+        """Move the write-ahead log into the file and cut it to nothing; outside of a transaction. False, and
+        as much as possible is moved, when a reader still needs some of it."""
+        self._connection.set_busy_timeout(0)  # never wait for a reader
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except (apsw.BusyError, apsw.LockedError):
+            return False
+        finally:
+            self._connection.set_busy_timeout(BUSY_TIMEOUT_S * 1000)
+        return True
+
     def reload(self) -> None:
         """Forget what memory holds and read it again from what is committed."""
         self._moved.clear()
@@ -174,16 +187,17 @@ class Store:
     def move(self, ids: Sequence[int], status: Status, happening: Happening) -> int:
         """Let `happening` happen to those of `ids` that are `status`; returns how many there were.
 
-        A failure counts as a retry. Raises DeliveryError when the table does not allow it.
+        A failure counts as a retry, and a retry by hand starts the count anew. Raises DeliveryError when the
+        table does not allow it.
         """
         after = target(status, happening)
         if after is None:
             raise StoreError(f"{happening.value} removes entries; use evict")
         if not ids:
             return 0
-        retry = ", retry_count = retry_count + 1" if happening is Happening.FAILURE else ""
+        retry = _RETRIES.get(happening, "")
         self._database.execute_sql(
-            f"UPDATE buffer_events SET status = ? {retry}"  # noqa: S608 - constants only
+            f"UPDATE buffer_events SET status = ?{retry}"  # noqa: S608 - constants only
             " WHERE id IN (SELECT value FROM json_each(?)) AND status = ?",
             (int(after), orjson.dumps(list(ids)).decode(), int(status)),
         )
@@ -227,15 +241,16 @@ class Store:
     def thin(self, from_id: int, to_id: int, keep_one_in: int, priority: int) -> int:
         """Remove PENDING raw events of that priority or lower in an id range, but one in `keep_one_in` of
         each stream; returns how many."""
-        return self._evict(
+        return self.evict(
             "thinned",
+            Status.PENDING,
             "id BETWEEN ? AND ? AND status = ? AND kind = ? AND priority >= ? AND sequence_num % ? <> 0",
             (from_id, to_id, int(Status.PENDING), int(Kind.RAW), priority, keep_one_in),
         )
 
     def oldest_pending(self, priority: int, to_id: int, limit: int) -> list[int]:
         """The ids of the oldest PENDING events of one priority."""
-        (ids,) = self._json_arrays(
+        (ids,) = self.arrays(
             "SELECT json_group_array(id) FROM (SELECT id FROM buffer_events WHERE status = ? AND status < 2"
             " AND priority = ? AND id <= ? ORDER BY id LIMIT ?)",
             (int(Status.PENDING), priority, to_id, limit),
@@ -244,8 +259,9 @@ class Store:
 
     def drop_pending(self, ids: Sequence[int]) -> int:
         """Remove those of `ids` that are PENDING, for want of room; returns how many."""
-        return self._evict(
+        return self.evict(
             "oldest",
+            Status.PENDING,
             "id IN (SELECT value FROM json_each(?)) AND status = ?",
             (orjson.dumps(list(ids)).decode(), int(Status.PENDING)),
         )
@@ -262,8 +278,9 @@ class Store:
         ((number,),) = self._connection.execute(sql)
         return int(number)
 
-    def _evict(self, reason: str, where: str, values: tuple[object, ...]) -> int:
-        """Remove PENDING events and note per stream and reason what is lost."""
+    def evict(self, reason: str, status: Status, where: str, values: tuple[object, ...]) -> int:
+        """Remove events, which `where` says to be `status`, and note per stream and reason what is lost;
+        returns how many. Whether the state table allows it is for the caller to ask."""
         self._database.execute_sql(
             "INSERT INTO losses (stream, reason, events, first_sequence, last_sequence)"  # noqa: S608 - constants
             f" SELECT stream, '{reason}', count(*), min(sequence_num), max(sequence_num)"
@@ -275,9 +292,36 @@ class Store:
         )
         self._database.execute_sql(f"DELETE FROM buffer_events WHERE {where}", values)  # noqa: S608
         removed = int(self._connection.changes())
-        self._moved["status", Status.PENDING.name] -= removed
+        self._moved["status", status.name] -= removed
         self._moved["evicted", reason] += removed
         return removed
+
+    # --- changes by hand; see `by_hand` and `restore` ---
+
+    def skip_numbers(self, last_id: int, last_sequences: str) -> None:
+        """Give out no id up to `last_id`, and no sequence number up to those of `last_sequences`, a JSON
+        array of [topic, number]. Those that are skipped are counted: the audit must know of them."""
+        self._database.execute_sql(
+            "INSERT INTO sqlite_sequence (name, seq) SELECT 'buffer_events', 0 WHERE NOT EXISTS"
+            " (SELECT 1 FROM sqlite_sequence WHERE name = 'buffer_events')"
+        )
+        self._database.execute_sql(
+            "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'buffer_events'", (last_id,)
+        )
+        self.count("skipped", "restore", self._streams.skip(last_sequences))
+
+    def release_held(self) -> int:
+        """Let no stream wait any longer; returns how many did."""
+        return self._claims.release()
+
+    def free_pages(self) -> int:
+        return self._number("PRAGMA freelist_count")
+
+    def file_bytes(self) -> int:
+        """How large the file is, once all that is in the log is in it."""
+        return self._number("PRAGMA page_count") * PAGE_BYTES
+
+    # --- positions ---
 
     def first_from(self, from_id: int) -> tuple[int, int] | None:
         """(id, ingest time) of the oldest event at or behind `from_id`."""
@@ -358,7 +402,8 @@ class Store:
         self._moved["status", after.name] += changed
         return changed
 
-    def _json_arrays(self, sql: str, values: tuple[object, ...]) -> list[list[int]]:
+    def arrays(self, sql: str, values: tuple[object, ...]) -> list[list[Any]]:
+        """The one row that a SELECT of JSON arrays gives."""
         return list(map(orjson.loads, self._connection.execute(sql, values).fetchone()))
 
     def _save_receipts(self) -> None:
@@ -391,6 +436,12 @@ class Store:
                 " ON CONFLICT (name, label) DO UPDATE SET value = value + excluded.value",
                 (orjson.dumps(moved).decode(),),
             )
+
+
+_RETRIES = {
+    Happening.FAILURE: ", retry_count = retry_count + 1",
+    Happening.RETRY: ", retry_count = 0",
+}
 
 
 def _insert_sql(rows: int) -> str:

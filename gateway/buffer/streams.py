@@ -73,6 +73,21 @@ class Streams:
         if len(self._by_name) > CACHED_STREAMS:
             self._by_name.clear()  # all are saved; those in use come back one by one
 
+    def skip(self, last_sequences: str) -> int:
+        """Go on behind the numbers of a JSON array of [topic, number]; returns how many are left out."""
+        total = "SELECT coalesce(sum(last_sequence), 0) FROM streams"
+        self.save()
+        self._by_name.clear()
+        ((before,),) = self._database.execute_sql(total)
+        self._database.execute_sql(
+            "INSERT INTO streams (name, last_sequence) SELECT json_extract(value, '$[0]'),"
+            " json_extract(value, '$[1]') FROM json_each(?) WHERE true ON CONFLICT (name) DO UPDATE"
+            " SET last_sequence = max(last_sequence, excluded.last_sequence)",
+            (last_sequences,),
+        )
+        ((after,),) = self._database.execute_sql(total)
+        return int(after - before)
+
     def recount(self, after_id: int) -> None:
         """Forget the cache and bring the table up to date with the events after `after_id`."""
         self._by_name.clear()

@@ -108,6 +108,24 @@ class _Call(Command, Generic[T]):
         return self._result[0]
 
 
+class _CallOutside(_Call[T]):
+    """A function that must run between two transactions."""
+
+    def __init__(self, function: Callable[[Store], T], store: Store) -> None:
+        super().__init__(function)
+        self._store = store
+
+    def apply(self, store: Store) -> None:
+        pass
+
+    def committed(self) -> None:
+        try:
+            self._result = [self._function(self._store)]
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets it
+            self._error = exc
+        self._done.set()
+
+
 class WriterMetrics:
     """Plain numbers, written by the writer's thread, read by any."""
 
@@ -198,6 +216,12 @@ class Writer:
     def call(self, function: Callable[[Store], T], timeout_s: float = 30.0) -> T:
         """Run `function(store)` in the next group and wait for its commit. Raises what it raises."""
         call = _Call(function)
+        self.submit(call)
+        return call.wait(timeout_s)
+
+    def call_outside(self, function: Callable[[Store], T], timeout_s: float = 30.0) -> T:
+        """Run `function(store)` between two transactions and wait for it. Raises what it raises."""
+        call = _CallOutside(function, self._store)
         self.submit(call)
         return call.wait(timeout_s)
 

@@ -26,7 +26,7 @@ COMMANDS = {
     "replay": ("replay", "replay", "Run the windows over a file of events, without a broker."),
     "receive": ("receive", "receive", "Receive what gateways send: the cloud side."),
     "simulate": ("simulate", "simulate", "Publish as a fleet of devices."),
-    "buffer": ("buffer", "app", "Look into a buffer."),
+    "buffer": ("buffer", "app", "Look into a buffer, and change it by hand."),
     "plugin": ("plugin", "app", "Window plugins: list, check, start a new one."),
     "bench": ("bench", "bench", "Measure what this machine sustains."),
 }

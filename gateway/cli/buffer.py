@@ -1,4 +1,7 @@
-"""`gateway buffer`: look into a buffer, of a running or of a stopped gateway."""
+"""`gateway buffer`: look into a buffer, of a running or of a stopped gateway.
+
+The commands that change something are in `buffer_changes`.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +10,51 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from gateway.app import BUFFER_FILE
 from gateway.buffer.audit import Audit, audit
 from gateway.buffer.backup import back_up
 from gateway.buffer.choice import Choice
 from gateway.buffer.reading import Reader
+from gateway.cli.buffer_changes import CHANGES
+from gateway.cli.buffer_options import (
+    AsJson,
+    ConfigFile,
+    NewerThan,
+    OfKind,
+    OfStatus,
+    OfStream,
+    OlderThan,
+    buffer_path,
+    choice_of,
+    progress_bar,
+)
 from gateway.codec import wire_events
 from gateway.config import load_config
 from gateway.errors import StoreError
 from gateway.events import Kind, Status
 from gateway.receiving import event_line
-from gateway.units import format_bytes, parse_duration_ms
+from gateway.units import format_bytes
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Look into a buffer, of a running or of a stopped gateway.",
+    help="Look into a buffer and change it by hand, of a running or of a stopped gateway.",
 )
-
-StatusName = Enum("StatusName", {s.name.lower(): s.name.lower() for s in Status}, type=str)  # type: ignore[misc]
-KindName = Enum("KindName", {k.name.lower(): k.name.lower() for k in Kind}, type=str)  # type: ignore[misc]
-
-ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-OfStatus = Annotated[StatusName | None, typer.Option("--status", help="Only events with this status.")]
-OfKind = Annotated[KindName | None, typer.Option("--kind", help="Only events of this kind.")]
-OfStream = Annotated[str | None, typer.Option("--stream", help="Only events of this topic.")]
-OlderThan = Annotated[
-    str | None, typer.Option("--older-than", help="Only events that arrived longer ago, such as 2h.")
-]
+for change in CHANGES:
+    app.command()(change)
 
 
 @app.command()
 def stats(config: ConfigFile, as_json: AsJson = False) -> None:
     """How many messages came and what became of them."""
-    path = _buffer_path(config)
+    path = buffer_path(config)
     with closing(Reader(path)) as reader:
         counters = reader.counters()
     numbers: dict[str, Any] = {}
@@ -71,7 +74,7 @@ def stats(config: ConfigFile, as_json: AsJson = False) -> None:
 @app.command(name="audit")
 def audit_command(config: ConfigFile, as_json: AsJson = False) -> None:
     """Prove that every message and every event is accounted for. Exits 1 when a sum does not balance."""
-    with closing(Reader(_buffer_path(config))) as reader:
+    with closing(Reader(buffer_path(config))) as reader:
         found = audit(reader)
     if as_json:
         typer.echo(orjson.dumps(found._asdict()).decode())
@@ -88,13 +91,14 @@ def list_command(
     kind: OfKind = None,
     stream: OfStream = None,
     older_than: OlderThan = None,
+    newer_than: NewerThan = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """The oldest events that fit, without their payloads."""
-    choice = _choice(status, kind, stream, older_than)
+    choice = choice_of(status, kind, stream, older_than, newer_than)
     rows = []
-    with closing(Reader(_buffer_path(config))) as reader:
+    with closing(Reader(buffer_path(config))) as reader:
         for number, (buffer_id, state, retries) in enumerate(_all(reader, choice)):
             if number == limit:
                 break
@@ -116,11 +120,11 @@ def list_command(
 def show(config: ConfigFile, event_id: Annotated[str, typer.Argument(help="The event's id.")]) -> None:
     """One event, whole, as JSON."""
     try:
-        wanted = Choice(event_id=uuid.UUID(event_id).bytes)
+        wanted = Choice(event_ids=(uuid.UUID(event_id),))
     except ValueError as exc:
         raise typer.BadParameter(f"{event_id!r} is not a UUID", param_hint="EVENT_ID") from exc
     settings = load_config(config)
-    with closing(Reader(_buffer_path(config))) as reader:
+    with closing(Reader(buffer_path(config))) as reader:
         found = reader.chosen(wanted, limit=1)
         if not found:
             raise StoreError(f"there is no event {event_id} in this buffer")
@@ -140,15 +144,16 @@ def export(
     kind: OfKind = None,
     stream: OfStream = None,
     older_than: OlderThan = None,
+    newer_than: NewerThan = None,
 ) -> None:
     """Write events as JSON lines, in the form that `gateway receive` writes. Corrupt ones are left out."""
     gateway_id = load_config(config).gateway.id
-    choice = _choice(status, kind, stream, older_than)
+    choice = choice_of(status, kind, stream, older_than, newer_than)
     written = left_out = 0
     with (
-        closing(Reader(_buffer_path(config))) as reader,
+        closing(Reader(buffer_path(config))) as reader,
         output.open("wb") if output else sys.stdout.buffer as file,
-        _progress() as progress,
+        progress_bar() as progress,
     ):
         task = progress.add_task("exporting", total=None)
         for ids in _id_chunks(reader, choice):
@@ -163,7 +168,7 @@ def export(
 def verify(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check the checksum of every event. Exits 1 when one is wrong."""
     checked, wrong = 0, []
-    with closing(Reader(_buffer_path(config))) as reader, _progress() as progress:
+    with closing(Reader(buffer_path(config))) as reader, progress_bar() as progress:
         task = progress.add_task("verifying", total=sum(reader.count_by_status().values()))
         for ids in _id_chunks(reader, Choice()):
             _, corrupt = reader.without_corrupt(reader.by_ids(ids))
@@ -187,10 +192,10 @@ def backup(
     ] = None,
 ) -> None:
     """Copy the buffer as it is now, verify the copy, and keep it as the backup. The gateway goes on."""
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("copying", total=None)
         path = back_up(
-            _buffer_path(config),
+            buffer_path(config),
             output,
             lambda done, total: progress.update(task, completed=done, total=total),
         )
@@ -211,16 +216,6 @@ def _print(found: Audit) -> None:
 def _sum(parts: dict[str, int]) -> str:
     terms = " + ".join(f"{value:,} {name}" for name, value in parts.items() if value)
     return f"{sum(parts.values()):,}" + (f" = {terms}" if terms else "")
-
-
-def _choice(status: Enum | None, kind: Enum | None, stream: str | None, older_than: str | None) -> Choice:
-    now_ms = datetime.now(UTC).timestamp() * 1000
-    return Choice(
-        None if status is None else Status[status.name.upper()],
-        stream,
-        None if kind is None else Kind[kind.name.upper()],
-        None if older_than is None else round(now_ms) - parse_duration_ms(older_than),
-    )
 
 
 def _all(reader: Reader, choice: Choice) -> Iterator[tuple[int, int, int]]:
@@ -250,19 +245,6 @@ def _row(reader: Reader, buffer_id: int, status: int, retries: int) -> dict[str,
         "retry_count": retries,
         "stored_bytes": len(events.stored[0]),
     }
-
-
-def _progress() -> Progress:
-    """A bar on a terminal, nothing elsewhere."""
-    console = Console(stderr=True)
-    return Progress(console=console, disable=not console.is_terminal, transient=True)
-
-
-def _buffer_path(config: Path) -> Path:
-    path: Path = Path(load_config(config).gateway.data_dir) / BUFFER_FILE
-    if not path.exists():
-        raise StoreError(f"there is no buffer at {path}", hint="has the gateway run with this data_dir?")
-    return path
 
 
 _TITLES = {"outcome": "messages", "status": "events", "appended": "appended", "evicted": "evicted"}

@@ -1,0 +1,239 @@
+"""`gateway buffer retry|drop|compact|restore`: what an operator changes by hand.
+
+A running gateway is asked through its control socket; the buffer of a stopped one is opened here, under the
+lock that keeps a gateway from starting meanwhile. What was done says which of the two it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import apsw
+import orjson
+import typer
+from peewee import PeeweeException
+
+from gateway.app import BUFFER_FILE
+from gateway.buffer.alerts import append_alert
+from gateway.buffer.by_hand import ByHand, Operation, operations
+from gateway.buffer.choice import Choice
+from gateway.buffer.lock import DataDirLock
+from gateway.buffer.reading import Reader
+from gateway.buffer.recovery import backup_path
+from gateway.buffer.restore import restore as restore_buffer
+from gateway.buffer.store import Store
+from gateway.cli.buffer_options import (
+    AsJson,
+    ConfigFile,
+    NewerThan,
+    OfKind,
+    OfStatus,
+    OfStream,
+    OlderThan,
+    buffer_path,
+    choice_of,
+    progress_bar,
+)
+from gateway.config import Config, load_config
+from gateway.control import SOCKET_FILE, ask
+from gateway.delivery import Happening, sources
+from gateway.errors import BufferLockedError, StoreError
+from gateway.events import Status
+from gateway.pipeline import OutputTopics
+from gateway.units import format_bytes
+
+ROLE = "`gateway buffer` command"
+
+EventIds = Annotated[list[str] | None, typer.Argument(help="Ids of events; none: all that the options mean.")]
+All = Annotated[bool, typer.Option("--all", help="All of them, without any other choice.")]
+
+T = TypeVar("T")
+
+
+class Done(NamedTuple):
+    """What came of a change. `live`: a running gateway did it."""
+
+    result: Mapping[str, Any]
+    live: bool
+
+
+def retry(
+    config: ConfigFile,
+    event_ids: EventIds = None,
+    kind: OfKind = None,
+    stream: OfStream = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    everything: All = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send failed events again: they become pending, with all their attempts, and no stream waits."""
+    choice = choice_of(None, kind, stream, older_than, newer_than, event_ids or ())
+    _require_choice(choice, everything)
+    done = _change(config, {"do": "retry", "choice": choice.as_json()}, "retrying")
+    _tell(done, as_json, f"{done.result['retried']:,} events are pending again")
+
+
+def drop(
+    config: ConfigFile,
+    event_ids: EventIds = None,
+    status: OfStatus = None,
+    kind: OfKind = None,
+    stream: OfStream = None,
+    older_than: OlderThan = None,
+    newer_than: NewerThan = None,
+    everything: All = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove events for good: failed and corrupt ones, or with --status pending what still waits.
+
+    Each loss is counted, and announced on the gateway's alerts topic.
+    """
+    choice = choice_of(status, kind, stream, older_than, newer_than, event_ids or ())
+    _require_choice(choice, everything)
+    if choice.status is not None and choice.status not in sources(Happening.DROP):
+        raise typer.BadParameter(
+            f"what is {choice.status.name.lower()} cannot be dropped", param_hint="--status"
+        )
+    if not yes:
+        wanted = _count(buffer_path(config), choice)
+        typer.confirm(f"Remove {wanted:,} events for good?", abort=True, err=True)
+    done = _change(config, {"do": "drop", "choice": choice.as_json()}, "dropping")
+    _tell(done, as_json, f"{done.result['dropped']:,} events were dropped")
+
+
+def compact(config: ConfigFile, as_json: AsJson = False) -> None:
+    """Give free space inside of the file back to the file system. A running gateway goes on meanwhile."""
+    done = _change(config, {"do": "compact"}, "compacting")
+    before, after = (format_bytes(done.result[name]) for name in ("before_bytes", "after_bytes"))
+    _tell(done, as_json, f"{before} → {after}")
+
+
+def restore(
+    config: ConfigFile,
+    backup: Annotated[
+        Path | None, typer.Argument(help="The backup; none: the one that `gateway buffer backup` makes.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup in the place of the buffer of a stopped gateway. What was there is kept aside."""
+    settings = load_config(config)
+    path = Path(settings.gateway.data_dir) / BUFFER_FILE
+    now_ms = round(datetime.now(UTC).timestamp() * 1000)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _stopped(path, "restore"):
+        done = restore_buffer(path, backup or backup_path(path), now_ms, partial(_announce, settings))
+    result = done._asdict() | {"kept_aside": str(done.kept_aside) if done.kept_aside else None}
+    aside = f"; what was there is in {done.kept_aside}" if done.kept_aside else ""
+    _tell(
+        Done(result, live=False), as_json, f"{done.events:,} events restored, {done.pending:,} pending{aside}"
+    )
+    if not done.numbers_known:
+        typer.echo(
+            "the buffer before could not be read: sequence numbers that were given out after the backup are"
+            " given out again",
+            err=True,
+        )
+
+
+CHANGES = (retry, drop, compact, restore)
+
+
+# --- inside ---
+
+
+def _require_choice(choice: Choice, everything: bool) -> None:
+    if choice.is_everything and not everything:
+        raise typer.BadParameter("name event ids, or what they have in common, or --all")
+
+
+def _change(config: Path, request: dict[str, Any], doing: str) -> Done:
+    """Have it done by the gateway that runs, or here when none does."""
+    settings, path = load_config(config), buffer_path(config)
+    with progress_bar() as progress:
+        task = progress.add_task(doing, total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        try:
+            with DataDirLock(path.parent, ROLE), _opened(settings, path) as possible:
+                return Done(possible[request["do"]](request, report), live=False)
+        except BufferLockedError as locked:
+            socket = path.parent / SOCKET_FILE
+            if not socket.exists():
+                hint = "a gateway takes commands only once it has started; wait for it, or stop it"
+                raise StoreError(f"{locked}, which takes no commands", hint=hint) from locked
+            return Done(ask(socket, request, report), live=True)
+
+
+@contextmanager
+def _opened(settings: Config, path: Path) -> Iterator[dict[str, Operation]]:
+    """What can be done to the buffer of a stopped gateway."""
+    store = Store(path, settings.buffer.synchronous)
+    try:
+        store.open()
+    except (apsw.Error, PeeweeException, OSError) as exc:
+        raise StoreError(
+            f"the buffer {path} cannot be opened: {exc}", hint="a start of the gateway mends what is damaged"
+        ) from exc
+    try:
+        yield operations(_by_hand(store, settings))
+    finally:
+        store.close()
+
+
+def _by_hand(store: Store, settings: Config) -> ByHand:
+    def run(change: Any) -> Any:
+        with store.transaction():
+            return change(store)
+
+    def alert(store: Store, name: str, message: str, details: Mapping[str, Any]) -> None:
+        now_ms = round(datetime.now(UTC).timestamp() * 1000)
+        append_alert(store, _alerts(settings), now_ms, name, message, details)
+
+    return ByHand(run, lambda change: change(store), alert)
+
+
+def _announce(settings: Config, store: Store, text: str) -> None:
+    now_ms = round(datetime.now(UTC).timestamp() * 1000)
+    append_alert(store, _alerts(settings), now_ms, "buffer_restored", text)
+
+
+def _alerts(settings: Config) -> str:
+    return OutputTopics(settings.gateway.topic_prefix, settings.gateway.id).alerts
+
+
+@contextmanager
+def _stopped(path: Path, doing: str) -> Iterator[None]:
+    try:
+        with DataDirLock(path.parent, ROLE):
+            yield
+    except BufferLockedError as exc:
+        raise StoreError(
+            f"the gateway is running, and cannot {doing} under way: {exc}",
+            hint=f"stop it, run `gateway buffer {doing}` again, and start it",
+        ) from exc
+
+
+def _count(path: Path, choice: Choice) -> int:
+    statuses = (Status.FAILED, Status.CORRUPT) if choice.status is None else (choice.status,)
+    reader = Reader(path)
+    try:
+        return reader.count(choice, statuses)
+    finally:
+        reader.close()
+
+
+def _tell(done: Done, as_json: bool, text: str) -> None:
+    if as_json:
+        typer.echo(orjson.dumps({**done.result, "live": done.live}).decode())
+        return
+    where = "by the running gateway" if done.live else "in the buffer of the stopped gateway"
+    typer.echo(f"{text} ({where})")

@@ -1,0 +1,83 @@
+"""What the commands of `gateway buffer` share: their options, the events that these mean, progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from gateway.app import BUFFER_FILE
+from gateway.buffer.choice import Choice
+from gateway.config import load_config
+from gateway.errors import StoreError, TopicError
+from gateway.events import Kind, Status
+from gateway.topics import check_filter
+from gateway.units import parse_duration_ms
+
+StatusName = Enum("StatusName", {s.name.lower(): s.name.lower() for s in Status}, type=str)  # type: ignore[misc]
+KindName = Enum("KindName", {k.name.lower(): k.name.lower() for k in Kind}, type=str)  # type: ignore[misc]
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OfStatus = Annotated[StatusName | None, typer.Option("--status", help="Only events with this status.")]
+OfKind = Annotated[KindName | None, typer.Option("--kind", help="Only events of this kind.")]
+OfStream = Annotated[str | None, typer.Option("--stream", help="Only events of this topic or topic filter.")]
+OlderThan = Annotated[
+    str | None, typer.Option("--older-than", help="Only events that arrived longer ago, such as 2h.")
+]
+NewerThan = Annotated[
+    str | None, typer.Option("--newer-than", help="Only events that arrived since then, such as 2h.")
+]
+
+
+def choice_of(
+    status: Enum | None,
+    kind: Enum | None,
+    stream: str | None,
+    older_than: str | None,
+    newer_than: str | None = None,
+    event_ids: Sequence[str] = (),
+) -> Choice:
+    """The events that the options mean. Raises typer.BadParameter."""
+    now_ms = round(datetime.now(UTC).timestamp() * 1000)
+    if stream is not None:
+        try:
+            check_filter(stream)
+        except TopicError as exc:
+            raise typer.BadParameter(str(exc), param_hint="--stream") from exc
+    return Choice(
+        None if status is None else Status[status.name.upper()],
+        stream,
+        None if kind is None else Kind[kind.name.upper()],
+        None if newer_than is None else now_ms - parse_duration_ms(newer_than),
+        None if older_than is None else now_ms - parse_duration_ms(older_than),
+        tuple(map(_event_id, event_ids)) or None,
+    )
+
+
+def _event_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r} is not a UUID", param_hint="EVENT_ID") from exc
+
+
+def progress_bar() -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    return Progress(console=console, disable=not console.is_terminal, transient=True)
+
+
+def buffer_path(config: Path) -> Path:
+    """Where the buffer of a configuration is. Raises StoreError when there is none."""
+    path: Path = Path(load_config(config).gateway.data_dir) / BUFFER_FILE
+    if not path.exists():
+        raise StoreError(f"there is no buffer at {path}", hint="has the gateway run with this data_dir?")
+    return path

@@ -1,0 +1,134 @@
+"""`gateway buffer retry|drop|compact|restore`: the same commands on a running and on a stopped gateway."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buffers import append, event, opened, sql
+from gateways import GatewayProcess, gateway_config, wait_until
+
+from gateway.buffer.lock import DataDirLock
+from gateway.control import SOCKET_FILE
+from gateway.delivery import Happening
+from gateway.events import Status
+
+NOBODY = "mqtt://127.0.0.1:9"
+
+
+def gateway(*args: object, answer: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, input=answer)
+
+
+def changed(what: str, config: Path, *args: object) -> dict[str, Any]:
+    done = gateway("buffer", what, "-c", config, "--json", *args)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A gateway that never ran, with 200 events: 150 FAILED ones of ten streams, 50 PENDING ones."""
+    config = gateway_config(tmp_path, NOBODY, NOBODY)
+    (tmp_path / "data").mkdir()
+    with opened(tmp_path / "data" / "events.db") as store:
+        append(store, [event(f"sensors/{n % 10}", b'{"v": 1}', at=n) for n in range(200)])
+        with store.transaction():
+            store.move(store.claim(150), Status.SYNCING, Happening.EXHAUSTED)
+            store.checkpoint([])
+    return config
+
+
+@pytest.fixture
+def buffer(config: Path) -> Path:
+    return config.parent / "data" / "events.db"
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["running", "stopped"])
+def test_retry_drop_and_compact_do_the_same_on_a_running_and_on_a_stopped_gateway(
+    config: Path, buffer: Path, live: bool
+) -> None:
+    running = GatewayProcess(config)
+    if live:
+        running.start()
+        wait_until((buffer.parent / SOCKET_FILE).exists, "its control socket")
+    try:
+        ids = sql(buffer, "SELECT lower(hex(event_id)) FROM buffer_events WHERE id IN (1, 2)")
+        expected = {"retried": 2, "released": 0, "live": live}
+        assert changed("retry", config, *(row[0] for row in ids)) == expected
+        assert changed("retry", config, "--stream", "sensors/2")["retried"] == 15
+        assert changed("drop", config, "--stream", "sensors/3", "--yes") == {"dropped": 15, "live": live}
+        assert changed("drop", config, "--all", "--yes")["dropped"] == 150 - 2 - 15 - 15
+        done = changed("compact", config)
+        assert done["live"] is live
+        assert live or done["log_emptied"]  # a running gateway reads its buffer, too
+        audited = json.loads(gateway("buffer", "audit", "-c", config, "--json").stdout)
+        assert audited["problems"] == []
+        assert audited["evicted"] == {"dropped": 133}
+        assert audited["appended"] == {"raw": 200, "alert": 2}
+        assert audited["statuses"]["pending"] == 50 + 17 + 2
+    finally:
+        running.kill()
+
+
+def test_a_restore_needs_a_stop_and_then_takes_the_backup(config: Path, buffer: Path) -> None:
+    assert gateway("buffer", "backup", "-c", config).returncode == 0
+    with GatewayProcess(config) as running:
+        wait_until((buffer.parent / SOCKET_FILE).exists, "its control socket")
+        refused = gateway("buffer", "restore", "-c", config)
+        assert refused.returncode == 1
+        assert f"process {running.pid}" in refused.stderr
+        assert "stop it, run `gateway buffer restore` again" in refused.stderr
+        second = gateway("run", "-c", config)
+        assert second.returncode == 1
+        assert f"used by another gateway (process {running.pid})" in second.stderr
+        assert "dropped" in gateway("buffer", "drop", "-c", config, "--all", "--yes").stdout
+        assert running.stop() == 0
+    done = changed("restore", config)
+    assert (done["events"], done["live"], done["numbers_known"]) == (200, False, True)
+    assert Path(done["kept_aside"]).is_dir()
+    assert json.loads(gateway("buffer", "audit", "-c", config, "--json").stdout)["problems"] == []
+
+
+def test_a_drop_asks_first_and_a_no_changes_nothing(config: Path, buffer: Path) -> None:
+    refused = gateway("buffer", "drop", "-c", config, "--stream", "sensors/3", answer="n\n")
+    assert refused.returncode == 1
+    assert "Remove 15 events for good?" in refused.stderr
+    assert sql(buffer, "SELECT count(*) FROM buffer_events") == [(200,)]
+    done = gateway("buffer", "drop", "-c", config, "--stream", "sensors/3", answer="y\n")
+    assert "15 events were dropped (in the buffer of the stopped gateway)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, problem",
+    [
+        (("retry",), "--all"),
+        (("drop", "--yes"), "--all"),
+        (("drop", "--yes", "--status", "synced"), "what is synced cannot be dropped"),
+        (("retry", "x"), "not a UUID"),
+        (("retry", "--stream", "a/#/b"), "--stream"),
+        (("drop", "--yes", "--older-than", "soon"), "soon"),
+    ],
+    ids=str,
+)
+def test_what_does_not_say_which_events_changes_nothing(
+    config: Path, buffer: Path, arguments: tuple[str, ...], problem: str
+) -> None:
+    refused = gateway("buffer", arguments[0], "-c", config, *arguments[1:])
+    assert refused.returncode in (1, 2)
+    assert problem in refused.stderr
+    assert sql(buffer, "SELECT count(*) FROM buffer_events WHERE status = 3") == [(150,)]
+
+
+def test_while_another_command_has_the_buffer_the_message_names_it(config: Path, buffer: Path) -> None:
+    with DataDirLock(buffer.parent, "`gateway buffer` command"):
+        refused = gateway("buffer", "compact", "-c", config)
+    assert refused.returncode == 1
+    assert "used by another `gateway buffer` command" in refused.stderr
+    assert "takes no commands" in refused.stderr
