@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
 from gateway.control import SOCKET_FILE, ControlServer
 from gateway.errors import StoreError
+from gateway.http.view import Section
 from gateway.mqtt.bridge import Bridge, BridgeSpec
 from gateway.mqtt.connection import Link
 from gateway.mqtt.embedded import EmbeddedBroker
@@ -39,9 +40,11 @@ from gateway.mqtt.ingest import Ingest
 from gateway.mqtt.republish import Republish, status_payload
 from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.plugins_loader import load_plugins
+from gateway.presence import Presence
 from gateway.routes import RouteTable
 from gateway.windows.counters import Counters
 from gateway.windows.engine import WindowEngine
+from gateway.windows.spec import WindowSpec
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,9 @@ class Gateway:
         self.clock = clock or SystemClock()
         self.data_dir = Path(config.gateway.data_dir)
         self.topics = OutputTopics(config.gateway.topic_prefix, config.gateway.id)
+        self.started_ms = self.clock.now_ms()
+        self.sections: dict[str, Section] = {}
+        """What parts of the gateway tell the dashboard about themselves, by name; see `http.view.Section`."""
         self.ready = False
         self.bridges: list[Bridge] = []
         self.bridge_links: list[Link] = []
@@ -71,6 +77,22 @@ class Gateway:
     @property
     def buffer_path(self) -> Path:
         return self.data_dir / BUFFER_FILE
+
+    @property
+    def gateway_id(self) -> str:
+        return str(self.config.gateway.id)
+
+    @property
+    def max_buffer_bytes(self) -> int:
+        return int(self.config.buffer.max_size)
+
+    @cached_property
+    def window_specs(self) -> tuple[WindowSpec, ...]:
+        return self.config.window_specs()
+
+    @property
+    def presence(self) -> Presence:
+        return self.pipeline.presence
 
     @property
     def undecoded(self) -> Mapping[tuple[str, str], int]:
@@ -212,9 +234,13 @@ class Gateway:
 
     def _start_http(self) -> None:
         if self.config.http is not None:
-            from gateway.http.server import HttpServer  # noqa: PLC0415 - slow to import, and may be off
+            from gateway.http.guard import Access  # noqa: PLC0415 - slow to import, and may be off
+            from gateway.http.server import HttpServer  # noqa: PLC0415
 
-            self.http = HttpServer(self, *self.config.http.listen)
+            http = self.config.http
+            token = http.token.get_secret_value() if http.token else None
+            access = Access(token, frozenset(host.lower() for host in http.hosts))
+            self.http = HttpServer(self, *http.listen, access)
             self.http.start()
             self._resources.callback(self.http.stop)
 

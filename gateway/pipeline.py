@@ -30,6 +30,7 @@ from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
 from gateway.events import Emission, Flag, Kind, Message, Priority
 from gateway.identifiers import aggregate_id, split_ids
+from gateway.presence import Presence
 from gateway.routes import RouteTable
 from gateway.topics import covers
 from gateway.windows.emission import emission_json
@@ -89,6 +90,8 @@ class Pipeline:
         """(route, reason) of payloads that could not be decoded, since the start."""
         self.misses: Counter[tuple[str, str]] = Counter()
         """(route, field) of fields that were not there, since the start."""
+        self.presence = Presence()
+        """The devices and when each was last heard, since the start."""
         self._topics = topics
         self._own_topics = f"{topics.root}/"
         self._routes = routes
@@ -217,6 +220,10 @@ class Pipeline:
                 decoded.flags | Flag.RETAINED if message.retain else decoded.flags,
                 message.payload,
             )
+        )
+        offset_ms = 0 if decoded.device_time_ms is None else decoded.device_time_ms - message.arrival_ms
+        self.presence.note(
+            levels.get("device") or message.topic, message.arrival_ms, decoded.flags, offset_ms
         )
         if decoded.problem:
             self.problems[spec.name, decoded.problem] += 1

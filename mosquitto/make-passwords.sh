@@ -50,7 +50,7 @@ known_devices() { # devices of earlier runs: every secret that is no account of 
     for file in "$folder"/*.secret; do
         name=$(basename "$file" .secret)
         case $name in
-        '*' | gateway | dashboard | zigbee2mqtt | fleet | receiver) ;;
+        '*' | gateway | dashboard | zigbee2mqtt | fleet | receiver | http-token) ;;
         *) echo "$name" ;;
         esac
     done
@@ -75,4 +75,6 @@ done
 devices=$(printf '%s\n' "$@" $(known_devices) | sort -u)
 make_file local gateway dashboard zigbee2mqtt fleet $devices
 make_file cloud receiver
+# What the gateway's own page and its metrics ask for; no broker knows it.
+secret_of http-token >/dev/null
 echo "password files are in $folder"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
+import apsw
 import orjson
 
 from gateway.buffer.checksum import event_checksum
@@ -53,6 +54,9 @@ _INDEXES = {
 # What one batch may hold, or one event alone if it is larger: a value of SQLite ends at 1 GB, and the memory
 # of an edge device long before that.
 BATCH_BYTES = 8 * 1024 * 1024
+
+ReadError = apsw.Error
+"""What a Reader raises when the file cannot be read."""
 
 
 class StoredEvents(NamedTuple):
@@ -120,6 +124,14 @@ class Reader:
     def derived_after(self, after_id: int, limit: int) -> StoredEvents:
         """Aggregates, alerts and reports behind `after_id`, oldest first: up to `limit` or BATCH_BYTES."""
         return self._stretch(_DERIVED, after_id, self._stretch_end(_DERIVED, after_id, limit))
+
+    def derived_before(self, count: int) -> int:
+        """The id behind which there are up to `count` aggregates, alerts and reports; 0: all of them."""
+        row = self._connection.execute(
+            f"SELECT id FROM buffer_events WHERE {_DERIVED} ORDER BY id DESC LIMIT 1 OFFSET ?",  # noqa: S608
+            (count,),
+        ).fetchone()
+        return 0 if row is None else int(row[0])
 
     def raw_after(self, after_id: int, chunk: int = 2000) -> Iterator[StoredEvents]:
         """All raw events behind `after_id`, oldest first, in chunks of up to `chunk` or BATCH_BYTES."""
@@ -225,6 +237,13 @@ class Reader:
             )
             self._names.update(rows)
         return [self._names[stream] for stream in stream_ids]
+
+    def streams_after(self, name: str, limit: int) -> list[tuple[str, int]]:
+        """(topic, last sequence number as of the checkpoint) of the next `limit` streams by name."""
+        rows = self._connection.execute(
+            "SELECT name, last_sequence FROM streams WHERE name > ? ORDER BY name LIMIT ?", (name, limit)
+        )
+        return [(topic, last) for topic, last in rows]
 
     def counters(self) -> dict[tuple[str, str], int]:
         """Every counter of the last commit, by (name, label)."""

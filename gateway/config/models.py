@@ -32,6 +32,7 @@ from gateway.config.types import (
     RateBytesPerS,
     Section,
     SizeBytes,
+    blank_as_none,
     broker_address,
     fault,
     none_if_off,
@@ -92,21 +93,16 @@ class Tls(Section):
         return key_file
 
 
-def _blank(value: object) -> object:
-    """An empty text is what `${VARIABLE:-}` leaves of a variable that is not set."""
-    return None if value == "" else value
-
-
 class Broker(Section):
     """What both brokers' connections have in common."""
 
     url: str
     client_id: str = setting(CLIENT_ID, min_length=1, max_length=256, description="MQTT client identifier.")
-    username: Annotated[str | None, BeforeValidator(_blank)] = setting(
+    username: Annotated[str | None, BeforeValidator(blank_as_none)] = setting(
         None, description="User name at the broker."
     )
     password_file: FilePath | None = setting(None, description="File with the password.")
-    password: Annotated[SecretStr | None, BeforeValidator(_blank)] = setting(
+    password: Annotated[SecretStr | None, BeforeValidator(blank_as_none)] = setting(
         None, description="Password; better `${VARIABLE}` or `password_file` than plain text here."
     )
     keepalive: PositiveDurationMs = setting(

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import (
+    BeforeValidator,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from gateway.config.types import (
     AnyPath,
     DurationMs,
+    FilePath,
     Listen,
     OrOff,
     PositiveDurationMs,
     Section,
     SizeBytes,
+    blank_as_none,
     fault,
     none_if_off,
+    read_secret,
     setting,
 )
 from gateway.delivery import Backoff
@@ -111,10 +122,55 @@ class Flow(Section):
     ] = setting("auto", description="Memory budget: `auto` for a share of what is free, or a size.")
 
 
+LEAST_TOKEN_CHARS = 16
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Http(Section):
     """Metrics, health and dashboard."""
 
-    listen: Listen = setting("127.0.0.1:8080", description="Address of the HTTP server.")
+    listen: Listen = setting(
+        "127.0.0.1:8080",
+        description="Address of the HTTP server. One that other machines can reach needs a token.",
+    )
+    token_file: FilePath | None = setting(None, description="File with the token.")
+    token: Annotated[SecretStr | None, BeforeValidator(blank_as_none)] = setting(
+        None,
+        description="What who asks must bring, as `Authorization: Bearer …` or on the sign-in page; all but "
+        "`/healthz` and `/readyz` needs it. Better `${VARIABLE}` or `token_file` than plain text here.",
+    )
+    hosts: tuple[str, ...] = setting(
+        (),
+        description="Names by which it is reached, besides `localhost` and addresses: `[gateway.lan]`. "
+        "Others are refused, so that no foreign page can pass as this one.",
+    )
+
+    @field_validator("token")
+    @classmethod
+    def _secret(cls, token: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        path = info.data.get("token_file")
+        if path is not None and token is not None:
+            raise fault("give token or token_file, not both")
+        found = token if path is None else read_secret(path)
+        if found is not None and len(found.get_secret_value()) < LEAST_TOKEN_CHARS:
+            raise fault(f"is shorter than {LEAST_TOKEN_CHARS} characters", "openssl rand -hex 16 makes one")
+        return found
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> Http:
+        if self.token is None and not is_loopback(self.listen.host):
+            raise fault(
+                f"listen: {self.listen} can be reached from other machines, and there is no token",
+                "set http.token_file, or listen on 127.0.0.1",
+            )
+        return self
 
 
 class Plugins(Section):

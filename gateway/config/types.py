@@ -305,6 +305,12 @@ Protocol = Annotated[
     Literal["3.1.1", "5"], BeforeValidator(_protocol), WithJsonSchema({"enum": ["3.1.1", "5", 5]})
 ]
 
+
+def blank_as_none(value: object) -> object:
+    """An empty text is what `${VARIABLE:-}` leaves of a variable that is not set."""
+    return None if value == "" else value
+
+
 # Longer than any password or token; a bound, so that a wrong path cannot pull a disk image into memory.
 MAX_SECRET_BYTES = 64 * 1024
 

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from gateway.buffer.recovery import backup_path
 from gateway.events import Status
-from gateway.http.view import GatewayView
+from gateway.http.view import GatewayView, buffer_bytes
 from gateway.windows.counters import LEVELS, Counters
 
 
@@ -47,10 +47,14 @@ class GatewayCollector(Collector):
                 if counter == name:
                     family.add_metric([value], count)
             yield family
-        path = self._gateway.buffer_path
-        files = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
-        size = sum(f.stat().st_size for f in files if f.exists())
-        yield GaugeMetricFamily("gateway_buffer_file_bytes", "Size of the buffer's files.", value=size)
+        yield GaugeMetricFamily(
+            "gateway_buffer_file_bytes", "Size of the buffer's files.", value=buffer_bytes(self._gateway)
+        )
+        yield GaugeMetricFamily(
+            "gateway_buffer_max_bytes",
+            "What the buffer may take on the disk.",
+            value=self._gateway.max_buffer_bytes,
+        )
 
     def _upkeep(self) -> Iterator[Metric]:
         metrics = self._gateway.upkeep.metrics

@@ -1,35 +1,67 @@
-"""The HTTP server: /metrics for Prometheus, /healthz and /readyz for whoever supervises the process."""
+"""The HTTP server: the dashboard, the read-only API, /metrics, and health for who supervises the process."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import parse_qs
 
 import uvicorn
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from gateway.errors import GatewayError
+from gateway.http.api import Api, json_answer
+from gateway.http.assets import Assets
+from gateway.http.guard import COOKIE, Access, Guard
+from gateway.http.history import History
+from gateway.http.live import Live
 from gateway.http.metrics import GatewayCollector
+from gateway.http.results import Results
+from gateway.http.state import State
 from gateway.http.view import GatewayView
+
+MAX_CONNECTIONS = 200
+_MAX_FORM_BYTES = 4096
+_GRACE_S = 2  # for answers under way when it stops
+_SESSION_S = 30 * 24 * 3600
 
 
 class HttpServer:
     """Serves one gateway, on a thread `gateway.http`. It only reads."""
 
-    def __init__(self, gateway: GatewayView, host: str, port: int) -> None:
+    def __init__(self, gateway: GatewayView, host: str, port: int, access: Access | None = None) -> None:
         self._gateway = gateway
         self._address = (host, port)
+        self._access = access or Access()
+        self._results = Results(gateway.buffer_path)
+        self._state = State(gateway, History(), self._results)
+        self._assets = Assets()
         self._registry = CollectorRegistry()
         self._registry.register(GatewayCollector(gateway))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
+        self._live = Live(self._state, self._results)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._server = uvicorn.Server(
-            uvicorn.Config(self._app(), log_config=None, access_log=False, lifespan="off")
+            uvicorn.Config(
+                self._app(),
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=_GRACE_S,
+            )
         )
 
     def start(self) -> None:
@@ -50,6 +82,9 @@ class HttpServer:
 
     def stop(self) -> None:
         self._server.should_exit = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop may have ended by itself
+                self._loop.call_soon_threadsafe(self._let_go)
         self._thread.join(5.0)
         self._socket.close()
 
@@ -61,23 +96,74 @@ class HttpServer:
     def _app(self) -> Starlette:
         return Starlette(
             routes=[
+                Route("/", self._page),
+                Route("/login", self._login_page, methods=["GET"]),
+                Route("/login", self._login, methods=["POST"]),
+                Route("/assets/{name}", self._asset),
                 Route("/metrics", self._metrics),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
-            ]
+                *Api(self._state, self._results, self._live).routes(),
+            ],
+            middleware=[Middleware(Guard, self._access)],
+            lifespan=self._lifespan,
         )
 
-    def _metrics(self, _request: Request) -> Response:
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        self._loop = asyncio.get_running_loop()
+        sampling = asyncio.create_task(self._live.run())
+        yield
+        sampling.cancel()
+        with suppress(asyncio.CancelledError):
+            await sampling
+        self._results.close()
+
+    def _let_go(self) -> None:
+        self._closing = asyncio.ensure_future(self._live.close())
+
+    # --- endpoints, all of them on the loop: there is no other thread ---
+
+    async def _page(self, request: Request) -> Response:
+        return self._assets.answer(request, "index.html")
+
+    async def _asset(self, request: Request) -> Response:
+        return self._assets.answer(request, request.path_params["name"])
+
+    async def _login_page(self, request: Request) -> Response:
+        return self._assets.answer(request, "login.html")
+
+    async def _login(self, request: Request) -> Response:
+        """Turn the token into a cookie. Only a same-site form can: the cookie is for this site alone."""
+        token = parse_qs((await _body(request)).decode(errors="replace")).get("token", [""])[0]
+        if not self._access.admits(token):
+            await asyncio.sleep(1.0)  # who tries tokens gets one a second per connection
+            return RedirectResponse("/login?wrong", 303)
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(COOKIE, self._access.cookie, _SESSION_S, httponly=True, samesite="strict")
+        return answer
+
+    async def _metrics(self, _request: Request) -> Response:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
-    def _healthz(self, _request: Request) -> Response:
+    async def _healthz(self, _request: Request) -> Response:
         return _answer(self._gateway.health())
 
-    def _readyz(self, _request: Request) -> Response:
-        return _answer(self._gateway.readiness())
+    async def _readyz(self, _request: Request) -> Response:
+        return _answer(self._state.problems(), progress=self._state.progress())
 
 
-def _answer(problems: list[str]) -> Response:
+def _answer(problems: list[str], **more: Any) -> Response:
     """200 when there are no problems, else 503 with each of them in a sentence."""
     status = "unavailable" if problems else "ok"
-    return JSONResponse({"status": status, "problems": problems}, 503 if problems else 200)
+    return json_answer({"status": status, "problems": problems, **more}, 503 if problems else 200)
+
+
+async def _body(request: Request) -> bytes:
+    """What was posted, up to the length of any sensible form."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_FORM_BYTES:
+            return b""
+    return body

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from gateway.buffer.store import Store
 from gateway.buffer.upkeep import Upkeep
 from gateway.buffer.writer import Writer
+from gateway.clock import Clock
 from gateway.mqtt.bridge import Bridge
 from gateway.mqtt.connection import Link
+from gateway.presence import Presence
 from gateway.windows.counters import Counters
+from gateway.windows.spec import WindowSpec
+
+Section = Callable[[], Mapping[str, object] | None]
+"""A part of the state as plain JSON values, or None while there is nothing to say. Called from the HTTP
+thread, once a second: it reads plain numbers and returns at once."""
 
 
 class GatewayView(Protocol):
@@ -21,6 +28,16 @@ class GatewayView(Protocol):
     writer: Writer
     upkeep: Upkeep
     bridges: list[Bridge]
+    clock: Clock
+
+    @property
+    def gateway_id(self) -> str: ...
+
+    @property
+    def started_ms(self) -> int: ...
+
+    @property
+    def max_buffer_bytes(self) -> int: ...
 
     @property
     def buffer_path(self) -> Path: ...
@@ -34,12 +51,29 @@ class GatewayView(Protocol):
         """By (route, field)."""
 
     @property
+    def window_specs(self) -> Sequence[WindowSpec]: ...
+
+    @property
     def window_counters(self) -> Mapping[str, Counters]:
         """By window."""
 
     @property
+    def presence(self) -> Presence: ...
+
+    @property
     def links(self) -> Sequence[Link]: ...
+
+    @property
+    def sections(self) -> Mapping[str, Section]:
+        """What further parts of the gateway tell about themselves, such as `clock` and `backpressure`."""
 
     def health(self) -> list[str]: ...
 
     def readiness(self) -> list[str]: ...
+
+
+def buffer_bytes(gateway: GatewayView) -> int:
+    """What the buffer's files take on the disk."""
+    path = gateway.buffer_path
+    files = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+    return sum(file.stat().st_size for file in files if file.exists())

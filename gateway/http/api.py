@@ -1,0 +1,84 @@
+"""The read-only API below /api: the state and its parts, history, results, streams, devices, live data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from gateway.http.live import MAX_LISTENERS, Live
+from gateway.http.results import Results
+from gateway.http.state import State
+
+LISTED_STREAMS = 100
+MOST_STREAMS = 1000
+
+
+class Api:
+    """Answers on the HTTP server's loop: everything here is short."""
+
+    def __init__(self, state: State, results: Results, live: Live) -> None:
+        self._state = state
+        self._results = results
+        self._live = live
+
+    def routes(self) -> list[Route]:
+        state = self._state
+        parts: dict[str, Callable[[], Any]] = {
+            "state": self._whole,
+            "buffer": state.buffer,
+            "windows": state.windows,
+            "links": state.links,
+            "devices": lambda: [device._asdict() for device in state.all_devices()],
+            "history": state.history,
+            "alerts": self._alerts,
+        }
+        return [
+            *(Route(f"/api/{name}", _answering(part)) for name, part in parts.items()),
+            Route("/api/results", self._series),
+            Route("/api/streams", self._streams),
+            Route("/api/live", self._listen),
+        ]
+
+    def _whole(self) -> dict[str, Any]:
+        self._live.refresh()
+        return self._state.whole()
+
+    def _alerts(self) -> list[dict[str, Any]]:
+        self._live.refresh()
+        return self._results.alerts()
+
+    async def _series(self, request: Request) -> Response:
+        """`?window=NAME`: only that window's."""
+        self._live.refresh()
+        return json_answer(self._results.series(request.query_params.get("window")))
+
+    async def _streams(self, request: Request) -> Response:
+        """`?after=NAME&limit=N`: the next streams in the order of their names."""
+        text = request.query_params.get("limit", str(LISTED_STREAMS))
+        if not text.isdecimal() or not 0 < int(text) <= MOST_STREAMS:
+            return PlainTextResponse(f"limit is a number from 1 to {MOST_STREAMS}", 400)
+        return json_answer(self._results.streams(request.query_params.get("after", ""), int(text)))
+
+    async def _listen(self, _request: Request) -> Response:
+        if not self._live.has_room:
+            text = f"{MAX_LISTENERS} listen already"
+            return PlainTextResponse(text, 503, {"Retry-After": "10"})
+        return StreamingResponse(self._live.listen(), media_type="text/event-stream")
+
+
+def json_answer(value: object, status: int = 200) -> Response:
+    return Response(
+        orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), status, media_type="application/json"
+    )
+
+
+def _answering(part: Callable[[], Any]) -> Callable[[Request], Any]:
+    async def answer(_request: Request) -> Response:
+        return json_answer(part())
+
+    return answer

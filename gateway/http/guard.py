@@ -1,0 +1,115 @@
+"""Who may ask: the Host header, the token, and the headers that keep a browser from being talked into things.
+
+- A request whose Host is a name that this gateway does not go by is refused. A page of somebody else's can
+  point its own name at 127.0.0.1 (DNS rebinding), but it cannot change the Host header that goes with it.
+- With a token configured, everything but health and the sign-in page needs it: `Authorization: Bearer …`, or
+  the cookie that the sign-in sets. Without one the gateway listens on the loopback interface only.
+- No other origin may read anything: there are no CORS headers, and the page may load nothing from elsewhere.
+"""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import blake2b
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "gateway_session"
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login"})
+"""What supervisors ask without a token, and where people bring theirs."""
+OPEN_FOLDER = "/assets/"
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+    " connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class Access(NamedTuple):
+    """Who may ask. `hosts` are names besides `localhost` and bare addresses; no `token`: anyone may read."""
+
+    token: str | None = None
+    hosts: frozenset[str] = frozenset()
+
+    def knows_host(self, host: str) -> bool:
+        """Whether a Host header is one of ours: an address, which no one else can name, or a known name."""
+        name = _without_port(host).lower()
+        return name == "localhost" or name in self.hosts or _is_address(name)
+
+    def admits(self, token: str) -> bool:
+        """Whether this is the token, in a time that does not tell how much of it is right."""
+        return self.token is None or hmac.compare_digest(token.encode(), self.token.encode())
+
+    def admits_cookie(self, cookie: str) -> bool:
+        return self.token is None or hmac.compare_digest(cookie.encode(), self.cookie.encode())
+
+    @property
+    def cookie(self) -> str:
+        """What a browser keeps instead of the token itself."""
+        return blake2b((self.token or "").encode(), digest_size=32, person=b"gateway-cookie").hexdigest()
+
+
+class Guard:
+    """ASGI middleware in front of everything."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(SECURITY_HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(scope["path"], Headers(scope=scope))
+        await (refusal or self._app)(scope, receive, send_with_headers)
+
+    def _refusal(self, path: str, headers: Headers) -> Response | None:
+        host = headers.get("host", "")
+        if not self._access.knows_host(host):
+            text = f"This gateway does not go by the name {host!r}. Add it to http.hosts, or use its address."
+            return PlainTextResponse(text, 421)
+        if path in OPEN_PATHS or path.startswith(OPEN_FOLDER) or self._is_admitted(headers):
+            return None
+        if "text/html" in headers.get("accept", ""):
+            return RedirectResponse("/login", 303)
+        text = "A token is needed: send `Authorization: Bearer TOKEN` with http.token of the configuration."
+        return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
+
+    def _is_admitted(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._access.admits(token.strip())
+        return self._access.admits_cookie(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,87 @@
+"""Live data as server-sent events: one frame a second, made once for all who listen.
+
+Who reads slowly misses frames instead of piling them up: each listener takes the newest frame when its
+connection has room again. A frame has a number, so a page that sees a hole asks anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+
+from gateway.buffer.reading import ReadError
+from gateway.http.results import FIRST_LOOK, Results
+from gateway.http.state import State
+
+log = logging.getLogger(__name__)
+
+MAX_LISTENERS = 32
+FRAME_EVERY_S = 1.0
+
+
+class Live:
+    """Samples the state once a second, on the HTTP server's loop, and tells it to whoever listens."""
+
+    def __init__(self, state: State, results: Results) -> None:
+        self.listeners = 0
+        self._state = state
+        self._results = results
+        self._number = 0
+        self._frame = b""
+        self._fresh: deque[dict[str, Any]] = deque(maxlen=FIRST_LOOK)  # results that no frame has had yet
+        self._turn = asyncio.Condition()
+        self._closed = False
+
+    async def run(self) -> None:
+        """Until `close`."""
+        while not self._closed:
+            self._state.sample()
+            if self.listeners:
+                self._number += 1
+                self._frame = self._make_frame()
+            async with self._turn:
+                self._turn.notify_all()
+            await asyncio.sleep(FRAME_EVERY_S)
+
+    async def close(self) -> None:
+        """Let every listener go."""
+        self._closed = True
+        async with self._turn:
+            self._turn.notify_all()
+
+    @property
+    def has_room(self) -> bool:
+        return self.listeners < MAX_LISTENERS and not self._closed
+
+    async def listen(self) -> AsyncIterator[bytes]:
+        """The frames for one listener, from now on."""
+        self.listeners += 1
+        seen = self._number
+        try:
+            yield b"retry: 2000\n\n"
+            while not self._closed:
+                async with self._turn:
+                    await self._turn.wait()
+                if self._number != seen:
+                    seen = self._number
+                    yield self._frame
+        finally:
+            self.listeners -= 1
+
+    def refresh(self) -> None:
+        """Take in what the windows gave since the last look, as far as the buffer can be read right now."""
+        try:
+            self._fresh.extend(self._results.refresh())
+        except ReadError as exc:  # a full or failing disk: the page is needed most just then
+            log.warning("the last results cannot be read: %s", exc)
+
+    def _make_frame(self) -> bytes:
+        self.refresh()
+        body = {"number": self._number, "results": [*self._fresh], **self._state.whole()}
+        self._fresh.clear()
+        return b"id: %d\nevent: state\ndata: %b\n\n" % (self._number, orjson.dumps(body))

@@ -1,0 +1,202 @@
+"""The state of a gateway as JSON values: what the API answers, the page shows and `gateway top` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from gateway import __version__
+from gateway.events import Status
+from gateway.http.history import STALLED_AFTER_S, History, Totals
+from gateway.http.results import Results
+from gateway.http.view import GatewayView, buffer_bytes
+from gateway.mqtt.connection import Link
+from gateway.presence import Device
+from gateway.windows.spec import WindowSpec
+
+LISTED_DEVICES = 50
+
+
+class State:
+    """Puts together what the gateway tells. `sample` once a second; the rest when somebody asks."""
+
+    def __init__(self, gateway: GatewayView, history: History, results: Results) -> None:
+        self._gateway = gateway
+        self._history = history
+        self._results = results
+
+    def sample(self) -> None:
+        """One more row of the history."""
+        gateway = self._gateway
+        counts = dict(gateway.store.counts)
+        totals = Totals(
+            gateway.clock.monotonic_s(),
+            sum(count for (name, _), count in counts.items() if name == "outcome"),
+            sum(bridge.metrics.events_acked for bridge in gateway.bridges),
+            sum(count for (name, kind), count in counts.items() if name == "appended" and kind != "raw"),
+            counts.get(("status", Status.PENDING.name), 0) + counts.get(("status", Status.SYNCING.name), 0),
+            buffer_bytes(gateway),
+        )
+        self._history.add(gateway.clock.now_ms(), totals)
+
+    def whole(self) -> dict[str, Any]:
+        """Everything but history and results, small enough to be sent every second."""
+        return {
+            "time_ms": self._gateway.clock.now_ms(),
+            "gateway": self.about(),
+            "rates": self.rates(),
+            "buffer": self.buffer(),
+            "windows": self.windows(),
+            "links": self.links(),
+            "devices": self.devices(),
+            "alerts": self._results.alerts(),
+            "sections": self.sections(),
+        }
+
+    def about(self) -> dict[str, Any]:
+        """Who it is and how it is."""
+        gateway = self._gateway
+        now_ms = gateway.clock.now_ms()
+        problems = self.problems()
+        return {
+            "id": gateway.gateway_id,
+            "version": __version__,
+            "started_ms": gateway.started_ms,
+            "uptime_s": max(now_ms - gateway.started_ms, 0) // 1000,
+            "status": "failing" if gateway.health() else "degraded" if problems else "ok",
+            "problems": problems,
+        }
+
+    def problems(self) -> list[str]:
+        """Why it does not do its work, judged by progress; empty when it does."""
+        problems = self._gateway.readiness()
+        stalled_s = self._history.stalled_s()
+        if self._bridge_connected and stalled_s > STALLED_AFTER_S:
+            problems.append(f"connected to the cloud, but it has acknowledged nothing for {stalled_s:.0f} s")
+        return problems
+
+    def progress(self) -> dict[str, float | None]:
+        """How long ago, in seconds, the last commit and the last acknowledgement were, and the lag of the
+        watermark that is furthest behind."""
+        since_commit_s = self._gateway.clock.monotonic_s() - self._gateway.writer.metrics.last_commit_at_s
+        lags = [lag for window in self.windows() if (lag := window["lag_ms"]) is not None]
+        return {
+            "since_commit_s": round(since_commit_s, 1),
+            "since_ack_s": round(self._history.stalled_s(), 1) if self._gateway.bridges else None,
+            "watermark_lag_s": max(lags) / 1000 if lags else None,
+        }
+
+    def rates(self) -> dict[str, float]:
+        """Per second, over the last few seconds."""
+        names = {"in": "taken_in", "out": "acked", "results": "derived"}
+        return {f"{name}_per_s": round(self._history.rate(of), 1) for name, of in names.items()}
+
+    def buffer(self) -> dict[str, Any]:
+        """Events by status, messages by outcome, the room on disk and where the backlog goes."""
+        gateway = self._gateway
+        counts = dict(gateway.store.counts)
+        groups = {name: _labels(counts, name) for name in ("outcome", "rejected", "appended", "evicted")}
+        forecast = self._history.forecast(
+            has_cloud=bool(gateway.bridges),
+            connected=self._bridge_connected,
+            max_bytes=gateway.max_buffer_bytes,
+        )
+        return {
+            "statuses": {s.name.lower(): counts.get(("status", s.name), 0) for s in Status},
+            "messages": groups["outcome"],
+            "rejected": groups["rejected"],
+            "appended": groups["appended"],
+            "evicted": groups["evicted"],
+            "undecoded": _by_route(gateway.undecoded),
+            "field_misses": _by_route(gateway.field_misses),
+            "used_bytes": buffer_bytes(gateway),
+            "max_bytes": gateway.max_buffer_bytes,
+            "uncommitted": gateway.writer.backlog,
+            "commit_s": gateway.writer.metrics.last_commit_s,
+            "storage_error": gateway.writer.metrics.storage_error,
+            "forecast": forecast._asdict(),
+        }
+
+    def windows(self) -> list[dict[str, Any]]:
+        """Each window with its shape, its counters and how far its watermark is behind."""
+        counters, now_ms = self._gateway.window_counters, self._gateway.clock.now_ms()
+        found = []
+        for spec in self._gateway.window_specs:
+            numbers = counters.get(spec.name)
+            if numbers is None:
+                continue
+            watermark_ms = numbers.watermark_ms
+            lag_ms = None if watermark_ms is None else max(now_ms - watermark_ms, 0)
+            found.append({**_shape(spec), **asdict(numbers), "lag_ms": lag_ms})
+        return found
+
+    def links(self) -> list[dict[str, Any]]:
+        """The MQTT connections."""
+        return [_link(link) for link in self._gateway.links]
+
+    def devices(self, listed: int = LISTED_DEVICES) -> dict[str, Any]:
+        """How many devices there are, and those that fell silent, lie about the time, or cannot be read."""
+        devices = self._gateway.presence.devices(self._gateway.clock.now_ms())
+        silent = [device for device in devices if device.silent]
+        lying = [device for device in devices if device.clock_wrong and not device.silent]
+        unreadable = [device for device in devices if device.undecoded]
+        lists = {"silent": silent, "wrong_clock": lying, "unreadable": unreadable}
+        return {
+            "known": len(devices),
+            "unwatched_messages": self._gateway.presence.unwatched,
+            **{f"{name}_count": len(found) for name, found in lists.items()},
+            **{name: [device._asdict() for device in found[:listed]] for name, found in lists.items()},
+        }
+
+    def all_devices(self) -> list[Device]:
+        """Every device, the one heard longest ago first."""
+        return self._gateway.presence.devices(self._gateway.clock.now_ms())
+
+    def history(self) -> list[tuple[int, float, float, int]]:
+        """`[time_ms, in_per_s, out_per_s, waiting]` for each second that is kept."""
+        return [
+            (r.time_ms, round(r.in_per_s, 1), round(r.out_per_s, 1), r.waiting) for r in self._history.rows()
+        ]
+
+    def sections(self) -> dict[str, Mapping[str, object]]:
+        """What further parts of the gateway tell, as far as they have something to say."""
+        found = ((name, section()) for name, section in self._gateway.sections.items())
+        return {name: told for name, told in found if told is not None}
+
+    @property
+    def _bridge_connected(self) -> bool:
+        return any(link.connected for link in self._gateway.links if link.name.startswith("bridge"))
+
+
+def _shape(spec: WindowSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "type": spec.type,
+        "plugin": spec.plugin,
+        "fields": list(spec.fields),
+        "key": spec.key,
+        "size_ms": spec.size_ms,
+        "slide_ms": spec.slide_ms,
+        "gap_ms": spec.gap_ms,
+    }
+
+
+def _link(link: Link) -> dict[str, Any]:
+    return {
+        "name": link.name,
+        "peer": f"{link.endpoint.host}:{link.endpoint.port}",
+        "connected": link.connected,
+        "alive": link.alive,
+        "connects": link.metrics.connects,
+        "failures": link.metrics.failures,
+        "last_error": "" if link.connected else link.metrics.last_error,
+    }
+
+
+def _labels(counts: Mapping[tuple[str, str], int], name: str) -> dict[str, int]:
+    return {label: count for (counter, label), count in counts.items() if counter == name}
+
+
+def _by_route(counts: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    return [{"route": route, "what": what, "count": count} for (route, what), count in list(counts.items())]

@@ -1,0 +1,89 @@
+"""Which devices there are, when each was last heard, and whether what it says can be believed.
+
+A device is what the level `{device}` of its topic says, or else the topic. It counts as silent once it has
+missed five of its usual intervals, and at least a minute. No clock in here: times come as arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gateway.events import Flag
+
+MAX_DEVICES = 20_000
+"""Names come from outside; further ones are not watched."""
+MISSED_INTERVALS = 5
+LEAST_SILENCE_MS = 60_000
+_FEW = 3  # messages, before an interval can be called usual
+_WRONG_CLOCK = Flag.CLOCK_SKEW | Flag.CORRECTED
+
+
+@dataclass(slots=True)
+class _Heard:
+    first_ms: int
+    last_ms: int
+    messages: int = 0
+    undecoded: int = 0
+    last_flags: int = 0
+    offset_ms: int = 0
+
+
+class Device(NamedTuple):
+    """One device as it is now. `interval_ms` is its mean interval, or None while it is new; `offset_ms` how
+    far the device's own time was from its last message's arrival, where it was not believed."""
+
+    name: str
+    last_ms: int
+    messages: int
+    interval_ms: int | None
+    silent: bool
+    undecoded: int
+    clock_wrong: bool
+    offset_ms: int
+
+
+class Presence:
+    """Written by the writer's thread, read by any."""
+
+    def __init__(self) -> None:
+        self._devices: dict[str, _Heard] = {}
+        self.unwatched = 0
+        """Messages of devices beyond MAX_DEVICES."""
+
+    def note(self, name: str, arrival_ms: int, flags: int, offset_ms: int) -> None:
+        """A message has come. `flags` are those of its event."""
+        heard = self._devices.get(name)
+        if heard is None:
+            if len(self._devices) >= MAX_DEVICES:
+                self.unwatched += 1
+                return
+            heard = self._devices[name] = _Heard(arrival_ms, arrival_ms)
+        heard.last_ms = arrival_ms
+        heard.messages += 1
+        heard.last_flags = flags
+        if flags:
+            heard.offset_ms = offset_ms
+            if flags & Flag.UNDECODED:
+                heard.undecoded += 1
+
+    def devices(self, now_ms: int) -> list[Device]:
+        """All of them, the one heard longest ago first."""
+        found = [_device(name, heard, now_ms) for name, heard in list(self._devices.items())]
+        return sorted(found, key=lambda device: device.last_ms)
+
+
+def _device(name: str, heard: _Heard, now_ms: int) -> Device:
+    known = heard.messages >= _FEW
+    interval_ms = (heard.last_ms - heard.first_ms) // (heard.messages - 1) if known else None
+    patience_ms = max(MISSED_INTERVALS * (interval_ms or 0), LEAST_SILENCE_MS)
+    return Device(
+        name,
+        heard.last_ms,
+        heard.messages,
+        interval_ms,
+        interval_ms is not None and now_ms - heard.last_ms > patience_ms,
+        heard.undecoded,
+        bool(heard.last_flags & _WRONG_CLOCK),
+        heard.offset_ms,
+    )
