@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 from peewee import PeeweeException
 
+from gateway.backpressure import Backpressure, backpressure_payload
 from gateway.buffer.by_hand import ByHand, operations
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.lock import DataDirLock
@@ -25,13 +26,16 @@ from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import Recovery, recover
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.upkeep import BackupPlan, Upkeep
-from gateway.buffer.writer import Do, Writer
+from gateway.buffer.writer import BACKLOG_BYTES, Do, Writer
 from gateway.clock import Clock, SystemClock
 from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
+from gateway.config.service_models import Flow
 from gateway.control import SOCKET_FILE, ControlServer
 from gateway.errors import StoreError
+from gateway.flow.memory import memory_budget
 from gateway.http.view import Section
+from gateway.machine import memory_limit_bytes
 from gateway.mqtt.bridge import Bridge, BridgeSpec
 from gateway.mqtt.connection import Link
 from gateway.mqtt.embedded import EmbeddedBroker
@@ -68,6 +72,7 @@ class Gateway:
         self.started_ms = self.clock.now_ms()
         self.sections: dict[str, Section] = {}
         """What parts of the gateway tell the dashboard about themselves, by name; see `http.view.Section`."""
+        self.budget = memory_budget(_memory_bytes(config.flow))
         self.ready = False
         self.bridges: list[Bridge] = []
         self.bridge_links: list[Link] = []
@@ -169,6 +174,7 @@ class Gateway:
         self.store = Store(self.buffer_path, buffer.synchronous)
         recovery = self._open_store()
         self._resources.callback(self.store.close)
+        self.backpressure = Backpressure(self.clock, self.budget.total_bytes, buffer.max_size)
         self.pipeline = self._make_pipeline()
         reader = Reader(self.buffer_path)
         self._resources.callback(reader.close)
@@ -177,6 +183,7 @@ class Gateway:
             self.store,
             group_limit=buffer.group_limit,
             group_time_s=buffer.group_commit / 1000,
+            backlog_limit_bytes=min(BACKLOG_BYTES, self.budget.ingest_bytes),
             tick=Tick(self.pipeline, self._after_tick),
             on_rollback=restore,
         )
@@ -230,6 +237,7 @@ class Gateway:
             keep_synced_ms=config.buffer.keep_synced,
             max_size_bytes=config.buffer.max_size,
             window_priorities={spec.name: spec.priority for spec in specs},
+            admission=self.backpressure.admission,
         )
 
     def _start_http(self) -> None:
@@ -278,10 +286,12 @@ class Gateway:
             self.buffer_path,
             self.writer,
             self.topics.status,
+            self.topics.backpressure,
             lambda topic: topic.startswith(retained),
             self._republished_id,
         )
         self._wake_republish = self.republish.wake
+        self.republish.announce(backpressure_payload(self.backpressure.signal))
         endpoint = _endpoint(
             self.config.local, "-republish", will=Will(self.topics.status, status_payload("offline"))
         )
@@ -316,7 +326,9 @@ class Gateway:
     def _start_ingest(self) -> None:
         local = self.config.local
         filters = self.pipeline.subscriptions()
-        self.ingest = Ingest(filters, partial(AppendBatch, self.pipeline), self.writer)
+        receive_maximum = local.receive_maximum if local.protocol == "5" else None
+        self.ingest = Ingest(filters, partial(AppendBatch, self.pipeline), self.writer, receive_maximum)
+        self.backpressure.connect(self.ingest, self.republish.announce)
         endpoint = _endpoint(
             local,
             "",
@@ -335,6 +347,7 @@ class Gateway:
     # --- while running, on the writer's thread ---
 
     def _after_tick(self) -> None:
+        self.backpressure.check(self.writer, self.store.used_bytes)
         self.trainer.poll()
         self._wake_republish()
 
@@ -356,6 +369,10 @@ class Gateway:
         finally:
             if not self.writer.stop(STOP_TIMEOUT_S):
                 log.error("the writer did not end in time; what was not acknowledged comes again")
+
+
+def _memory_bytes(flow: Flow) -> int:
+    return memory_limit_bytes() if flow.memory == "auto" else flow.memory
 
 
 def _endpoint(broker: Local | Cloud, suffix: str, **more: Any) -> Endpoint:

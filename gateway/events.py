@@ -50,6 +50,16 @@ class Flag(IntFlag):
     TIME_UNCERTAIN = 16  # the gateway itself had no trusted time yet
 
 
+SKIPPED_SHIFT = 8
+"""In the bits of the flags from here on, eight of them: how many messages of the stream were left out by
+sampling since the one kept before. A count is scaled back by adding one more for each of them."""
+
+
+def skipped(flags: int) -> int:
+    """How many messages were left out before this one."""
+    return flags >> SKIPPED_SHIFT & 0xFF
+
+
 class Message(NamedTuple):
     """One PUBLISH as it came from a broker."""
 

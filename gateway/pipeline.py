@@ -28,7 +28,8 @@ from gateway.buffer.retention import Retention
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
-from gateway.events import Emission, Flag, Kind, Message, Priority
+from gateway.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message, Priority
+from gateway.flow.admission import Admission
 from gateway.identifiers import aggregate_id, split_ids
 from gateway.presence import Presence
 from gateway.routes import RouteTable
@@ -67,6 +68,10 @@ class OutputTopics(NamedTuple):
     def alerts(self) -> str:
         return f"{self.root}/alerts"
 
+    @property
+    def backpressure(self) -> str:
+        return f"{self.root}/backpressure"
+
     def late(self, window: str) -> str:
         return f"{self.root}/late/{window}"
 
@@ -85,6 +90,7 @@ class Pipeline:
         keep_synced_ms: int = 3_600_000,
         max_size_bytes: int = 2 * 1024**3,
         window_priorities: dict[str, int] | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.problems: Counter[tuple[str, str]] = Counter()
         """(route, reason) of payloads that could not be decoded, since the start."""
@@ -100,6 +106,7 @@ class Pipeline:
         self._clock = clock
         self._checkpoint_interval_ms = checkpoint_interval_ms
         self._window_priorities = window_priorities or {}
+        self._admission = admission or Admission()
         self._next_checkpoint_s = 0.0
         self._checkpointed = -1
         self._retention = Retention(max_size_bytes, keep_synced_ms)
@@ -132,6 +139,9 @@ class Pipeline:
                 outcomes["outcome", "duplicate"] += 1
                 continue
             refused = self._take_in_one(message, events, emissions)
+            if refused == "sampled":
+                outcomes["outcome", "sampled"] += 1
+                continue
             outcomes["outcome", "rejected" if refused else "buffered"] += 1
             if refused:
                 outcomes["rejected", refused] += 1
@@ -197,7 +207,7 @@ class Pipeline:
     # --- inside ---
 
     def _take_in_one(self, message: Message, events: list[NewEvent], emissions: list[Emission]) -> str:
-        """Decode and window one message; returns why it was rejected, or nothing."""
+        """Decode and window one message; returns why it was left out, or nothing."""
         if message.topic.startswith(self._own_topics):
             return "own_topic"  # a route such as `#` would feed our output back to us for ever
         found = self._routes.match(message.topic)
@@ -207,6 +217,12 @@ class Pipeline:
         spec = route.spec
         if message.retain and spec.retained == "ignore":
             return "retained"
+        flags = Flag.RETAINED if message.retain else 0
+        if self._admission.shedding:
+            verdict = self._admission.judge(message.topic, spec.priority, spec.sampling == "allow")
+            if isinstance(verdict, str):
+                return verdict
+            flags |= verdict << SKIPPED_SHIFT
         decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms)
         events.append(
             NewEvent(
@@ -217,7 +233,7 @@ class Pipeline:
                 decoded.device_time_ms,
                 spec.priority,
                 Kind.RAW,
-                decoded.flags | Flag.RETAINED if message.retain else decoded.flags,
+                decoded.flags | flags if flags else decoded.flags,
                 message.payload,
             )
         )

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import orjson
 
 from gateway.errors import DecodeError
-from gateway.events import Flag, Kind, Priority, WireEvent
+from gateway.events import SKIPPED_SHIFT, Flag, Kind, Priority, WireEvent, skipped
 from gateway.uplink import id_text
 
 RECENT_IDS = 200_000  # about 20 MB; far more than a bridge has in flight, which is what it sends again
@@ -176,8 +176,10 @@ def event_line(gateway_id: str, event: WireEvent) -> bytes:
         "device_time_ms": event.device_time_ms,
         "priority": _PRIORITIES.get(event.priority, event.priority),
         "kind": _KINDS.get(event.kind, event.kind),
-        "flags": _flag_names(event.flags),
+        "flags": _flag_names(event.flags & ~(0xFF << SKIPPED_SHIFT)),
     }
+    if skipped(event.flags):
+        fields["stands_for"] = skipped(event.flags) + 1
     name, payload = _payload_field(event.payload)
     fields[name] = payload
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)

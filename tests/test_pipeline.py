@@ -23,7 +23,9 @@ from gateway.buffer.reading import Reader
 from gateway.buffer.store import CHECKPOINT_ID, Store
 from gateway.buffer.writer import Writer
 from gateway.delivery import Happening
-from gateway.events import Flag, Kind, Message, Priority, Status
+from gateway.events import Flag, Kind, Message, Priority, Status, skipped
+from gateway.flow.admission import Admission
+from gateway.flow.capacity import Action, Signal
 from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.routes import RouteSpec, RouteTable
 from gateway.testing import ManualClock
@@ -33,10 +35,14 @@ from gateway.windows.spec import WindowSpec
 
 OUTPUT = OutputTopics("gateway", "g1")
 ROUTES = (
+    RouteSpec("lots", "lots/{device}", sampling="allow", priority=Priority.LOW),
     RouteSpec("sensors", "s/{device}", timestamp_path="t", timestamp_format="unix_ms", timestamp="trusted"),
     RouteSpec("fresh", "fresh/{device}", retained="ignore"),
     RouteSpec("words", "words/{device}", decoder="number"),
 )
+
+
+PRESSED = Signal(Action.SLOW_DOWN, level=2.0, delay_ms=1000, sample_rate=0.1)
 
 
 def window(name: str, type_: Any = "tumbling", **more: Any) -> WindowSpec:
@@ -165,6 +171,54 @@ def world(tmp_path: Path) -> Any:
 def rows(world: World, columns: str, where: str = "kind = 0") -> list[tuple[object, ...]]:
     statement = f"SELECT {columns} FROM buffer_events WHERE {where} ORDER BY id"  # noqa: S608 - from here
     return sql(world.path, statement)
+
+
+# --- under pressure ---
+
+
+@pytest.fixture
+def pressed(tmp_path: Path) -> Any:
+    admission = Admission()
+    world = World(tmp_path, admission=admission)
+    admission.follow(PRESSED)
+    yield world, admission
+    world.close()
+
+
+def test_sampling_leaves_messages_out_and_the_kept_ones_say_how_many(pressed: Any) -> None:
+    world, _ = pressed
+    world.take_in(*(world.message("lots/a", i) for i in range(200)))
+    flags = [flags for (flags,) in rows(world, "flags")]
+    assert world.outcomes() == {"buffered": len(flags), "sampled": 200 - len(flags)}
+    assert len(flags) == pytest.approx(20, abs=1)
+    left_out_since = 200 - sum(skipped(f) + 1 for f in flags)
+    assert 0 <= left_out_since < 10
+    assert not audit(world.reader).problems
+
+
+def test_routes_that_forbid_sampling_keep_all_under_pressure(pressed: Any) -> None:
+    world, _ = pressed
+    world.take_in(*(world.reading("a", i) for i in range(200)))
+    assert world.outcomes() == {"buffered": 200}
+
+
+def test_low_priority_is_rejected_when_the_signal_says_so(pressed: Any) -> None:
+    world, admission = pressed
+    admission.follow(Signal(Action.REJECT_LOW_PRIORITY, priority_threshold=Priority.LOW))
+    world.take_in(world.message("lots/a", 1), world.reading("a", 1))
+    assert world.outcomes() == {"buffered": 1, "rejected": 1}
+    assert world.store.counts["rejected", "overload"] == 1
+    assert not audit(world.reader).problems
+
+
+def test_a_message_that_was_left_out_and_comes_again_is_a_duplicate(pressed: Any) -> None:
+    world, admission = pressed
+    admission.follow(Signal(Action.REJECT_LOW_PRIORITY, priority_threshold=Priority.LOW))
+    message = world.message("lots/a", 1)
+    world.take_in(message)
+    admission.follow(Signal())
+    world.take_in(message._replace(dup=True))
+    assert world.outcomes() == {"rejected": 1, "duplicate": 1}
 
 
 # --- outcomes ---

@@ -46,6 +46,7 @@ T = TypeVar("T")
 
 RETRY_AFTER_S = 0.5
 TICK_EVERY_S = 0.25
+BACKLOG_BYTES = 64 * 1024 * 1024
 
 
 class Command:
@@ -154,7 +155,7 @@ class Writer:
         group_limit: int = 2000,
         group_time_s: float = 0.1,
         backlog_limit: int = 20_000,
-        backlog_limit_bytes: int = 64 * 1024 * 1024,
+        backlog_limit_bytes: int = BACKLOG_BYTES,
         tick: Command | None = None,
         on_rollback: Callable[[], object] = lambda: None,
     ) -> None:
@@ -201,9 +202,14 @@ class Writer:
         return self._store.counts["status", Status.PENDING.name]
 
     @property
+    def fill(self) -> float:
+        """How full the backlog is, from 0 to 1 and a little above."""
+        return max(self._backlog / self._backlog_limit, self._backlog_bytes / self._backlog_limit_bytes)
+
+    @property
     def has_room(self) -> bool:
         """Whether sources should go on reading. They must ask, `submit` does not refuse."""
-        return self._backlog < self._backlog_limit and self._backlog_bytes < self._backlog_limit_bytes
+        return self.fill < 1
 
     def submit(self, command: Command) -> None:
         """Queue `command`; its `committed` or `failed` will be called. Never blocks."""

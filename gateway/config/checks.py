@@ -179,8 +179,6 @@ def _without_effect(config: Config) -> Iterator[str]:
         "cloud.order": cloud is not None and cloud.order != "oldest",
         "cloud.drain_target": cloud is not None and cloud.drain_target is not None,
         "time.ntp": bool(config.time.ntp),
-        "flow.memory": config.flow.memory != "auto",
-        "routes.sampling": any(route.sampling == "allow" for route in config.routes),
     }
     for name, is_set in settings.items():
         if is_set:

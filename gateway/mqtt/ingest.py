@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,8 @@ from gateway.events import Message
 from gateway.mqtt.connection import Link, Session
 
 log = logging.getLogger(__name__)
+
+_STOCK_WINDOW = 20  # Mosquitto's, unless it is configured
 
 Acknowledge = Callable[[Sequence[Message]], None]
 GiveBack = Callable[[Sequence[Message], Exception], None]
@@ -27,14 +30,36 @@ class Ingest(Session):
     fills and the broker queues.
     """
 
-    def __init__(self, filters: Sequence[tuple[str, int]], make_append: MakeAppend, writer: Writer) -> None:
+    def __init__(
+        self,
+        filters: Sequence[tuple[str, int]],
+        make_append: MakeAppend,
+        writer: Writer,
+        receive_maximum: int | None = None,
+    ) -> None:
+        self.ack_delay_s = 0.0  # flow control sets it
         # QoS 2 is taken at QoS 1: paho answers PUBREC before we could commit, and the receipts already
         # make broker → buffer exactly once.
         self._filters = [(topic_filter, min(qos, 1)) for topic_filter, qos in filters]
         self._make_append = make_append
         self._writer = writer
-        self._committed: deque[Sequence[Message]] = deque()  # bounded by what was submitted
+        self._committed: deque[tuple[float, Sequence[Message]]] = deque()  # bounded by what was submitted
+        self._received = self._released = 0
+        self._window = receive_maximum or _STOCK_WINDOW
+        self._window_is_known = receive_maximum is not None
         self._link: Link | None = None
+
+    # --- from any thread ---
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages of the broker wait for their acknowledgement."""
+        return self._received - self._released
+
+    @property
+    def window(self) -> int:
+        """How many the broker lets wait. MQTT 3.1.1 does not say it: then the most that were seen to."""
+        return self._window
 
     # --- on the link's thread ---
 
@@ -46,6 +71,9 @@ class Ingest(Session):
         link.subscribe(self._filters)
 
     def received(self, link: Link, messages: list[Message]) -> None:
+        self._received += len(messages)
+        if not self._window_is_known:
+            self._window = max(self._window, self.unacknowledged)
         self._submit(messages)
 
     def disconnected(self, link: Link) -> None:
@@ -55,8 +83,14 @@ class Ingest(Session):
         return self._writer.has_room
 
     def work(self, link: Link) -> float:
+        now_s = time.monotonic()
         while self._committed:
-            for message in self._committed.popleft():
+            due_s, messages = self._committed[0]
+            if due_s > now_s:
+                return due_s - now_s
+            self._committed.popleft()
+            self._released += len(messages)
+            for message in messages:
                 if message.qos:
                     link.ack(message.epoch, message.packet_id)
         return 1.0
@@ -65,7 +99,7 @@ class Ingest(Session):
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """These are on disk: let the link acknowledge them."""
-        self._committed.append(messages)
+        self._committed.append((time.monotonic() + self.ack_delay_s, messages))
         if self._link is not None:
             self._link.wake()
 

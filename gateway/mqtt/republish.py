@@ -34,12 +34,16 @@ class Republish(Session):
         path: Path,
         writer: Writer,
         status_topic: str,
+        backpressure_topic: str,
         retained: Callable[[str], bool],
         republished_id: int,
     ) -> None:
         self._path = path
         self._writer = writer
         self._status_topic = status_topic
+        self._backpressure_topic = backpressure_topic
+        self._backpressure: bytes | None = None  # what is to be said of it
+        self._told = b""
         self._retained = retained
         self._cursor = republished_id  # the last id that was handed to the broker
         self._settled = self._saved = republished_id
@@ -57,11 +61,18 @@ class Republish(Session):
         if self._link is not None:
             self._link.wake()
 
+    def announce(self, backpressure: bytes) -> None:
+        """Publish this as the state of backpressure, retained."""
+        self._told = self._backpressure = backpressure
+        if self._link is not None:
+            self._link.wake()
+
     # --- on the link's thread ---
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
         link.publish(self._status_topic, status_payload("online"), qos=1, retain=True)
+        self._backpressure = self._told or None
         self._news = True
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
@@ -86,6 +97,9 @@ class Republish(Session):
         link.publish(self._status_topic, status_payload("offline"), qos=1, retain=True)
 
     def work(self, link: Link) -> float:
+        told, self._backpressure = self._backpressure, None
+        if told is not None:
+            link.publish(self._backpressure_topic, told, qos=1, retain=True)
         if not self._waiting and self._news:
             self._load()
         while self._waiting and len(self._in_flight) < IN_FLIGHT and not link.congested:

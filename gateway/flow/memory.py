@@ -1,0 +1,31 @@
+"""How much memory each part of the gateway may use: the budget, as shares of what there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+RESERVED_BYTES = 512 * MIB
+"""For the operating system and the interpreter, on a machine that has it."""
+
+# Python with everything imported takes about 60 MB: less than this cannot be shared out.
+SMALLEST_SHARED_BYTES = 32 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """Shares in bytes: 10 % ingest queue, 40 % window state, 20 % page caches of the buffer, 20 % processing
+    (groups, and frames on their way to the cloud); a tenth stays free."""
+
+    total_bytes: int
+    ingest_bytes: int
+    windows_bytes: int
+    cache_bytes: int
+    processing_bytes: int
+
+
+def memory_budget(total_bytes: int) -> MemoryBudget:
+    """Share out what the machine or the container has. Where RESERVED_BYTES would be more than half of it,
+    half is reserved."""
+    shared = max(SMALLEST_SHARED_BYTES, total_bytes - min(RESERVED_BYTES, total_bytes // 2))
+    return MemoryBudget(total_bytes, shared // 10, shared * 2 // 5, shared // 5, shared // 5)
