@@ -1,8 +1,8 @@
 """The running gateway: the one place where the whole graph is visible.
 
 Start order: buffer, windows (with replay), writer, control socket, republish, bridges, ingest, HTTP, upkeep:
-sinks first, the source behind them. Stop order is the reverse: the source stops reading; bridges and republish
-disconnect; what was read is committed, with a last checkpoint; the writer ends; the file is closed.
+sinks first, the source behind them. Stop order is the reverse: the source stops reading; bridges and
+republish disconnect; what was read is committed, with a last checkpoint; the writer ends; the file is closed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.lock import DataDirLock
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import Recovery, recover
+from gateway.buffer.retention import usable_bytes
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.upkeep import BackupPlan, Upkeep
 from gateway.buffer.writer import BACKLOG_BYTES, Do, Writer
@@ -33,6 +34,7 @@ from gateway.config.models import Broker, Cloud, Local
 from gateway.config.service_models import Flow
 from gateway.control import SOCKET_FILE, ControlServer
 from gateway.errors import StoreError
+from gateway.flow.capacity import Load, Signal
 from gateway.flow.memory import memory_budget
 from gateway.http.view import Section
 from gateway.machine import memory_limit_bytes
@@ -115,6 +117,16 @@ class Gateway:
         return self.pipeline.windows.counters
 
     @property
+    def signal(self) -> Signal:
+        """What flow control asks of devices, acknowledgements and intake."""
+        return self.backpressure.signal
+
+    @property
+    def load(self) -> Load:
+        """What flow control looked at last."""
+        return self.backpressure.load
+
+    @property
     def links(self) -> list[Link]:
         """All MQTT connections of this gateway."""
         return [self.republish_link, *self.bridge_links, self.ingest_link]
@@ -174,7 +186,7 @@ class Gateway:
         self.store = Store(self.buffer_path, buffer.synchronous)
         recovery = self._open_store()
         self._resources.callback(self.store.close)
-        self.backpressure = Backpressure(self.clock, self.budget.total_bytes, buffer.max_size)
+        self.backpressure = Backpressure(self.clock, self.budget.total_bytes, usable_bytes(buffer.max_size))
         self.pipeline = self._make_pipeline()
         reader = Reader(self.buffer_path)
         self._resources.callback(reader.close)
@@ -329,6 +341,7 @@ class Gateway:
         receive_maximum = local.receive_maximum if local.protocol == "5" else None
         self.ingest = Ingest(filters, partial(AppendBatch, self.pipeline), self.writer, receive_maximum)
         self.backpressure.connect(self.ingest, self.republish.announce)
+        self.sections["backpressure"] = self.backpressure.describe
         endpoint = _endpoint(
             local,
             "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Protocol
 
 import orjson
@@ -52,6 +53,13 @@ class Backpressure:
     def connect(self, source: Source, announce: Callable[[bytes], None]) -> None:
         """`source` is slowed down from now on, and `announce` gets the payload of each new signal."""
         self._source, self._announce = source, announce
+
+    def describe(self) -> dict[str, object]:
+        """What was decided and why, as plain values; from any thread."""
+        return orjson.loads(backpressure_payload(self.signal)) | {
+            "level": self.signal.level,
+            "load": asdict(self.load),
+        }
 
     def check(self, writer: Writer, used_bytes: Callable[[], int]) -> None:
         """Weigh the load, if it is time, and let everyone know."""

@@ -37,11 +37,16 @@ class Loss(NamedTuple):
     last_id: int
 
 
+def usable_bytes(max_bytes: int) -> int:
+    """What of the size is for the database itself, without its write-ahead log."""
+    return max_bytes - min(WAL_ALLOWANCE_BYTES, max_bytes // 8)
+
+
 class Retention:
     """Keeps one buffer within `max_bytes`, its write-ahead log included. For the writer's thread."""
 
     def __init__(self, max_bytes: int, keep_synced_ms: int) -> None:
-        budget = max_bytes - min(WAL_ALLOWANCE_BYTES, max_bytes // 8)
+        budget = usable_bytes(max_bytes)
         self._soft_bytes = int(budget * SOFT_MARK)
         self._hard_bytes = int(budget * HARD_MARK)
         self._relief_bytes = int(budget * RELIEF_MARK)

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from gateway.buffer.recovery import backup_path
 from gateway.events import Status
+from gateway.flow.capacity import Action
 from gateway.http.view import GatewayView, buffer_bytes
 from gateway.windows.counters import LEVELS, Counters
 
@@ -27,6 +28,7 @@ class GatewayCollector(Collector):
         yield from self._decoding()
         yield from self._windows()
         yield from self._links()
+        yield from self._flow()
 
     def _buffer(self) -> Iterator[Metric]:
         counts = dict(self._gateway.store.counts)
@@ -145,6 +147,25 @@ class GatewayCollector(Collector):
             ("refused", "Messages the cloud refused.", sum(b.metrics.refused for b in bridges)),
         ):
             yield CounterMetricFamily(f"gateway_bridge_{name}", text, value=value)
+
+    def _flow(self) -> Iterator[Metric]:
+        signal, load = self._gateway.signal, self._gateway.load
+        state = GaugeMetricFamily(
+            "gateway_backpressure", "1 for what is asked of devices.", labels=["action"]
+        )
+        for action in Action:
+            state.add_metric([action.value], action is signal.action)
+        yield state
+        for name, text, value in (
+            ("level", "From 0, at ease, to 3; docs/flow.md.", signal.level),
+            ("delay_seconds", "How long devices are asked to wait.", signal.delay_ms / 1000),
+            ("sample_rate", "The share that sampling routes keep.", signal.sample_rate),
+        ):
+            yield GaugeMetricFamily(f"gateway_backpressure_{name}", text, value=value)
+        loads = GaugeMetricFamily("gateway_load", "What backpressure looks at.", labels=["load"])
+        for field in fields(load):
+            loads.add_metric([field.name], getattr(load, field.name))
+        yield loads
 
 
 _COUNTER_NAMES = {

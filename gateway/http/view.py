@@ -10,6 +10,7 @@ from gateway.buffer.store import Store
 from gateway.buffer.upkeep import Upkeep
 from gateway.buffer.writer import Writer
 from gateway.clock import Clock
+from gateway.flow.capacity import Load, Signal
 from gateway.mqtt.bridge import Bridge
 from gateway.mqtt.connection import Link
 from gateway.presence import Presence
@@ -59,6 +60,14 @@ class GatewayView(Protocol):
 
     @property
     def presence(self) -> Presence: ...
+
+    @property
+    def signal(self) -> Signal:
+        """What flow control asks of everyone."""
+
+    @property
+    def load(self) -> Load:
+        """What it looks at."""
 
     @property
     def links(self) -> Sequence[Link]: ...
