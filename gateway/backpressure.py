@@ -56,10 +56,8 @@ class Backpressure:
 
     def describe(self) -> dict[str, object]:
         """What was decided and why, as plain values; from any thread."""
-        return orjson.loads(backpressure_payload(self.signal)) | {
-            "level": self.signal.level,
-            "load": asdict(self.load),
-        }
+        signal = self.signal
+        return {**_told(signal), "level": signal.level, "load": asdict(self.load)}
 
     def check(self, writer: Writer, used_bytes: Callable[[], int]) -> None:
         """Weigh the load, if it is time, and let everyone know."""
@@ -105,9 +103,13 @@ def _says_more(before: Signal, now: Signal) -> bool:
 
 def backpressure_payload(signal: Signal) -> bytes:
     """The retained message on `…/backpressure`; design 4.6."""
+    return orjson.dumps(_told(signal))
+
+
+def _told(signal: Signal) -> dict[str, object]:
     told: dict[str, object] = {"action": signal.action.value}
     if signal.action is not Action.NONE:
         told |= {"delay_ms": signal.delay_ms, "sample_rate": signal.sample_rate}
     if signal.priority_threshold is not None:
         told["priority_threshold"] = signal.priority_threshold.name.lower()
-    return orjson.dumps(told | {"reasons": signal.reasons})
+    return told | {"reasons": list(signal.reasons)}
