@@ -1,7 +1,7 @@
 """The running gateway: the one place where the whole graph is visible.
 
-Start order: buffer, windows (with replay), writer, control socket, republish, bridges, ingest, HTTP, upkeep:
-sinks first, the source behind them. Stop order is the reverse: the source stops reading; bridges and
+Start order: buffer, windows (with replay), writer, control socket, republish, bridges, audit, ingest, HTTP,
+upkeep: sinks first, the source behind them. Stop order is the reverse: the source stops reading; bridges and
 republish disconnect; what was read is committed, with a last checkpoint; the writer ends; the file is closed.
 """
 
@@ -38,6 +38,7 @@ from gateway.flow.capacity import Load, Signal
 from gateway.flow.memory import memory_budget
 from gateway.http.view import Section
 from gateway.machine import memory_limit_bytes
+from gateway.mqtt.auditor import Auditor
 from gateway.mqtt.bridge import Bridge, BridgeSpec
 from gateway.mqtt.connection import Link
 from gateway.mqtt.embedded import EmbeddedBroker
@@ -78,6 +79,8 @@ class Gateway:
         self.ready = False
         self.bridges: list[Bridge] = []
         self.bridge_links: list[Link] = []
+        self.cloud_links: list[Link] = []
+        """The connections beside the bridge's."""
         self._wake_republish: Callable[[], None] = lambda: None  # the writer ticks before there is one
         self._resources = ExitStack()
 
@@ -129,7 +132,7 @@ class Gateway:
     @property
     def links(self) -> list[Link]:
         """All MQTT connections of this gateway."""
-        return [self.republish_link, *self.bridge_links, self.ingest_link]
+        return [self.republish_link, *self.bridge_links, *self.cloud_links, self.ingest_link]
 
     def start(self) -> None:
         try:
@@ -334,6 +337,20 @@ class Gateway:
             self.bridge_links.append(link)
             self._resources.callback(bridge.finish)
             self._start_link(link)
+        if cloud.audit is not None:
+            self._start_audit(cloud, cloud.audit)
+
+    def _start_audit(self, cloud: Cloud, interval_ms: int) -> None:
+        topics = self.topics
+        auditor = Auditor(
+            *(topics.prefix, topics.gateway_id, self.buffer_path, self.writer),
+            self.clock.now_ms,
+            interval_ms / 1000,
+        )
+        link = Link("audit", _endpoint(cloud, "-audit"), auditor, self.clock.now_ms)
+        self.cloud_links.append(link)
+        self._resources.callback(auditor.finish)
+        self._start_link(link)
 
     def _start_ingest(self) -> None:
         local = self.config.local

@@ -1,77 +1,27 @@
-"""What the cloud side does with events: tell new ones from duplicates, notice gaps, write lines.
+"""What the cloud side knows of each stream: what has arrived, and what its gateway claims to have sent.
 
 The bridge delivers at least once. An event is a duplicate when its id was seen among the latest ones, or
 when its sequence number was seen before in its stream. Numbers are dense, so what was seen of a stream is
 a few stretches, whatever the number of events. A number that was seen, on an event that is younger than
 everything before it, means that the gateway lost its buffer and counts anew: it is not a duplicate.
+
+What a claim (`gateway.auditing`) declares lost counts as seen from then on, so that a stream that was thinned
+out stays a few stretches too.
 """
 
 from __future__ import annotations
 
-import uuid
-from base64 import b64encode
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.errors import DecodeError
-from gateway.events import SKIPPED_SHIFT, Flag, Kind, Priority, WireEvent, skipped
-from gateway.uplink import id_text
+from gateway.auditing import AuditRecord, Claim, Exempt
+from gateway.events import WireEvent
+from gateway.numbers import Run, Stretches
 
 RECENT_IDS = 200_000  # about 20 MB; far more than a bridge has in flight, which is what it sends again
-
-_PRIORITIES = {int(each): each.name.lower() for each in Priority}
-_KINDS = {int(each): each.name.lower() for each in Kind}
-
-
-class Stretches:
-    """A set of integers that knows only the first and last of every run of neighbours."""
-
-    def __init__(self) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self._firsts, self._lasts, strict=True)
-
-    @property
-    def last(self) -> int | None:
-        return self._lasts[-1] if self._lasts else None
-
-    def add(self, number: int) -> bool:
-        """Whether `number` was not there yet."""
-        firsts, lasts = self._firsts, self._lasts
-        if lasts and number == lasts[-1] + 1:
-            lasts[-1] = number
-            return True
-        after = bisect_right(firsts, number)
-        if after and number <= lasts[after - 1]:
-            return False
-        firsts.insert(after, number)
-        lasts.insert(after, number)
-        self._join(after)
-        self._join(after - 1)
-        return True
-
-    def forget_from(self, number: int) -> None:
-        """Remove `number` and everything above it."""
-        keep = bisect_right(self._firsts, number - 1)
-        del self._firsts[keep:], self._lasts[keep:]
-        if self._lasts:
-            self._lasts[-1] = min(self._lasts[-1], number - 1)
-
-    def gaps(self) -> Iterator[tuple[int, int]]:
-        """First and last of every run that is missing between two stretches."""
-        for last, first in zip(self._lasts, self._firsts[1:], strict=False):
-            yield last + 1, first - 1
-
-    def _join(self, at: int) -> None:
-        """Make one of the stretches `at` and `at + 1` if they touch."""
-        if 0 <= at < len(self._firsts) - 1 and self._lasts[at] + 1 == self._firsts[at + 1]:
-            del self._lasts[at], self._firsts[at + 1]
 
 
 class Identity(NamedTuple):
@@ -93,12 +43,52 @@ class Gap(NamedTuple):
     last: int
 
 
-class _Stream:
-    __slots__ = ("newest_ingest_ms", "seen")
+class GatewayWord(NamedTuple):
+    """What a gateway last said of itself in an audit record."""
+
+    session: str
+    time_ms: int
+    buffer: dict[str, int]
+
+
+class StreamLedger:
+    """One stream: the numbers that were seen, those that were claimed, and what the claims take out."""
+
+    __slots__ = ("claimed", "exempt", "newest_ingest_ms", "seen")
 
     def __init__(self) -> None:
         self.seen = Stretches()
         self.newest_ingest_ms = -(2**63)
+        self.claimed = Stretches()
+        self.exempt: list[Exempt] = []
+
+    def claim(self, claim: Claim) -> None:
+        """Take up a claim; it replaces what was said before about the same numbers."""
+        if self.exempt and self.claimed.last is not None and claim.first <= self.claimed.last:
+            before, after = (0, claim.first - 1), (claim.last + 1, 2**63 - 1)
+            parts = (each.within(*side) for each in self.exempt for side in (before, after))
+            self.exempt = [part for part in parts if part]
+        self.exempt += claim.exempt
+        self.claimed = self.claimed.united([(claim.first, claim.last)])
+        lost = [each.run.stretches() for each in claim.exempt if not each.kept]
+        if lost:
+            self.seen = self.seen.united(*lost)
+
+    def dump(self) -> list[Any]:
+        """Plain values that `load` takes."""
+        exempt = [[each.reason, [*each.run], each.kept] for each in self.exempt]
+        return [[*self.seen], self.newest_ingest_ms, [*self.claimed], exempt]
+
+    @classmethod
+    def load(cls, values: list[Any]) -> StreamLedger:
+        """Raises TypeError, ValueError or IndexError for what `dump` did not give."""
+        stream = cls()
+        seen, stream.newest_ingest_ms, claimed, exempt = values
+        stream.seen, stream.claimed = (
+            Stretches((first, last) for first, last in each) for each in (seen, claimed)
+        )
+        stream.exempt = [Exempt(reason, Run(*run), kept) for reason, run, kept in exempt]
+        return stream
 
 
 class Ledger:
@@ -111,10 +101,16 @@ class Ledger:
         """Events that came after a later one of their stream."""
         self.renumbered = 0
         """Times that a stream began to count anew."""
-        self._streams: dict[tuple[str, str], _Stream] = {}
+        self.words: dict[str, GatewayWord] = {}
+        """By gateway: what it last said of itself."""
+        self._streams: dict[tuple[str, str], StreamLedger] = {}
         self._recent: set[bytes] = set()
         self._recent_order: deque[bytes] = deque()
         self._recent_limit = recent_ids
+
+    def __iter__(self) -> Iterator[tuple[str, str, StreamLedger]]:
+        """(gateway, stream, its ledger), in the order of their names."""
+        return ((*place, self._streams[place]) for place in sorted(self._streams))
 
     @property
     def streams(self) -> int:
@@ -126,9 +122,7 @@ class Ledger:
 
     def take(self, event: Identity) -> bool:
         """Whether the event is new. It counts as taken from now on."""
-        stream = self._streams.get((event.gateway_id, event.stream))
-        if stream is None:
-            stream = self._streams[event.gateway_id, event.stream] = _Stream()
+        stream = self._stream(event.gateway_id, event.stream)
         highest = stream.seen.last
         unseen = stream.seen.add(event.sequence_num)
         known = event.event_id in self._recent
@@ -146,11 +140,54 @@ class Ledger:
         self._remember(event.event_id)
         return True
 
+    def hear(self, record: AuditRecord) -> None:
+        """Take up the claims of one audit record. A new session of a gateway claims everything anew."""
+        word = self.words.get(record.gateway_id)
+        if word is not None and word.session != record.session:
+            for (gateway_id, _), stream in self._streams.items():
+                if gateway_id == record.gateway_id:
+                    stream.claimed, stream.exempt = Stretches(), []
+        self.words[record.gateway_id] = GatewayWord(record.session, record.time_ms, dict(record.buffer))
+        for claim in record.claims:
+            self._stream(record.gateway_id, claim.stream).claim(claim)
+
     def gaps(self) -> Iterator[Gap]:
-        """What is missing between the first and the last event of every stream."""
-        for (gateway_id, name), stream in sorted(self._streams.items()):
+        """What is missing between the first and the last event of every stream, and was not declared lost."""
+        for gateway_id, name, stream in self:
             for first, last in stream.seen.gaps():
                 yield Gap(gateway_id, name, first, last)
+
+    def adopt_claims(self, other: Ledger) -> None:
+        """Take over what `other` was told, but not what it has seen."""
+        self.words = dict(other.words)
+        for gateway_id, name, stream in other:
+            own = self._stream(gateway_id, name)
+            own.claimed, own.exempt = stream.claimed, stream.exempt
+
+    def dump(self) -> bytes:
+        """Everything but the latest ids, for `load` after a restart."""
+        streams = [[gateway_id, name, stream.dump()] for gateway_id, name, stream in self]
+        words = {gateway_id: [*word] for gateway_id, word in self.words.items()}
+        return orjson.dumps({"version": 1, "events": self.events, "words": words, "streams": streams})
+
+    def load(self, state: bytes) -> None:
+        """Go on where `dump` was. Raises ValueError for anything else."""
+        try:
+            fields = orjson.loads(state)
+            if fields["version"] != 1:
+                raise ValueError("it is of another version")
+            self.events = int(fields["events"])
+            self.words = {gateway_id: GatewayWord(*word) for gateway_id, word in fields["words"].items()}
+            for gateway_id, name, values in fields["streams"]:
+                self._streams[gateway_id, name] = StreamLedger.load(values)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
+            raise ValueError(f"not the state of a receiver: {exc!r}") from exc
+
+    def _stream(self, gateway_id: str, name: str) -> StreamLedger:
+        stream = self._streams.get((gateway_id, name))
+        if stream is None:
+            stream = self._streams[gateway_id, name] = StreamLedger()
+        return stream
 
     def _remember(self, event_id: bytes) -> None:
         self._recent.add(event_id)
@@ -162,62 +199,3 @@ class Ledger:
 def identity(gateway_id: str, event: WireEvent) -> Identity:
     """What the ledger wants to know of an event."""
     return Identity(gateway_id, event.event_id, event.stream, event.sequence_num, event.ingest_time_ms)
-
-
-def event_line(gateway_id: str, event: WireEvent) -> bytes:
-    """The event as one line of JSON, with its newline; docs/wire-format.md lists the fields."""
-    fields = {
-        "event_id": id_text(event.event_id),
-        "gateway": gateway_id,
-        "stream": event.stream,
-        "sequence_num": event.sequence_num,
-        "event_time_ms": event.event_time_ms,
-        "ingest_time_ms": event.ingest_time_ms,
-        "device_time_ms": event.device_time_ms,
-        "priority": _PRIORITIES.get(event.priority, event.priority),
-        "kind": _KINDS.get(event.kind, event.kind),
-        "flags": _flag_names(event.flags & ~(0xFF << SKIPPED_SHIFT)),
-    }
-    if skipped(event.flags):
-        fields["stands_for"] = skipped(event.flags) + 1
-    name, payload = _payload_field(event.payload)
-    fields[name] = payload
-    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def identity_of_line(line: bytes) -> Identity:
-    """Read back what `event_line` wrote. Raises DecodeError for any other line."""
-    try:
-        fields = orjson.loads(line)
-        found = Identity(
-            fields["gateway"],
-            uuid.UUID(fields["event_id"]).bytes,
-            fields["stream"],
-            fields["sequence_num"],
-            fields["ingest_time_ms"],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise DecodeError("not a line that `gateway receive` wrote", reason="line") from exc
-    if not (type(found.sequence_num) is int and type(found.ingest_time_ms) is int):
-        raise DecodeError("not a line that `gateway receive` wrote", reason="line")
-    return found
-
-
-def _flag_names(flags: int) -> Sequence[str | int]:
-    if not flags:
-        return ()
-    known = [each for each in Flag if flags & each]
-    rest = flags & ~sum(known)
-    return [*(str(each.name).lower() for each in known), *([rest] if rest else [])]
-
-
-def _payload_field(payload: bytes) -> tuple[str, object]:
-    try:
-        orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        try:
-            return "payload", payload.decode()
-        except UnicodeDecodeError:
-            return "payload_b64", b64encode(payload).decode()
-    # Verbatim, so that no digit changes; in JSON a raw line break can only stand between values.
-    return "payload", orjson.Fragment(payload.replace(b"\n", b" ").replace(b"\r", b" "))

@@ -14,17 +14,18 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
+from gateway.auditing import audit_topic
 from gateway.errors import DecodeError
 from gateway.events import WireEvent
 
-UplinkForm = Literal["batch", "event"]
+UplinkForm = Literal["batch", "event", "audit"]
 
 _INT64 = range(-(2**63), 2**63)
 _NUMBERS = ("sequence_num", "event_time_ms", "ingest_time_ms", "priority", "kind", "flags")
 
 
 class UplinkTopic(NamedTuple):
-    """What a cloud topic says. `rest` is the lane of a frame, or the original topic of an event."""
+    """What a cloud topic says. `rest` is the lane of a frame, the original topic of an event, or empty."""
 
     gateway_id: str
     form: UplinkForm
@@ -42,9 +43,9 @@ def event_topic(prefix: str, gateway_id: str, stream: str) -> str:
 
 
 def uplink_filters(prefix: str, gateway_id: str = "+") -> tuple[str, ...]:
-    """The subscriptions that take everything one gateway, or every gateway, sends up."""
+    """The subscriptions that take everything one gateway, or every gateway, sends up, audits included."""
     root = f"{prefix}/{gateway_id}"
-    return f"{root}/up/batch/+", f"{root}/up/event/#"
+    return f"{root}/up/batch/+", f"{root}/up/event/#", audit_topic(prefix, gateway_id)
 
 
 def parse_uplink_topic(prefix: str, topic: str) -> UplinkTopic | None:
@@ -56,7 +57,7 @@ def parse_uplink_topic(prefix: str, topic: str) -> UplinkTopic | None:
         return UplinkTopic(gateway_id, "batch", path[len("up/batch/") :])
     if path.startswith("up/event/"):
         return UplinkTopic(gateway_id, "event", path[len("up/event/") :])
-    return None
+    return UplinkTopic(gateway_id, "audit", "") if path == "audit" else None
 
 
 def id_text(event_id: bytes) -> str:

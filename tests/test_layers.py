@@ -130,7 +130,7 @@ def test_only_the_mqtt_room_knows_the_mqtt_libraries() -> None:
 
 def test_only_the_buffer_and_what_opens_it_know_the_database() -> None:
     users = {module for module in MODULES if {"*peewee", "*playhouse", "*apsw", "*sqlite3"} & imports(module)}
-    assert {module.partition(".")[0] for module in users} <= {"buffer", "app", "cli"}
+    assert {module.partition(".")[0] for module in users} <= {"buffer", "sinks", "app", "cli"}
     assert "*sqlite3" not in set().union(*map(imports, MODULES)), "it has another SQLite than apsw"
 
 

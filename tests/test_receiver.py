@@ -23,9 +23,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from gateway.codec import encode_batch
+from gateway.event_lines import event_line
 from gateway.events import WireEvent
 from gateway.mqtt.embedded import EmbeddedBroker
-from gateway.receiving import event_line
 from gateway.uplink import batch_topic, event_envelope, event_properties, event_topic
 
 WAIT_S = 30.0

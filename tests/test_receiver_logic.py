@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import DecodeError
+from gateway.event_lines import event_line, identity_of_line
 from gateway.events import WireEvent
-from gateway.receiving import Gap, Identity, Ledger, Stretches, event_line, identity, identity_of_line
+from gateway.numbers import Stretches
+from gateway.receiving import Gap, Identity, Ledger, identity
 
 EVENT = WireEvent(bytes(range(16)), "tele/a", 7, 1000, 1250, None, 2, 0, 0, b'{"T":21.5}')
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.auditing import audit_topic
 from gateway.errors import DecodeError
 from gateway.events import WireEvent
 from gateway.topics import filter_matches
@@ -125,6 +126,7 @@ def test_arbitrary_messages_are_refused_and_nothing_worse(
     [
         (batch_topic("gateway", "plant-7", 1), UplinkTopic("plant-7", "batch", "1")),
         (event_topic("gateway", "plant-7", "tele/a"), UplinkTopic("plant-7", "event", "tele/a")),
+        (audit_topic("gateway", "plant-7"), UplinkTopic("plant-7", "audit", "")),
     ],
 )
 def test_an_uplink_topic_is_read_back_and_covered_by_the_subscriptions(
@@ -139,7 +141,7 @@ def test_an_uplink_topic_is_read_back_and_covered_by_the_subscriptions(
 
 @pytest.mark.parametrize(
     "topic",
-    ["gateway/g/status", "gateway/g/aggregates/w/k", "gateway/g/audit", "other/g/up/batch/0", "gateway"],
+    ["gateway/g/status", "gateway/g/aggregates/w/k", "gateway/g/audit/more", "other/g/up/batch/0", "gateway"],
 )
 def test_other_topics_are_no_uplink(topic: str) -> None:
     assert parse_uplink_topic("gateway", topic) is None

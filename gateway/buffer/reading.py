@@ -245,6 +245,10 @@ class Reader:
         )
         return [(topic, last) for topic, last in rows]
 
+    def arrays(self, sql: str, *values: object) -> list[list[Any]]:
+        """The JSON arrays that a query gives in its one row."""
+        return list(map(orjson.loads, self._connection.execute(sql, values).fetchone()))
+
     def counters(self) -> dict[tuple[str, str], int]:
         """Every counter of the last commit, by (name, label)."""
         rows = self._connection.execute("SELECT name, label, value FROM counters")

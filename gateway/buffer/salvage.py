@@ -21,7 +21,10 @@ from gateway.events import Kind, Status
 # What reading a damaged page raises: SQLite's own word, or bytes in a text column that are no text.
 UNREADABLE = (apsw.Error, UnicodeDecodeError)
 _STRETCH = 512
-_PLAIN_TABLES = ("streams", "dictionaries", "receipts", "losses", "window_state", "counters", "meta")
+_PLAIN_TABLES = (
+    *("streams", "dictionaries", "receipts", "losses", "loss_runs"),
+    *("window_state", "counters", "meta"),
+)
 
 
 class Salvage(NamedTuple):
@@ -163,6 +166,12 @@ def _skip_numbers(target: apsw.Connection, given_out: int) -> None:
         "(SELECT max(sequence_num) FROM buffer_events WHERE stream = streams.id AND status <> ?), 0))",
         (lost, int(Status.CORRUPT)),
     )
+    if lost:
+        target.execute(
+            "INSERT OR REPLACE INTO loss_runs (stream, last_sequence, first_sequence, step, reason)"
+            " SELECT id, last_sequence, last_sequence - ? + 1, 1, 'damage' FROM streams",
+            (lost,),
+        )
     target.execute(
         "INSERT INTO counters SELECT 'skipped', 'damage', ? * count(*) FROM streams WHERE true"
         " ON CONFLICT DO UPDATE SET value = value + excluded.value",

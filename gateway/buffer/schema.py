@@ -115,6 +115,21 @@ class Loss(Model):
         without_rowid = True
 
 
+class LossRun(Model):
+    """Which numbers of a stream are lost: first, first + step, …, last. No number stands in two of them."""
+
+    stream = IntegerField()
+    last_sequence = BigIntegerField()
+    first_sequence = BigIntegerField()
+    step = BigIntegerField()
+    reason = TextField()
+
+    class Meta:
+        table_name = "loss_runs"
+        primary_key = CompositeKey("stream", "last_sequence")
+        without_rowid = True
+
+
 class WindowState(Model):
     """The checkpointed state of one window and key, as the windowing engine wrote it."""
 
@@ -159,6 +174,7 @@ MODELS: tuple[type[Model], ...] = (
     ReceiptGroup,
     Held,
     Loss,
+    LossRun,
     WindowState,
     Count,
     Meta,
@@ -173,6 +189,11 @@ UNSETTLED_INDEX = (
 )
 # What the republisher follows: aggregates and alerts are a small part of all rows.
 DERIVED_INDEX = "CREATE INDEX IF NOT EXISTS buffer_events_derived ON buffer_events (id) WHERE kind <> 0"
+# What is failed or corrupt: almost always nothing, and an audit asks for it every minute.
+KEPT_INDEX = (
+    "CREATE INDEX IF NOT EXISTS buffer_events_kept"
+    " ON buffer_events (stream, status, sequence_num) WHERE status > 2"
+)
 
 
 def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatabase:
@@ -203,6 +224,7 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
             database.create_tables(MODELS)
         database.execute_sql(UNSETTLED_INDEX)
         database.execute_sql(DERIVED_INDEX)
+        database.execute_sql(KEPT_INDEX)
     except BaseException:
         database.close()
         raise

@@ -26,6 +26,7 @@ from peewee import PeeweeException, fn
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
+from gateway.buffer.losses import note_losses
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
@@ -290,6 +291,7 @@ class Store:
             " last_sequence = max(last_sequence, excluded.last_sequence)",
             values,
         )
+        note_losses(self._connection, reason, where, values)
         self._database.execute_sql(f"DELETE FROM buffer_events WHERE {where}", values)  # noqa: S608
         removed = int(self._connection.changes())
         self._moved["status", status.name] -= removed

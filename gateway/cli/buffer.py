@@ -38,8 +38,8 @@ from gateway.cli.buffer_options import (
 from gateway.codec import wire_events
 from gateway.config import load_config
 from gateway.errors import StoreError
+from gateway.event_lines import event_line
 from gateway.events import Kind, Status
-from gateway.receiving import event_line
 from gateway.units import format_bytes
 
 app = typer.Typer(

@@ -23,9 +23,10 @@ from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.fleet import Fleet
 from gateway.mqtt.line import Line
-from gateway.mqtt.receiver import EventFile, Receiver
+from gateway.mqtt.receiver import Receiver
 from gateway.receiving import Ledger
 from gateway.simulation import FleetSpec, simulate
+from gateway.sinks.ndjson import EventFile
 from gateway.uplink import uplink_filters
 
 GATEWAY_ID = "demo"
@@ -224,7 +225,7 @@ class Stage:
         self._start_fleet()
 
     def _start_receiver(self) -> None:
-        list(self._output.open())
+        self._output.open()
         self._resources.callback(self._output.close)
         self._start_link("receive", self._cloud, self._receiver)
         wanted = set(uplink_filters(_PREFIX, GATEWAY_ID))

@@ -198,6 +198,11 @@ class Cloud(Broker):
     drain_target: PositiveDurationMs | None = setting(
         None, description="Thin out a backlog of raw events that could not drain in this time. Unset: never."
     )
+    audit: Annotated[PositiveDurationMs | None, BeforeValidator(none_if_off), OrOff] = setting(
+        "1m",
+        description="How often the receivers are told what they must have by now, to prove that nothing is "
+        "missing. `off`: never.",
+    )
 
 
 class Config(Section):

@@ -1,0 +1,117 @@
+"""What `gateway receive` says at its end: what came, and whether anything is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+
+from gateway.completeness import Verdict
+from gateway.mqtt.receiver import Receiver
+from gateway.receiving import Gap, Ledger
+
+_SHOWN_GAPS = 10
+_LISTED_GAPS = 1000  # in the JSON; the numbers beside it count all
+
+
+def summary(receiver: Receiver, ledger: Ledger) -> dict[str, object]:
+    """What one run has received, for `--json`."""
+    return {
+        "messages": receiver.messages,
+        "events": receiver.written,
+        "events_in_file": ledger.events,
+        "duplicates": ledger.duplicates,
+        "reordered": ledger.reordered,
+        "renumbered": ledger.renumbered,
+        "rejected": receiver.rejected,
+        "audits": receiver.audits,
+        "gateways": ledger.gateways,
+        "streams": ledger.streams,
+        "missing": _size(ledger.gaps()),
+        "gaps": [gap._asdict() for gap in islice(ledger.gaps(), _LISTED_GAPS)],
+    }
+
+
+def summary_text(receiver: Receiver, ledger: Ledger, output: str) -> str:
+    """The same for people."""
+    gaps = list(ledger.gaps())
+    lines = [
+        f"received    {receiver.written:,} new events in {receiver.messages:,} messages",
+        f"output      {output} holds {ledger.events:,} events "
+        f"({ledger.streams:,} streams, gateways: {ledger.gateways:,})",
+        f"duplicates  {ledger.duplicates:,} left out, {ledger.reordered:,} events out of order",
+        f"gaps        {_size(gaps):,} sequence numbers missing" if gaps else "gaps        none",
+        *_listed(gaps),
+    ]
+    if ledger.renumbered:
+        lines.append(f"renumbered  {ledger.renumbered:,} streams count anew: a gateway lost its buffer")
+    if receiver.rejected:
+        lines.append(f"rejected    {receiver.rejected:,} messages, kept beside the events")
+    return "\n".join(lines)
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, object]:
+    """The verdict for `--json`."""
+    return {
+        "complete": verdict.complete,
+        "gateways": {
+            name: {"audited_ms": word.time_ms, "buffer": word.buffer}
+            for name, word in verdict.gateways.items()
+        },
+        "silent_gateways": verdict.silent,
+        "streams": verdict.streams,
+        "received": verdict.received,
+        "duplicates": verdict.duplicates,
+        "declared": verdict.declared,
+        "open": verdict.open,
+        "missing": _size(verdict.missing),
+        "missing_gaps": [gap._asdict() for gap in verdict.missing[:_LISTED_GAPS]],
+        "unproven": _size(verdict.unproven),
+        "unproven_gaps": [gap._asdict() for gap in verdict.unproven[:_LISTED_GAPS]],
+    }
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """The verdict for people."""
+    lines = [_headline(verdict), f"            {verdict.received:,} events of {verdict.streams:,} streams"]
+    for name, word in verdict.gateways.items():
+        waiting = word.buffer.get("pending", 0) + word.buffer.get("syncing", 0)
+        still = f", {waiting:,} events were still on their way" if waiting else ""
+        lines.append(f"audit       {name}: {_time(word.time_ms)}{still}")
+    lines += [f"declared    {count:,} {reason}" for reason, count in verdict.declared.items()]
+    if verdict.open:
+        lines.append(f"open        {verdict.open:,} numbers behind the last audit; the next one will tell")
+    if verdict.missing:
+        lines += [f"missing     {_size(verdict.missing):,} events", *_listed(verdict.missing)]
+    if verdict.unproven:
+        lines += [f"unproven    {_size(verdict.unproven):,} numbers", *_listed(verdict.unproven)]
+    if verdict.duplicates:
+        lines.append(f"twice       {verdict.duplicates:,} events stand twice in the output")
+    lines += [f"no audit    {name} has sent nothing to compare with" for name in verdict.silent]
+    return "\n".join(lines)
+
+
+def _headline(verdict: Verdict) -> str:
+    if verdict.complete:
+        return "complete    everything that the gateways have sent is here, once"
+    return "INCOMPLETE" if verdict.gateways else "UNPROVEN    no audit record has arrived"
+
+
+def _time(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+
+
+def _listed(gaps: Sequence[Gap]) -> list[str]:
+    lines = [f"            {_gap(gap)}" for gap in gaps[:_SHOWN_GAPS]]
+    if len(gaps) > _SHOWN_GAPS:
+        lines.append(f"            and {len(gaps) - _SHOWN_GAPS:,} more gaps")
+    return lines
+
+
+def _size(gaps: Iterable[Gap]) -> int:
+    return sum(gap.last - gap.first + 1 for gap in gaps)
+
+
+def _gap(gap: Gap) -> str:
+    span = f"{gap.first}" if gap.first == gap.last else f"{gap.first}–{gap.last}"
+    return f"{gap.gateway_id} {gap.stream} {span}"
