@@ -67,7 +67,7 @@ def store_rates(path: Path, groups: list[list[NewEvent]]) -> None:
     store.open()
     with store.transaction():
         store.append(groups[0])
-    ((family, samples),) = store.compressor.take_trainable()
+    ((family, samples, _),) = store.compressor.take_trainable()
     dictionary = train(samples)
     assert dictionary is not None
     with store.transaction():

@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 
 from gateway.buffer.compression import (
     FIRST_DICTIONARY,
-    MAX_SAMPLE_BYTES,
     PLAIN_ZSTD,
     RAW,
-    TRAINING_SAMPLES,
     PayloadCompressor,
     PayloadDecompressor,
     raw_size,
     train,
 )
 from gateway.buffer.dictionaries import DictionaryTrainer
+from gateway.buffer.ratio import MAX_SAMPLE_BYTES, TRAINING_SAMPLES
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.errors import DecodeError
@@ -100,7 +99,7 @@ def test_a_family_is_handed_out_for_training_once_it_has_enough_samples() -> Non
     compressor.compress("f", b"x" * (MAX_SAMPLE_BYTES + 1))  # too large to be a sample
     assert compressor.take_trainable() == []
     compressor.compress("f", SAMPLES[-1])
-    assert compressor.take_trainable() == [("f", SAMPLES)]
+    assert compressor.take_trainable() == [("f", SAMPLES, None)]
     compressor.compress_all(["f"] * TRAINING_SAMPLES, SAMPLES)
     assert compressor.take_trainable() == []
 

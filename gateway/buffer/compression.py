@@ -7,9 +7,11 @@ it is 2.5. A family is a route: its payloads have the same shape.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import zstandard
 
+from gateway.buffer.ratio import TRAINING_SAMPLES, Ratio, is_sample
 from gateway.errors import DecodeError
 
 RAW = 0
@@ -18,10 +20,11 @@ FIRST_DICTIONARY = 16  # the codec numbers below are kept for other fixed encodi
 
 LEVEL = 1
 DICTIONARY_BYTES = 16 * 1024
-TRAINING_SAMPLES = 1000
 MIN_TRAINING_BYTES = 1024  # far below, zstd does not refuse: it crashes the process
 MIN_PLAIN_BYTES = 256  # below this, zstd without a dictionary costs time and saves nothing
-MAX_SAMPLE_BYTES = 8 * 1024  # larger payloads compress well by themselves
+HELD_OUT = 5  # one sample in so many is not learnt from, to measure by
+MIN_GAIN = 0.9  # a new dictionary must leave no more than this of what the old one left
+SPARE_DICTIONARIES = 16  # superseded ones that are kept at most before none is trained anew
 
 _BATCHES = "multi_compress_to_buffer" in zstandard.backend_features  # not in the backend for PyPy
 
@@ -39,39 +42,110 @@ def train(samples: Sequence[bytes]) -> bytes | None:
         return None
 
 
+class Training(NamedTuple):
+    """What a dictionary is to be made of. `old`: the one that fits no longer, if there is one."""
+
+    family: str
+    samples: list[bytes]
+    old: bytes | None
+
+
+class Trained(NamedTuple):
+    """`dictionary` None: none is worth it. `ratio`: what is left of a byte with the one that is used."""
+
+    dictionary: bytes | None
+    ratio: float
+
+
+def learn(training: Training) -> Trained:
+    """Train a dictionary, and compare it with the one that is there on samples that it has not seen."""
+    samples, old = training.samples, training.old
+    held_out = samples[::HELD_OUT]
+    before = 1.0 if old is None else ratio_with(old, held_out)
+    new = train([sample for at, sample in enumerate(samples) if at % HELD_OUT])
+    if new is None:
+        return Trained(None, before)
+    after = ratio_with(new, held_out)
+    return Trained(new, after) if after <= MIN_GAIN * before else Trained(None, before)
+
+
+def ratio_with(dictionary: bytes, payloads: Sequence[bytes]) -> float:
+    """Stored bytes by raw bytes with this dictionary."""
+    compressor = _compressor(dictionary)
+    stored = sum(min(len(payload), len(compressor.compress(payload))) for payload in payloads)
+    return stored / max(1, sum(map(len, payloads)))
+
+
+def _compressor(dictionary: bytes) -> zstandard.ZstdCompressor:
+    data = zstandard.ZstdCompressionDict(dictionary)
+    data.precompute_compress(level=LEVEL)
+    # The dictionary is found by our codec number, so its own id would be 4 bytes for nothing.
+    return zstandard.ZstdCompressor(level=LEVEL, dict_data=data, write_dict_id=False)
+
+
 def raw_size(codec: int, stored: bytes) -> int:
     """How many bytes the payload has once it is decompressed."""
     return len(stored) if codec == RAW else zstandard.frame_content_size(stored)
 
 
+class _Equipped(NamedTuple):
+    """A family that has a dictionary."""
+
+    codec: int
+    dictionary: bytes
+    compressor: zstandard.ZstdCompressor
+    ratio: Ratio
+
+
 class PayloadCompressor:
-    """Compresses for the writer and collects samples of families that have no dictionary yet."""
+    """Compresses for the writer, and collects samples of families that have no dictionary yet or whose
+    dictionary fits no longer."""
 
     def __init__(self) -> None:
-        self._by_family: dict[str, tuple[int, zstandard.ZstdCompressor]] = {}
+        self.superseded: set[int] = set()
+        """Codecs that are only read any more."""
+        self._by_family: dict[str, _Equipped] = {}
         self._samples: dict[str, list[bytes]] = {}
         self._handed_out: set[str] = set()
         self._plain = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True)
 
-    def install(self, codec: int, family: str, dictionary: bytes) -> None:
-        """From now on compress `family` with this dictionary."""
-        data = zstandard.ZstdCompressionDict(dictionary)
-        data.precompute_compress(level=LEVEL)
-        # The dictionary is found by our codec number, so its own id would be 4 bytes for nothing.
-        compressor = zstandard.ZstdCompressor(level=LEVEL, dict_data=data, write_dict_id=False)
-        self._by_family[family] = (codec, compressor)
+    def install(self, codec: int, family: str, dictionary: bytes, expected: float | None = None) -> None:
+        """From now on compress `family` with this dictionary, which is expected to give that ratio."""
+        self.retire(family)
+        self._by_family[family] = _Equipped(codec, dictionary, _compressor(dictionary), Ratio(expected))
         self._samples.pop(family, None)
 
+    def retire(self, family: str) -> None:
+        """Compress `family` no longer with the dictionary that it has."""
+        known = self._by_family.pop(family, None)
+        if known is not None:
+            self.superseded.add(known.codec)
+
+    def expect(self, family: str, ratio: float) -> int | None:
+        """Put up with that ratio: there is no better dictionary. Returns the codec of the one that stays."""
+        known = self._by_family.get(family)
+        if known is None:
+            return None
+        known.ratio.expected = ratio
+        return known.codec
+
+    def ratios(self) -> dict[str, float]:
+        """What is left of a byte in each family that has a dictionary, as of the last look. Any thread."""
+        known = {family: one.ratio for family, one in list(self._by_family.items())}
+        found = {family: ratio.latest or ratio.expected for family, ratio in known.items()}
+        return {family: ratio for family, ratio in found.items() if ratio is not None}
+
     def forget(self) -> None:
-        """Drop all dictionaries: the caller installs those that are committed."""
+        """Drop all dictionaries: the caller installs those that are committed, the oldest first."""
         self._by_family.clear()
+        self.superseded.clear()
 
     def compress(self, family: str, payload: bytes) -> tuple[int, bytes]:
         """The codec number and the bytes to store, never more than `payload` itself."""
         known = self._by_family.get(family)
         if known is not None:
-            codec, compressor = known
-            stored = compressor.compress(payload)
+            codec, stored = known.codec, known.compressor.compress(payload)
+            known.ratio.note([payload], len(stored))
         else:
             self._collect(family, payload)
             if len(payload) < MIN_PLAIN_BYTES:
@@ -93,26 +167,34 @@ class PayloadCompressor:
                 for at in positions:
                     packed[at] = self.compress(family, payloads[at])
                 continue
-            codec, compressor = known
-            collection = compressor.multi_compress_to_buffer([payloads[at] for at in positions])
+            codec, of_family = known.codec, [payloads[at] for at in positions]
+            collection = known.compressor.multi_compress_to_buffer(of_family)  # type: ignore[arg-type]
+            known.ratio.note(of_family, collection.size())
             for at, segment in zip(positions, collection, strict=True):  # type: ignore[call-overload]
                 if len(segment) < len(payloads[at]):
                     packed[at] = codec, segment.tobytes()
         return packed
 
-    def take_trainable(self) -> list[tuple[str, list[bytes]]]:
-        """The families that now have enough samples, each handed out once."""
-        ready = [(f, s) for f, s in self._samples.items() if len(s) >= TRAINING_SAMPLES]
-        for family, _ in ready:
+    def take_trainable(self) -> list[Training]:
+        """What can be trained now: each family once, and again when its dictionary is worn out."""
+        ready = [Training(f, s, None) for f, s in self._samples.items() if len(s) >= TRAINING_SAMPLES]
+        for family, _, _ in ready:
             del self._samples[family]
             self._handed_out.add(family)
-        return ready
+        return ready + self._take_worn_out()
+
+    def _take_worn_out(self) -> list[Training]:
+        if len(self.superseded) >= SPARE_DICTIONARIES:
+            return []  # until no event needs some of them any more
+        looked_at = [(f, one) for f, one in self._by_family.items() if one.ratio.look()]
+        taken = [(f, one.ratio.take_samples(), one.dictionary) for f, one in looked_at]
+        return [Training(f, samples, dictionary) for f, samples, dictionary in taken if samples]
 
     def _collect(self, family: str, payload: bytes) -> None:
         if family in self._handed_out:
             return
         samples = self._samples.setdefault(family, [])
-        if len(samples) < TRAINING_SAMPLES and 8 <= len(payload) <= MAX_SAMPLE_BYTES:
+        if len(samples) < TRAINING_SAMPLES and is_sample(payload):
             samples.append(payload)
 
 

@@ -1,11 +1,12 @@
-"""Trains dictionaries beside the writer: a family's first payloads become its dictionary."""
+"""Trains dictionaries beside the writer: a family's first payloads become its dictionary, and when that fits
+no longer, recent ones become the next, if it is better."""
 
 from __future__ import annotations
 
 import logging
 import threading
 
-from gateway.buffer.compression import train
+from gateway.buffer.compression import Trained, Training, learn
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
 from gateway.clock import Clock
@@ -22,7 +23,7 @@ class DictionaryTrainer:
         self._clock = clock
 
     def poll(self) -> None:
-        """Start training for families that have collected enough samples."""
+        """Start training for families that have collected enough samples. Cheap when there are none."""
         ready = self._store.compressor.take_trainable()
         if ready:
             thread = threading.Thread(
@@ -30,25 +31,36 @@ class DictionaryTrainer:
             )
             thread.start()
 
-    def _train(self, ready: list[tuple[str, list[bytes]]]) -> None:
-        for family, samples in ready:
-            content = train(samples)
-            if content is None:
-                log.info("payloads of %r have nothing in common, they are stored without dictionary", family)
-                continue
-            self._writer.submit(InstallDictionary(family, content, self._clock.now_ms()))
+    def _train(self, ready: list[Training]) -> None:
+        for training in ready:
+            self._writer.submit(Take(training, learn(training), self._clock.now_ms()))
 
 
-class InstallDictionary(Command):
-    """Makes a trained dictionary the one of its family."""
+class Take(Command):
+    """Takes over what a training gave: a dictionary for the family, or the word that none does better."""
 
-    def __init__(self, family: str, content: bytes, now_ms: int) -> None:
-        self._family = family
-        self._content = content
+    def __init__(self, training: Training, trained: Trained, now_ms: int) -> None:
+        self._family = training.family
+        self._is_first = training.old is None
+        self._trained = trained
         self._now_ms = now_ms
 
     def apply(self, store: Store) -> None:
-        store.install_dictionary(self._family, self._content, self._now_ms)
+        dictionary, ratio = self._trained
+        if dictionary is None:
+            store.keep_dictionary(self._family, ratio)
+        else:
+            store.install_dictionary(self._family, dictionary, self._now_ms, ratio)
 
     def committed(self) -> None:
-        log.info("payloads of %r are now compressed with a dictionary of their own", self._family)
+        share = f"{100 * self._trained.ratio:.0f} %"
+        if self._trained.dictionary is not None:
+            log.info("payloads of %r are compressed with a new dictionary, to %s", self._family, share)
+        elif self._is_first:
+            log.info(
+                "payloads of %r have nothing in common, they are stored without dictionary", self._family
+            )
+        else:
+            log.info(
+                "payloads of %r changed and compress to %s; no dictionary does better", self._family, share
+            )

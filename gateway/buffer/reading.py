@@ -143,6 +143,14 @@ class Reader:
         """Events of every kind behind `after_id`, oldest first: up to `limit` or BATCH_BYTES."""
         return self._stretch(_ANY, after_id, self._stretch_end(_ANY, after_id, limit))
 
+    def superseded_codecs(self) -> set[int]:
+        """The dictionaries with which nothing is compressed any more."""
+        rows = self._connection.execute(
+            "SELECT codec FROM dictionaries"
+            " WHERE codec NOT IN (SELECT max(codec) FROM dictionaries GROUP BY family)"
+        )
+        return {codec for (codec,) in rows}
+
     def id_range(self) -> tuple[int, int]:
         """The ids of the oldest and the newest event; (1, 0) when there is none."""
         first, last = self._connection.execute(

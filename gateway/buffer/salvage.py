@@ -62,6 +62,7 @@ def salvage(damaged: Path, fresh: Path) -> Salvage:
                 lost += unreadable + len(rows) - kept
             _name_lost_streams(connection)
             _skip_numbers(connection, _id_range(source)[1])
+            _skip_codecs(connection)
             _recount(connection)
         return Salvage(events, corrupt, lost, missing)
     finally:
@@ -176,6 +177,19 @@ def _skip_numbers(target: apsw.Connection, given_out: int) -> None:
         "INSERT INTO counters SELECT 'skipped', 'damage', ? * count(*) FROM streams WHERE true"
         " ON CONFLICT DO UPDATE SET value = value + excluded.value",
         (lost,),
+    )
+
+
+def _skip_codecs(target: apsw.Connection) -> None:
+    """The number of a lost dictionary must not be given to another one: it would read the events wrongly."""
+    target.execute(
+        "INSERT INTO sqlite_sequence SELECT 'dictionaries', 0 WHERE NOT EXISTS"
+        " (SELECT * FROM sqlite_sequence WHERE name = 'dictionaries')"
+    )
+    target.execute(
+        "UPDATE sqlite_sequence SET seq = max(seq, (SELECT coalesce(max(codec), 0) FROM buffer_events"
+        " WHERE status <> ?)) WHERE name = 'dictionaries'",
+        (int(Status.CORRUPT),),
     )
 
 

@@ -21,7 +21,7 @@ from zlib import crc32
 
 import apsw
 import orjson
-from peewee import PeeweeException, fn
+from peewee import PeeweeException
 
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims
@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 # 256 rows of 14 values: the longest statement that apsw's statement cache still takes (16 KiB of text).
 ROWS_PER_INSERT = 256
 
+_RATIO = "dictionary_{}_permille"
+"""In `meta`: what is left of 1000 bytes with a dictionary."""
 CHECKPOINT_ID = "checkpoint_id"
 REPUBLISHED_ID = "republished_id"
 
@@ -131,8 +133,12 @@ class Store:
         self.compressor.forget()
         for row in self._on_this(Dictionary.select().order_by(Dictionary.codec)):
             if crc32(row.content) == row.checksum:
-                self.compressor.install(row.codec, row.family, bytes(row.content))
+                permille = self.meta_int(_RATIO.format(row.codec), -1)
+                expected = None if permille < 0 else permille / 1000
+                self.compressor.install(row.codec, row.family, bytes(row.content), expected)
             else:
+                # Not back to an older one: that may be removed, because no new event can need it.
+                self.compressor.retire(row.family)
                 log.error("dictionary %d of %r is damaged, what it compressed is lost", row.codec, row.family)
 
     @contextmanager
@@ -366,13 +372,33 @@ class Store:
         self._on_this(ReceiptGroup.delete()).execute()
         self._stored_receipts = 0
 
-    def install_dictionary(self, family: str, content: bytes, now_ms: int) -> None:
-        """Store a dictionary and compress `family` with it from now on."""
-        newest = self._on_this(Dictionary.select(fn.MAX(Dictionary.codec))).scalar()
-        codec = max(FIRST_DICTIONARY, (newest or 0) + 1)
+    def install_dictionary(
+        self, family: str, content: bytes, now_ms: int, expected: float | None = None
+    ) -> None:
+        """Store a dictionary and compress `family` with it from now on; it is expected to give that ratio."""
+        # Never a number that was given before: events may have it whose dictionary is lost.
+        given = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'dictionaries'")
+        codec = max(FIRST_DICTIONARY, int(next(iter(given), (0,))[0]) + 1)
         columns = {"codec": codec, "family": family, "content": content, "trained_at": now_ms}
         self._on_this(Dictionary.insert(**columns, checksum=crc32(content))).execute()
-        self.compressor.install(codec, family, content)
+        self.compressor.install(codec, family, content, expected)
+        if expected is not None:
+            self.set_meta(_RATIO.format(codec), round(1000 * expected))
+
+    def keep_dictionary(self, family: str, ratio: float) -> None:
+        """Put up with the dictionary that `family` has, which gives that ratio: there is no better one."""
+        codec = self.compressor.expect(family, ratio)
+        if codec is not None:
+            self.set_meta(_RATIO.format(codec), round(1000 * ratio))
+
+    def forget_dictionaries(self, codecs: Iterable[int]) -> int:
+        """Remove dictionaries that no event needs, unless their family is compressed with them; how many."""
+        unused = self.compressor.superseded.intersection(codecs)
+        self._on_this(Dictionary.delete().where(Dictionary.codec.in_(list(unused)))).execute()
+        names = [_RATIO.format(codec) for codec in unused]
+        self._on_this(Meta.delete().where(Meta.name.in_(names))).execute()
+        self.compressor.superseded -= unused
+        return len(unused)
 
     def meta_int(self, name: str, default: int = 0) -> int:
         row = self._on_this(Meta.select().where(Meta.name == name)).first()

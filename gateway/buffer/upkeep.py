@@ -23,7 +23,7 @@ from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import backup_path
 from gateway.buffer.store import Store
 from gateway.buffer.verification import DAMAGES, Verification
-from gateway.buffer.writer import Command, Writer
+from gateway.buffer.writer import Command, Do, Writer
 from gateway.clock import Clock
 from gateway.delivery import Happening
 from gateway.errors import DamageError, StoreError
@@ -182,6 +182,9 @@ class Upkeep:
     def _finish(self, walk: _Walk, now_s: float) -> None:
         log.info("%d events verified in %.1f s", walk.events, now_s - walk.started_s)
         self._writer.submit(Afterwards(lambda: self._say_marked(walk.marked)))
+        unused = walk.verification.unused_codecs
+        if unused:
+            self._writer.submit(Do(lambda store: store.forget_dictionaries(unused)))
         self._end_walk(now_s + VERIFY_EVERY_S)
 
     def _say_marked(self, marked: int) -> None:

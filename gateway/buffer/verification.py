@@ -27,8 +27,8 @@ class Verification:
     """One walk over the events that are there when it begins. `done` and `total` count ids, for progress."""
 
     def __init__(self, reader: Reader) -> None:
-        self.codecs: set[int] = set()
-        """Which codecs the events have that were looked at."""
+        self.unused_codecs = reader.superseded_codecs()
+        """Superseded dictionaries that no event needs, of those that were looked at."""
         self._reader = reader
         self._first, self._last = reader.id_range()
         self._at = self._first - 1
@@ -64,7 +64,7 @@ class Verification:
         if differing:
             raise DamageError(f"{' and '.join(differing)} differ from the table behind event {self._at}")
         _, wrong = reader.without_corrupt(events)
-        self.codecs.update(events.codecs)
+        self.unused_codecs -= {*events.codecs}
         self._at = end
         return len(events.ids), wrong
 

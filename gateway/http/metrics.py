@@ -59,6 +59,12 @@ class GatewayCollector(Collector):
         )
 
     def _upkeep(self) -> Iterator[Metric]:
+        ratios = GaugeMetricFamily(
+            "gateway_payload_stored_ratio", "What is left of a byte of a route's payloads.", labels=["route"]
+        )
+        for route, ratio in self._gateway.store.compressor.ratios().items():
+            ratios.add_metric([route], ratio)
+        yield ratios
         metrics = self._gateway.upkeep.metrics
         for name, text, value in (
             (
