@@ -267,6 +267,11 @@ def test_a_restore_puts_the_backup_in_place_and_numbers_go_on(store: Store, tmp_
         assert found == [(ALERTS, 38, 1), ("site/a", 39, 16), ("site/new", 40, 3)]
         balances(new)
         assert "restored" in alerts(new)[0]["message"]
+        runs = "SELECT name, first_sequence, loss_runs.last_sequence, reason FROM loss_runs"
+        assert sql(new.path, f"{runs} JOIN streams ON stream = id") == [
+            ("site/a", 11, 15, "restored"),
+            ("site/new", 1, 2, "restored"),
+        ]
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["events.db", "events.db.backup"]
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from buffers import append, event, opened, sql
 from gateways import GatewayProcess, gateway_config, wait_until
+from typer.testing import CliRunner
 
 from gateway.buffer.lock import DataDirLock
+from gateway.cli.buffer import app
 from gateway.control import SOCKET_FILE
 from gateway.delivery import Happening
 from gateway.events import Status
@@ -71,6 +73,11 @@ def test_retry_drop_and_compact_do_the_same_on_a_running_and_on_a_stopped_gatewa
         audited = json.loads(gateway("buffer", "audit", "-c", config, "--json").stdout)
         assert audited["problems"] == []
         assert audited["evicted"] == {"dropped": 133}
+        assert audited["incomplete"] == len(audited["per_stream"]) == 9  # not sensors/2
+        (dropped,) = (one for one in audited["per_stream"] if one["stream"] == "sensors/3")
+        assert dropped["lost"]["dropped"] == {"numbers": 15, "ranges": 1, "first_ranges": [[1, 15, 1]]}
+        text = gateway("buffer", "audit", "-c", config, "--stream", "sensors/3").stdout
+        assert "stream     sensors/3: 20 numbers, 5 pending\n           lost, dropped: 15 (1–15)\n" in text
         assert audited["appended"] == {"raw": 200, "alert": 2}
         assert audited["statuses"]["pending"] == 50 + 17 + 2
     finally:
@@ -120,9 +127,9 @@ def test_a_drop_asks_first_and_a_no_changes_nothing(config: Path, buffer: Path) 
 def test_what_does_not_say_which_events_changes_nothing(
     config: Path, buffer: Path, arguments: tuple[str, ...], problem: str
 ) -> None:
-    refused = gateway("buffer", arguments[0], "-c", config, *arguments[1:])
-    assert refused.returncode in (1, 2)
-    assert problem in refused.stderr
+    refused = CliRunner().invoke(app, [arguments[0], "-c", str(config), *arguments[1:]])
+    assert refused.exit_code in (1, 2)
+    assert problem in refused.output + str(refused.exception)
     assert sql(buffer, "SELECT count(*) FROM buffer_events WHERE status = 3") == [(150,)]
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import orjson
 
 from gateway.buffer.choice import Choice
-from gateway.buffer.store import CHECKPOINT_ID, Store
+from gateway.buffer.store import CHECKPOINT_ID, NUMBERED, Store
 from gateway.delivery import Happening, sources, target
 from gateway.events import Status
 
@@ -91,9 +91,11 @@ class ByHand:
         allowed = _allowed(choice, default, Happening.DROP)
 
         def step(store: Store, from_id: int, to_id: int) -> int:
-            losses = _drop(store, _chosen_ids(store, choice, allowed, from_id, to_id), allowed)
-            self._announce(store, losses, from_id, to_id)
-            return sum(loss.events for loss in losses)
+            ids = _chosen_ids(store, choice, allowed, from_id, to_id)
+            removed, losses = _drop(store, ids, allowed)
+            if removed:
+                self._announce(store, removed, losses, (ids[0], ids[-1]))
+            return removed
 
         def checkpoint(store: Store) -> int:
             self._checkpoint(store)
@@ -137,21 +139,20 @@ class ByHand:
             from_id = following[0]
         return changed
 
-    def _announce(self, store: Store, losses: Sequence[StreamLoss], from_id: int, to_id: int) -> None:
-        if not losses:
-            return
-        events = sum(loss.events for loss in losses)
-        streams = f"{len(losses)} streams" if len(losses) > 1 else losses[0].stream
-        message = (
-            f"{events} events of {streams} were dropped by hand, between buffer ids {from_id} and {to_id}"
-        )
+    def _announce(
+        self, store: Store, events: int, losses: Sequence[StreamLoss], ids: tuple[int, int]
+    ) -> None:
+        streams = losses[0].stream if len(losses) == 1 else f"{len(losses)} streams"
+        between = f"between buffer ids {ids[0]} and {ids[1]}"
         details = {
             "reason": "dropped",
             "events": events,
             "streams": [loss._asdict() for loss in losses[:_STREAMS_PER_ALERT]],
             "more_streams": max(0, len(losses) - _STREAMS_PER_ALERT),
         }
-        self._alert(store, "dropped", message, details)
+        self._alert(
+            store, "dropped", f"{events} events of {streams} were dropped by hand, {between}", details
+        )
 
 
 def operations(by_hand: ByHand) -> dict[str, Operation]:
@@ -180,15 +181,16 @@ def _chosen_ids(
     return ids
 
 
-def _drop(store: Store, ids: Sequence[int], statuses: Sequence[Status]) -> list[StreamLoss]:
-    """Remove those of `ids` that are in one of those statuses; returns what each stream lost."""
+def _drop(store: Store, ids: Sequence[int], statuses: Sequence[Status]) -> tuple[int, list[StreamLoss]]:
+    """Remove those of `ids` in one of those statuses; returns how many, and what each stream lost."""
     chosen = orjson.dumps(list(ids)).decode()
     losses: list[StreamLoss] = []
+    removed = 0
     for status in statuses if ids else ():
-        (rows,) = store.arrays(_LOSSES.format(where=_THESE), (chosen, int(status)))
+        (rows,) = store.arrays(_LOSSES, (chosen, int(status)))
         losses += [StreamLoss(*row) for row in rows]
-        store.evict("dropped", status, _THESE, (chosen, int(status)))
-    return losses
+        removed += store.evict("dropped", status, _THESE, (chosen, int(status)))
+    return removed, losses
 
 
 def _allowed(choice: Choice, default: Sequence[Status], happening: Happening) -> tuple[Status, ...]:
@@ -200,8 +202,8 @@ def _allowed(choice: Choice, default: Sequence[Status], happening: Happening) ->
 
 
 _THESE = "id IN (SELECT value FROM json_each(?)) AND status = ?"
-_LOSSES = """
+_LOSSES = f"""
 SELECT json_group_array(json_array(coalesce(name, 'stream ' || stream), events, first, last)) FROM
   (SELECT stream, count(*) AS events, min(sequence_num) AS first, max(sequence_num) AS last
-   FROM buffer_events WHERE {where} GROUP BY stream) LEFT JOIN streams ON streams.id = stream
-"""
+   FROM buffer_events WHERE {_THESE} AND {NUMBERED} GROUP BY stream) LEFT JOIN streams ON streams.id = stream
+"""  # noqa: S608 - constants

@@ -281,6 +281,16 @@ class Reader:
         ).fetchone()
         return StreamNumbers(*row)
 
+    def rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, one by one: for a process that has no busy threads beside it."""
+        return iter(self._connection.execute(sql, values))
+
+    def has_table(self, name: str) -> bool:
+        return (
+            self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+            is not None
+        )
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Everything read inside sees one and the same commit. Keep it short: the WAL grows meanwhile."""

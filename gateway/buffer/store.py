@@ -56,6 +56,9 @@ _RATIO = "dictionary_{}_permille"
 CHECKPOINT_ID = "checkpoint_id"
 REPUBLISHED_ID = "republished_id"
 
+# Of a corrupt event any column may be damaged: it may be of no stream, and have no number.
+NUMBERED = "typeof(stream) = 'integer' AND typeof(sequence_num) = 'integer'"
+
 _COLUMNS = tuple(field.name for field in BufferEvent._meta.sorted_fields if field.name != "id")
 
 
@@ -291,13 +294,13 @@ class Store:
         self._database.execute_sql(
             "INSERT INTO losses (stream, reason, events, first_sequence, last_sequence)"  # noqa: S608 - constants
             f" SELECT stream, '{reason}', count(*), min(sequence_num), max(sequence_num)"
-            f" FROM buffer_events WHERE {where} GROUP BY stream"
+            f" FROM buffer_events WHERE {where} AND {NUMBERED} GROUP BY stream"
             " ON CONFLICT (stream, reason) DO UPDATE SET events = events + excluded.events,"
             " first_sequence = min(first_sequence, excluded.first_sequence),"
             " last_sequence = max(last_sequence, excluded.last_sequence)",
             values,
         )
-        note_losses(self._connection, reason, where, values)
+        note_losses(self._connection, reason, f"{where} AND {NUMBERED}", values)
         self._database.execute_sql(f"DELETE FROM buffer_events WHERE {where}", values)  # noqa: S608
         removed = int(self._connection.changes())
         self._moved["status", status.name] -= removed

@@ -74,17 +74,14 @@ class Streams:
             self._by_name.clear()  # all are saved; those in use come back one by one
 
     def skip(self, last_sequences: str) -> int:
-        """Go on behind the numbers of a JSON array of [topic, number]; returns how many are left out."""
+        """Go on behind the numbers of a JSON array of [topic, number], and note what is left out as lost;
+        returns how many that is."""
         total = "SELECT coalesce(sum(last_sequence), 0) FROM streams"
         self.save()
         self._by_name.clear()
         ((before,),) = self._database.execute_sql(total)
-        self._database.execute_sql(
-            "INSERT INTO streams (name, last_sequence) SELECT json_extract(value, '$[0]'),"
-            " json_extract(value, '$[1]') FROM json_each(?) WHERE true ON CONFLICT (name) DO UPDATE"
-            " SET last_sequence = max(last_sequence, excluded.last_sequence)",
-            (last_sequences,),
-        )
+        for statement in _SKIP:
+            self._database.execute_sql(statement, (last_sequences,))
         ((after,),) = self._database.execute_sql(total)
         return int(after - before)
 
@@ -102,3 +99,16 @@ class Streams:
             # Never back: after a salvage the table is ahead of the events that are left.
             ahead = Stream.update(last_sequence=fn.MAX(Stream.last_sequence, last_sequence))
             ahead.where(Stream.id == stream).bind(self._database).execute()
+
+
+_FURTHER = """
+(SELECT json_extract(value, '$[0]') AS name, json_extract(value, '$[1]') AS last FROM json_each(?)) AS further
+"""
+_SKIP = (
+    f"INSERT OR IGNORE INTO streams (name, last_sequence) SELECT name, 0 FROM {_FURTHER}",  # noqa: S608
+    "INSERT INTO loss_runs (stream, last_sequence, first_sequence, step, reason)"  # noqa: S608 - constants
+    f" SELECT id, last, last_sequence + 1, 1, 'restored' FROM {_FURTHER} JOIN streams USING (name)"
+    " WHERE last > last_sequence",
+    f"UPDATE streams SET last_sequence = max(last_sequence, last) FROM {_FURTHER}"  # noqa: S608 - constants
+    " WHERE streams.name = further.name",
+)

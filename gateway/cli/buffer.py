@@ -18,10 +18,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.buffer.audit import Audit, audit
+from gateway.buffer.audit import audit
 from gateway.buffer.backup import back_up
 from gateway.buffer.choice import Choice
 from gateway.buffer.reading import Reader
+from gateway.cli.buffer_audit import chosen_streams, print_audit
 from gateway.cli.buffer_changes import CHANGES
 from gateway.cli.buffer_options import (
     AsJson,
@@ -72,15 +73,30 @@ def stats(config: ConfigFile, as_json: AsJson = False) -> None:
 
 
 @app.command(name="audit")
-def audit_command(config: ConfigFile, as_json: AsJson = False) -> None:
-    """Prove that every message and every event is accounted for. Exits 1 when a sum does not balance."""
+def audit_command(
+    config: ConfigFile,
+    stream: Annotated[
+        str | None, typer.Option("--stream", help="Show the streams of this topic or topic filter.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="How many streams to show at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that every message and every event is accounted for. Exits 1 when a sum does not balance.
+
+    Shows the streams that have lost, failed or corrupt events, or with --stream those that are asked for.
+    """
+    wanted = choice_of(None, None, stream, None).stream
     with closing(Reader(buffer_path(config))) as reader:
         found = audit(reader)
+        with reader.snapshot():
+            streams = chosen_streams(reader, wanted, limit)
+    problems = [*found.problems, *streams.problems]
     if as_json:
-        typer.echo(orjson.dumps(found._asdict()).decode())
+        shown = {"per_stream": [one.as_json() for one in streams.shown], "incomplete": streams.incomplete}
+        typer.echo(orjson.dumps(found._asdict() | {"problems": problems} | shown).decode())
     else:
-        _print(found)
-    if found.problems:
+        print_audit(found, streams, problems)
+    if problems:
         raise typer.Exit(1)
 
 
@@ -200,22 +216,6 @@ def backup(
             lambda done, total: progress.update(task, completed=done, total=total),
         )
     typer.echo(f"{path} ({format_bytes(path.stat().st_size)})")
-
-
-def _print(found: Audit) -> None:
-    typer.echo(f"messages   {_sum(found.messages)}")
-    typer.echo(f"appended   {_sum(found.appended)}")
-    typer.echo(f"here now   {_sum(found.statuses)}")
-    typer.echo(f"evicted    {_sum(found.evicted)}")
-    for problem in found.problems:
-        typer.echo(f"PROBLEM    {problem}")
-    if not found.problems:
-        typer.echo(f"balanced   appended = here + evicted, over {found.streams:,} streams")
-
-
-def _sum(parts: dict[str, int]) -> str:
-    terms = " + ".join(f"{value:,} {name}" for name, value in parts.items() if value)
-    return f"{sum(parts.values()):,}" + (f" = {terms}" if terms else "")
 
 
 def _all(reader: Reader, choice: Choice) -> Iterator[tuple[int, int, int]]:

@@ -1,0 +1,71 @@
+"""What `gateway buffer audit` shows: the sums, and the streams of which something is not here any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import typer
+
+from gateway.buffer.audit import Audit
+from gateway.buffer.reading import Reader
+from gateway.buffer.stream_audit import StreamAudit, audit_streams
+
+_PROBLEMS_SHOWN = 20
+
+
+class Streams(NamedTuple):
+    """`shown` are the first ones that are asked for; of all that were looked at, `incomplete` have lost,
+    failed or corrupt events."""
+
+    shown: list[StreamAudit]
+    left_out: int
+    incomplete: int
+    problems: list[str]
+
+
+def chosen_streams(reader: Reader, topic_filter: str | None, limit: int) -> Streams:
+    """The streams of the filter; without one, those that are incomplete. Inside a snapshot of the reader."""
+    shown: list[StreamAudit] = []
+    problems: list[str] = []
+    wanted = incomplete = 0
+    for one in audit_streams(reader, topic_filter):
+        incomplete += not one.is_complete
+        if one.problem and len(problems) < _PROBLEMS_SHOWN:
+            problems.append(one.problem)
+        if topic_filter is not None or not one.is_complete:
+            wanted += 1
+            if len(shown) < limit:
+                shown.append(one)
+    return Streams(shown, wanted - len(shown), incomplete, problems)
+
+
+def print_audit(found: Audit, streams: Streams, problems: Sequence[str]) -> None:
+    """As text: one line for each sum, one for each stream and what it has lost."""
+    typer.echo(f"messages   {_sum(found.messages)}")
+    typer.echo(f"appended   {_sum(found.appended)}")
+    typer.echo(f"here now   {_sum(found.statuses)}")
+    typer.echo(f"evicted    {_sum(found.evicted)}")
+    for one in streams.shown:
+        _print_stream(one)
+    if streams.left_out:
+        typer.echo(f"           and {streams.left_out:,} more streams; --limit or --stream shows them")
+    for problem in problems:
+        typer.echo(f"PROBLEM    {problem}")
+    if not problems:
+        complete = found.streams - streams.incomplete
+        typer.echo(f"balanced   appended = here + evicted, over {found.streams:,} streams")
+        typer.echo(f"complete   {complete:,} streams have lost nothing")
+
+
+def _print_stream(one: StreamAudit) -> None:
+    here = ", ".join(f"{count:,} {name}" for name, count in one.statuses.items()) or "none here"
+    gone = f", {one.gone_after_delivery:,} delivered and gone" if one.gone_after_delivery > 0 else ""
+    typer.echo(f"stream     {one.stream}: {one.given_out:,} numbers, {here}{gone}")
+    for name, ranges in [*one.held.items(), *((f"lost, {why}", ranges) for why, ranges in one.lost.items())]:
+        typer.echo(f"           {name}: {ranges}")
+
+
+def _sum(parts: dict[str, int]) -> str:
+    terms = " + ".join(f"{value:,} {name}" for name, value in parts.items() if value)
+    return f"{sum(parts.values()):,}" + (f" = {terms}" if terms else "")
