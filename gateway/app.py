@@ -100,6 +100,10 @@ class Gateway:
     def window_specs(self) -> tuple[WindowSpec, ...]:
         return self.config.window_specs()
 
+    @cached_property
+    def topic_filters(self) -> list[str]:
+        return [topic_filter for topic_filter, _ in self.pipeline.subscriptions()]
+
     @property
     def presence(self) -> Presence:
         return self.pipeline.presence

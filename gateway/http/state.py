@@ -66,6 +66,7 @@ class State:
             "uptime_s": max(now_ms - gateway.started_ms, 0) // 1000,
             "status": "failing" if gateway.health() else "degraded" if problems else "ok",
             "problems": problems,
+            "listens": list(gateway.topic_filters),
         }
 
     def problems(self) -> list[str]:
@@ -88,9 +89,14 @@ class State:
         }
 
     def rates(self) -> dict[str, float]:
-        """Per second, over the last few seconds."""
+        """Per second: `…_per_s` over the last few seconds, `…_now` in the last one."""
         names = {"in": "taken_in", "out": "acked", "results": "derived"}
-        return {f"{name}_per_s": round(self._history.rate(of), 1) for name, of in names.items()}
+        latest = self._history.latest
+        return {
+            **{f"{name}_per_s": round(self._history.rate(of), 1) for name, of in names.items()},
+            "in_now": round(latest.in_per_s, 1) if latest else 0.0,
+            "out_now": round(latest.out_per_s, 1) if latest else 0.0,
+        }
 
     def buffer(self) -> dict[str, Any]:
         """Events by status, messages by outcome, the room on disk and where the backlog goes."""

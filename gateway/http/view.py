@@ -44,6 +44,10 @@ class GatewayView(Protocol):
     def buffer_path(self) -> Path: ...
 
     @property
+    def topic_filters(self) -> Sequence[str]:
+        """What it subscribes to."""
+
+    @property
     def undecoded(self) -> Mapping[tuple[str, str], int]:
         """By (route, reason)."""
 

@@ -1,0 +1,84 @@
+// Line charts over time, in the colours of the page.
+
+import { count, measure, time } from "./format.js";
+
+/* global uPlot */
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const charts = new Set();
+
+/** Times of day, with seconds only where they tell the ticks apart. */
+function stamps(ticks) {
+  const short = ticks.length > 1 && ticks[1] - ticks[0] >= 60;
+  return ticks.map((s) => (short ? time(s * 1000).replace(/^(\d+:\d+):\d+/, "$1") : time(s * 1000)));
+}
+
+export class Chart {
+  /** `lines` are {label, colour (a CSS variable), fill}; `aria` says what the picture shows. */
+  constructor(node, lines, aria, fromZero = true) {
+    this.node = node;
+    this.lines = lines;
+    this.aria = aria;
+    this.fromZero = fromZero;
+    this.data = [[], ...lines.map(() => [])];
+    this.sizes = new ResizeObserver(() => this.resize());
+    this.sizes.observe(node);
+    charts.add(this);
+    this.draw();
+  }
+
+  set(data, lines = this.lines) {
+    const same = lines.length === this.lines.length && lines.every((line, at) => line.label === this.lines[at].label);
+    this.lines = lines;
+    this.data = data;
+    if (same) this.plot.setData(data);
+    else this.draw();
+  }
+
+  resize() {
+    const { clientWidth: width, clientHeight: height } = this.node;
+    if (width && height) this.plot.setSize({ width, height });
+  }
+
+  draw() {
+    this.plot?.destroy();
+    const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const fromZero = this.fromZero;
+    const range = (_plot, low, high) => {
+      if (low === null || low === undefined) return [0, 1];
+      if (fromZero) return [0, Math.max(high * 1.1, 1)];
+      const room = (high - low || Math.abs(high) || 1) * 0.1;
+      return [low - room, high + room];
+    };
+    const options = {
+      width: this.node.clientWidth || 300,
+      height: this.node.clientHeight || 150,
+      cursor: { drag: { x: false, y: false }, points: { size: 6 } },
+      legend: { show: false },
+      scales: { y: { range } },
+      axes: [{ ...axis, space: 80, size: 26, values: (_plot, ticks) => stamps(ticks) }, { ...axis, size: 56, space: 26, values: (_plot, ticks) => ticks.map((n) => (fromZero ? count(n) : measure(n))), incrs: fromZero ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6] : undefined }],
+      series: [{}, ...this.lines.map((line) => ({
+        label: line.label,
+        stroke: colour(line.colour),
+        width: 2,
+        points: { show: line.points ?? false, size: 5, fill: colour(line.colour) },
+        fill: line.fill ? `${colour(line.colour)}22` : undefined,
+        spanGaps: true,
+      }))],
+    };
+    this.plot = new uPlot(options, this.data, this.node);
+    this.plot.root.setAttribute("role", "img");
+    this.plot.root.setAttribute("aria-label", this.aria);
+  }
+
+  destroy() {
+    this.sizes.disconnect();
+    this.plot.destroy();
+    charts.delete(this);
+  }
+}
+
+/** After the theme has changed. */
+export function redrawAll() {
+  for (const chart of charts) chart.draw();
+}

@@ -1,0 +1,41 @@
+// Elements, made from text only: nothing that a device sends is ever read as markup.
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === true) made.setAttribute(name, "");
+    else if (value !== undefined && value !== false) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== undefined && child !== null));
+  return made;
+}
+
+/** Replace what `node` shows, unless it shows that already: a screen reader is not told twice. */
+export function show(node, key, make) {
+  const text = JSON.stringify(key);
+  if (node.shown === text) return;
+  node.shown = text;
+  const made = make();
+  node.replaceChildren(...(Array.isArray(made) ? made : [made]));
+}
+
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export function table(caption, columns, rows) {
+  const cell = (tag, text, at) =>
+    element(tag, { class: columns[at].number ? "number" : undefined, scope: tag === "th" ? "col" : undefined }, text);
+  return element("div", { class: "table", tabindex: "0", role: "region", "aria-label": caption },
+    element("table", {},
+      element("caption", {}, caption),
+      element("thead", {}, element("tr", {}, ...columns.map((column, at) => cell("th", column.name, at)))),
+      element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((text, at) => cell("td", text, at)))))));
+}
+
+export function facts(pairs, kind) {
+  return element("dl", { class: kind },
+    ...pairs.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+}
