@@ -28,7 +28,7 @@ from gateway.buffer.retention import Retention
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
-from gateway.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message, Priority
+from gateway.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message, Priority, Status
 from gateway.flow.admission import Admission
 from gateway.identifiers import aggregate_id, split_ids
 from gateway.presence import Presence
@@ -40,6 +40,7 @@ from gateway.windows.engine import WindowEngine
 log = logging.getLogger(__name__)
 
 VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
+FAILED_ANNOUNCED = "failed_announced"
 SLOW_SAMPLE_US = 200.0  # at a thousand samples a second that is a fifth of a core
 
 
@@ -158,6 +159,7 @@ class Pipeline:
         now_s = self._clock.monotonic_s()
         if self.windows.progressed or now_s >= self._next_checkpoint_s:
             self.checkpoint(store)
+        self._announce_failed(store)
         self._retain(store, now_ms)
         store.give_back(VACUUM_PAGES)
 
@@ -307,6 +309,16 @@ class Pipeline:
             if sample_us > SLOW_SAMPLE_US:
                 self._slow.add(window)
                 log.warning("window %s takes %.0f µs per sample; its plugin is slow", window, sample_us)
+
+    def _announce_failed(self, store: Store) -> None:
+        """Say it when events became FAILED since the last time; the file knows how many were announced."""
+        failed, announced = store.counts["status", Status.FAILED.name], store.meta_int(FAILED_ANNOUNCED)
+        if failed > announced:
+            events = f"{failed - announced} events failed, {failed} altogether: the cloud refuses them"
+            hint = "`gateway buffer list --status failed` shows them, retry or drop settles them"
+            self.alert(store, "failed", f"{events}; {hint}", {"events": failed - announced})
+        if failed != announced:
+            store.set_meta(FAILED_ANNOUNCED, failed)
 
     def _retain(self, store: Store, now_ms: int) -> None:
         """Let retention take its next step, and announce with it what is lost: one alert per stretch."""

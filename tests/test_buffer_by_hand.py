@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +21,7 @@ from gateway.buffer.audit import audit
 from gateway.buffer.backup import back_up
 from gateway.buffer.by_hand import ByHand
 from gateway.buffer.choice import Choice
+from gateway.buffer.recovery import recover
 from gateway.buffer.restore import restore
 from gateway.buffer.store import Store
 from gateway.delivery import Backoff, Happening
@@ -311,3 +316,46 @@ def test_what_is_no_backup_is_refused(store: Store, tmp_path: Path, which: str) 
     with pytest.raises(StoreError):
         restore(store.path, backup, EPOCH_MS)
     balances(store)
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from gateway.buffer.restore import restore
+
+countdown = int(sys.argv[3])
+CHANGES = {"os.rename", "os.remove", "os.link", "os.mkdir", "shutil.copyfile"}
+
+def look(name, arguments):
+    global countdown
+    if name in CHANGES:
+        countdown -= 1
+        if countdown == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(look)
+restore(Path(sys.argv[1]), Path(sys.argv[2]), 0)
+"""
+
+
+def test_a_restore_that_is_killed_leaves_the_old_buffer_or_the_new_one(store: Store, tmp_path: Path) -> None:
+    """Before each change of the folder in turn, with commits that are only in the old one's log."""
+    backup = back_up(store.path, tmp_path / "kept")
+    append(store, events(5, "site/a"))
+    folder, outcomes = tmp_path / "data", []
+    for change in range(1, 50):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{store.path}{suffix}", f"{folder / 'events.db'}{suffix}")
+        command = [sys.executable, "-c", KILLED_AT, folder / "events.db", backup, str(change)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert recover(folder / "events.db", 0).kind == "whole"
+        with opened(folder / "events.db") as found:
+            outcomes.append(sum(found.counts["status", status.name] for status in Status))
+            balances(found)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert outcomes == [35] * (len(outcomes) - 1) + [30]
+    assert len(outcomes) > 4, "it was not killed anywhere"

@@ -643,3 +643,30 @@ def test_a_stream_keeps_counting_over_kinds_and_restarts(world: World) -> None:
     world.crash()
     world.take_in(world.reading("a", 3))
     assert rows(world, "sequence_num") == [(1,), (2,), (3,), (4,)]
+
+
+def test_events_that_fail_are_announced_once_and_across_a_crash(world: World) -> None:
+    def fail(count: int) -> None:
+        with world.store.transaction():
+            world.store.move(world.store.claim(count), Status.SYNCING, Happening.EXHAUSTED)
+
+    def announced() -> list[int]:
+        rows = world.reader.derived_after(0, 100)
+        found = map(orjson.loads, world.reader.payloads(rows))
+        return [alert["events"] for alert in found if alert.get("alert") == "failed"]
+
+    world.take_in(*(world.reading("a", n) for n in range(10)))
+    world.tick()
+    assert announced() == []
+    fail(3)
+    world.crash()  # before anything was said
+    world.tick()
+    world.tick()
+    assert announced() == [3]
+    with world.store.transaction():
+        world.store.move([1, 2], Status.FAILED, Happening.RETRY)
+    world.tick()
+    fail(1)
+    world.crash()
+    world.tick()
+    assert announced() == [3, 1]
