@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -34,7 +34,6 @@ from gateway.mqtt.sockets import BufferedSocket
 
 log = logging.getLogger(__name__)
 
-MAX_BACKOFF_S = 30.0
 FIRST_BACKOFF_S = 0.5
 _CONNECT_TIMEOUT_S = 10.0
 _MISC_EVERY_S = 1.0
@@ -89,6 +88,10 @@ class Link:
         self.epoch = 0
         self.connected = False
         self.max_packet_bytes: int | None = None  # what the broker said it takes (MQTT 5)
+        self.receive_maximum = 65_535  # how many unacknowledged publishes it takes (MQTT 5)
+        self.farewell_code: int | None = None  # of the broker's DISCONNECT, if it sent one (MQTT 5)
+        self._earlier_wire_bytes = 0
+        self._backoff_s = FIRST_BACKOFF_S
         self._session = session
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self._client: _Client | None = None
@@ -163,6 +166,16 @@ class Link:
             raise BrokerError(f"publish to {self._place} failed: {paho.error_string(info.rc)}")
         return int(info.mid)
 
+    @property
+    def wire_bytes(self) -> int:
+        """What was sent on all connections so far, with what still waits for the network."""
+        client = self._client
+        return self._earlier_wire_bytes + (0 if client is None else client.wire_bytes)
+
+    def progressed(self) -> None:
+        """This connection is good for something: after it, the pauses between attempts begin anew."""
+        self._backoff_s = FIRST_BACKOFF_S
+
     def reset(self, reason: str) -> None:
         """Give up this connection; a new one is made. Call it from a callback; it raises BrokerError."""
         raise BrokerError(reason)
@@ -170,7 +183,6 @@ class Link:
     # --- the thread ---
 
     def _run(self) -> None:
-        backoff_s = FIRST_BACKOFF_S
         while not self._stop.is_set():
             started = time.monotonic()
             try:
@@ -181,12 +193,13 @@ class Link:
                 self._note_failure(exc)
             finally:
                 self._end_connection()
-            if time.monotonic() - started > MAX_BACKOFF_S:
-                backoff_s = FIRST_BACKOFF_S
+            max_backoff_s = self.endpoint.max_backoff_s
+            if time.monotonic() - started > max_backoff_s:
+                self._backoff_s = FIRST_BACKOFF_S
             # full jitter: a fleet must not come back at once
-            hurried = self._pause_over.wait(random.uniform(0, backoff_s))
+            hurried = self._pause_over.wait(random.uniform(0, self._backoff_s))
             self._pause_over.clear()
-            backoff_s = FIRST_BACKOFF_S if hurried else min(backoff_s * 2, MAX_BACKOFF_S)
+            self._backoff_s = FIRST_BACKOFF_S if hurried else min(self._backoff_s * 2, max_backoff_s)
 
     def _serve(self) -> None:
         client = self._client = self._make_client()
@@ -259,6 +272,7 @@ class Link:
             if was_connected and self._stop.is_set():
                 self._say_goodbye(client)
             client.close()
+            self._earlier_wire_bytes += client.wire_bytes
         self._client, self.connected = None, False
         if was_connected:
             self._session.disconnected(self)
@@ -298,6 +312,7 @@ class Link:
             reconnect_on_failure=False,
         )
         client.connect_timeout = _CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(0)  # the sessions keep windows of their own
         if endpoint.username is not None:
             client.username_pw_set(endpoint.username, endpoint.password)
         if endpoint.tls is not None:
@@ -334,6 +349,8 @@ class Link:
         self.metrics.connects += 1
         self.metrics.last_error = ""
         self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        self.receive_maximum = getattr(properties, "ReceiveMaximum", 65_535)
+        self.farewell_code = None
         log.info("%s: connected to %s", self.name, self._place)
         self._session.connected(self, bool(flags.session_present))
 
@@ -358,14 +375,17 @@ class Link:
         )
 
     def _on_publish(self, _client: Any, _data: Any, packet_id: int, reason: Any, _properties: Any) -> None:
-        self._session.published(self, packet_id, int(reason.value))
+        client = self._client
+        self._session.published(self, packet_id, client.puback_code if client else int(reason.value))
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
             self._refused = f"{self._place} refused a subscription: {', '.join(refused)}"
 
-    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        if flags.is_disconnect_packet_from_server and reason is not None:
+            self.farewell_code = int(reason.value)
         if not self._stop.is_set():
             self._refused = f"{self._place} closed the connection: {reason}"
 
@@ -383,6 +403,21 @@ class _Client(paho.Client):
     """paho's client on a BufferedSocket."""
 
     connection: BufferedSocket
+    puback_code = 0
+    """The reason code of the PUBACK that is being handled."""
+
+    @property
+    def wire_bytes(self) -> int:
+        connection = getattr(self, "connection", None)
+        return 0 if connection is None else int(connection.wire_bytes)
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        """paho refuses a packet whose code the standard does not list for a PUBACK; Mosquitto sends one, 0x95
+        for a message over its size limit. So the code is taken out here, and paho sees a plain PUBACK."""
+        packet = self._in_packet["packet"]
+        self.puback_code = packet[2] if len(packet) > 2 else 0
+        self._in_packet["packet"] = packet[:2]
+        return super()._handle_pubackcomp(cmd)
 
     def _create_socket(self) -> Any:
         sock = super()._create_socket()

@@ -12,6 +12,8 @@ import socket
 import ssl
 
 _READ_BYTES = 256 * 1024
+_TLS_RECORD_LIMIT_BYTES = 16 * 1024
+_TLS_RECORD_BYTES = 22  # header, type and tag of a record of TLS 1.3 (RFC 8446, section 5.2)
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -28,6 +30,8 @@ class BufferedSocket:
         self._read = 0
         self._outbox = bytearray()
         self._closed_by_peer = False
+        self._record_bytes = _TLS_RECORD_BYTES if isinstance(sock, ssl.SSLSocket) else 0
+        self._sent_bytes = 0
 
     # --- for the loop ---
 
@@ -49,12 +53,19 @@ class BufferedSocket:
                 sent = self._sock.send(self._outbox)
             except _WOULD_BLOCK:
                 return
+            self._sent_bytes += sent + self._record_bytes * -(-sent // _TLS_RECORD_LIMIT_BYTES)
             del self._outbox[:sent]
 
     @property
     def readable(self) -> bool:
         """Whether `recv` has something to give: bytes, or the end of the stream."""
         return self._read < len(self._inbox) or self._closed_by_peer
+
+    @property
+    def wire_bytes(self) -> int:
+        """What was handed to the operating system so far, with the records of TLS, and what waits for it.
+        Neither TCP's own headers nor the TLS handshake are in it."""
+        return self._sent_bytes + len(self._outbox)
 
     @property
     def unsent_bytes(self) -> int:

@@ -1,0 +1,116 @@
+"""How large a frame may be and how much may be under way at once, learnt from acknowledgements. Logic only.
+
+- The rate is BBR's delivery rate: what was acknowledged while a frame was under way, over that time; the
+  largest of the last seconds counts. When there was nothing more to send, a sample tells how little was
+  offered, so it can only raise the rate.
+- A frame aims at FRAME_S of the link, and what is under way at a round trip and FRAME_S. So each round trip
+  the rate may grow until the link is full, a slow link is never asked for more than it acknowledges in
+  seconds, and an urgent event never waits behind more than that.
+- After a lost connection it begins again with a small frame, half as large each time nothing got through.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+FRAME_S = 1.0
+FIRST_FRAME_BYTES = 16 * 1024  # two seconds of a link of 64 kbit/s
+LEAST_FRAME_BYTES = 512
+_SAMPLES_FOR_S = 10.0
+_FIRST_EVENT_BYTES = 64.0  # of one event in a frame, until frames have told
+_WEIGHT = 0.25  # of the latest frame in the mean size of an event
+
+
+class Flight(NamedTuple):
+    """What is remembered of a frame while it is under way."""
+
+    size_bytes: int
+    sent_s: float
+    acked_bytes_before: int
+
+
+class Pace:
+    """The pace of one connection. All times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._first_bytes = FIRST_FRAME_BYTES
+        self._limit_bytes: int | None = None  # the cloud broker found a larger frame too large
+        self._event_bytes = _FIRST_EVENT_BYTES
+        self._samples: deque[tuple[float, float]] = deque()  # (when, bytes per second), the rates falling
+        self._round_trip_s = 0.0  # the shortest seen
+        self._acked_bytes = 0
+        self._under_way_bytes = 0
+        self._offered_until_bytes = -1  # before so much is acknowledged, samples tell what was offered
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """What the link is known to carry; 0 as long as nothing is known."""
+        return self._samples[0][1] if self._samples else 0.0
+
+    @property
+    def frame_bytes(self) -> int:
+        """How large the next frame should be at most."""
+        wanted = self.rate_bytes_per_s * FRAME_S or self._first_bytes
+        return int(max(LEAST_FRAME_BYTES, min(wanted, self._limit_bytes or wanted)))
+
+    @property
+    def window_bytes(self) -> int:
+        """How much may be under way before the next frame waits."""
+        wanted = self.rate_bytes_per_s * (FRAME_S + max(FRAME_S, self._round_trip_s))
+        return int(max(wanted, self.frame_bytes))
+
+    @property
+    def open(self) -> bool:
+        """Whether another frame may go now. One may always be under way."""
+        return self._under_way_bytes + self.frame_bytes <= self.window_bytes or not self._under_way_bytes
+
+    def events(self, at_most: int) -> int:
+        """How many events the next frame should have, from 1 to `at_most`."""
+        return max(1, min(at_most, int(self.frame_bytes / self._event_bytes)))
+
+    def packed(self, events: int, size_bytes: int) -> None:
+        """So many events made a frame of this size."""
+        self._event_bytes += _WEIGHT * (size_bytes / events - self._event_bytes)
+
+    def sent(self, size_bytes: int, now_s: float) -> Flight:
+        """A frame was handed to the network. The result is for `acked`."""
+        self._under_way_bytes += size_bytes
+        return Flight(size_bytes, now_s, self._acked_bytes)
+
+    def idle(self) -> None:
+        """There is nothing more to send now, though the window is open."""
+        self._offered_until_bytes = self._acked_bytes + self._under_way_bytes
+
+    def acked(self, flight: Flight, now_s: float) -> None:
+        """The cloud broker answered that frame."""
+        only_offered = flight.acked_bytes_before < self._offered_until_bytes
+        self._under_way_bytes -= flight.size_bytes
+        self._acked_bytes += flight.size_bytes
+        took_s = max(now_s - flight.sent_s, 1e-6)
+        self._round_trip_s = min(self._round_trip_s or took_s, took_s)
+        self._first_bytes = min(FIRST_FRAME_BYTES, 2 * self._first_bytes)
+        self._sample((self._acked_bytes - flight.acked_bytes_before) / took_s, now_s, only_offered)
+
+    def too_large(self, size_bytes: int) -> None:
+        """The cloud broker refused a frame for its size: stay below."""
+        self._limit_bytes = min(self._limit_bytes or size_bytes, size_bytes // 2)
+
+    def lost(self) -> None:
+        """The connection ended. If nothing got through, the next one begins with less."""
+        if not self._acked_bytes:
+            self._first_bytes = max(LEAST_FRAME_BYTES, self._first_bytes // 2)
+        self._samples.clear()
+        self._round_trip_s = 0.0
+        self._acked_bytes = self._under_way_bytes = 0
+        self._offered_until_bytes = -1
+
+    def _sample(self, rate: float, now_s: float, only_offered: bool) -> None:
+        samples = self._samples
+        if only_offered and rate <= self.rate_bytes_per_s:
+            return
+        while samples and samples[-1][1] <= rate:
+            samples.pop()
+        samples.append((now_s, rate))
+        while len(samples) > 1 and now_s - samples[0][0] > _SAMPLES_FOR_S:
+            samples.popleft()
