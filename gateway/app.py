@@ -40,6 +40,7 @@ from gateway.http.view import Section
 from gateway.machine import memory_limit_bytes
 from gateway.mqtt.auditor import Auditor
 from gateway.mqtt.bridge import Bridge, BridgeSpec
+from gateway.mqtt.budget import SharedBucket
 from gateway.mqtt.connection import Link
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.endpoint import Endpoint, Tls, Will
@@ -330,13 +331,16 @@ class Gateway:
             cloud.batch_events,
             cloud.in_flight,
             cloud.ack_timeout / 1000,
-            cloud.bandwidth // cloud.connections if cloud.bandwidth else None,
             self.config.buffer.retry.backoff,
+            self.topics.status,
         )
+        bucket = SharedBucket(cloud.bandwidth)
+        will = Will(self.topics.status, status_payload("offline"))
         self._resources.callback(self._release_claims)
         for lane in range(cloud.connections):
-            bridge = Bridge(spec, lane, self.buffer_path, self.writer, self.clock.now_ms)
-            link = Link(f"bridge-{lane}", _endpoint(cloud, f"-{lane}"), bridge, self.clock.now_ms)
+            bridge = Bridge(spec, lane, self.buffer_path, self.writer, self.clock.now_ms, bucket)
+            endpoint = _endpoint(cloud, f"-{lane}", will=will if lane == 0 else None)
+            link = Link(f"bridge-{lane}", endpoint, bridge, self.clock.now_ms)
             self.bridges.append(bridge)
             self.bridge_links.append(link)
             self._resources.callback(bridge.finish)

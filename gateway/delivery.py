@@ -21,6 +21,7 @@ class Happening(Enum):
     PUBACK = "puback"  # the cloud broker acknowledged the frame
     FAILURE = "failure"  # refused, timed out, or the connection or the process died
     EXHAUSTED = "exhausted"  # a failure, and no retries are left
+    REJECTION = "rejection"  # the cloud broker says that it will never take it
     RETRY = "retry"  # an operator wants it sent again
     DROP = "drop"  # an operator gives it up; an alert says so
     EVICT = "evict"  # retention needs the room
@@ -38,6 +39,7 @@ TRANSITIONS: dict[tuple[Status, Happening], Status | None] = {
     (Status.SYNCING, Happening.PUBACK): Status.SYNCED,
     (Status.SYNCING, Happening.FAILURE): Status.PENDING,
     (Status.SYNCING, Happening.EXHAUSTED): Status.FAILED,
+    (Status.SYNCING, Happening.REJECTION): Status.FAILED,
     (Status.SYNCING, Happening.MISMATCH): Status.CORRUPT,
     (Status.SYNCED, Happening.EVICT): GONE,
     (Status.FAILED, Happening.RETRY): Status.PENDING,

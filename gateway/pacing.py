@@ -60,10 +60,9 @@ class Pace:
         wanted = self.rate_bytes_per_s * (FRAME_S + max(FRAME_S, self._round_trip_s))
         return int(max(wanted, self.frame_bytes))
 
-    @property
-    def open(self) -> bool:
-        """Whether another frame may go now. One may always be under way."""
-        return self._under_way_bytes + self.frame_bytes <= self.window_bytes or not self._under_way_bytes
+    def room_for(self, size_bytes: int) -> bool:
+        """Whether a frame of that size may go now. One may always be under way."""
+        return self._under_way_bytes + size_bytes <= self.window_bytes or not self._under_way_bytes
 
     def events(self, at_most: int) -> int:
         """How many events the next frame should have, from 1 to `at_most`."""

@@ -9,6 +9,7 @@ from enum import Enum
 
 REFUSED = 0x80
 """Reason codes from here on are refusals."""
+TOO_LARGE = 0x95
 
 
 class Verdict(Enum):
@@ -22,6 +23,7 @@ class Verdict(Enum):
 
 _REASONS = {
     0x80: (Verdict.RETRY, "unspecified error"),
+    0x81: (Verdict.FAIL, "malformed packet"),
     0x83: (Verdict.RETRY, "implementation specific error"),
     0x87: (Verdict.FAIL, "not authorized"),
     0x88: (Verdict.WAIT, "server unavailable"),
@@ -29,7 +31,7 @@ _REASONS = {
     0x90: (Verdict.FAIL, "topic name invalid"),
     0x91: (Verdict.WAIT, "packet identifier in use"),
     0x93: (Verdict.WAIT, "receive maximum exceeded"),
-    0x95: (Verdict.SPLIT, "packet too large"),
+    TOO_LARGE: (Verdict.SPLIT, "packet too large"),
     0x96: (Verdict.WAIT, "message rate too high"),
     0x97: (Verdict.WAIT, "quota exceeded"),
     0x99: (Verdict.FAIL, "payload format invalid"),

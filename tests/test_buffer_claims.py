@@ -23,7 +23,7 @@ def claim(store: Store, now_ms: int, limit: int = 100) -> list[int]:
 
 def refuse(store: Store, ids: list[int], now_ms: int, chance: float = 0.0) -> int:
     with store.transaction():
-        return store.refuse(ids, BACKOFF, now_ms, chance)
+        return store.refuse(ids, "no reason", BACKOFF, now_ms, chance)
 
 
 def settle(store: Store, ids: list[int]) -> None:
@@ -129,7 +129,7 @@ def test_a_rolled_back_refusal_holds_nothing(tmp_path: Path) -> None:
         append(store, events(1))
         ids = claim(store, 0)
         with pytest.raises(ZeroDivisionError), store.transaction():
-            store.refuse(ids, BACKOFF, 0, 0.0)
+            store.refuse(ids, "no reason", BACKOFF, 0, 0.0)
             assert store.claim(1, now_ms=1) == []
             raise ZeroDivisionError
         with store.transaction():
@@ -172,7 +172,7 @@ def test_shards_skip_for_themselves(tmp_path: Path) -> None:
         append(store, [event(f"t/{number}") for number in range(6)])
         with store.transaction():
             refused = store.claim(1, 0, 2, now_ms=0)
-            store.refuse(refused, BACKOFF, 0, 0.0)
+            store.refuse(refused, "no reason", BACKOFF, 0, 0.0)
         claims = []
         for shard in (0, 1):
             with store.transaction():

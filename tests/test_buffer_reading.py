@@ -179,10 +179,10 @@ def test_large_events_are_split_by_their_size_once_decompressed(tmp_path: Path) 
         append(store, [event(payload=b"x" * size) for size in (400, 500, 200, 5000, 1, 1)])
     with reading(path) as reader:
         found = reader.by_ids(range(7))
-        assert [part.ids for part in found.split(1000, 1000)] == [[1, 2], [3], [4], [5, 6]]
-        assert [part.ids for part in found.split(1000, 10**6)] == [[1, 2, 3, 4, 5, 6]]
-        assert [part.ids for part in found.split(4, 10**6)] == [[1, 2, 3, 4], [5, 6]]
-        assert reader.by_ids([]).split(1000, 1000) == []
+        assert [found.fitting(start, 6, 1000) for start in range(6)] == [2, 3, 3, 4, 6, 6]
+        assert found.fitting(0, 6, 10**6) == 6
+        assert found.fitting(0, 4, 10**6) == 4
+        assert found.part(1, 3) == reader.by_ids([2, 3])
 
 
 def test_readers_see_what_is_committed_and_nothing_else(path: Path) -> None:

@@ -16,7 +16,7 @@ def drive(pace: Pace, rate_bytes_per_s: float, delay_s: float, until_s: float) -
     under_way: deque[tuple[float, object]] = deque()
     through, longest_s = 0, 0.0
     while now_s < until_s:
-        while pace.open:
+        while pace.room_for(pace.frame_bytes):
             size = pace.frame_bytes
             busy_until_s = max(busy_until_s, now_s) + size / rate_bytes_per_s
             under_way.append((busy_until_s + delay_s, pace.sent(size, now_s)))
@@ -66,7 +66,7 @@ def test_each_connection_that_gets_nothing_through_halves_the_first_frame() -> N
     for _ in range(8):
         sizes.append(pace.frame_bytes)
         pace.sent(pace.frame_bytes, 0.0)
-        assert not pace.open
+        assert not pace.room_for(1)
         pace.lost()
     assert sizes[:3] == [FIRST_FRAME_BYTES, FIRST_FRAME_BYTES // 2, FIRST_FRAME_BYTES // 4]
     assert sizes[-1] == LEAST_FRAME_BYTES

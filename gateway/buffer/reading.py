@@ -82,18 +82,21 @@ class StoredEvents(NamedTuple):
         ids, _, *columns = ([column[at] for at in positions] for column in self)
         return StoredEvents(ids, event_ids, *columns)  # type: ignore[arg-type]
 
-    def split(self, limit_events: int, limit_bytes: int) -> list[StoredEvents]:
-        """The same events in parts of at most `limit_events`, whose payloads have at most `limit_bytes` each
-        once they are decompressed; a larger payload is a part of its own."""
-        parts: list[list[int]] = []
-        part_bytes = 0
-        for at, size in enumerate(map(raw_size, self.codecs, self.stored)):
-            if not parts or len(parts[-1]) == limit_events or part_bytes + size > limit_bytes:
-                parts.append([])
-                part_bytes = 0
-            parts[-1].append(at)
-            part_bytes += size
-        return [self] if len(parts) == 1 else [self.pick(part) for part in parts]
+    def part(self, start: int, end: int) -> StoredEvents:
+        """The events from `start` up to, not including, `end`."""
+        ids, _, *columns = (column[start:end] for column in self)
+        return StoredEvents(ids, self.event_ids[16 * start : 16 * end], *columns)  # type: ignore[arg-type]
+
+    def fitting(self, start: int, end: int, limit_bytes: int) -> int:
+        """Up to where the events from `start`, at most up to `end`, have payloads of at most `limit_bytes`
+        together once they are decompressed; at least one."""
+        sizes = list(map(raw_size, self.codecs[start:end], self.stored[start:end]))
+        return start + fitting(sizes, limit_bytes)
+
+    def positions_of(self, stream_id: int, priority: int) -> set[int]:
+        """Where the events of one stream and priority are."""
+        pairs = enumerate(zip(self.stream_ids, self.priorities, strict=True))
+        return {at for at, pair in pairs if pair == (stream_id, priority)}
 
 
 class StreamNumbers(NamedTuple):

@@ -100,6 +100,16 @@ class Held(Model):
         without_rowid = True
 
 
+class Refusal(Model):
+    """Why the cloud last refused an event. It stays when the event goes, until the next start."""
+
+    id = IntegerField(primary_key=True)  # of the event
+    reason = TextField()
+
+    class Meta:
+        table_name = "refusals"
+
+
 class Loss(Model):
     """What retention took from a stream before the cloud had it, by reason."""
 
@@ -173,6 +183,7 @@ MODELS: tuple[type[Model], ...] = (
     Dictionary,
     ReceiptGroup,
     Held,
+    Refusal,
     Loss,
     LossRun,
     WindowState,

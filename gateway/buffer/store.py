@@ -215,9 +215,15 @@ class Store:
             self._claims.forget()
         return self._moved_to(status, after)
 
-    def refuse(self, ids: Sequence[int], backoff: Backoff, now_ms: int, chance: float) -> int:
+    def reject(self, ids: Sequence[int], reason: str) -> int:
+        """The cloud will never take `ids`: they become FAILED. Returns how many did."""
+        self._note_refusal(ids, reason)
+        return self.move(ids, Status.SYNCING, Happening.REJECTION)
+
+    def refuse(self, ids: Sequence[int], reason: str, backoff: Backoff, now_ms: int, chance: float) -> int:
         """The cloud refused `ids`: they go back, and their streams wait; what has no attempts left becomes
         FAILED. Returns how many did. `chance`, in [0, 1), is the jitter."""
+        self._note_refusal(ids, reason)
         exhausted = self._claims.hold(ids, backoff, now_ms, chance)
         failed = self.move(exhausted, Status.SYNCING, Happening.EXHAUSTED)
         self.move(ids, Status.SYNCING, Happening.FAILURE)
@@ -426,6 +432,12 @@ class Store:
                 size //= 2
             execute(_INSERTS[size], values[done * width : (done + size) * width])
             done += size
+
+    def _note_refusal(self, ids: Sequence[int], reason: str) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO refusals (id, reason) SELECT value, ? FROM json_each(?)",
+            (reason, orjson.dumps(list(ids)).decode()),
+        )
 
     def _moved_to(self, status: Status, after: Status) -> int:
         changed = int(self._connection.changes())

@@ -5,6 +5,8 @@ Invariants:
 - Nothing is published while disconnected, and paho never resends: when a connection ends, what was in
   flight on it failed, goes back to PENDING, and is claimed again in the same order.
 - An overdue PUBACK ends the connection: half-open links are found by progress, not by the socket.
+- A refusal costs neither the connection nor the others: the refused message goes again in halves until the
+  one event is found that is meant. `gateway.refusals` says what then becomes of it.
 """
 
 from __future__ import annotations
@@ -12,22 +14,24 @@ from __future__ import annotations
 import logging
 import random
 import time
-import uuid
+from bisect import insort
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gateway.buffer.reading import Reader, StoredEvents
 from gateway.buffer.store import Store
-from gateway.buffer.writer import Command, Writer
-from gateway.codec import encode_columns, wire_events
+from gateway.buffer.writer import Writer
 from gateway.delivery import Backoff, Happening
-from gateway.events import Status
-from gateway.flow.bandwidth import TokenBucket
+from gateway.mqtt.bridge_commands import Claim, Refuse, Reject, Settle
+from gateway.mqtt.budget import SharedBucket
 from gateway.mqtt.connection import Link, Session
-from gateway.uplink import batch_topic, event_envelope, event_properties, event_topic
+from gateway.mqtt.frames import Outgoing, Packer
+from gateway.mqtt.republish import status_payload
+from gateway.pacing import Flight, Pace
+from gateway.refusals import REFUSED, TOO_LARGE, Verdict, reason_text, verdict
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +39,8 @@ log = logging.getLogger(__name__)
 FRAMES_PER_CLAIM = 4
 LINGER_S = 0.05  # how long a small batch may wait for company
 FRAME_BYTES = 1024 * 1024  # of payloads in one frame, before compression
-_FRAME_OVERHEAD_BYTES = 4096  # what else is in a frame of a broker that limits the size of a packet
-_EVENTS_IN_FLIGHT = 20  # of the event format: paho's publish slows down with a larger window (measured)
-_REFUSED = 0x80
+_REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
+_EVENTS_IN_FLIGHT = 100  # of the event format, one message each
 
 
 @dataclass(frozen=True)
@@ -51,22 +54,14 @@ class BridgeSpec:
     batch_events: int = 1000
     in_flight: int = 8
     ack_timeout_s: float = 30.0
-    bandwidth_bytes_per_s: int | None = None
     backoff: Backoff = field(default_factory=Backoff)
-
-
-class _Outgoing(NamedTuple):
-    """One message for the cloud and the events that it carries."""
-
-    topic: str
-    payload: bytes
-    properties: Sequence[tuple[str, str]]
-    ids: list[int]
+    status_topic: str = ""  # where the first connection says that the gateway is there
 
 
 class _Sent(NamedTuple):
-    ids: list[int]
-    at_s: float
+    number: int
+    message: Outgoing
+    flight: Flight
 
 
 class BridgeMetrics:
@@ -77,14 +72,23 @@ class BridgeMetrics:
         self.events_sent = 0
         self.events_acked = 0
         self.refused = 0
+        self.stray_acks = 0
         self.payload_bytes = 0
+        self.wire_bytes = 0
+        self.refusal = ""  # why nothing goes out right now
 
 
 class Bridge(Session):
     """The session of `gateway.bridge-N`: one cloud connection and the streams that hash to it."""
 
     def __init__(
-        self, spec: BridgeSpec, lane: int, path: Path, writer: Writer, now_ms: Callable[[], int]
+        self,
+        spec: BridgeSpec,
+        lane: int,
+        path: Path,
+        writer: Writer,
+        now_ms: Callable[[], int],
+        bucket: SharedBucket,
     ) -> None:
         self.metrics = BridgeMetrics()
         self._spec = spec
@@ -92,53 +96,87 @@ class Bridge(Session):
         self._path = path
         self._writer = writer
         self._now_ms = now_ms
+        self._bucket = bucket
+        self._pace = Pace()
         self._reader: Reader | None = None
-        self._bucket = TokenBucket(spec.bandwidth_bytes_per_s)
+        self._packer: Packer | None = None
         self._claimed: deque[list[int]] = deque()  # filled on the writer's thread, at most one list
-        self._ready: deque[StoredEvents] = deque()  # parts of one claim, each small enough for a frame
-        self._outgoing: deque[_Outgoing] = deque()  # one part, packed
+        self._ready: StoredEvents | None = None  # one claim, up to `_packed_to` packed
+        self._packed_to = 0
+        self._outgoing: list[Outgoing] = []  # packed, or refused; in the order of their places
         self._claiming = False
         self._epoch = 0  # of the connection: claims of an earlier one are given back
         self._next_claim_s = 0.0
         self._in_flight: OrderedDict[int, _Sent] = OrderedDict()
+        self._sent = self._newest_acked = 0  # numbers of messages
+        self._last_ack_s = 0.0
         self._acked: list[int] = []
+        self._refusals = 0  # in a row
+        self._paused_until_s = 0.0
+        self._events_limit = spec.batch_events  # less after the broker ended a connection over a message
+        self._counted_bytes = self._prepaid_bytes = 0
+        self._status_id = 0
         self._link: Link | None = None
 
     # --- on the link's thread ---
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
+        self._packer = Packer(
+            *(self._spec.prefix, self._spec.gateway_id, self._lane, self._spec.format),
+            envelopes=link.endpoint.protocol != "5",
+        )
+        self._say(link, "online")
+
+    def leaving(self, link: Link) -> None:
+        self._say(link, "offline")
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         sent = self._in_flight.pop(packet_id, None)
         if sent is None:
-            return  # a broker that acknowledges what we never sent, or twice, settles nothing
-        if reason_code >= _REFUSED:
-            self._refuse(link, sent, reason_code)
-        self.metrics.events_acked += len(sent.ids)
-        self._acked += sent.ids
+            # A broker that acknowledges what we never sent, or twice, settles nothing.
+            self.metrics.stray_acks += packet_id != self._status_id
+            return
+        now_s = self._last_ack_s = time.monotonic()
+        self._pace.acked(sent.flight, now_s)
+        self._newest_acked = max(self._newest_acked, sent.number)
+        if reason_code >= REFUSED:
+            self._refused(sent.message, reason_code)
+            return
+        link.progressed()
+        self._refusals, self.metrics.refusal = 0, ""
+        self._events_limit = min(2 * self._events_limit, self._spec.batch_events)
+        self.metrics.events_acked += len(sent.message.events.ids)
+        self._acked += sent.message.events.ids
 
     def disconnected(self, link: Link) -> None:
         """Everything on this connection that has no PUBACK failed."""
         self._settle()
-        lost = [i for sent in self._in_flight.values() for i in sent.ids]
-        lost += [i for outgoing in self._outgoing for i in outgoing.ids]
-        lost += [i for events in self._ready for i in events.ids]
+        if link.farewell_code is not None:
+            self._note_farewell(link.farewell_code)
+        lost = [i for sent in self._in_flight.values() for i in sent.message.events.ids]
+        lost += [i for outgoing in self._outgoing for i in outgoing.events.ids]
+        if self._ready is not None:
+            lost += self._ready.ids[self._packed_to :]
         self._epoch += 1  # what is being claimed right now goes back too: behind these it would overtake them
         while self._claimed:
             lost += self._claimed.popleft()
         self._in_flight.clear()
         self._outgoing.clear()
-        self._ready.clear()
+        self._ready = None
+        self._pace.lost()
         if lost:
             self._writer.submit(Settle(lost, Happening.FAILURE))
 
     def work(self, link: Link) -> float:
         self._settle()
-        self._check_overdue(link)
         now_s = time.monotonic()
-        while self._claimed:
-            self._prepare(link, self._claimed.popleft())
+        self._check_overdue(link, now_s)
+        self._count_wire(link)
+        if now_s < self._paused_until_s:
+            return min(self._paused_until_s - now_s, 1.0)
+        if self._ready is None and self._claimed:
+            self._ready, self._packed_to = self._read(self._claimed.popleft()), 0
         wait_s = self._send(link, now_s)
         self._claim_more(now_s)
         return min(wait_s, LINGER_S)
@@ -148,10 +186,10 @@ class Bridge(Session):
         if self._reader is not None:
             self._reader.close()
 
-    # --- inside ---
+    # --- claiming ---
 
     def _claim_more(self, now_s: float) -> None:
-        if self._claiming or self._ready or self._outgoing or now_s < self._next_claim_s:
+        if self._claiming or self._ready is not None or self._outgoing or now_s < self._next_claim_s:
             return
         pending = self._writer.pending_events
         if pending == 0:
@@ -172,126 +210,181 @@ class Bridge(Session):
             self._link.wake()
 
     def claim(self, store: Store) -> list[int]:
-        """On the writer's thread, inside the transaction."""
-        limit = FRAMES_PER_CLAIM * self._spec.batch_events
+        """On the writer's thread, inside the transaction. A slow link gets one frame at a time, so that what
+        is urgent never waits behind more than that."""
+        events = self._pace.events(self._spec.batch_events)
+        limit = events if events < self._spec.batch_events else FRAMES_PER_CLAIM * events
         return store.claim(limit, self._lane, self._spec.connections, self._now_ms())
 
-    def _prepare(self, link: Link, ids: list[int]) -> None:
-        """Read claimed events and put them up for sending."""
-        if self._reader is None:
-            self._reader = Reader(self._path)
-        events, corrupt = self._reader.without_corrupt(self._reader.by_ids(ids))
+    def _read(self, ids: list[int]) -> StoredEvents | None:
+        reader = self._require_reader()
+        events, corrupt = reader.without_corrupt(reader.by_ids(ids))
         if corrupt:
             log.error("%d events have a wrong checksum; they are kept and not sent", len(corrupt))
             self._writer.submit(Settle(corrupt, Happening.MISMATCH))
-        limit = min(FRAME_BYTES, (link.max_packet_bytes or 2**31) - _FRAME_OVERHEAD_BYTES)
-        self._ready.extend(events.split(self._spec.batch_events, limit))
+        return events if events.ids else None
+
+    # --- sending ---
 
     def _send(self, link: Link, now_s: float) -> float:
         """Publish what is ready, as far as window and bandwidth allow; returns how long to wait."""
         window = self._spec.in_flight if self._spec.format == "batch" else _EVENTS_IN_FLIGHT
+        window = min(window, link.receive_maximum)
         while len(self._in_flight) < window and not link.congested:
-            if not self._outgoing:
-                if not self._ready:
-                    break
-                self._outgoing.extend(self._pack(link, self._ready[0]))
-                self._ready.popleft()
+            if not self._outgoing and not self._pack_next(link):
+                self._pace.idle()
+                break
+            message = self._outgoing[0]
+            if not self._pace.room_for(message.size_bytes):
+                break
             delay_s = self._bucket.delay_s(now_s)
             if delay_s > 0:
                 return delay_s
-            self._publish(link, self._outgoing[0], now_s)
-            self._outgoing.popleft()
+            self._publish(link, message, now_s)
+            del self._outgoing[0]
         return LINGER_S
 
-    def _publish(self, link: Link, outgoing: _Outgoing, now_s: float) -> None:
-        packet_id = link.publish(outgoing.topic, outgoing.payload, properties=outgoing.properties)
-        self._in_flight[packet_id] = _Sent(outgoing.ids, now_s)
-        self._bucket.spend(len(outgoing.payload))
-        self.metrics.frames += 1
-        self.metrics.events_sent += len(outgoing.ids)
-        self.metrics.payload_bytes += len(outgoing.payload)
+    def _pack_next(self, link: Link) -> bool:
+        """Make the next messages of what was claimed; whether there is something to send now."""
+        while self._ready is not None and not self._outgoing:
+            limit = self._pace.events(min(self._events_limit, self._spec.batch_events))
+            start, end = self._packed_to, len(self._ready.ids)
+            end = self._ready.fitting(start, min(start + limit, end), FRAME_BYTES)
+            part, self._packed_to = self._ready.part(start, end), end
+            if end == len(self._ready.ids):
+                self._ready = None
+            for message in self._require_packer().pack(self._require_reader(), part):
+                self._pace.packed(len(message.events.ids), message.size_bytes)
+                self._put_up(link, message)
+        return bool(self._outgoing)
 
-    def _pack(self, link: Link, events: StoredEvents) -> list[_Outgoing]:
-        """The messages that carry `events`: one frame, or one message for each."""
-        assert self._reader is not None  # noqa: S101 - it has read `events`
-        spec, columns = self._spec, self._reader.columns(events)
-        if spec.format == "batch":
-            frame = encode_columns(spec.gateway_id, uuid.uuid4().bytes, columns)
-            return [_Outgoing(batch_topic(spec.prefix, spec.gateway_id, self._lane), frame, (), events.ids)]
-        as_envelope = link.endpoint.protocol != "5"
-        return [
-            _Outgoing(
-                event_topic(spec.prefix, spec.gateway_id, event.stream),
-                event_envelope(event) if as_envelope else event.payload,
-                () if as_envelope else event_properties(event),
-                [buffer_id],
-            )
-            for buffer_id, event in zip(events.ids, wire_events(columns), strict=True)
-        ]
+    def _put_up(self, link: Link, message: Outgoing) -> None:
+        """Queue a message, in parts if the broker has said that it takes no packet of this size."""
+        limit_bytes = link.max_packet_bytes
+        if limit_bytes is None or message.size_bytes <= limit_bytes:
+            insort(self._outgoing, message, key=_place)
+        elif len(message.events.ids) == 1:
+            self._reject(message, TOO_LARGE)
+        else:
+            for half in self._require_packer().halves(self._require_reader(), message):
+                self._put_up(link, half)
+
+    def _publish(self, link: Link, message: Outgoing, now_s: float) -> None:
+        packet_id = link.publish(message.topic, message.payload, properties=message.properties)
+        self._sent += 1
+        self._in_flight[packet_id] = _Sent(self._sent, message, self._pace.sent(message.size_bytes, now_s))
+        self._bucket.spend(message.size_bytes)
+        self._prepaid_bytes += message.size_bytes
+        self.metrics.frames += 1
+        self.metrics.events_sent += len(message.events.ids)
+        self.metrics.payload_bytes += len(message.payload)
+
+    def _count_wire(self, link: Link) -> None:
+        """Correct what was spent at each publish to what has really gone to the network since."""
+        gone_bytes = link.wire_bytes - self._counted_bytes
+        self._bucket.spend(gone_bytes - self._prepaid_bytes)
+        self._counted_bytes += gone_bytes
+        self._prepaid_bytes = 0
+        self.metrics.wire_bytes = self._counted_bytes
+
+    def _say(self, link: Link, state: str) -> None:
+        if self._lane == 0 and self._spec.status_topic:
+            self._status_id = link.publish(self._spec.status_topic, status_payload(state), retain=True)
+
+    # --- answers ---
 
     def _settle(self) -> None:
         if self._acked:
             acked, self._acked = self._acked, []
             self._writer.submit(Settle(acked, Happening.PUBACK))
 
-    def _refuse(self, link: Link, sent: _Sent, reason_code: int) -> None:
-        """A refusal fails the frame and, to keep the order per stream, the connection with it."""
+    def _refused(self, message: Outgoing, reason_code: int) -> None:
+        """The broker answered this message with a refusal; see `gateway.refusals`."""
         self.metrics.refused += 1
-        self._writer.submit(Refuse(sent.ids, self._spec.backoff, self._now_ms(), random.random()))
-        link.reset(f"the cloud broker refused a publish: reason code 0x{reason_code:02x}")
+        self.metrics.refusal = reason_text(reason_code)
+        found = verdict(reason_code, own_topic=self._spec.format == "event")
+        if found is Verdict.SPLIT:
+            self._pace.too_large(message.size_bytes)
+        self._refusals += 1
+        if found is Verdict.WAIT or self._refusals > _REFUSALS_IN_A_ROW:
+            self._pause()
+        if found is Verdict.WAIT:
+            insort(self._outgoing, message, key=_place)
+        elif len(message.events.ids) > 1:
+            for half in self._require_packer().halves(self._require_reader(), message):
+                insort(self._outgoing, half, key=_place)
+        elif found is Verdict.RETRY:
+            self._hold(message, reason_code)
+        else:
+            self._reject(message, reason_code)
 
-    def _check_overdue(self, link: Link) -> None:
+    def _pause(self) -> None:
+        pause_ms = self._spec.backoff.pause_ms(self._refusals, random.random())
+        self._paused_until_s = max(self._paused_until_s, time.monotonic() + pause_ms / 1000)
+        log.warning(
+            "bridge-%d: the cloud broker refuses: %s; a pause of %.1f s",
+            *(self._lane, self.metrics.refusal, pause_ms / 1000),
+        )
+
+    def _reject(self, message: Outgoing, reason_code: int) -> None:
+        self._writer.submit(Reject(message.events.ids, reason_text(reason_code)))
+
+    def _hold(self, message: Outgoing, reason_code: int) -> None:
+        """One event was refused and will be tried again: what waits here of its stream goes back with it."""
+        events = message.events
+        arguments = self._spec.backoff, self._now_ms(), random.random()
+        self._writer.submit(Refuse(events.ids, reason_text(reason_code), *arguments))
+        held: list[int] = []
+        kept: list[Outgoing] = []
+        for waiting in self._outgoing:
+            positions = waiting.events.positions_of(events.stream_ids[0], events.priorities[0])
+            held += [waiting.events.ids[at] for at in positions]
+            packer = self._require_packer()
+            kept += packer.without(self._require_reader(), waiting, positions) if positions else [waiting]
+        self._outgoing = kept
+        if self._ready is not None:
+            rest = self._ready.part(self._packed_to, len(self._ready.ids))
+            positions = rest.positions_of(events.stream_ids[0], events.priorities[0])
+            held += [rest.ids[at] for at in positions]
+            left = [at for at in range(len(rest.ids)) if at not in positions]
+            self._ready, self._packed_to = (rest.pick(left) if left else None), 0
+        if held:
+            self._writer.submit(Settle(held, Happening.FAILURE))
+
+    def _note_farewell(self, reason_code: int) -> None:
+        """The broker ended the connection with a reason that may be about the message that it read last: the
+        oldest without an answer. The next try is with half of it, down to the one event that is meant."""
+        oldest = next(iter(self._in_flight.items()), None)
+        if oldest is None or verdict(reason_code, own_topic=True) not in (Verdict.SPLIT, Verdict.FAIL):
+            return
+        packet_id, sent = oldest
+        self.metrics.refused += 1
+        if len(sent.message.events.ids) == 1:
+            del self._in_flight[packet_id]
+            self._reject(sent.message, reason_code)
+        else:
+            self._events_limit = len(sent.message.events.ids) // 2
+
+    def _check_overdue(self, link: Link, now_s: float) -> None:
+        """Over a slow link an answer may take long as long as others come; one that later messages have had
+        before it will not come any more."""
         oldest = next(iter(self._in_flight.values()), None)
-        if oldest is not None and time.monotonic() - oldest.at_s > self._spec.ack_timeout_s:
+        if oldest is None:
+            return
+        overtaken = oldest.number < self._newest_acked
+        since_s = oldest.flight.sent_s if overtaken else max(oldest.flight.sent_s, self._last_ack_s)
+        if now_s - since_s > self._spec.ack_timeout_s:
             link.reset(f"no PUBACK from the cloud broker for {self._spec.ack_timeout_s:g} s")
 
+    def _require_reader(self) -> Reader:
+        if self._reader is None:
+            self._reader = Reader(self._path)
+        return self._reader
 
-class Claim(Command):
-    """Claims a batch for one connection."""
-
-    def __init__(self, bridge: Bridge, epoch: int) -> None:
-        self._bridge = bridge
-        self._epoch = epoch
-        self._ids: list[int] = []
-
-    def apply(self, store: Store) -> None:
-        self._ids = self._bridge.claim(store)
-
-    def committed(self) -> None:
-        self._bridge.claimed(self._ids, self._epoch)
-
-    def failed(self, error: Exception) -> None:
-        super().failed(error)
-        self._bridge.claimed([], self._epoch)
+    def _require_packer(self) -> Packer:
+        assert self._packer is not None  # noqa: S101 - made with each connection
+        return self._packer
 
 
-class Settle(Command):
-    """Moves SYNCING events on. If it fails they stay SYNCING until a restart puts them back: sent twice
-    perhaps, lost never."""
-
-    def __init__(self, ids: Sequence[int], happening: Happening) -> None:
-        self._ids = ids
-        self._happening = happening
-
-    def apply(self, store: Store) -> None:
-        store.move(self._ids, Status.SYNCING, self._happening)
-
-
-class Refuse(Command):
-    """For events that the cloud broker refused: they go back and their streams wait; those without attempts
-    left become FAILED.
-
-    Lost connections count as attempts too, but it takes as many refusals in a row: an outage, however long,
-    fails nothing.
-    """
-
-    def __init__(self, ids: Sequence[int], backoff: Backoff, now_ms: int, chance: float) -> None:
-        self._arguments = ids, backoff, now_ms, chance
-        self._failed = 0
-
-    def apply(self, store: Store) -> None:
-        self._failed = store.refuse(*self._arguments)
-
-    def committed(self) -> None:
-        if self._failed:
-            log.error("%d events were refused too often and are kept as failed", self._failed)
+def _place(message: Outgoing) -> tuple[int, ...]:
+    return message.place
