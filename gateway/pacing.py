@@ -35,7 +35,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._first_bytes = FIRST_FRAME_BYTES
-        self._limit_bytes: int | None = None  # the cloud broker found a larger frame too large
+        self.limit_bytes: int | None = None  # the cloud broker found a larger frame too large
         self._event_bytes = _FIRST_EVENT_BYTES
         self._samples: deque[tuple[float, float]] = deque()  # (when, bytes per second), the rates falling
         self._round_trip_s = 0.0  # the shortest seen
@@ -52,7 +52,7 @@ class Pace:
     def frame_bytes(self) -> int:
         """How large the next frame should be at most."""
         wanted = self.rate_bytes_per_s * FRAME_S or self._first_bytes
-        return int(max(LEAST_FRAME_BYTES, min(wanted, self._limit_bytes or wanted)))
+        return int(max(LEAST_FRAME_BYTES, min(wanted, self.limit_bytes or wanted)))
 
     @property
     def window_bytes(self) -> int:
@@ -93,7 +93,7 @@ class Pace:
 
     def too_large(self, size_bytes: int) -> None:
         """The cloud broker refused a frame for its size: stay below."""
-        self._limit_bytes = min(self._limit_bytes or size_bytes, size_bytes // 2)
+        self.limit_bytes = min(self.limit_bytes or size_bytes, size_bytes // 2)
 
     def lost(self) -> None:
         """The connection ended. If nothing got through, the next one begins with less."""

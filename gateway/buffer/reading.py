@@ -196,6 +196,17 @@ class Reader:
         )
         return int(count)
 
+    def refusals(self, ids: Sequence[int]) -> dict[int, str]:
+        """Why the cloud last refused those of `ids` that it has refused. Files of before knew no reasons."""
+        ((kept,),) = self._connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'refusals'")
+        if not kept:
+            return {}
+        row = self._connection.execute(
+            "SELECT json_group_object(id, reason) FROM refusals WHERE id IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(list(ids)).decode(),),
+        ).fetchone()
+        return {int(event): reason for event, reason in orjson.loads(row[0]).items()}
+
     def columns(self, events: StoredEvents) -> EventColumns:
         """The events as the codec and the consumers know them. Raises DecodeError."""
         return EventColumns(

@@ -99,6 +99,7 @@ class Store:
         self._streams = Streams(self._database)
         self._claims = Claims(self._connection)
         with self.transaction():
+            self._connection.execute("DELETE FROM refusals WHERE id NOT IN (SELECT id FROM buffer_events)")
             if self.meta_int(VERSION) != SCHEMA_VERSION:
                 self.set_meta(VERSION, SCHEMA_VERSION)
             self.reload()

@@ -113,6 +113,8 @@ class Bridge(Session):
         self._acked: list[int] = []
         self._refusals = 0  # in a row
         self._paused_until_s = 0.0
+        self._most_in_flight = spec.in_flight if spec.format == "batch" else _EVENTS_IN_FLIGHT
+        self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
         self._events_limit = spec.batch_events  # less after the broker ended a connection over a message
         self._counted_bytes = self._prepaid_bytes = 0
         self._status_id = 0
@@ -140,11 +142,12 @@ class Bridge(Session):
         now_s = self._last_ack_s = time.monotonic()
         self._pace.acked(sent.flight, now_s)
         self._newest_acked = max(self._newest_acked, sent.number)
-        if reason_code >= REFUSED:
-            self._refused(sent.message, reason_code)
-            return
         link.progressed()
+        if reason_code >= REFUSED:
+            self._refused(link, sent.message, reason_code)
+            return
         self._refusals, self.metrics.refusal = 0, ""
+        self._window = min(2 * self._window, self._most_in_flight)
         self._events_limit = min(2 * self._events_limit, self._spec.batch_events)
         self.metrics.events_acked += len(sent.message.events.ids)
         self._acked += sent.message.events.ids
@@ -161,6 +164,8 @@ class Bridge(Session):
         self._epoch += 1  # what is being claimed right now goes back too: behind these it would overtake them
         while self._claimed:
             lost += self._claimed.popleft()
+        if self._in_flight:
+            self._window = 1
         self._in_flight.clear()
         self._outgoing.clear()
         self._ready = None
@@ -228,8 +233,7 @@ class Bridge(Session):
 
     def _send(self, link: Link, now_s: float) -> float:
         """Publish what is ready, as far as window and bandwidth allow; returns how long to wait."""
-        window = self._spec.in_flight if self._spec.format == "batch" else _EVENTS_IN_FLIGHT
-        window = min(window, link.receive_maximum)
+        window = min(self._window, link.receive_maximum)
         while len(self._in_flight) < window and not link.congested:
             if not self._outgoing and not self._pack_next(link):
                 self._pace.idle()
@@ -259,11 +263,13 @@ class Bridge(Session):
         return bool(self._outgoing)
 
     def _put_up(self, link: Link, message: Outgoing) -> None:
-        """Queue a message, in parts if the broker has said that it takes no packet of this size."""
-        limit_bytes = link.max_packet_bytes
-        if limit_bytes is None or message.size_bytes <= limit_bytes:
+        """Queue a message, in parts if the broker takes no packet of this size, as it said or as we found."""
+        single = len(message.events.ids) == 1
+        announced_bytes = link.max_packet_bytes or message.size_bytes
+        learnt_bytes = message.size_bytes if single else self._pace.limit_bytes or message.size_bytes
+        if message.size_bytes <= min(announced_bytes, learnt_bytes):
             insort(self._outgoing, message, key=_place)
-        elif len(message.events.ids) == 1:
+        elif single:
             self._reject(message, TOO_LARGE)
         else:
             for half in self._require_packer().halves(self._require_reader(), message):
@@ -298,7 +304,7 @@ class Bridge(Session):
             acked, self._acked = self._acked, []
             self._writer.submit(Settle(acked, Happening.PUBACK))
 
-    def _refused(self, message: Outgoing, reason_code: int) -> None:
+    def _refused(self, link: Link, message: Outgoing, reason_code: int) -> None:
         """The broker answered this message with a refusal; see `gateway.refusals`."""
         self.metrics.refused += 1
         self.metrics.refusal = reason_text(reason_code)
@@ -306,13 +312,14 @@ class Bridge(Session):
         if found is Verdict.SPLIT:
             self._pace.too_large(message.size_bytes)
         self._refusals += 1
+        self._window = 1  # so that what is behind it does not go before it
         if found is Verdict.WAIT or self._refusals > _REFUSALS_IN_A_ROW:
             self._pause()
         if found is Verdict.WAIT:
             insort(self._outgoing, message, key=_place)
         elif len(message.events.ids) > 1:
             for half in self._require_packer().halves(self._require_reader(), message):
-                insort(self._outgoing, half, key=_place)
+                self._put_up(link, half)
         elif found is Verdict.RETRY:
             self._hold(message, reason_code)
         else:
