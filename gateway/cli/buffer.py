@@ -128,6 +128,8 @@ def list_command(
     for row in rows:
         time = f"{datetime.fromtimestamp(row['event_time_ms'] / 1000, UTC):%F %T}"
         place = f"{row['sequence_num']} of {row['stream']}"
+        if row["refusal"]:
+            place += f"  ({row['refusal']})"
         size = row["stored_bytes"]
         typer.echo(f"{row['event_id']:36}  {row['status']:8} {row['kind']:9} {time} {size:6}  {place}")
 
@@ -146,7 +148,8 @@ def show(config: ConfigFile, event_id: Annotated[str, typer.Argument(help="The e
             raise StoreError(f"there is no event {event_id} in this buffer")
         event = wire_events(reader.columns(reader.by_ids([found[0][0]])))[0]
     line = orjson.loads(event_line(settings.gateway.id, event))
-    line |= {"status": Status(found[0][1]).name.lower(), "retry_count": found[0][2]}
+        refusal = reader.refusals([found[0][0]]).get(found[0][0])
+    line |= {"status": Status(found[0][1]).name.lower(), "retry_count": found[0][2], "refusal": refusal}
     typer.echo(orjson.dumps(line, option=orjson.OPT_INDENT_2).decode())
 
 
@@ -243,6 +246,7 @@ def _row(reader: Reader, buffer_id: int, status: int, retries: int) -> dict[str,
         "status": Status(status).name.lower(),
         "kind": Kind(events.kinds[0]).name.lower(),
         "retry_count": retries,
+        "refusal": reader.refusals([buffer_id]).get(buffer_id),
         "stored_bytes": len(events.stored[0]),
     }
 
