@@ -10,7 +10,9 @@ import pytest
 from gateway.refusals import Verdict, reason_text, verdict
 
 PAGE = Path(__file__).parent.parent / "docs" / "bridge.md"
-ROWS = re.findall(r"^\| (0x[^|]*)\|[^|]*\| (\w+)(; in batch format wait)? *\|$", PAGE.read_text(), re.MULTILINE)
+ROWS = re.findall(
+    r"^\| (0x[^|]*)\|[^|]*\| (\w+)(; in batch format wait)? *\|$", PAGE.read_text(), re.MULTILINE
+)
 DOCUMENTED = [
     (int(code, 16), Verdict(word), bool(exception))
     for codes, word, exception in ROWS

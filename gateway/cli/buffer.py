@@ -147,8 +147,8 @@ def show(config: ConfigFile, event_id: Annotated[str, typer.Argument(help="The e
         if not found:
             raise StoreError(f"there is no event {event_id} in this buffer")
         event = wire_events(reader.columns(reader.by_ids([found[0][0]])))[0]
-    line = orjson.loads(event_line(settings.gateway.id, event))
         refusal = reader.refusals([found[0][0]]).get(found[0][0])
+    line = orjson.loads(event_line(settings.gateway.id, event))
     line |= {"status": Status(found[0][1]).name.lower(), "retry_count": found[0][2], "refusal": refusal}
     typer.echo(orjson.dumps(line, option=orjson.OPT_INDENT_2).decode())
 
