@@ -112,7 +112,7 @@ def test_many_events_can_be_chosen_by_their_ids(store: Store) -> None:
 def test_a_retry_starts_the_attempts_anew_and_lets_no_stream_wait(store: Store) -> None:
     sql(store.path, "UPDATE buffer_events SET retry_count = 19 WHERE status = 3")
     with store.transaction():
-        store.refuse(store.claim(2), Backoff(), 0, 0.5)
+        store.refuse(store.claim(2), "no reason", Backoff(), 0, 0.5)
         assert store.claim(1, now_ms=1) == [23]  # of the third stream
     done = by_hand(store).retry(Choice(), silent)
     assert done == {"retried": 9, "released": 2}

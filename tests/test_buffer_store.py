@@ -188,7 +188,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def refuse(self, model: Model) -> None:
         syncing = [row["id"] for row in model.rows if row["status"] is Status.SYNCING]
-        failed = self.store.refuse(syncing, BACKOFF, model.now_ms, 0.5)
+        failed = self.store.refuse(syncing, "no reason", BACKOFF, model.now_ms, 0.5)
         assert failed == model.refuse(syncing, BACKOFF)
 
     def wait(self, model: Model, ms: int) -> None:
