@@ -53,7 +53,7 @@ class Broker:
 
 
 class Worker:
-    """One life of the process."""
+    """One life of the process; it ends with `kill`, or with the `with` at the latest."""
 
     def __init__(self, folder: Path, synchronous: Synchronous, seed: int, broker: Broker) -> None:
         numbers = [str(number) for number in (seed, broker.acknowledged, broker.sent)]
@@ -66,6 +66,12 @@ class Worker:
         assert self._process.stdout is not None
         self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,))
         self._listener.start()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def wait_ready(self) -> None:
         assert self._ready.wait(PATIENCE_S), "the process does not start"

@@ -82,15 +82,15 @@ def power_cuts(disk: LoopDisk, copy: Path, synchronous: Synchronous, cuts: int) 
     for number in range(cuts):
         data, broker = disk.mounted_at / f"data-{number}", Broker()
         data.mkdir()
-        worker = Worker(data, synchronous, seed + number, broker)
-        worker.wait_ready()
-        time.sleep(chance.uniform(0.1, 0.6))
-        disk.lose_power()
-        worker.kill()
+        with Worker(data, synchronous, seed + number, broker) as worker:
+            worker.wait_ready()
+            time.sleep(chance.uniform(0.1, 0.6))
+            disk.lose_power()
         disk.unmount()
         disk.mount()
         lost += len(check(data, copy, broker, synchronous))
         acknowledged += broker.acknowledged
+        shutil.rmtree(data)
     log.warning(
         "seed %d, %s: %d cuts lost %d of %d acknowledged messages",
         *(seed, synchronous, cuts, lost, acknowledged),

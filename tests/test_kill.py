@@ -24,11 +24,10 @@ def test_kills_at_random_points_lose_nothing_and_store_nothing_twice(tmp_path: P
     log.warning("seed %d", seed)  # pytest shows it when the test fails
     (data := tmp_path / "data").mkdir()
     for number in range(kills):
-        worker = Worker(data, "full", seed + number, broker)
-        if chance.random() < 0.8:  # else it dies while it starts
-            worker.wait_ready()
-        time.sleep(chance.uniform(0, 0.4))
-        worker.kill()
+        with Worker(data, "full", seed + number, broker) as worker:
+            if chance.random() < 0.8:  # else it dies while it starts
+                worker.wait_ready()
+            time.sleep(chance.uniform(0, 0.4))
         assert not check(data, tmp_path / "copy", broker)
     assert broker.acknowledged > 0
     log.warning("%d kills, %d messages sent, %d acknowledged", kills, broker.sent, broker.acknowledged)
