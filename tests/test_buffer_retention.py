@@ -12,7 +12,7 @@ import pytest
 
 from gateway.buffer.audit import audit
 from gateway.buffer.reading import Reader
-from gateway.buffer.retention import IDS_PER_RUN, Loss, Retention
+from gateway.buffer.retention import IDS_PER_RUN, STEPS_PER_RUN, Loss, Retention
 from gateway.buffer.store import NewEvent, Store
 from gateway.delivery import Happening
 from gateway.events import Kind, Priority, Status
@@ -113,6 +113,18 @@ def test_a_backlog_is_thinned_evenly_per_stream_and_its_newer_half_stays_dense(s
         assert at_the_edge <= 1, "the gaps are even"
     assert store.used_bytes() <= MAX_BYTES
     check_balance(store)
+
+
+@pytest.mark.parametrize("synced", [0, 1000])
+def test_a_backlog_gives_way_at_once_however_long_it_is(store: Store, synced: int) -> None:
+    events = 2 * STEPS_PER_RUN * IDS_PER_RUN  # twice what a run could look through for SYNCED ones
+    with store.transaction():
+        store.append([NewEvent(f"s/{n % STREAMS}", "", n, n, None, 2, 0, 0, b"1") for n in range(events)])
+        store.checkpoint([])
+    settle(store, synced)
+    (first, *_) = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=events, runs=1)
+    assert first.reason == "thinned"
+    assert store.counts["status", "SYNCED"] == 0
 
 
 def test_urgent_events_and_aggregates_are_not_thinned(store: Store) -> None:

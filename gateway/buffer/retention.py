@@ -78,6 +78,9 @@ class Retention:
         return losses
 
     def _evict_synced(self, store: Store, now_ms: int, older_than_ms: int, checkpoint_id: int) -> int:
+        if not store.synced_events():
+            self._synced_from = 0  # to look through a large backlog for nothing takes longer than it fills up
+            return 0
         oldest = store.first_from(self._synced_from)
         # An event from the future came while the clock was wrong: it says nothing about those behind it.
         if oldest is None or older_than_ms <= oldest[1] <= now_ms or oldest[0] > checkpoint_id:

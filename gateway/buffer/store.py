@@ -251,6 +251,11 @@ class Store:
         self._moved["evicted", "synced"] += removed
         return removed
 
+    def synced_events(self) -> int:
+        """How many events are SYNCED, with what this transaction has changed."""
+        synced = ("status", Status.SYNCED.name)
+        return self.counts[synced] + self._moved[synced]
+
     def used_bytes(self) -> int:
         """How much of the file is in use, without the pages that are free."""
         return (self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")) * PAGE_BYTES
