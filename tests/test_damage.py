@@ -14,17 +14,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import apsw
 import pytest
 from buffers import sql
 from shift import FILE, Shift, contents, number_of, what_was_sent
 
 from gateway.buffer.audit import audit
+from gateway.buffer.damage import note_damage
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import check
+from gateway.errors import StoreError
 
 PAGE_BYTES = 4096
 LOG = FILE + "-wal"
 NEXT_MESSAGE = 1_000_000
+PATIENCE_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +115,9 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Victim:
         files = {name: (folder / name).read_bytes() for name in (FILE, LOG)}
         messages = len(contents(shift.reader))
     pages = sql(shift.path, "SELECT pageno FROM dbstat WHERE name LIKE '%index%' OR name LIKE '%unsettled%'")
-    return Victim(files, messages, [page - 1 for (page,) in pages if isinstance(page, int)])
+    in_the_file = range(len(files[FILE]) // PAGE_BYTES)  # others are in the log still
+    index_pages = [page - 1 for (page,) in pages if isinstance(page, int) and page - 1 in in_the_file]
+    return Victim(files, messages, index_pages)
 
 
 class Found(NamedTuple):
@@ -124,21 +130,32 @@ class Found(NamedTuple):
 
 
 def start_on(files: Files, folder: Path) -> Found:
-    """Start, look at every message, send everything, go on working."""
+    """Start and work; where the damage shows only then, start again, as a gateway that is unhealthy does."""
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
+    try:
+        return work_on(folder)
+    except (StoreError, apsw.CorruptError):
+        problem = check(folder / FILE, thorough=True)
+        assert problem, "the file cannot be used, and its verification does not say why"
+        note_damage(folder / FILE, problem)
+        return work_on(folder)
+
+
+def work_on(folder: Path) -> Found:
+    """Start, look at every message, send everything, take in more."""
     shift = Shift(folder, "full")
     with shift.running() as writer:
         saved, problems = readable(shift.reader)
         if shift.recovery.kind == "salvaged":
             problems += audit(shift.reader).problems
         pending = sql(shift.path, "SELECT count(*) FROM buffer_events NOT INDEXED WHERE status = 0")
-        claimed = len(writer.call(lambda store: store.claim(1_000_000)))
+        claimed = len(writer.call(lambda store: store.claim(1_000_000), PATIENCE_S))
         if pending != [(claimed,)]:
             problems.append(f"{claimed} can be claimed of {pending} pending ones")
         writer.submit(shift.take_in([NEXT_MESSAGE]))
-        writer.call(lambda _: None)
+        writer.call(lambda _: None, PATIENCE_S)
         assert NEXT_MESSAGE in readable(shift.reader)[0]
     if problems and check(shift.path, thorough=True):
         problems = []  # the background verification says so, and the next start mends it
