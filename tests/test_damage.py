@@ -187,7 +187,7 @@ def summary(name: str, found: list[Found], messages: int) -> str:
 def test_a_damaged_buffer_starts_saves_what_it_can_and_passes_on_nothing_wrong(
     tmp_path: Path, victim: Victim, rounds: int
 ) -> None:
-    seed = random.SystemRandom().randrange(2**32)
+    seed = rounds if rounds < 10 else random.SystemRandom().randrange(2**32)
     chance = random.Random(seed)
     log.warning("seed %d, %d messages in the buffer", seed, victim.messages)
     for damage in DAMAGES:

@@ -26,12 +26,14 @@ from gateway.codec import EventColumns
 from gateway.events import Status
 from gateway.identifiers import split_ids
 
+# A damaged row may hold a BLOB in any column, which JSON refuses: as a number it has a wrong checksum.
 _BATCH = """
 SELECT json_group_array(id), group_concat(substr(hex(event_id) || '{zeros}', 1, 32), ''),
-       json_group_array(stream),
-       json_group_array(sequence_num), json_group_array(event_time), json_group_array(ingest_time),
-       json_group_array(device_time), json_group_array(priority), json_group_array(kind),
-       json_group_array(flags), json_group_array(codec), json_group_array(checksum),
+       json_group_array(CAST(stream AS INTEGER)), json_group_array(CAST(sequence_num AS INTEGER)),
+       json_group_array(CAST(event_time AS INTEGER)), json_group_array(CAST(ingest_time AS INTEGER)),
+       json_group_array(CAST(device_time AS INTEGER)), json_group_array(CAST(priority AS INTEGER)),
+       json_group_array(CAST(kind AS INTEGER)), json_group_array(CAST(flags AS INTEGER)),
+       json_group_array(CAST(codec AS INTEGER)), json_group_array(CAST(checksum AS INTEGER)),
        json_group_array(coalesce(octet_length(payload), 0)), group_concat(hex(payload), '')
 FROM (SELECT * FROM buffer_events WHERE {where} ORDER BY id)
 """
