@@ -28,7 +28,7 @@ from gateway.buffer.retention import usable_bytes
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.upkeep import BackupPlan, Upkeep
 from gateway.buffer.writer import BACKLOG_BYTES, Do, Writer
-from gateway.clock import Clock, SystemClock
+from gateway.clock import SteadyClock
 from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
 from gateway.config.service_models import Flow
@@ -36,6 +36,7 @@ from gateway.control import SOCKET_FILE, ControlServer
 from gateway.errors import StoreError
 from gateway.flow.capacity import Load, Signal
 from gateway.flow.memory import memory_budget
+from gateway.http.clock import clock_status
 from gateway.http.view import Section
 from gateway.machine import memory_limit_bytes
 from gateway.mqtt.auditor import Auditor
@@ -50,6 +51,9 @@ from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.plugins_loader import load_plugins
 from gateway.presence import Presence
 from gateway.routes import RouteTable
+from gateway.timekeeping.devices import DeviceClocks
+from gateway.timesources.keeper import Timekeeper
+from gateway.timesources.make import make_sources
 from gateway.windows.counters import Counters
 from gateway.windows.engine import WindowEngine
 from gateway.windows.spec import WindowSpec
@@ -68,9 +72,9 @@ class Gateway:
     does not wait for the brokers: links come up when they can.
     """
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
-        self.clock = clock or SystemClock()
+        self.clock = SteadyClock()
         self.data_dir = Path(config.gateway.data_dir)
         self.topics = OutputTopics(config.gateway.topic_prefix, config.gateway.id)
         self.started_ms = self.clock.now_ms()
@@ -135,6 +139,21 @@ class Gateway:
         return self.backpressure.load
 
     @property
+    def clock_skew(self) -> Mapping[tuple[str, str], int]:
+        """Device times that were not believed since the start, by (route, kind)."""
+        return self.pipeline.skew
+
+    @property
+    def device_clocks(self) -> DeviceClocks:
+        """What is known about the devices' clocks."""
+        return self.pipeline.devices
+
+    @property
+    def held_events(self) -> int:
+        """Events that wait until the time is known."""
+        return 0
+
+    @property
     def links(self) -> list[Link]:
         """All MQTT connections of this gateway."""
         return [self.republish_link, *self.bridge_links, *self.cloud_links, self.ingest_link]
@@ -164,7 +183,8 @@ class Gateway:
 
     def health(self) -> list[str]:
         """What only a restart would mend; empty when all is well."""
-        threads = [(link.name, link.alive) for link in self.links] + [("writer", self.writer.alive)]
+        threads = [(link.name, link.alive) for link in self.links]
+        threads += [("writer", self.writer.alive), ("timekeeper", self.timekeeper.alive)]
         problems = [f"the thread gateway.{name} has ended" for name, alive in threads if not alive]
         if self.upkeep.metrics.damage:
             problems.append(f"the buffer's file is damaged: {self.upkeep.metrics.damage}")
@@ -225,6 +245,17 @@ class Gateway:
         self._republished_id = self.store.meta_int(REPUBLISHED_ID)
         self.writer.start()
         self._resources.callback(self._stop_writer)
+        self._start_timekeeper()
+
+    def _start_timekeeper(self) -> None:
+        self.timekeeper = Timekeeper(
+            self.clock,
+            partial(make_sources, self.config.time.sources()),
+            lambda change: self._alert(change.alert, change.message),
+        )
+        self.timekeeper.start()
+        self.sections["clock"] = partial(clock_status, self)
+        self._resources.callback(self.timekeeper.stop)
 
     def _open_store(self) -> Recovery:
         try:
@@ -258,6 +289,7 @@ class Gateway:
             max_size_bytes=config.buffer.max_size,
             window_priorities={spec.name: spec.priority for spec in specs},
             admission=self.backpressure.admission,
+            devices=DeviceClocks(wrong_ms=config.time.future_tolerance),
         )
 
     def _start_http(self) -> None:

@@ -32,7 +32,9 @@ from gateway.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message, Priorit
 from gateway.flow.admission import Admission
 from gateway.identifiers import aggregate_id, split_ids
 from gateway.presence import Presence
-from gateway.routes import RouteTable
+from gateway.routes import RouteSpec, RouteTable
+from gateway.timekeeping.devices import DeviceClocks
+from gateway.timekeeping.normalize import SkewPolicy, skew_kinds
 from gateway.topics import covers
 from gateway.windows.emission import emission_json
 from gateway.windows.engine import WindowEngine
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 
 VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
 FAILED_ANNOUNCED = "failed_announced"
+SHOWN_DEVICES = 10
 SLOW_SAMPLE_US = 200.0  # at a thousand samples a second that is a fifth of a core
 
 
@@ -92,6 +95,7 @@ class Pipeline:
         max_size_bytes: int = 2 * 1024**3,
         window_priorities: dict[str, int] | None = None,
         admission: Admission | None = None,
+        devices: DeviceClocks | None = None,
     ) -> None:
         self.problems: Counter[tuple[str, str]] = Counter()
         """(route, reason) of payloads that could not be decoded, since the start."""
@@ -99,6 +103,9 @@ class Pipeline:
         """(route, field) of fields that were not there, since the start."""
         self.presence = Presence()
         """The devices and when each was last heard, since the start."""
+        self.skew: Counter[tuple[str, str]] = Counter()
+        """(route, kind) of device times that were not believed, since the start."""
+        self.devices = devices or DeviceClocks(wrong_ms=SkewPolicy().future_tolerance_ms)
         self._topics = topics
         self._own_topics = f"{topics.root}/"
         self._routes = routes
@@ -154,6 +161,7 @@ class Pipeline:
         """What time alone brings about: idle sources, early results, the checkpoint, eviction."""
         now_ms = self._clock.now_ms()
         emissions = self.windows.advance(now_ms)
+        self._announce_wrong_clocks(store)
         owed, self._owed = self._owed, []
         self._append(store, owed, emissions)
         now_s = self._clock.monotonic_s()
@@ -243,6 +251,8 @@ class Pipeline:
         self.presence.note(
             levels.get("device") or message.topic, message.arrival_ms, decoded.flags, offset_ms
         )
+        if decoded.device_time_ms is not None:
+            self._note_clock(message, decoded.device_time_ms, decoded.flags, spec)
         if decoded.problem:
             self.problems[spec.name, decoded.problem] += 1
         elif decoded.samples:
@@ -252,6 +262,14 @@ class Pipeline:
         for field in decoded.misses:
             self.misses[spec.name, field] += 1
         return ""
+
+    def _note_clock(self, message: Message, device_time_ms: int, flags: int, spec: RouteSpec) -> None:
+        if message.retain:
+            return  # it says when it was published, not what the device's clock shows now
+        self.devices.observe(message.topic, device_time_ms, message.arrival_ms)
+        if flags and spec.timestamp == "normalize":
+            for kind in skew_kinds(device_time_ms, message.arrival_ms, flags, spec.skew):
+                self.skew[spec.name, kind] += 1
 
     def _replay_one(self, topic: str, payload: bytes, arrival_ms: int) -> list[Emission]:
         found = self._routes.match(topic)
@@ -299,6 +317,13 @@ class Pipeline:
             known.update(split_ids(events.event_ids))
             after_id = events.ids[-1]
         return known
+
+    def _announce_wrong_clocks(self, store: Store) -> None:
+        """One alert for all that were found since the last tick: a whole fleet may be wrong at once."""
+        found = self.devices.newly_wrong()
+        if found:
+            some = ", ".join(found[:SHOWN_DEVICES]) + (", …" if len(found) > SHOWN_DEVICES else "")
+            self.alert(store, "device_clock", f"{len(found)} devices' clocks are wrong: {some}")
 
     def _watch_plugins(self) -> None:
         """Say it once when a window's plugin is slow: everything behind it waits."""

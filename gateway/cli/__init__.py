@@ -27,6 +27,7 @@ COMMANDS = {
     "receive": ("receive", "receive", "Receive what gateways send: the cloud side."),
     "simulate": ("simulate", "simulate", "Publish as a fleet of devices."),
     "buffer": ("buffer", "app", "Look into a buffer, and change it by hand."),
+    "clock": ("clock", "app", "What time the gateway believes it is, and whose clocks are wrong."),
     "plugin": ("plugin", "app", "Window plugins: list, check, start a new one."),
     "bench": ("bench", "bench", "Measure what this machine sustains."),
 }

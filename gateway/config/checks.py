@@ -136,6 +136,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
         *_route_warnings(config),
         *_link_warnings(config),
         *_storage_warnings(config),
+        *_time_warnings(config),
         *_without_effect(config),
     )
 
@@ -172,13 +173,19 @@ def _storage_warnings(config: Config) -> Iterator[str]:
         yield "buffer: SYNCHRONOUS NORMAL LOSES ACKNOWLEDGED MESSAGES ON POWER LOSS; full keeps them"
 
 
+def _time_warnings(config: Config) -> Iterator[str]:
+    if config.time.ntp and config.time.min_poll < 64_000:
+        yield "time.min_poll: public NTP servers refuse clients that ask more often than every 64s"
+    if len(config.time.ntp) == 2:
+        yield "time.ntp: of two servers that disagree nobody can say which is right; name three, or one"
+
+
 def _without_effect(config: Config) -> Iterator[str]:
     """Settings that this version accepts and does not act on yet: better said than silently ignored."""
     cloud = config.cloud
     settings = {
         "cloud.order": cloud is not None and cloud.order != "oldest",
         "cloud.drain_target": cloud is not None and cloud.drain_target is not None,
-        "time.ntp": bool(config.time.ntp),
     }
     for name, is_set in settings.items():
         if is_set:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
     BeforeValidator,
+    PlainSerializer,
     SecretStr,
     ValidationInfo,
     WithJsonSchema,
@@ -19,6 +21,7 @@ from gateway.config.types import (
     AnyPath,
     DurationMs,
     FilePath,
+    HostPort,
     Listen,
     OrOff,
     PositiveDurationMs,
@@ -27,11 +30,16 @@ from gateway.config.types import (
     blank_as_none,
     fault,
     none_if_off,
+    parse_host_port,
     read_secret,
+    reading,
     setting,
 )
 from gateway.delivery import Backoff
 from gateway.errors import UnitError
+from gateway.timesources.gps import GPSD_PORT
+from gateway.timesources.make import SourceSpec
+from gateway.timesources.ntp import NTP_PORT
 from gateway.units import parse_size_bytes
 
 
@@ -85,10 +93,43 @@ class Buffer(Section):
     )
 
 
+_SERVER = (
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "$comment": "host or host:port"}),
+)
+NtpServer = Annotated[
+    HostPort, BeforeValidator(reading(partial(parse_host_port, default_port=NTP_PORT))), *_SERVER
+]
+GpsDaemon = Annotated[
+    HostPort, BeforeValidator(reading(partial(parse_host_port, default_port=GPSD_PORT))), *_SERVER
+]
+
+
 class Time(Section):
     """Clocks: the gateway's own and those of the devices."""
 
-    ntp: tuple[str, ...] = setting((), description="NTP servers to check the gateway's own clock against.")
+    ntp: tuple[NtpServer, ...] = setting(
+        (),
+        description="NTP servers to ask for the time: `host` or `host:port`. Three outvote a wrong one.",
+        examples=[["0.pool.ntp.org", "1.pool.ntp.org", "2.pool.ntp.org"]],
+    )
+    ptp: Annotated[Path | None, WithJsonSchema({"type": "string", "$comment": "path"})] = setting(
+        None,
+        description="PTP: the management socket of `ptp4l`, or a PTP clock device.",
+        examples=["/var/run/ptp4l", "/dev/ptp0"],
+    )
+    gps: GpsDaemon | None = setting(
+        None, description="GPS: where gpsd listens, `host` or `host:port`.", examples=["127.0.0.1:2947"]
+    )
+    min_poll: PositiveDurationMs = setting(
+        "64s",
+        description="How often an NTP server is asked at most. Public servers refuse who asks more often.",
+    )
+    hold: DurationMs = setting(
+        "5m",
+        description="How long events wait for the time to be known after a boot with a clock that was never "
+        "set, before they are windowed and sent with a flag.",
+    )
     future_tolerance: DurationMs = setting(
         "5s", description="A device time further ahead than this is replaced by the arrival time."
     )
@@ -101,6 +142,10 @@ class Time(Section):
         description="How far a device time beyond `acceptable_skew` is moved towards the arrival time: 0 "
         "leaves it, 1 takes the arrival time.",
     )
+
+    def sources(self) -> SourceSpec:
+        """What `gateway.timesources` needs to know."""
+        return SourceSpec(self.ntp, self.ptp, self.gps, self.min_poll / 1000)
 
 
 def _memory(value: object) -> object:

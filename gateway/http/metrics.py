@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from gateway.buffer.recovery import backup_path
 from gateway.events import Status
 from gateway.flow.capacity import Action
+from gateway.http.clock import clock_metrics
 from gateway.http.view import GatewayView, buffer_bytes
 from gateway.windows.counters import LEVELS, Counters
 
@@ -29,6 +30,7 @@ class GatewayCollector(Collector):
         yield from self._windows()
         yield from self._links()
         yield from self._flow()
+        yield from clock_metrics(self._gateway)
 
     def _buffer(self) -> Iterator[Metric]:
         counts = dict(self._gateway.store.counts)

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from gateway.errors import GatewayError
 from gateway.http.api import Api, json_answer
 from gateway.http.assets import Assets
+from gateway.http.clock import clock_status, device_clocks
 from gateway.http.guard import COOKIE, Access, Guard
 from gateway.http.history import History
 from gateway.http.live import Live
@@ -103,6 +104,8 @@ class HttpServer:
                 Route("/metrics", self._metrics),
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
+                Route("/clock", self._clock),
+                Route("/clock/devices", self._clock_devices),
                 *Api(self._state, self._results, self._live).routes(),
             ],
             middleware=[Middleware(Guard, self._access)],
@@ -151,6 +154,12 @@ class HttpServer:
 
     async def _readyz(self, _request: Request) -> Response:
         return _answer(self._state.problems(), progress=self._state.progress())
+
+    async def _clock(self, _request: Request) -> Response:
+        return json_answer(clock_status(self._gateway))
+
+    async def _clock_devices(self, _request: Request) -> Response:
+        return json_answer(device_clocks(self._gateway))
 
 
 def _answer(problems: list[str], **more: Any) -> Response:

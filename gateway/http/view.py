@@ -14,6 +14,8 @@ from gateway.flow.capacity import Load, Signal
 from gateway.mqtt.bridge import Bridge
 from gateway.mqtt.connection import Link
 from gateway.presence import Presence
+from gateway.timekeeping.devices import DeviceClocks
+from gateway.timesources.keeper import Timekeeper
 from gateway.windows.counters import Counters
 from gateway.windows.spec import WindowSpec
 
@@ -29,7 +31,9 @@ class GatewayView(Protocol):
     writer: Writer
     upkeep: Upkeep
     bridges: list[Bridge]
-    clock: Clock
+
+    @property
+    def clock(self) -> Clock: ...
 
     @property
     def gateway_id(self) -> str: ...
@@ -39,6 +43,8 @@ class GatewayView(Protocol):
 
     @property
     def max_buffer_bytes(self) -> int: ...
+
+    timekeeper: Timekeeper
 
     @property
     def buffer_path(self) -> Path: ...
@@ -72,6 +78,16 @@ class GatewayView(Protocol):
     @property
     def load(self) -> Load:
         """What it looks at."""
+
+    @property
+    def clock_skew(self) -> Mapping[tuple[str, str], int]:
+        """By (route, kind)."""
+
+    @property
+    def device_clocks(self) -> DeviceClocks: ...
+
+    @property
+    def held_events(self) -> int: ...
 
     @property
     def links(self) -> Sequence[Link]: ...

@@ -20,6 +20,8 @@ from gateway.timekeeping.estimate import Estimate, Estimator, Sample
 State = Literal["unset", "free", "synchronised", "holdover"]
 """`unset`: no believable time at all. `free`: the system clock, which nothing confirms."""
 
+Role = Literal["chosen", "agrees", "outvoted", "unused", "silent"]
+
 SYSTEM = "system"
 """The operating system's clock as a source: followed only until a real source has answered."""
 
@@ -29,6 +31,7 @@ SYSTEM_PATIENCE = 10  # looks, one a second, before a jump of the system clock i
 STEP_S = 1.0  # beyond, the time is stepped; a slew would take minutes
 SLEW_OVER_S = 16.0
 MAX_SLEW = 0.01  # 10 ms in a second
+_ROUNDING_S = 1e-6  # offsets may be decades, and floats have 53 bits
 
 
 class Change(NamedTuple):
@@ -42,7 +45,7 @@ class SourceStatus(NamedTuple):
     """One source as it is seen now. `offset_s` is against the gateway's time."""
 
     name: str
-    role: Literal["chosen", "agrees", "outvoted", "silent"]
+    role: Role
     estimate: Estimate | None
     samples: int
     silent_s: float | None
@@ -154,9 +157,9 @@ class Discipline:
     def _source_status(self, name: str, at_s: float) -> SourceStatus:
         estimator = self._estimators[name]
         newest = estimator.newest
-        role: Literal["chosen", "agrees", "outvoted", "silent"] = "silent"
+        role: Role = "silent"
         if estimator.is_fresh(at_s):
-            role = "agrees" if name in self._agreeing or name == SYSTEM else "outvoted"
+            role = "agrees" if name in self._agreeing else "unused" if name == SYSTEM else "outvoted"
         if name == self.chosen and self.state != "holdover":
             role = "chosen"
         silent_s = None if newest is None else at_s - newest.at_s
@@ -178,7 +181,9 @@ def agreeing(estimates: Mapping[str, Estimate]) -> frozenset[str]:
     if 2 * best <= len(estimates):
         return frozenset()
     return frozenset(
-        name for name, one in estimates.items() if abs(one.offset_s - point_s) <= one.uncertainty_s + 1e-12
+        name
+        for name, one in estimates.items()
+        if abs(one.offset_s - point_s) <= one.uncertainty_s + _ROUNDING_S
     )
 
 

@@ -48,6 +48,11 @@ class JumpWatch:
         self._stood = 0  # looks in a row at which it had not moved
         self._drifting = False
 
+    @property
+    def stands(self) -> bool:
+        """Whether the system clock has not moved since the last look."""
+        return self._stood > 0
+
     def look(self, now: Reading) -> list[Jump]:
         """What happened since the last look."""
         last, self._last = self._last, now

@@ -32,6 +32,9 @@ class Normalized(NamedTuple):
     verdict: Verdict
 
 
+SkewKind = Literal["future", "large", "blended"]
+
+
 # Plain numbers, because arithmetic on an IntFlag takes longer than all else here.
 _SKEWED = int(Flag.CLOCK_SKEW)
 _CORRECTED = int(Flag.CORRECTED)
@@ -54,3 +57,13 @@ def normalize_timestamp(device_time_ms: int, ingest_time_ms: int, policy: SkewPo
     if event_time_ms != device_time_ms:
         flags |= _CORRECTED
     return Normalized(event_time_ms, flags, "blended")
+
+
+def skew_kinds(device_time_ms: int, ingest_time_ms: int, flags: int, policy: SkewPolicy) -> list[SkewKind]:
+    """What an event counts as whose time `normalize_timestamp` has flagged."""
+    kinds: list[SkewKind] = ["large"] if flags & _SKEWED else []
+    if device_time_ms - ingest_time_ms > policy.future_tolerance_ms:
+        kinds.append("future")
+    elif flags & _CORRECTED:
+        kinds.append("blended")
+    return kinds
