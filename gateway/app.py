@@ -25,6 +25,8 @@ from gateway.buffer.lock import DataDirLock
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import Recovery, recover
 from gateway.buffer.retention import usable_bytes
+from gateway.buffer.schema import wal_pages
+from gateway.buffer.space import DiskSpace
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.upkeep import BackupPlan, Upkeep
 from gateway.buffer.writer import BACKLOG_BYTES, Do, Writer
@@ -211,7 +213,9 @@ class Gateway:
         buffer = self.config.buffer
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._resources.enter_context(DataDirLock(self.data_dir))
-        self.store = Store(self.buffer_path, buffer.synchronous)
+        self.space = DiskSpace(self.buffer_path, buffer.max_size)
+        room_bytes = min(buffer.max_size, self.space.total_bytes)
+        self.store = Store(self.buffer_path, buffer.synchronous, wal_pages(room_bytes))
         recovery = self._open_store()
         self._resources.callback(self.store.close)
         self.backpressure = Backpressure(self.clock, self.budget.total_bytes, usable_bytes(buffer.max_size))
@@ -222,10 +226,12 @@ class Gateway:
         self.writer = Writer(
             self.store,
             group_limit=buffer.group_limit,
+            group_limit_bytes=self.space.group_bytes,
             group_time_s=buffer.group_commit / 1000,
             backlog_limit_bytes=min(BACKLOG_BYTES, self.budget.ingest_bytes),
             tick=Tick(self.pipeline, self._after_tick),
             on_rollback=restore,
+            relief=self.pipeline,
         )
         self.upkeep = Upkeep(
             self.buffer_path,
@@ -258,6 +264,8 @@ class Gateway:
         self._resources.callback(self.timekeeper.stop)
 
     def _open_store(self) -> Recovery:
+        if self.space.low:
+            self.space.release_ballast()  # to open it takes room too
         try:
             recovery = recover(self.buffer_path, self.clock.now_ms(), self.config.buffer.synchronous)
             self.store.open()
@@ -287,6 +295,7 @@ class Gateway:
             checkpoint_interval_ms=config.buffer.checkpoint_interval,
             keep_synced_ms=config.buffer.keep_synced,
             max_size_bytes=config.buffer.max_size,
+            space=self.space,
             window_priorities={spec.name: spec.priority for spec in specs},
             admission=self.backpressure.admission,
             devices=DeviceClocks(wrong_ms=config.time.future_tolerance),

@@ -25,6 +25,8 @@ import orjson
 from gateway.buffer.alerts import DERIVED_FAMILY, append_alert
 from gateway.buffer.reading import Reader
 from gateway.buffer.retention import Retention
+from gateway.buffer.room import Room
+from gateway.buffer.space import DiskSpace
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
@@ -41,7 +43,6 @@ from gateway.windows.engine import WindowEngine
 
 log = logging.getLogger(__name__)
 
-VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
 FAILED_ANNOUNCED = "failed_announced"
 SHOWN_DEVICES = 10
 SLOW_SAMPLE_US = 200.0  # at a thousand samples a second that is a fifth of a core
@@ -93,6 +94,7 @@ class Pipeline:
         checkpoint_interval_ms: int = 5_000,
         keep_synced_ms: int = 3_600_000,
         max_size_bytes: int = 2 * 1024**3,
+        space: DiskSpace | None = None,
         window_priorities: dict[str, int] | None = None,
         admission: Admission | None = None,
         devices: DeviceClocks | None = None,
@@ -117,7 +119,7 @@ class Pipeline:
         self._admission = admission or Admission()
         self._next_checkpoint_s = 0.0
         self._checkpointed = -1
-        self._retention = Retention(max_size_bytes, keep_synced_ms)
+        self._room = Room(Retention(max_size_bytes, keep_synced_ms), self.alert, space)
         self._owed: list[NewEvent] = []
         self._slow: set[str] = set()
 
@@ -168,8 +170,7 @@ class Pipeline:
         if self.windows.progressed or now_s >= self._next_checkpoint_s:
             self.checkpoint(store)
         self._announce_failed(store)
-        self._retain(store, now_ms)
-        store.give_back(VACUUM_PAGES)
+        self._room.run(store, now_ms, self._checkpointed)
 
     def checkpoint(self, store: Store) -> None:
         """Store the state of the windows as of the newest event, unless nothing has changed."""
@@ -183,6 +184,27 @@ class Pipeline:
         """Store an alert about the gateway itself; see `append_alert`."""
         append_alert(store, self._topics.alerts, self._clock.now_ms(), name, message, details)
 
+    # --- outside of a transaction ---
+
+    def ticked(self, store: Store) -> None:
+        """The tick is on the disk. Never raises."""
+        self._room.committed(store)
+
+    def check(self) -> None:
+        """Raise OSError when the disk is as good as full."""
+        self._room.check()
+
+    def release(self) -> None:
+        """Give the ballast's room away."""
+        self._room.release()
+
+    def relieve(self, store: Store) -> None:
+        """The disk is full: make room, in transactions of its own. Raises what the disk raises."""
+        now_ms = self._clock.now_ms()
+        self._room.relieve(store, now_ms, self._checkpointed)
+        with store.transaction():
+            self.checkpoint(store)  # what came since the last one may be given up with the next attempt
+
     # --- start, and after a rollback ---
 
     def restore(self, store: Store, reader: Reader) -> int:
@@ -191,6 +213,7 @@ class Pipeline:
         Aggregates that the replay gives again are already in the buffer and are not stored twice; one that
         is missing (it can only be when plugins or windows changed) is stored with the next tick.
         """
+        self._room.rolled_back()
         self.windows = self._new_windows()
         for note in self.windows.restore(store.window_states()):
             log.warning("%s", note)
@@ -345,15 +368,6 @@ class Pipeline:
         if failed != announced:
             store.set_meta(FAILED_ANNOUNCED, failed)
 
-    def _retain(self, store: Store, now_ms: int) -> None:
-        """Let retention take its next step, and announce with it what is lost: one alert per stretch."""
-        losses = self._retention.run(store, now_ms, self._checkpointed)
-        for reason in sorted({loss.reason for loss in losses}):
-            found = [loss for loss in losses if loss.reason == reason]
-            events = f"{sum(loss.events for loss in found)} events were evicted ({reason})"
-            stretch = f"between buffer ids {found[0].first_id} and {found[-1].last_id}"
-            self.alert(store, "evicted", f"the buffer is full: {events}, {stretch}")
-
 
 class AppendBatch(Command):
     """Takes in what one turn of the ingest loop has read."""
@@ -393,9 +407,11 @@ class Tick(Command):
         self._after = after
 
     def apply(self, store: Store) -> None:
+        self._store = store
         self._pipeline.tick(store)
 
     def committed(self) -> None:
+        self._pipeline.ticked(self._store)
         self._after()
 
 

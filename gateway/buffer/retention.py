@@ -8,7 +8,8 @@
 
 Nothing behind the window checkpoint is touched: a restart still has to replay it. 2 and 3 lose data, so each
 removal is counted per stream and reason, and the caller gets a `Loss` to announce.
-A run takes a bounded number of steps; it is called again with the next tick.
+A run takes a bounded number of steps; it is called again with the next tick. On a full disk the steps are
+small ones, because each needs room itself: see `room`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ HARD_MARK = 0.92
 RELIEF_MARK = 0.87  # what is given up then makes room for a while, not for the next few events only
 WAL_ALLOWANCE_BYTES = 8 * 1024 * 1024
 IDS_PER_RUN = 10_000
+OLDEST_PER_STEP = 1_000
 STEPS_PER_RUN = 8
 _ANY_AGE = 1 << 62
 _THINNEST = 6  # one in 64 is left; then whole stretches go
@@ -42,39 +44,66 @@ def usable_bytes(max_bytes: int) -> int:
     return max_bytes - min(WAL_ALLOWANCE_BYTES, max_bytes // 8)
 
 
+class Marks(NamedTuple):
+    """How much of a room may be in use before something has to give way, in bytes."""
+
+    soft: int
+    hard: int
+    relief: int
+
+    @classmethod
+    def of(cls, room_bytes: int) -> Marks:
+        """The marks of a room that the write-ahead log shares."""
+        budget = usable_bytes(room_bytes)
+        return cls(int(budget * SOFT_MARK), int(budget * HARD_MARK), int(budget * RELIEF_MARK))
+
+
 class Retention:
     """Keeps one buffer within `max_bytes`, its write-ahead log included. For the writer's thread."""
 
     def __init__(self, max_bytes: int, keep_synced_ms: int) -> None:
-        budget = usable_bytes(max_bytes)
-        self._soft_bytes = int(budget * SOFT_MARK)
-        self._hard_bytes = int(budget * HARD_MARK)
-        self._relief_bytes = int(budget * RELIEF_MARK)
-        self._pressed = False  # above the hard mark, and not yet below that of relief
+        self.finished = True
+        """Whether the last run found nothing more to do."""
+        self._max_bytes = max_bytes
         self._keep_synced_ms = keep_synced_ms
+        self._pressed = False  # above the hard mark, and not yet below that of relief
+        self._step_ids = IDS_PER_RUN
         self._synced_from = 0  # where the search for SYNCED events goes on
         self._thinned_to = 0  # where the current pass goes on
         self._pass_end: int | None = None
         self._level = 1  # of 2 ** level events one is kept
 
-    def run(self, store: Store, now_ms: int, checkpoint_id: int) -> list[Loss]:
-        """Make the room that is needed, as far as STEPS_PER_RUN go; inside a transaction. Returns what had to
-        be given up."""
+    def run(
+        self,
+        store: Store,
+        now_ms: int,
+        checkpoint_id: int,
+        *,
+        room_bytes: int | None = None,
+        steps: int = STEPS_PER_RUN,
+        step_ids: int = IDS_PER_RUN,
+    ) -> list[Loss]:
+        """Make the room that is needed, as far as `steps` go; inside a transaction. Returns what had to be
+        given up. `room_bytes` is what there is for the buffer, when the disk has less than its size."""
+        marks = Marks.of(self._max_bytes if room_bytes is None else min(room_bytes, self._max_bytes))
+        self._step_ids, self.finished = step_ids, False
         losses: list[Loss] = []
-        for _ in range(STEPS_PER_RUN):
+        for _ in range(steps):
             used_bytes = store.used_bytes()
-            older_than_ms = _ANY_AGE if used_bytes > self._soft_bytes else now_ms - self._keep_synced_ms
+            older_than_ms = _ANY_AGE if used_bytes > marks.soft else now_ms - self._keep_synced_ms
             removed = self._evict_synced(store, now_ms, older_than_ms, checkpoint_id)
-            self._pressed = used_bytes > (self._relief_bytes if self._pressed else self._hard_bytes)
-            if not self._pressed:
+            self._pressed = used_bytes > (marks.relief if self._pressed else marks.hard)
+            searching = removed or self._synced_from
+            if self._pressed and not searching:
+                loss = self._thin(store, checkpoint_id) or self._drop_oldest(store, checkpoint_id)
+                if loss is None:
+                    self.finished = True
+                    break
+                losses.append(loss)
+            elif not self._pressed:
                 self._pass_end, self._level = None, 1  # the next time of need starts afresh
-                return losses
-            if removed or self._synced_from:
-                continue  # the search for SYNCED events is not through yet
-            loss = self._thin(store, checkpoint_id) or self._drop_oldest(store, checkpoint_id)
-            if loss is None:
-                return losses
-            losses.append(loss)
+                self.finished = not searching
+                break
         return losses
 
     def _evict_synced(self, store: Store, now_ms: int, older_than_ms: int, checkpoint_id: int) -> int:
@@ -86,7 +115,7 @@ class Retention:
         if oldest is None or older_than_ms <= oldest[1] <= now_ms or oldest[0] > checkpoint_id:
             self._synced_from = 0  # from the start again: what was pending then may be synced by now
             return 0
-        end = min(checkpoint_id, oldest[0] + IDS_PER_RUN)
+        end = min(checkpoint_id, oldest[0] + self._step_ids - 1)
         self._synced_from = end + 1
         return store.evict_synced(oldest[0], end, older_than_ms)
 
@@ -98,7 +127,7 @@ class Retention:
                 if oldest is None:
                     return None
                 self._thinned_to, self._pass_end = oldest[0], (oldest[0] + checkpoint_id) // 2
-            start, end = self._thinned_to, min(self._pass_end, self._thinned_to + IDS_PER_RUN)
+            start, end = self._thinned_to, min(self._pass_end, self._thinned_to + self._step_ids - 1)
             if start > end:
                 self._pass_end, self._level = None, self._level + 1
                 continue
@@ -110,7 +139,7 @@ class Retention:
 
     def _drop_oldest(self, store: Store, checkpoint_id: int) -> Loss | None:
         for priority in sorted(Priority, reverse=True):
-            ids = store.oldest_pending(priority, checkpoint_id, IDS_PER_RUN // 10)
+            ids = store.oldest_pending(priority, checkpoint_id, min(self._step_ids, OLDEST_PER_STEP))
             if ids:
                 return Loss("oldest", store.drop_pending(ids), ids[0], ids[-1])
         return None

@@ -25,6 +25,17 @@ PAGE_BYTES = 4096
 BUSY_TIMEOUT_S = 5
 
 
+def wal_pages(room_bytes: int) -> int:
+    """How large the write-ahead log of a buffer with that much room may get before it is moved into the file:
+    a 32nd, so that it does not fill a small disk by itself, and fits into the ballast's room."""
+    return max(_FEWEST_WAL_PAGES, min(WAL_CHECKPOINT_PAGES, room_bytes // 32 // PAGE_BYTES))
+
+
+_FEWEST_WAL_PAGES = 64
+# Later they change nothing, and yet `auto_vacuum` writes: on a full disk the file could not be opened.
+_FOR_A_NEW_FILE = (("page_size", PAGE_BYTES), ("auto_vacuum", "incremental"))
+
+
 class BufferEvent(Model):
     """One buffered event. Times are ms since the epoch; `payload` is stored as `codec` says."""
 
@@ -207,7 +218,9 @@ KEPT_INDEX = (
 )
 
 
-def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatabase:
+def open_writer(
+    path: Path, synchronous: Literal["full", "normal"], wal_pages: int = WAL_CHECKPOINT_PAGES
+) -> APSWDatabase:
     """The one connection that writes. Creates the tables in a new file, and migrates an old one.
 
     Raises StoreError, and changes nothing, when the file belongs to a newer gateway.
@@ -217,12 +230,12 @@ def open_writer(path: Path, synchronous: Literal["full", "normal"]) -> APSWDatab
         timeout=BUSY_TIMEOUT_S,
         thread_safe=False,  # one connection, handed from the starting thread to the writer's
         pragmas=[
-            ("page_size", PAGE_BYTES),
-            ("auto_vacuum", "incremental"),
+            *(_FOR_A_NEW_FILE if not path.exists() or path.stat().st_size == 0 else ()),
             ("journal_mode", "wal"),
             ("synchronous", synchronous),
-            ("wal_autocheckpoint", WAL_CHECKPOINT_PAGES),
-            ("journal_size_limit", 16 * 1024 * 1024),
+            ("wal_autocheckpoint", wal_pages),
+            # A log that was larger for once would let as much wait in it, more than the ballast has room for.
+            ("journal_size_limit", wal_pages * PAGE_BYTES),
             ("cache_size", -32 * 1024),  # KiB
             ("temp_store", "memory"),
         ],

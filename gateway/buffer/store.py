@@ -32,6 +32,7 @@ from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
     BUSY_TIMEOUT_S,
     PAGE_BYTES,
+    WAL_CHECKPOINT_PAGES,
     BufferEvent,
     Count,
     Dictionary,
@@ -53,6 +54,8 @@ ROWS_PER_INSERT = 256
 
 _RATIO = "dictionary_{}_permille"
 """In `meta`: what is left of 1000 bytes with a dictionary."""
+_LEAST_ROW_BYTES = 64
+
 CHECKPOINT_ID = "checkpoint_id"
 REPUBLISHED_ID = "republished_id"
 
@@ -80,9 +83,15 @@ class NewEvent(NamedTuple):
 class Store:
     """One open buffer, for one thread at a time. Raises peewee's and apsw's errors as they come."""
 
-    def __init__(self, path: Path, synchronous: Literal["full", "normal"] = "full") -> None:
+    def __init__(
+        self,
+        path: Path,
+        synchronous: Literal["full", "normal"] = "full",
+        wal_pages: int = WAL_CHECKPOINT_PAGES,
+    ) -> None:
         self.path = path
         self.synchronous = synchronous
+        self._wal_pages = wal_pages
         self.receipts = Receipts()
         self.compressor = PayloadCompressor()
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -94,10 +103,16 @@ class Store:
 
     def open(self) -> None:
         """Open or create the file. Raises StoreError when it belongs to a newer gateway."""
-        self._database = open_writer(self.path, self.synchronous)
+        self._connect()
+        self._begin()
+
+    def _connect(self) -> None:
+        self._database = open_writer(self.path, self.synchronous, self._wal_pages)
         self._connection = self._database.connection()
         self._streams = Streams(self._database)
         self._claims = Claims(self._connection)
+
+    def _begin(self) -> None:
         with self.transaction():
             self._connection.execute("DELETE FROM refusals WHERE id NOT IN (SELECT id FROM buffer_events)")
             if self.meta_int(VERSION) != SCHEMA_VERSION:
@@ -105,10 +120,17 @@ class Store:
             self.reload()
 
     def reopen(self) -> None:
-        """Start from the file again, after the disk failed."""
+        """Start from the file again, after the disk failed.
+
+        The old connection is let go of only when the new one is there. Were it the last one, the next one
+        would build the index of the write-ahead log anew out of whatever stands in it, and so bring back the
+        transaction whose fsync failed, which is about to be tried again.
+        """
+        failed = self._database
+        self._connect()
         with contextlib.suppress(apsw.Error, PeeweeException):
-            self.close()
-        self.open()
+            failed.close()
+        self._begin()
 
     def close(self) -> None:
         self._database.close()
@@ -258,7 +280,20 @@ class Store:
 
     def used_bytes(self) -> int:
         """How much of the file is in use, without the pages that are free."""
-        return (self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")) * PAGE_BYTES
+        return (self._number("PRAGMA page_count") - self.free_pages()) * PAGE_BYTES
+
+    def free_pages(self) -> int:
+        """Pages of the file that hold nothing."""
+        return self._number("PRAGMA freelist_count")
+
+    def changes(self) -> int:
+        """How many rows were changed since the file was opened."""
+        return int(self._connection.total_changes())
+
+    def row_bytes(self) -> int:
+        """What an event takes in the file, on average and at least."""
+        rows = sum(self.counts["status", status.name] for status in Status)
+        return max(_LEAST_ROW_BYTES, self.used_bytes() // max(1, rows))
 
     def thin(self, from_id: int, to_id: int, keep_one_in: int, priority: int) -> int:
         """Remove PENDING raw events of that priority or lower in an id range, but one in `keep_one_in` of
@@ -290,7 +325,7 @@ class Store:
 
     def give_back(self, pages: int) -> int:
         """Return up to `pages` free pages to the file system; returns how many there were."""
-        free = self._number("PRAGMA freelist_count")
+        free = self.free_pages()
         if free:
             # Each step frees one page: the statement must be run to its end.
             self._connection.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
@@ -336,9 +371,6 @@ class Store:
     def release_held(self) -> int:
         """Let no stream wait any longer; returns how many did."""
         return self._claims.release()
-
-    def free_pages(self) -> int:
-        return self._number("PRAGMA freelist_count")
 
     def file_bytes(self) -> int:
         """How large the file is, once all that is in the log is in it."""

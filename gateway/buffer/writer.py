@@ -9,13 +9,14 @@ Stopping: `stop` lets the commands that are already queued commit, runs a last t
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import apsw
 from peewee import DataError, IntegrityError, PeeweeException, ProgrammingError
@@ -40,6 +41,14 @@ def is_storage_fault(error: Exception) -> bool:
     if isinstance(error, _COMMAND_FAULTS):
         return False
     return isinstance(error, (apsw.Error, PeeweeException, OSError))
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether a storage fault came of there being no room."""
+    cause = getattr(error, "orig", error)  # peewee keeps the driver's error there
+    if isinstance(cause, apsw.IOError):  # the index of the write-ahead log could not grow
+        return bool(getattr(cause, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE)
+    return isinstance(cause, apsw.FullError) or (isinstance(cause, OSError) and cause.errno == errno.ENOSPC)
 
 
 T = TypeVar("T")
@@ -127,6 +136,19 @@ class _CallOutside(_Call[T]):
         self._done.set()
 
 
+class Relief(Protocol):
+    """What makes room on a full disk. On the writer's thread, outside of a transaction."""
+
+    def check(self) -> None:
+        """Raise OSError (ENOSPC) when what is left is needed to make room; asked before each group."""
+
+    def release(self) -> None:
+        """Give away what can be given away without the database."""
+
+    def relieve(self, store: Store) -> None:
+        """Make room in transactions of its own. Raises what the disk raises."""
+
+
 class WriterMetrics:
     """Plain numbers, written by the writer's thread, read by any."""
 
@@ -144,6 +166,7 @@ class WriterMetrics:
 class Writer:
     """Runs `gateway.writer`. It never does network I/O, and never loses a command: when the disk fails it
     rolls back, calls `on_rollback`, and tries the same group again until it commits or `stop` is called.
+    When the disk is full it lets `relief` make room before that.
 
     `tick` is a command that joins a group four times a second, and when there is nothing else to do.
     """
@@ -153,20 +176,25 @@ class Writer:
         store: Store,
         *,
         group_limit: int = 2000,
+        group_limit_bytes: int = 4 * 1024 * 1024,
         group_time_s: float = 0.1,
         backlog_limit: int = 20_000,
         backlog_limit_bytes: int = BACKLOG_BYTES,
         tick: Command | None = None,
         on_rollback: Callable[[], object] = lambda: None,
+        relief: Relief | None = None,
     ) -> None:
         self.metrics = WriterMetrics()
         self._store = store
         self._group_limit = group_limit
+        self._group_limit_bytes = group_limit_bytes
         self._group_time_s = group_time_s
         self._backlog_limit = backlog_limit
         self._backlog_limit_bytes = backlog_limit_bytes
         self._tick = tick
         self._on_rollback = on_rollback
+        self._relief = relief
+        self._full = False
         self._queue: deque[Command] = deque()
         self._backlog = self._backlog_bytes = 0
         self._wakeup = threading.Condition()
@@ -248,17 +276,19 @@ class Writer:
 
     def _take_group(self, deadline_s: float) -> tuple[list[Command], bool]:
         group: list[Command] = []
-        weight = 0
         timeout_s = None if self._tick is None else max(0.0, deadline_s - time.monotonic())
         with self._wakeup:
             if not self._queue and not self._stopping:
                 self._wakeup.wait(timeout_s)
-            while self._queue and (not group or weight + self._queue[0].weight <= self._group_limit):
-                command = self._queue.popleft()
-                weight += command.weight
+            weight = size_bytes = 0
+            while self._queue:
+                command = self._queue[0]
+                weight, size_bytes = weight + command.weight, size_bytes + command.size_bytes
+                if group and (weight > self._group_limit or size_bytes > self._group_limit_bytes):
+                    break
+                group.append(self._queue.popleft())
+                self._backlog -= command.weight
                 self._backlog_bytes -= command.size_bytes
-                group.append(command)
-            self._backlog -= weight
             return group, self._stopping
 
     def _commit_until_done(self, group: list[Command]) -> None:
@@ -294,13 +324,16 @@ class Writer:
     def _commit(self, group: list[Command]) -> int:
         """Commit as many of `group` as its time allows, in one transaction; returns how many."""
         self._catch_up()
+        if self._relief:
+            self._relief.check()
         count, started_s = 0, time.monotonic()
         with self._store.transaction():
             for command in group:
                 command.apply(self._store)
                 count += 1
                 applied_s = time.monotonic()
-                if applied_s - started_s > self._group_time_s:
+                # While the disk fails, the smallest transaction has the best chance.
+                if applied_s - started_s > self._group_time_s or self.metrics.storage_error:
                     break
         self._note_commit(applied_s, sum(command.weight for command in group[:count]))
         return count
@@ -318,6 +351,9 @@ class Writer:
 
     def _catch_up(self) -> None:
         """After a rollback, bring what memory holds back to what the disk holds, before anything else."""
+        relief = self._relief if self._full else None
+        if relief:
+            relief.release()  # even to open the file may take room
         if self._state == _REOPEN:
             self._store.reopen()
         elif self._state == _RELOAD:
@@ -326,10 +362,15 @@ class Writer:
         if self._state != _CURRENT:
             self._on_rollback()
             self._state = _CURRENT
+        if relief:
+            self._state = _REOPEN  # until it has worked out
+            relief.relieve(self._store)
+            self._state, self._full = _CURRENT, False
 
     def _wait_for_storage(self, error: Exception) -> None:
         # After a failed fsync the operating system may have dropped the pages: start from the file again.
         self._state = _REOPEN
+        self._full = is_disk_full(error)
         if not self.metrics.storage_error:
             log.error("the buffer cannot be written; nothing is acknowledged until it can: %s", error)
         self.metrics.storage_error = str(error) or type(error).__name__
