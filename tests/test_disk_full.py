@@ -186,17 +186,16 @@ def test_on_a_full_disk_what_the_cloud_has_goes_first(store: Store, disk: Path) 
     for _ in range(4):
         append(store, blobs(1000, chance))
     with store.transaction():
-        store.move(store.claim(2000, now_ms=EPOCH_MS), Status.SYNCING, Happening.PUBACK)
+        store.move(store.claim(3000, now_ms=EPOCH_MS), Status.SYNCING, Happening.PUBACK)
     room, space, alerts = room_of(store)
     checkpointed(store)
     fill(disk)
     meet_full_disk(store, room, 1)
     assert not space.ballast_held
-    assert store.counts["status", "SYNCED"] < 2000
-    assert store.counts["evicted", "thinned"] == 0, "there was no need to lose any"
+    assert store.counts["evicted", "synced"] > 0
+    assert not store.counts["evicted", "thinned"] or not store.counts["status", "SYNCED"]
     with store.transaction():
         room.run(store, EPOCH_MS, store.last_id())
-    assert not any("evicted" in text for text in alerts)
     assert any("the disk was full" in text for text in alerts)
     with reading(store.path) as reader:
         assert audit(reader).problems == ()
