@@ -31,6 +31,9 @@ class Source(Protocol):
     @property
     def window(self) -> int: ...
 
+    @property
+    def idle_s(self) -> float: ...
+
 
 class Backpressure:
     """Once a second: look, decide, tell. `check` runs on the writer's thread; `signal` is read by any."""
@@ -48,6 +51,7 @@ class Backpressure:
         self._announce: Callable[[bytes], None] = lambda _: None
         self._checked_s = clock.monotonic_s()
         self._taken_in = 0
+        self._idle_s = 0.0
         self._rate_per_s = 0.0
 
     def connect(self, source: Source, announce: Callable[[bytes], None]) -> None:
@@ -67,7 +71,7 @@ class Backpressure:
             return
         self._checked_s = now_s
         self._note_rate(writer.metrics.grouped_events, elapsed_s)
-        self.load = self._measure(writer, used_bytes())
+        self.load = self._measure(writer, used_bytes(), elapsed_s)
         before, self.signal = self.signal, self._capacity.check_capacity(self.load, elapsed_s)
         self.admission.follow(self.signal)
         if self._source is not None:
@@ -82,16 +86,27 @@ class Backpressure:
         self._taken_in = taken_in
         self._rate_per_s += 0.3 * (rate - self._rate_per_s)
 
-    def _measure(self, writer: Writer, used_bytes: int) -> Load:
-        source = self._source
+    def _measure(self, writer: Writer, used_bytes: int, elapsed_s: float) -> Load:
         return Load(
             cpu=self._machine.cpu(),
             queue=writer.fill,
-            window=min(1.0, source.unacknowledged / source.window) if source is not None else 0.0,
+            window=self._window_fill(),
+            intake=self._intake(elapsed_s),
             buffer=used_bytes / self._buffer_bytes,
             memory=self._machine.memory_bytes() / self._memory_bytes,
             commit_s=writer.metrics.last_commit_s,
         )
+
+    def _window_fill(self) -> float:
+        source = self._source
+        return min(1.0, source.unacknowledged / source.window) if source is not None else 0.0
+
+    def _intake(self, elapsed_s: float) -> float:
+        """For how much of the time the source had something to read."""
+        if self._source is None:
+            return 0.0
+        before_s, self._idle_s = self._idle_s, self._source.idle_s
+        return max(0.0, 1 - (self._idle_s - before_s) / elapsed_s)
 
 
 def _says_more(before: Signal, now: Signal) -> bool:

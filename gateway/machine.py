@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -11,29 +12,51 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def memory_limit_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> int:
-    """The smallest limit of the control groups (version 2) around this process, or the machine's memory."""
+    """The smallest limit of the control groups (version 1 or 2) around this process, or the machine's
+    memory."""
     limits = [psutil.virtual_memory().total]
-    for group in _groups(cgroups, own_cgroup):
-        try:
-            text = (group / "memory.max").read_text("ascii").strip()
-        except OSError:
-            continue  # the root group has no such file, other systems have no control groups
-        if text.isdigit():  # else it is "max": no limit here
-            limits.append(int(text))
+    for group in _groups("memory", cgroups, own_cgroup):
+        # Without a limit it is "max" in version 2, and a number beyond all memory in version 1.
+        for text in (_read(group / "memory.max"), _read(group / "memory.limit_in_bytes")):
+            if text.isdigit():
+                limits.append(int(text))
     return min(limits)
 
 
-def _groups(cgroups: Path, own_cgroup: Path) -> list[Path]:
-    """The folder of this process's control group and all around it."""
+def cpu_limit(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> float:
+    """How many processors the control groups around this process let it use, or how many there are."""
+    limits = [float(psutil.cpu_count() or 1)]
+    for group in _groups("cpu", cgroups, own_cgroup):
+        quota, _, period = _read(group / "cpu.max").partition(" ")
+        quota, period = (
+            quota or _read(group / "cpu.cfs_quota_us"),
+            period or _read(group / "cpu.cfs_period_us"),
+        )
+        if quota.isdigit() and period.isdigit():
+            limits.append(int(quota) / int(period))
+    return min(limits)
+
+
+def _groups(controller: str, cgroups: Path, own_cgroup: Path) -> Iterator[Path]:
+    """The folder of this process's control group for `controller`, and those of all groups around it."""
+    for line in _read(own_cgroup).splitlines():
+        _, controllers, own = line.split(":", 2)
+        if controllers == "":  # version 2 has one hierarchy for all
+            root = cgroups
+        elif controller in controllers.split(","):
+            root = cgroups / controller
+        else:
+            continue
+        group = root / own.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
+
+
+def _read(file: Path) -> str:
+    """Its text; empty when there is no such file: other systems have no control groups."""
     try:
-        lines = own_cgroup.read_text("utf-8").splitlines()
+        return file.read_text("ascii").strip()
     except OSError:
-        return []
-    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), None)
-    if own is None:
-        return []
-    group = cgroups / own
-    return [group, *(parent for parent in group.parents if parent.is_relative_to(cgroups))]
+        return ""
 
 
 class ProcessLoad:
@@ -41,12 +64,15 @@ class ProcessLoad:
 
     def __init__(self) -> None:
         self._process = psutil.Process()
+        # One core is what Python has, unless a control group allows even less.
+        self._own_limit = min(1.0, cpu_limit())
         self.cpu()  # the first answer is always 0
 
     def cpu(self) -> float:
-        """The busier of the whole machine and of the one core that Python has, from 0 to 1, since the last
+        """The busier of the whole machine and of what this process may use, from 0 to 1, since the last
         call."""
-        return max(psutil.cpu_percent(), min(100.0, self._process.cpu_percent())) / 100
+        own = self._process.cpu_percent() / self._own_limit
+        return max(psutil.cpu_percent(), min(100.0, own)) / 100
 
     def memory_bytes(self) -> int:
         """What is resident."""

@@ -86,13 +86,13 @@ def test_a_buffer_around_its_mark_does_not_flap() -> None:
     assert [answer is Action.REJECT_LOW_PRIORITY for answer in answers] == [True] * 5 + [False] * 2
 
 
-@given(st.lists(st.tuples(*[st.floats(0, 1.5)] * 5, st.floats(0, 10)), max_size=200))
+@given(st.lists(st.tuples(*[st.floats(0, 1.5)] * 6, st.floats(0, 10)), max_size=200))
 def test_whatever_the_load_the_answer_is_within_its_bounds_and_moves_slowly(
     loads: list[tuple[float, ...]],
 ) -> None:
     check, before = CapacityCheck(), 0.0
-    for cpu, queue, window, buffer, memory, commit_s in loads:
-        signal = check.check_capacity(Load(cpu, queue, window, buffer, memory, commit_s), 1.0)
+    for cpu, queue, window, intake, buffer, memory, commit_s in loads:
+        signal = check.check_capacity(Load(cpu, queue, window, intake, buffer, memory, commit_s), 1.0)
         assert 0 <= signal.level <= FULL_LEVEL
         assert 0 <= signal.delay_ms <= 1000
         assert 0.1 <= signal.sample_rate <= 1

@@ -8,13 +8,16 @@ import psutil
 import pytest
 
 from gateway.flow.memory import MIB, memory_budget
-from gateway.machine import ProcessLoad, memory_limit_bytes
+from gateway.machine import ProcessLoad, cpu_limit, memory_limit_bytes
+
+VERSION_1 = "5:cpu,cpuacct:/x\n4:memory:/a/b\n"
 
 
 def groups(folder: Path, limits: dict[str, str], own: str = "0::/a/b\n") -> tuple[Path, Path]:
     for name, limit in limits.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / "memory.max").write_text(f"{limit}\n")
+        file = folder / name / ("memory.limit_in_bytes" if own == VERSION_1 else "memory.max")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{limit}\n")
     (folder / "cgroup").write_text(own)
     return folder, folder / "cgroup"
 
@@ -34,6 +37,31 @@ def test_the_smallest_limit_around_the_process_counts(
 ) -> None:
     found = memory_limit_bytes(*groups(tmp_path, limits))
     assert found == (expected or psutil.virtual_memory().total)
+
+
+def test_control_groups_of_version_1_count_too(tmp_path: Path) -> None:
+    no_limit = str(0x7FFFFFFFFFFFF000)
+    limits = {"memory/a/b": "134217728", "memory": no_limit}
+    assert memory_limit_bytes(*groups(tmp_path, limits, VERSION_1)) == 128 * MIB
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "expected"),
+    [
+        ({"a/b/cpu.max": "50000 100000"}, "0::/a/b\n", 0.5),
+        ({"a/b/cpu.max": "max 100000", "a/cpu.max": "25000 100000"}, "0::/a/b\n", 0.25),
+        ({"cpu/x/cpu.cfs_quota_us": "20000", "cpu/x/cpu.cfs_period_us": "100000"}, VERSION_1, 0.2),
+        ({"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"}, VERSION_1, None),
+    ],
+)
+def test_a_quota_of_processor_time_is_seen(
+    tmp_path: Path, files: dict[str, str], own: str, expected: float | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    (tmp_path / "cgroup").write_text(own)
+    assert cpu_limit(tmp_path, tmp_path / "cgroup") == (expected or psutil.cpu_count())
 
 
 def test_without_control_groups_it_is_the_memory_of_the_machine(tmp_path: Path) -> None:

@@ -46,13 +46,15 @@ class Load:
     """What was measured. Fills are shares from 0 to 1.
 
     `cpu` is the busier of the machine and of the one core that Python has. `queue` is how full the ingest
-    queue is, `window` how much of what the broker may send unacknowledged is out, `buffer` how full the
-    buffer is, `memory` what is used of the budget; `commit_s` is how long a commit takes.
+    queue is, `window` how much of what the broker may send unacknowledged is out, `intake` for how much of
+    the time there was something to read; `buffer` is how full the buffer is, `memory` what is used of the
+    budget, `commit_s` how long a commit takes.
     """
 
     cpu: float = 0.0
     queue: float = 0.0
     window: float = 0.0
+    intake: float = 0.0
     buffer: float = 0.0
     memory: float = 0.0
     commit_s: float = 0.0
@@ -111,7 +113,7 @@ class CapacityCheck:
         return pressures
 
     def _move_level(self, pressure: float, load: Load, elapsed_s: float) -> None:
-        behind = max(load.window, load.queue) > _BEHIND_FILL
+        behind = max(load.window, load.queue, load.intake) > _BEHIND_FILL
         if behind and self._level > 0:
             # Delayed acknowledgements take the pressure off, but more is still waiting outside.
             pressure = max(pressure, BEHIND_PRESSURE)

@@ -76,6 +76,7 @@ class LinkMetrics:
         self.connects = 0
         self.failures = 0
         self.last_error = ""
+        self.idle_s = 0.0  # how long it waited for the network, in total
 
 
 class Link:
@@ -232,7 +233,11 @@ class Link:
             if connection.pending():
                 wait_s = 0.0
         writing = [connection.fileno()] if connection.unsent_bytes else []
-        ready, _, _ = select.select(reading, writing, [], min(max(wait_s, 0.0), _MISC_EVERY_S))
+        ready, writable, _ = select.select(reading, writing, [], 0)
+        if not ready and not writable and wait_s > 0:
+            began_s = time.monotonic()
+            ready, _, _ = select.select(reading, writing, [], min(wait_s, _MISC_EVERY_S))
+            self.metrics.idle_s += time.monotonic() - began_s
         if reading[0] in ready:
             self._wake_receiver.recv(4096)
 

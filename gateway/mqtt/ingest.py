@@ -61,6 +61,11 @@ class Ingest(Session):
         """How many the broker lets wait. MQTT 3.1.1 does not say it: then the most that were seen to."""
         return self._window
 
+    @property
+    def idle_s(self) -> float:
+        """For how long there was nothing to read, in total."""
+        return self._link.metrics.idle_s if self._link is not None else 0.0
+
     # --- on the link's thread ---
 
     def connected(self, link: Link, session_present: bool) -> None:
