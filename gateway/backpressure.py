@@ -32,7 +32,7 @@ class Source(Protocol):
     def window(self) -> int: ...
 
     @property
-    def idle_s(self) -> float: ...
+    def read(self) -> tuple[int, int]: ...
 
 
 class Backpressure:
@@ -51,7 +51,7 @@ class Backpressure:
         self._announce: Callable[[bytes], None] = lambda _: None
         self._checked_s = clock.monotonic_s()
         self._taken_in = 0
-        self._idle_s = 0.0
+        self._read = (0, 0)
         self._rate_per_s = 0.0
 
     def connect(self, source: Source, announce: Callable[[bytes], None]) -> None:
@@ -71,7 +71,7 @@ class Backpressure:
             return
         self._checked_s = now_s
         self._note_rate(writer.metrics.grouped_events, elapsed_s)
-        self.load = self._measure(writer, used_bytes(), elapsed_s)
+        self.load = self._measure(writer, used_bytes())
         before, self.signal = self.signal, self._capacity.check_capacity(self.load, elapsed_s)
         self.admission.follow(self.signal)
         if self._source is not None:
@@ -86,12 +86,12 @@ class Backpressure:
         self._taken_in = taken_in
         self._rate_per_s += 0.3 * (rate - self._rate_per_s)
 
-    def _measure(self, writer: Writer, used_bytes: int, elapsed_s: float) -> Load:
+    def _measure(self, writer: Writer, used_bytes: int) -> Load:
         return Load(
             cpu=self._machine.cpu(),
             queue=writer.fill,
             window=self._window_fill(),
-            intake=self._intake(elapsed_s),
+            intake=self._intake(),
             buffer=used_bytes / self._buffer_bytes,
             memory=self._machine.memory_bytes() / self._memory_bytes,
             commit_s=writer.metrics.last_commit_s,
@@ -101,12 +101,13 @@ class Backpressure:
         source = self._source
         return min(1.0, source.unacknowledged / source.window) if source is not None else 0.0
 
-    def _intake(self, elapsed_s: float) -> float:
-        """For how much of the time the source had something to read."""
+    def _intake(self) -> float:
+        """The share of the messages that had to wait until they were read."""
         if self._source is None:
             return 0.0
-        before_s, self._idle_s = self._idle_s, self._source.idle_s
-        return max(0.0, 1 - (self._idle_s - before_s) / elapsed_s)
+        (messages, waited), before = self._source.read, self._read
+        self._read = (messages, waited)
+        return (waited - before[1]) / (messages - before[0]) if messages > before[0] else 0.0
 
 
 def _says_more(before: Signal, now: Signal) -> bool:

@@ -62,9 +62,9 @@ class Ingest(Session):
         return self._window
 
     @property
-    def idle_s(self) -> float:
-        """For how long there was nothing to read, in total."""
-        return self._link.metrics.idle_s if self._link is not None else 0.0
+    def read(self) -> tuple[int, int]:
+        """Messages since the start, and how many of them had to wait until they were read."""
+        return (self._link.metrics.messages, self._link.metrics.waited) if self._link is not None else (0, 0)
 
     # --- on the link's thread ---
 
