@@ -1,8 +1,9 @@
 """The running gateway: the one place where the whole graph is visible.
 
-Start order: buffer, windows (with replay), writer, control socket, republish, bridges, audit, ingest, HTTP,
-upkeep: sinks first, the source behind them. Stop order is the reverse: the source stops reading; bridges and
-republish disconnect; what was read is committed, with a last checkpoint; the writer ends; the file is closed.
+Start order: buffer, windows (with replay), writer, control socket, republish, bridges, audit, downlink,
+ingest, HTTP, upkeep: sinks first, the source behind them. Stop order is the reverse: the source stops
+reading; bridges and republish disconnect; what was read is committed, with a last checkpoint; the writer
+ends; the file is closed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
 from gateway.config.service_models import Flow
 from gateway.control import SOCKET_FILE, ControlServer
+from gateway.downlink import Downlink
 from gateway.errors import StoreError
 from gateway.flow.capacity import Load, Signal
 from gateway.flow.memory import memory_budget
@@ -45,6 +47,7 @@ from gateway.mqtt.auditor import Auditor
 from gateway.mqtt.bridge import Bridge, BridgeSpec
 from gateway.mqtt.budget import SharedBucket
 from gateway.mqtt.connection import Link
+from gateway.mqtt.downlink import CloudSide
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.endpoint import Endpoint, Tls, Will
 from gateway.mqtt.ingest import Ingest
@@ -63,6 +66,7 @@ from gateway.windows.spec import WindowSpec
 log = logging.getLogger(__name__)
 
 BUFFER_FILE = "events.db"
+_ANY_TOPIC_BYTES = 64 * 1024
 STOP_TIMEOUT_S = 8.0
 STALLED_AFTER_S = 10.0  # the writer ticks four times a second
 
@@ -86,6 +90,7 @@ class Gateway:
         self.ready = False
         self.bridges: list[Bridge] = []
         self.bridge_links: list[Link] = []
+        self.downlink: CloudSide | None = None
         self.cloud_links: list[Link] = []
         """The connections beside the bridge's."""
         self._wake_republish: Callable[[], None] = lambda: None  # the writer ticks before there is one
@@ -374,6 +379,8 @@ class Gateway:
             cloud.ack_timeout / 1000,
             self.config.buffer.retry.backoff,
             self.topics.status,
+            encoding=cloud.encoding,
+            envelopes=cloud.envelope == "always",
         )
         bucket = SharedBucket(cloud.bandwidth)
         will = Will(self.topics.status, status_payload("offline"))
@@ -388,6 +395,24 @@ class Gateway:
             self._start_link(link)
         if cloud.audit is not None:
             self._start_audit(cloud, cloud.audit)
+
+        if cloud.downlink:
+            self._start_downlink(cloud)
+
+    def _start_downlink(self, cloud: Cloud) -> None:
+        rules = [entry.rule() for entry in cloud.downlink]
+        downlink = self.downlink = CloudSide(Downlink(self.topics.gateway_id, self.topics.root, rules))
+        largest_bytes = max(rule.max_bytes for rule in rules)
+        from_cloud = _endpoint(
+            cloud, "-downlink", persistent=True, max_packet_bytes=2 * largest_bytes + _ANY_TOPIC_BYTES
+        )
+        for name, endpoint, session in (
+            ("downlink-local", _endpoint(self.config.local, "-downlink"), downlink.local),
+            ("downlink", from_cloud, downlink),
+        ):
+            link = Link(name, endpoint, session, self.clock.now_ms)
+            self.cloud_links.append(link)
+            self._start_link(link)
 
     def _start_audit(self, cloud: Cloud, interval_ms: int) -> None:
         topics = self.topics

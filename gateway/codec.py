@@ -76,14 +76,16 @@ def encode_batch(gateway_id: str, batch_id: bytes, events: Sequence[WireEvent]) 
     return encode_columns(gateway_id, batch_id, EventColumns(b"".join(event_ids), *columns))
 
 
-def encode_columns(gateway_id: str, batch_id: bytes, columns: EventColumns) -> bytes:
+def encode_columns(
+    gateway_id: str, batch_id: bytes, columns: EventColumns, *, compressed: bool = True
+) -> bytes:
     """The frame of events that are columns already. Raises ValueError for what a frame cannot hold."""
     count, name = len(columns.streams), gateway_id.encode()
     if count > MAX_EVENTS or len(columns.event_ids) != 16 * count or len(batch_id) != 16 or not name:
         raise ValueError(f"a frame has a name, ids of 16 bytes and at most {MAX_EVENTS} events")
     try:
         body = b"".join(_body_parts(columns))
-        packed = zstandard.ZstdCompressor(level=1).compress(body)
+        packed = zstandard.ZstdCompressor(level=1).compress(body) if compressed else body
         codec, stored = (CODEC_ZSTD, packed) if len(packed) < len(body) else (CODEC_NONE, body)
         header = _HEADER.pack(MAGIC, VERSION, codec, 0, count, len(name), len(body), len(stored))
     except struct.error as exc:

@@ -67,6 +67,23 @@ def covers(wide: str, narrow: str) -> bool:
     return len(wanted) == len(levels)
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether there is a topic that both filters match."""
+    if "$" in (one[:1], other[:1]) and one[:1] != other[:1]:
+        return False
+    left, right = one.split("/"), other.split("/")
+    for position in range(max(len(left), len(right))):
+        here = left[position] if position < len(left) else None
+        there = right[position] if position < len(right) else None
+        if "#" in (here, there):
+            return True  # `#` also takes none of the levels
+        if here is None or there is None:
+            return False
+        if here != there and "+" not in (here, there):
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class TopicTemplate:
     """A topic filter with named levels. Raises TopicError when `text` is not well formed."""

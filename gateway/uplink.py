@@ -97,7 +97,10 @@ def event_from_message(
     """
     fields = dict(user_properties or ())
     if "event_id" not in fields:
-        return _from_envelope(stream, payload)
+        event = event_from_envelope(payload)
+        if event.stream != stream:
+            raise DecodeError("the envelope's stream is not the topic's", reason="envelope")
+        return event
     try:
         numbers = {name: int(fields[name]) for name in (*_NUMBERS, "device_time_ms") if name in fields}
     except ValueError as exc:
@@ -105,7 +108,8 @@ def event_from_message(
     return _event(fields["event_id"], stream, numbers, payload, reason="properties")
 
 
-def _from_envelope(stream: str, body: bytes) -> WireEvent:
+def event_from_envelope(body: bytes) -> WireEvent:
+    """The event of one envelope. Raises DecodeError with the reason `envelope`."""
     hint = "subscribe with the protocol version that the gateway's bridge uses"
     try:
         envelope = orjson.loads(body)
@@ -113,8 +117,9 @@ def _from_envelope(stream: str, body: bytes) -> WireEvent:
         raise DecodeError("neither event properties nor an envelope", reason="envelope", hint=hint) from exc
     if not isinstance(envelope, dict) or "event_id" not in envelope:
         raise DecodeError("neither event properties nor an envelope", reason="envelope", hint=hint)
-    if envelope.get("stream") != stream:
-        raise DecodeError("the envelope's stream is not the topic's", reason="envelope")
+    stream = envelope.get("stream")
+    if not isinstance(stream, str):
+        raise DecodeError("the envelope names no stream", reason="envelope")
     payload = _envelope_payload(envelope)
     return _event(envelope["event_id"], stream, envelope, payload, reason="envelope")
 

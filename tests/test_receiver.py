@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import paho.mqtt.client as paho
 import pytest
@@ -22,9 +22,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from gateway.codec import encode_batch
+from gateway.codec import EventColumns, encode_batch
 from gateway.event_lines import event_line
 from gateway.events import WireEvent
+from gateway.frames import Encoding, encode_frame
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.uplink import batch_topic, event_envelope, event_properties, event_topic
 
@@ -180,6 +181,16 @@ def test_both_event_forms_arrive_as_the_frames_do(broker: Broker, receiver: Rece
     cloud.send([first, second])
     assert receiver.once()["duplicates"] == 2
     assert receiver.output.read_bytes() == event_line("plant-7", first) + event_line("plant-7", second)
+
+
+def test_frames_of_every_encoding_arrive_alike(receiver: Receiver, cloud: Cloud) -> None:
+    receiver.subscribe()
+    topic = batch_topic("gateway", "plant-7", 0)
+    for encoding in get_args(Encoding):
+        event_ids, *columns = zip(*events(range(1, 11), f"tele/{encoding}"), strict=True)
+        frame_columns = EventColumns(b"".join(event_ids), *columns)
+        cloud.publish(topic, encode_frame(encoding, "plant-7", bytes(16), frame_columns))
+    assert (receiver.once()["rejected"], receiver.numbers()) == (0, [*range(1, 11)] * 3)
 
 
 def test_one_gateway_of_many_can_be_chosen(receiver: Receiver, cloud: Cloud) -> None:

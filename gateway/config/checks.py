@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from gateway.config.document import Path, Problem
+from gateway.config.downlink_model import downlink_warnings
 from gateway.config.models import Config
 from gateway.config.problems import suggestion
 from gateway.config.route_model import Route
@@ -135,6 +136,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
     return (
         *_route_warnings(config),
         *_link_warnings(config),
+        *downlink_warnings(config),
         *_storage_warnings(config),
         *_time_warnings(config),
         *_without_effect(config),

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config.downlink_model import DownlinkEntry
 from gateway.config.route_model import Route
 from gateway.config.service_models import Buffer, Flow, Http, Log, Plugins, Time
 from gateway.config.types import (
@@ -40,6 +41,7 @@ from gateway.config.types import (
     setting,
 )
 from gateway.config.window_model import Window
+from gateway.frames import Encoding
 from gateway.routes import RouteSpec
 from gateway.timekeeping.normalize import SkewPolicy
 from gateway.topics import TopicTemplate, check_topic, covers
@@ -187,6 +189,16 @@ class Cloud(Broker):
         description="`batch`: compressed frames of many events. `event`: one message per event, for any "
         "consumer.",
     )
+    encoding: Encoding = setting(
+        "zstd",
+        description="How a batch is written: `zstd`, the binary frame with its body compressed; `none`, the "
+        "same without compression; `json`, lines of JSON.",
+    )
+    envelope: Literal["auto", "always"] = setting(
+        "auto",
+        description="Where the identity of an event is (`format: event`): `auto`, in user properties with "
+        "MQTT 5, in a JSON envelope with 3.1.1, which has none; `always`, in an envelope.",
+    )
     connections: int = setting(1, ge=1, le=64, description="Connections; streams are spread over them.")
     bandwidth: RateBytesPerS | None = setting(None, description="Bound on the uplink. Unset: none.")
     batch_events: int = setting(1000, ge=1, le=65_535, description="Events per frame at most.")
@@ -202,6 +214,9 @@ class Cloud(Broker):
         "1m",
         description="How often the receivers are told what they must have by now, to prove that nothing is "
         "missing. `off`: never.",
+    )
+    downlink: tuple[DownlinkEntry, ...] = setting(
+        (), description="Commands: what is taken from the cloud broker and published on the local one."
     )
 
 

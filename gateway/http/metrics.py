@@ -29,6 +29,7 @@ class GatewayCollector(Collector):
         yield from self._decoding()
         yield from self._windows()
         yield from self._links()
+        yield from self._downlink()
         yield from self._flow()
         yield from clock_metrics(self._gateway)
 
@@ -155,6 +156,17 @@ class GatewayCollector(Collector):
             ("refused", "Messages the cloud refused.", sum(b.metrics.refused for b in bridges)),
         ):
             yield CounterMetricFamily(f"gateway_bridge_{name}", text, value=value)
+
+    def _downlink(self) -> Iterator[Metric]:
+        downlink = self._gateway.downlink
+        if downlink is None:
+            return
+        family = CounterMetricFamily(
+            "gateway_downlink_messages", "Commands from the cloud.", labels=["outcome"]
+        )
+        for outcome, count in {"forwarded": downlink.metrics.forwarded, **downlink.metrics.rejected}.items():
+            family.add_metric([outcome], count)
+        yield family
 
     def _flow(self) -> Iterator[Metric]:
         signal, load = self._gateway.signal, self._gateway.load

@@ -13,6 +13,7 @@ from gateway.clock import Clock
 from gateway.flow.capacity import Load, Signal
 from gateway.mqtt.bridge import Bridge
 from gateway.mqtt.connection import Link
+from gateway.mqtt.downlink import CloudSide
 from gateway.presence import Presence
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timesources.keeper import Timekeeper
@@ -31,6 +32,7 @@ class GatewayView(Protocol):
     writer: Writer
     upkeep: Upkeep
     bridges: list[Bridge]
+    downlink: CloudSide | None
 
     @property
     def clock(self) -> Clock: ...

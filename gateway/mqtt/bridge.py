@@ -25,6 +25,7 @@ from gateway.buffer.reading import Reader, StoredEvents
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.delivery import Backoff, Happening
+from gateway.frames import Encoding
 from gateway.mqtt.bridge_commands import Claim, Refuse, Reject, Settle
 from gateway.mqtt.budget import SharedBucket
 from gateway.mqtt.connection import Link, Session
@@ -56,6 +57,8 @@ class BridgeSpec:
     ack_timeout_s: float = 30.0
     backoff: Backoff = field(default_factory=Backoff)
     status_topic: str = ""  # where the first connection says that the gateway is there
+    encoding: Encoding = "zstd"
+    envelopes: bool = False  # in the event format, on MQTT 5 too
 
 
 class _Sent(NamedTuple):
@@ -126,7 +129,8 @@ class Bridge(Session):
         self._link = link
         self._packer = Packer(
             *(self._spec.prefix, self._spec.gateway_id, self._lane, self._spec.format),
-            envelopes=link.endpoint.protocol != "5",
+            encoding=self._spec.encoding,
+            envelopes=self._spec.envelopes or link.endpoint.protocol != "5",
         )
         self._say(link, "online")
 

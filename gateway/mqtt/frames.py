@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from gateway.buffer.reading import Reader, StoredEvents
-from gateway.codec import encode_columns, wire_events
+from gateway.codec import wire_events
+from gateway.frames import Encoding, encode_frame
 from gateway.uplink import batch_topic, event_envelope, event_properties, event_topic
 
 _PROPERTY_BYTES = 5  # of a user property, beside its name and value
@@ -36,12 +37,20 @@ class Packer:
     decompress."""
 
     def __init__(
-        self, prefix: str, gateway_id: str, lane: int, form: Literal["batch", "event"], *, envelopes: bool
+        self,
+        prefix: str,
+        gateway_id: str,
+        lane: int,
+        form: Literal["batch", "event"],
+        *,
+        encoding: Encoding,
+        envelopes: bool,
     ) -> None:
         self._prefix = prefix
         self._gateway_id = gateway_id
         self._lane = lane
         self._form = form
+        self._encoding = encoding
         self._envelopes = envelopes
         self._packed = 0
 
@@ -68,7 +77,7 @@ class Packer:
     def _pack(self, reader: Reader, events: StoredEvents, place: tuple[int, ...]) -> list[Outgoing]:
         columns = reader.columns(events)
         if self._form == "batch":
-            frame = encode_columns(self._gateway_id, uuid.uuid4().bytes, columns)
+            frame = encode_frame(self._encoding, self._gateway_id, uuid.uuid4().bytes, columns)
             topic = batch_topic(self._prefix, self._gateway_id, self._lane)
             return [Outgoing(place, topic, frame, (), events)]
         return [

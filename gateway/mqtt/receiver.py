@@ -12,9 +12,9 @@ import threading
 import time
 
 from gateway.auditing import AuditRecord, read_audit
-from gateway.codec import decode_batch
 from gateway.errors import DecodeError
 from gateway.events import Message
+from gateway.frames import decode_frame
 from gateway.mqtt.connection import Link, Session
 from gateway.receiving import Ledger, identity
 from gateway.sinks.sink import Received, Sink
@@ -110,7 +110,7 @@ class Receiver(Session):
             event = event_from_message(topic.rest, message.properties, message.payload)
             events.append(Received(topic.gateway_id, event))
         else:
-            batch = decode_batch(message.payload)
+            batch = decode_frame(message.payload)
             _check_sender(batch.gateway_id, topic)
             events += [Received(batch.gateway_id, event) for event in batch.events]
 
