@@ -43,7 +43,7 @@ def test_a_backlog_that_shrinks_says_when_it_is_gone() -> None:
 
 
 def test_an_outage_says_when_the_disk_budget_is_used_up() -> None:
-    made = history(*(Totals(s, taken_in=50 * s, waiting=50 * s, used_bytes=1000 * s) for s in range(11)))
+    made = history(*(Totals(s, taken_in=50 * s, waiting=50 * s, waiting_bytes=1000 * s) for s in range(11)))
     assert forecast(made, connected=False, max_bytes=20_000) == Forecast("outage", 500, None, 10.0)
 
 

@@ -22,6 +22,7 @@ from gateway.errors import ConfigError, GatewayError
 COMMANDS = {
     "demo": ("demo", "demo", "Show everything at work, on embedded brokers, in under a minute."),
     "run": ("run", "run", "Run the gateway."),
+    "top": ("top", "top", "Watch a running gateway in the terminal."),
     "check": ("check", "check", "Check a configuration file, or print its JSON Schema."),
     "replay": ("replay", "replay", "Run the windows over a file of events, without a broker."),
     "receive": ("receive", "receive", "Receive what gateways send: the cloud side."),

@@ -18,14 +18,14 @@ _BACKLOG_EVENTS = 500
 
 
 class Totals(NamedTuple):
-    """What had been counted at one moment. Only `waiting` and `used_bytes` go down as well as up."""
+    """What had been counted at one moment. All but `waiting` and its bytes only grow."""
 
     at_s: float  # monotonic
     taken_in: int = 0
     acked: int = 0
     derived: int = 0
     waiting: int = 0
-    used_bytes: int = 0
+    waiting_bytes: int = 0
 
 
 class Forecast(NamedTuple):
@@ -90,8 +90,8 @@ class History:
         if not self._totals:
             return Forecast("live" if has_cloud else "local", 0, None, None)
         now, before = self._totals[-1], self._before(TREND_OVER_S)
-        growth, swelling = _rate(before, now, "waiting"), _rate(before, now, "used_bytes")
-        full_in_s = (max_bytes - now.used_bytes) / swelling if swelling > 0 else None
+        growth, swelling = _rate(before, now, "waiting"), _rate(before, now, "waiting_bytes")
+        full_in_s = (max_bytes - now.waiting_bytes) / swelling if swelling > 0 else None
         if not has_cloud:
             return Forecast("local", now.waiting, None, None)
         if not connected:

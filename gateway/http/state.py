@@ -30,13 +30,16 @@ class State:
         """One more row of the history."""
         gateway = self._gateway
         counts = dict(gateway.store.counts)
+        stored = sum(count for (name, _), count in counts.items() if name == "status")
+        waiting = sum(counts.get(("status", status.name), 0) for status in (Status.PENDING, Status.SYNCING))
         totals = Totals(
             gateway.clock.monotonic_s(),
             sum(count for (name, _), count in counts.items() if name == "outcome"),
             sum(bridge.metrics.events_acked for bridge in gateway.bridges),
             sum(count for (name, kind), count in counts.items() if name == "appended" and kind != "raw"),
-            counts.get(("status", Status.PENDING.name), 0) + counts.get(("status", Status.SYNCING.name), 0),
-            buffer_bytes(gateway),
+            waiting,
+            # What is sent makes room for what waits, so only what waits can fill the buffer.
+            buffer_bytes(gateway) * waiting // max(stored, 1),
         )
         self._history.add(gateway.clock.now_ms(), totals)
 
@@ -145,8 +148,9 @@ class State:
         """How many devices there are, and those that fell silent, lie about the time, or cannot be read."""
         devices = self._gateway.presence.devices(self._gateway.clock.now_ms())
         silent = [device for device in devices if device.silent]
-        lying = [device for device in devices if device.clock_wrong and not device.silent]
-        unreadable = [device for device in devices if device.undecoded]
+        by_name = sorted(devices)
+        lying = [device for device in by_name if device.clock_wrong and not device.silent]
+        unreadable = [device for device in by_name if device.undecoded]
         lists = {"silent": silent, "wrong_clock": lying, "unreadable": unreadable}
         return {
             "known": len(devices),

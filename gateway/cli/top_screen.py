@@ -1,0 +1,146 @@
+"""What `gateway top` looks like, on 80 by 24 and larger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from gateway.units import format_bytes
+
+_FIXED_ROWS = 13  # of everything but windows, devices and alerts
+_STATUS = {"ok": "bold green", "degraded": "bold yellow", "failing": "bold red"}
+_COURSE = {
+    "local": "kept here: no cloud is configured",
+    "live": "the cloud keeps up",
+    "outage": "the line is down, events wait on disk",
+    "draining": "the backlog drains",
+    "growing": "more comes in than goes out",
+}
+
+
+class Top:
+    """Draws the state as `/api/state` gives it; `problem` says why it is not up to date."""
+
+    def __init__(self, state: dict[str, Any], problem: str = "") -> None:
+        self._state = state
+        self._problem = problem
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        state, width = self._state, options.max_width
+        room = max((options.height or console.height) - _FIXED_ROWS, 6)
+        yield _title(state["gateway"], self._problem, width)
+        for problem in state["gateway"]["problems"][:2]:
+            yield Text(f"! {problem}", style="yellow", no_wrap=True, overflow="ellipsis")
+        yield Text()
+        yield _numbers(state)
+        yield _course(state["buffer"])
+        yield _links(state["links"])
+        yield Text()
+        yield _windows(state["windows"], room // 2)
+        yield Text()
+        yield from _devices(state["devices"])
+        yield from _alerts(state["alerts"], max(room // 2 - 2, 1))
+
+
+def _title(about: dict[str, Any], problem: str, width: int) -> RenderableType:
+    status = "no answer" if problem else about["status"]
+    style = "bold red" if problem else _STATUS[status]
+    left = Text.assemble((about["id"], "bold"), "  ", (status, style), f"  up {duration(about['uptime_s'])}")
+    right = Text("q quits", style="dim")
+    return Text.assemble(left, " " * max(width - left.cell_len - right.cell_len, 1), right)
+
+
+def _numbers(state: dict[str, Any]) -> RenderableType:
+    rates, buffer = state["rates"], state["buffer"]
+    statuses = buffer["statuses"]
+    grid = Table.grid(padding=(0, 2), expand=True)
+    for _ in range(3):
+        grid.add_column(no_wrap=True)
+        grid.add_column(justify="right", no_wrap=True)
+    cells = [
+        ("taken in", f"{rates['in_per_s']:,.0f} /s"),
+        ("waiting", f"{statuses['pending']:,}"),
+        ("on disk", format_bytes(buffer["used_bytes"])),
+        ("to the cloud", f"{rates['out_per_s']:,.0f} /s"),
+        ("on their way", f"{statuses['syncing']:,}"),
+        ("of", format_bytes(buffer["max_bytes"])),
+        ("results", f"{rates['results_per_s']:,.1f} /s"),
+        ("sent", f"{statuses['synced']:,}"),
+        ("given up", f"{statuses['failed'] + statuses['corrupt']:,}"),
+    ]
+    for row in range(3):
+        pairs = cells[3 * row : 3 * row + 3]
+        grid.add_row(*(part for name, value in pairs for part in (Text(name, style="dim"), Text(value))))
+    return grid
+
+
+def _course(buffer: dict[str, Any]) -> RenderableType:
+    forecast = buffer["forecast"]
+    text = _COURSE[forecast["state"]]
+    if forecast["empty_in_s"] is not None:
+        text += f": about {duration(forecast['empty_in_s'])} left"
+    if forecast["full_in_s"] is not None:
+        text += f"; room for {duration(forecast['full_in_s'])}"
+    style = "yellow" if forecast["state"] in ("outage", "growing") else "green"
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _links(links: Sequence[dict[str, Any]]) -> RenderableType:
+    line = Text(no_wrap=True, overflow="ellipsis")
+    for link in links:
+        line.append("● ", style="green" if link["connected"] else "red")
+        line.append(f"{link['name']}  ")
+    return line
+
+
+def _windows(windows: Sequence[dict[str, Any]], rows: int) -> RenderableType:
+    table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim")
+    for name in ("window", "keys", "open", "results", "late", "behind"):
+        table.add_column(
+            name,
+            justify="left" if name == "window" else "right",
+            no_wrap=True,
+            ratio=2 if name == "window" else 1,
+        )
+    shown = windows if len(windows) <= rows else windows[: rows - 1]
+    for window in shown:
+        lag = "–" if window["lag_ms"] is None else duration(window["lag_ms"] / 1000)
+        names = ("keys", "open_windows", "emitted", "late_dropped")
+        table.add_row(window["name"], *(f"{window[name]:,}" for name in names), lag)
+    if len(shown) < len(windows):
+        table.add_row(Text(f"and {len(windows) - len(shown)} more", style="dim"))
+    return table
+
+
+def _devices(devices: dict[str, Any]) -> RenderResult:
+    line = Text(f"devices {devices['known']:,}", no_wrap=True, overflow="ellipsis")
+    for name, text in (("silent", "silent"), ("wrong_clock", "clock wrong"), ("unreadable", "unreadable")):
+        if devices[f"{name}_count"]:
+            names = ", ".join(device["name"] for device in devices[name][:3])
+            line.append(f"  {text} {devices[f'{name}_count']:,} ", style="yellow")
+            line.append(f"({names})", style="dim")
+    yield line
+
+
+def _alerts(alerts: Sequence[dict[str, Any]], rows: int) -> RenderResult:
+    for alert in alerts[:rows]:
+        result = alert.get("result") or {}
+        name = alert.get("alert") or result.get("alert") or "alert"
+        said = alert.get("message") or result.get("message") or alert.get("key") or ""
+        yield Text.assemble((str(name), "bold yellow"), f"  {said}", no_wrap=True, overflow="ellipsis")
+
+
+def duration(seconds: float) -> str:
+    """Two parts at most: `4.2 s`, `3 min 5 s`, `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    rest, words = round(seconds), list[str]()
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        number, rest = divmod(rest, size)
+        if number and len(words) < 2:
+            words.append(f"{number} {unit}")
+    return " ".join(words)
