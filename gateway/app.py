@@ -156,11 +156,6 @@ class Gateway:
         return self.pipeline.devices
 
     @property
-    def held_events(self) -> int:
-        """Events that wait until the time is known."""
-        return 0
-
-    @property
     def links(self) -> list[Link]:
         """All MQTT connections of this gateway."""
         return [self.republish_link, *self.bridge_links, *self.cloud_links, self.ingest_link]
@@ -254,19 +249,19 @@ class Gateway:
         replayed = restore()
         log.info("buffer open: %d events back to pending, %d replayed into windows", released, replayed)
         self._republished_id = self.store.meta_int(REPUBLISHED_ID)
+        self.timekeeper = self._make_timekeeper()
         self.writer.start()
         self._resources.callback(self._stop_writer)
-        self._start_timekeeper()
+        self.timekeeper.start()
+        self._resources.callback(self.timekeeper.stop)
+        self.sections["clock"] = partial(clock_status, self)
 
-    def _start_timekeeper(self) -> None:
-        self.timekeeper = Timekeeper(
+    def _make_timekeeper(self) -> Timekeeper:
+        return Timekeeper(
             self.clock,
             partial(make_sources, self.config.time.sources()),
             lambda change: self._alert(change.alert, change.message),
         )
-        self.timekeeper.start()
-        self.sections["clock"] = partial(clock_status, self)
-        self._resources.callback(self.timekeeper.stop)
 
     def _open_store(self) -> Recovery:
         if self.space.low:
@@ -304,6 +299,7 @@ class Gateway:
             window_priorities={spec.name: spec.priority for spec in specs},
             admission=self.backpressure.admission,
             devices=DeviceClocks(wrong_ms=config.time.future_tolerance),
+            is_certain=lambda: self.timekeeper.certain,
         )
 
     def _start_http(self) -> None:

@@ -98,6 +98,7 @@ class Pipeline:
         window_priorities: dict[str, int] | None = None,
         admission: Admission | None = None,
         devices: DeviceClocks | None = None,
+        is_certain: Callable[[], bool] = lambda: True,
     ) -> None:
         self.problems: Counter[tuple[str, str]] = Counter()
         """(route, reason) of payloads that could not be decoded, since the start."""
@@ -108,6 +109,8 @@ class Pipeline:
         self.skew: Counter[tuple[str, str]] = Counter()
         """(route, kind) of device times that were not believed, since the start."""
         self.devices = devices or DeviceClocks(wrong_ms=SkewPolicy().future_tolerance_ms)
+        self._is_certain = is_certain  # whether the gateway knows what time it is
+        self._doubt = 0
         self._topics = topics
         self._own_topics = f"{topics.root}/"
         self._routes = routes
@@ -142,6 +145,7 @@ class Pipeline:
         events: list[NewEvent] = []
         emissions: list[Emission] = []
         outcomes: Counter[tuple[str, str]] = Counter()
+        self._doubt = 0 if self._is_certain() else int(Flag.TIME_UNCERTAIN)
         for message in messages:
             if message.qos and store.receipts.seen(
                 message.packet_id, message.dup, message.topic, message.payload
@@ -250,7 +254,7 @@ class Pipeline:
         spec = route.spec
         if message.retain and spec.retained == "ignore":
             return "retained"
-        flags = Flag.RETAINED if message.retain else 0
+        flags = self._doubt | Flag.RETAINED if message.retain else self._doubt
         if self._admission.shedding:
             verdict = self._admission.judge(message.topic, spec.priority, spec.sampling == "allow")
             if isinstance(verdict, str):
@@ -287,8 +291,8 @@ class Pipeline:
         return ""
 
     def _note_clock(self, message: Message, device_time_ms: int, flags: int, spec: RouteSpec) -> None:
-        if message.retain:
-            return  # it says when it was published, not what the device's clock shows now
+        if message.retain or self._doubt:
+            return  # its time is that of the publishing; and who knows no time judges none
         self.devices.observe(message.topic, device_time_ms, message.arrival_ms)
         if flags and spec.timestamp == "normalize":
             for kind in skew_kinds(device_time_ms, message.arrival_ms, flags, spec.skew):

@@ -670,3 +670,45 @@ def test_events_that_fail_are_announced_once_and_across_a_crash(world: World) ->
     world.crash()
     world.tick()
     assert announced() == [3, 1]
+
+
+# --- time ---
+
+
+def test_events_that_came_while_the_time_was_unknown_say_so_and_judge_no_devices_clock(
+    tmp_path: Path,
+) -> None:
+    certain = False
+    world = World(tmp_path, is_certain=lambda: certain)
+    world.take_in(world.reading("a", 1), world.reading("b", 9_999_999))
+    assert world.pipeline.devices.watched == 0
+    certain = True
+    world.take_in(world.reading("a", 2))
+    assert rows(world, f"flags & {int(Flag.TIME_UNCERTAIN)} > 0") == [(1,), (1,), (0,)]
+    assert world.pipeline.devices.watched == 1
+    world.close()
+
+
+def test_skewed_clocks_count_per_route_and_kind(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    policy = RouteSpec("skewed", "k/{device}", timestamp_path="t", timestamp_format="unix_ms")
+    world.pipeline._routes = RouteTable((*ROUTES, policy))
+    for off_s in (0, 0.5, 60, -60, 7200, -7200):
+        world.take_in(world.message("k/a", {"t": EPOCH_MS + round(off_s * 1000), "v": 1}))
+    assert world.pipeline.skew == {
+        ("skewed", "future"): 2,
+        ("skewed", "blended"): 2,
+        ("skewed", "large"): 2,
+    }
+    world.close()
+
+
+def test_a_device_whose_clock_is_wrong_is_announced_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for _ in range(4):
+        world.take_in(world.reading("a", 3600 + (world.clock.now_ms() - EPOCH_MS) / 1000))
+        world.tick(61_000)
+    alerts = [payload for _, _, _, payload in world.derived if "alert" in payload]
+    assert [alert["alert"] for alert in alerts] == ["device_clock"]
+    assert "s/a" in alerts[0]["message"]
+    world.close()

@@ -30,11 +30,11 @@ from gateway.timesources.source import Measured, Reference
 class Kept:
     """A timekeeper at work, with what it announced."""
 
-    def __init__(self, spec: SourceSpec, earliest_ms: int = 0) -> None:
+    def __init__(self, spec: SourceSpec) -> None:
         self.changes: list[Change] = []
         self.clock = SteadyClock()
         make = partial(make_sources, spec)
-        self.keeper = Timekeeper(self.clock, make, self.changes.append, earliest_ms)
+        self.keeper = Timekeeper(self.clock, make, self.changes.append)
 
     def __enter__(self) -> Kept:
         self.keeper.start()

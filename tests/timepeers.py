@@ -71,11 +71,11 @@ pidfile {folder}/chronyd.pid
 
 
 @contextmanager
-def chrony(folder: Path, shift_s: float = 0) -> Iterator[int]:
+def chrony(folder: Path, shift_s: float = 0, port: int | None = None) -> Iterator[int]:
     """An NTP server whose time is `shift_s` ahead of this machine's; gives its port."""
     need("chronyd", *(["faketime"] if shift_s else []), packages="chrony faketime")
     folder.mkdir()
-    port = free_udp_port()
+    port = free_udp_port() if port is None else port
     (folder / "chrony.conf").write_text(CHRONY.format(port=port, host=HOST, folder=folder))
     command: list[str | Path] = ["chronyd", "-d", "-x", "-f", folder / "chrony.conf", "-u", "root", "-U"]
     if shift_s:

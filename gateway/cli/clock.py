@@ -74,8 +74,6 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
         yield f"drift          {found['drift_ppm']:+.3f} ppm"
     jumps = ", ".join(f"{count} {kind}" for kind, count in found["jumps"].items()) or "none"
     yield f"system jumps   {jumps}; {found['steps']} steps of the gateway's time"
-    if found["held_events"]:
-        yield f"held           {found['held_events']} events wait until the time is known"
     for one in found["sources"]:
         yield f"  {one['name']:<28} {_source(one)}"
 

@@ -125,11 +125,6 @@ class Time(Section):
         "64s",
         description="How often an NTP server is asked at most. Public servers refuse who asks more often.",
     )
-    hold: DurationMs = setting(
-        "5m",
-        description="How long events wait for the time to be known after a boot with a clock that was never "
-        "set, before they are windowed and sent with a flag.",
-    )
     future_tolerance: DurationMs = setting(
         "5s", description="A device time further ahead than this is replaced by the arrival time."
     )

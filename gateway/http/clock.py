@@ -34,7 +34,7 @@ def clock_status(gateway: GatewayView) -> dict[str, Any]:
     for name, problem in status.problems.items():
         if name not in known:
             sources.append({"name": name, "role": "silent", "problem": problem})
-    return status._asdict() | {"sources": sources, "held_events": gateway.held_events}
+    return status._asdict() | {"sources": sources}
 
 
 def device_clocks(gateway: GatewayView) -> dict[str, Any]:
@@ -80,7 +80,6 @@ def _own_clock(gateway: GatewayView) -> Iterator[Metric]:
         ("drift_ppm", "Drift of the machine's quartz against the source.", status.drift_ppm),
         ("system_offset_seconds", "How far the gateway's time is ahead of the system clock.",
          status.system_offset_s),
-        ("held_events", "Events that wait until the time is known.", gateway.held_events),
     ):  # fmt: skip
         if value is not None:
             yield GaugeMetricFamily(f"gateway_clock_{name}", text, value=value)

@@ -89,9 +89,6 @@ class GatewayView(Protocol):
     def device_clocks(self) -> DeviceClocks: ...
 
     @property
-    def held_events(self) -> int: ...
-
-    @property
     def links(self) -> Sequence[Link]: ...
 
     @property

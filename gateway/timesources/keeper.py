@@ -45,8 +45,6 @@ class ClockStatus(NamedTuple):
 class Timekeeper:
     """Runs `gateway.timekeeper`. It never sets the system clock and never touches the database: whatever an
     operator should know goes to `announce`, which must not block.
-
-    `earliest_ms`: what this gateway has seen already, so that a clock which shows less was never set.
     """
 
     def __init__(
@@ -54,15 +52,13 @@ class Timekeeper:
         clock: SteadyClock,
         make_sources: Callable[[Reference], Sequence[TimeSource]],
         announce: Callable[[Change], None],
-        earliest_ms: int = 0,
     ) -> None:
         self.steps = 0
         self._clock = clock
         self._reference = Reference(clock.reference)
         self._sources = make_sources(self._reference)
         self._announce = announce
-        self._earliest_ms = max(EARLIEST_MS, earliest_ms)
-        self._discipline = Discipline(plausible=self._is_believable(clock.reference.time_ns))
+        self._discipline = Discipline(plausible=_is_believable(clock.reference.time_ns))
         self._watch = JumpWatch(read_clocks())
         self._started_s = uptime_ns() / 1e9
         self._lock = threading.Lock()  # between the loop and `status`
@@ -80,11 +76,6 @@ class Timekeeper:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
-
-    @property
-    def believable(self) -> bool:
-        """Whether the time can be about right at all: it is not that of a clock which was never set."""
-        return self._discipline.state != "unset"
 
     @property
     def certain(self) -> bool:
@@ -159,7 +150,7 @@ class Timekeeper:
         with self._lock:
             reading = read_clocks()
             changes = [Change("clock_jump", str(jump)) for jump in self._watch.look(reading)]
-            if self._is_believable(reading.wall_ns) and not self._watch.stands:
+            if _is_believable(reading.wall_ns) and not self._watch.stands:
                 sample = Sample(now_s, self._reference.wall_offset_s(), _SYSTEM_UNCERTAINTY_S)
                 self._discipline.add(*Measured(SYSTEM, sample))
             was_certain = self.certain
@@ -187,8 +178,10 @@ class Timekeeper:
         by_s = (target_ns - before_ns) / 1e9
         return [Change("clock_stepped", f"the gateway's time was stepped by {by_s:+.3f} s")]
 
-    def _is_believable(self, wall_ns: int) -> bool:
-        return wall_ns >= self._earliest_ms * 1_000_000
+
+def _is_believable(wall_ns: int) -> bool:
+    """A clock that was never set shows 1970, or when its machine was made."""
+    return wall_ns >= EARLIEST_MS * 1_000_000
 
 
 def read_clocks() -> Reading:

@@ -1,0 +1,126 @@
+"""The system clock is set, drifts, stands still or was never set, under a gateway with an NTP server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from buffers import sql
+from conftest import MosquittoFactory
+from gateways import HOST, GatewayProcess, gateway_config, wait_until
+from publishing import publish
+from timepeers import chrony, free_udp_port, need
+
+from gateway.events import Flag
+
+ROUTE = {"name": "sensors", "topic": "sensors/{device}", "timestamp": "ingest"}
+NOISE_S = 2.0  # between publishing and the moment when the test looks at the clock
+
+
+class Box:
+    """A gateway whose system clock the test can move."""
+
+    def __init__(self, folder: Path, local_url: str, ntp_port: int | None, patch: pytest.MonkeyPatch) -> None:
+        need("cc", packages="gcc libc6-dev")
+        library = folder / "wall.so"
+        source = Path(__file__).with_name("wall.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+        self.wall = folder / "wall"
+        self.wall.write_text("shift 0")
+        time_section: dict[str, object] = {"min_poll": "1s"}
+        if ntp_port is not None:
+            time_section["ntp"] = [f"{HOST}:{ntp_port}"]
+        config = gateway_config(folder, local_url, routes=[ROUTE], windows=[], time=time_section)
+        self.gateway = GatewayProcess(config)
+        self._env = {"LD_PRELOAD": str(library), "WALL_FILE": str(self.wall)}
+        self._patch = patch
+        self.published_s: list[float] = []
+
+    def start(self) -> None:
+        with self._patch.context() as patch:
+            for name, value in self._env.items():
+                patch.setenv(name, value)
+            self.gateway.start()
+        self.gateway.wait_ready()
+
+    def clock(self) -> dict[str, object]:
+        return dict(json.loads(self.gateway.get("/clock") or "{}"))
+
+    def wait_state(self, state: str) -> None:
+        wait_until(lambda: self.clock().get("state") == state, f"{state}: {self.clock()}")
+
+    def report(self, port: int, readings: int = 5) -> None:
+        """A device that publishes now; when that was is noted by a clock that nobody moves."""
+        for _ in range(readings):
+            publish(port, [("sensors/a", json.dumps({"v": len(self.published_s)}))])
+            self.published_s.append(time.time())
+            wait_until(lambda: len(self.events()) >= len(self.published_s), "it is in the buffer")
+
+    def events(self) -> list[tuple[object, ...]]:
+        return sql(
+            self.gateway.buffer_path,
+            "SELECT ingest_time, flags, sequence_num, event_id FROM buffer_events WHERE kind = 0 ORDER BY id",
+        )
+
+
+def test_jumps_drift_and_a_frozen_clock_do_not_move_the_gateways_time(
+    tmp_path: Path, mosquitto: MosquittoFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = mosquitto()
+    with ExitStack() as stack:
+        ntp_port = stack.enter_context(chrony(tmp_path / "chrony"))
+        box = Box(tmp_path, local.url, ntp_port, monkeypatch)
+        stack.callback(box.gateway.kill)
+        box.start()
+        box.wait_state("synchronised")
+        box.report(local.port)
+        for fault, kind in (
+            ("shift 3600", "forward"),
+            ("shift -3600", "backward"),
+            (f"frozen {time.time()}", "frozen"),
+            ("drift 200", None),
+        ):
+            box.wall.write_text(fault)
+            if kind is not None:
+                seen = f'gateway_clock_jumps_total{{kind="{kind}"}}'
+                wait_until(lambda seen=seen: box.gateway.metric(seen) >= 1, f"the fault is seen: {kind}")
+            box.report(local.port)
+        events = box.events()
+        assert len(events) == len(box.published_s), "nothing lost, nothing twice"
+        for (ingest_ms, flags, _, _), published_s in zip(events, box.published_s, strict=True):
+            assert float(str(ingest_ms)) / 1000 == pytest.approx(published_s, abs=NOISE_S)
+            assert int(str(flags)) & Flag.TIME_UNCERTAIN == 0
+        for column in (0, 2, 3):
+            values = [event[column] for event in events]
+            assert values == sorted(values), "times, numbers and ids never go back"  # type: ignore[type-var]
+        assert box.clock()["steps"] == 0
+        assert box.gateway.audit().problems == ()
+
+
+def test_after_a_boot_in_1970_events_are_flagged_until_a_server_answers(
+    tmp_path: Path, mosquitto: MosquittoFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = mosquitto()
+    with ExitStack() as stack:
+        port = free_udp_port()
+        box = Box(tmp_path, local.url, port, monkeypatch)
+        stack.callback(box.gateway.kill)
+        box.wall.write_text(f"shift {-int(time.time()) + 60}")
+        box.start()
+        box.wait_state("unset")
+        box.report(local.port)
+        stack.enter_context(chrony(tmp_path / "chrony", port=port))
+        box.wait_state("synchronised")
+        box.report(local.port)
+        events = box.events()
+        uncertain = [bool(int(str(flags)) & Flag.TIME_UNCERTAIN) for _, flags, _, _ in events]
+        assert uncertain == [True] * 5 + [False] * 5
+        for (ingest_ms, _, _, _), published_s in zip(events[5:], box.published_s[5:], strict=True):
+            assert float(str(ingest_ms)) / 1000 == pytest.approx(published_s, abs=NOISE_S)
+        ids = [event[3] for event in events]
+        assert ids == sorted(ids)  # type: ignore[type-var]
+        assert [event[2] for event in events] == [*range(1, 11)]
