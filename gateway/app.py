@@ -212,6 +212,7 @@ class Gateway:
     def _start_storage(self) -> None:
         buffer = self.config.buffer
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        apsw.soft_heap_limit(self.budget.cache_bytes)  # SQLite then gives up cached pages first
         self._resources.enter_context(DataDirLock(self.data_dir))
         self.space = DiskSpace(self.buffer_path, buffer.max_size)
         room_bytes = min(buffer.max_size, self.space.total_bytes)
@@ -290,6 +291,7 @@ class Gateway:
                 plugins.fingerprints,
                 stopwatch_ns=time.perf_counter_ns,
                 fetch=self.store.window_state,
+                hot_keys=self.budget.hot_keys(len(specs)),
             ),
             self.clock,
             checkpoint_interval_ms=config.buffer.checkpoint_interval,

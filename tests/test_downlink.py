@@ -142,7 +142,7 @@ def downlink_config(folder: Path, local: Broker, cloud: Broker, protocol: str) -
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_commands_arrive_once_in_order_through_outages_of_both_brokers(
+def test_commands_arrive_in_order_through_outages_of_both_brokers(
     mosquitto: MosquittoFactory, tmp_path: Path, protocol: str
 ) -> None:
     for name in ("cloud", "local"):
@@ -164,7 +164,7 @@ def test_commands_arrive_once_in_order_through_outages_of_both_brokers(
             cloud.stop()
             cloud.start()
             publish(cloud.port, commands(100, 150))
-            # What the broker had no PUBACK of when it stopped it may send anew, under another packet id.
+            # What the broker had no PUBACK of on its disk when it stopped, it sends again.
             wait_until(lambda: gateway.metric(FORWARDED) >= 150, "what came after the cloud's outage")
             arrived = lambda: [int(m.payload) for m in device.messages]  # noqa: E731
             wait_until(lambda: arrived()[-50:] == [*range(100, 150)], "the last commands, in order")

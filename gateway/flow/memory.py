@@ -11,6 +11,12 @@ RESERVED_BYTES = 512 * MIB
 # Python with everything imported takes about 60 MB: less than this cannot be shared out.
 SMALLEST_SHARED_BYTES = 32 * MIB
 
+KEY_BYTES = 2048
+"""What one key of a window takes, with an open window of `stats` (measured: 1,934)."""
+
+FEWEST_KEYS = 1000
+MOST_KEYS = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
@@ -22,6 +28,10 @@ class MemoryBudget:
     windows_bytes: int
     cache_bytes: int
     processing_bytes: int
+
+    def hot_keys(self, windows: int) -> int:
+        """How many keys each of so many windows may keep in memory."""
+        return max(FEWEST_KEYS, min(MOST_KEYS, self.windows_bytes // KEY_BYTES // max(1, windows)))
 
 
 def memory_budget(total_bytes: int) -> MemoryBudget:
