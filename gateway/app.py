@@ -373,6 +373,7 @@ class Gateway:
             cloud.format,
             cloud.connections,
             cloud.batch_events,
+            cloud.order,
             cloud.in_flight,
             cloud.ack_timeout / 1000,
             self.config.buffer.retry.backoff,

@@ -10,17 +10,20 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any
 
 import apsw
 import orjson
 
+from gateway.buffer.backlog import RECENT_MS, Backlog, Query, bands, newest
 from gateway.buffer.reading import BATCH_BYTES, fitting
 from gateway.delivery import Backoff, Happening, sources
 from gateway.events import Priority
 
 _LOOK_AGAIN_MS = 60_000  # at pauses that are over, whether their event has gone
+_BANDS = 4  # that share the memory of a claim
 _PENDING = int(sources(Happening.CLAIM)[0])
 
 _SELECT = (
@@ -52,6 +55,7 @@ class Claims:
         self._held = self._waiting = False
         self._known_from_ms = self._known_to_ms = 0  # when what `_waiting` says is so
         self._passed: dict[tuple[int, int, int], int] = {}
+        self._recent = (-_LOOK_AGAIN_MS, 0)  # when it was found, and the first event of the last hour then
 
     def reload(self) -> None:
         """Start from what the file holds."""
@@ -75,6 +79,60 @@ class Claims:
             ids, sizes = self._arrays(sql, (_PENDING, *shard_values, limit))
             return ids[: fitting(sizes, BATCH_BYTES)]
         return self._next_of_those_not_held(limit, shard, shards, now_ms)
+
+    def next_round(
+        self,
+        backlog: Backlog,
+        limit: int,
+        shard: int,
+        shards: int,
+        now_ms: int,
+        claim: Callable[[list[int]], object],
+    ) -> list[int]:
+        """The ids of up to `limit` PENDING events, as `backlog` says. They are claimed band by band, so that
+        each sees what the ones before it have left."""
+        if self._held and not self._known_from_ms <= now_ms < self._known_to_ms:
+            self._look(now_ms)
+        found: list[int] = []
+        backlog.reached = dict(backlog.passed)
+        rest = [newest()] if backlog.newest_first else []
+        for band in [*bands(backlog, self._recent_id(now_ms)), *rest]:
+            room = ceil((limit - len(found)) * band.share)
+            for query in band.queries:
+                ids = self._ids_of(query, room, shard, shards, now_ms) if room else []
+                claim(ids)
+                if query.live is not None and ids:
+                    backlog.reached[query.live] = ids[-1]
+                found += ids
+                room -= len(ids)
+        if not backlog.newest_first and len(found) < limit and backlog.streams != "[]":
+            ids = self.next_ids(limit - len(found), shard, shards, now_ms)
+            claim(ids)
+            found += ids
+        return found
+
+    def _ids_of(self, query: Query, room: int, shard: int, shards: int, now_ms: int) -> list[int]:
+        of_shard, shard_values = (" AND stream % ? = ?", (shards, shard)) if shards > 1 else ("", ())
+        not_held, held_values = (_NOT_HELD, (now_ms, now_ms)) if self._waiting else ("", ())
+        select = _SELECT.replace("FROM buffer_events", f"FROM buffer_events {query.source}")
+        sql = f"{select} AND {query.where}{of_shard}{not_held} ORDER BY {query.order} LIMIT ?)"
+        ids: list[int]
+        ids, sizes = self._arrays(sql, (_PENDING, *query.values, *shard_values, *held_values, room))
+        return ids[: fitting(sizes, BATCH_BYTES // _BANDS)]
+
+    def _recent_id(self, now_ms: int) -> int:
+        """The first event of the last hour, as of the last minute: ids grow with the time of arrival."""
+        known_at_ms, recent_id = self._recent
+        if not known_at_ms <= now_ms < known_at_ms + _LOOK_AGAIN_MS:
+            low, high = 0, self._number("SELECT coalesce(max(id), 0) + 1 FROM buffer_events")
+            while low < high:
+                middle = (low + high) // 2
+                sql = "SELECT ingest_time FROM buffer_events WHERE id >= ? ORDER BY id LIMIT 1"
+                row = self._connection.execute(sql, (middle,)).fetchone()
+                low, high = (middle + 1, high) if row and row[0] < now_ms - RECENT_MS else (low, middle)
+            self._recent = now_ms, low
+            recent_id = low
+        return recent_id
 
     def _next_of_those_not_held(self, limit: int, shard: int, shards: int, now_ms: int) -> list[int]:
         of_shard, shard_values = (" AND stream % ? = ?", (shards, shard)) if shards > 1 else ("", ())

@@ -17,7 +17,7 @@ from gateway.files import replace_file
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION = "schema_version"
 """Its name in `meta`."""
 
@@ -28,6 +28,7 @@ STEPS: dict[int, tuple[str, ...]] = {
         " refusals INTEGER NOT NULL, refused_at BIGINT NOT NULL, retry_at BIGINT NOT NULL,"
         " PRIMARY KEY (stream, priority)) WITHOUT ROWID",
     ),
+    2: ("DROP INDEX IF EXISTS buffer_events_unsettled",),  # opening makes it anew, with the stream in it
 }
 
 

@@ -84,6 +84,13 @@ class StoredEvents(NamedTuple):
         ids, _, *columns = ([column[at] for at in positions] for column in self)
         return StoredEvents(ids, event_ids, *columns)  # type: ignore[arg-type]
 
+    def in_order_of(self, ids: Sequence[int]) -> StoredEvents:
+        """The same events in the order of `ids`."""
+        if all(first < second for first, second in pairwise(ids)):
+            return self
+        places = {buffer_id: at for at, buffer_id in enumerate(self.ids)}
+        return self.pick([places[buffer_id] for buffer_id in ids if buffer_id in places])
+
     def part(self, start: int, end: int) -> StoredEvents:
         """The events from `start` up to, not including, `end`."""
         ids, _, *columns = (column[start:end] for column in self)
@@ -197,6 +204,20 @@ class Reader:
             (orjson.dumps([int(status) for status in statuses]).decode(), *values),
         )
         return int(count)
+
+    def backlog(self, shard: int, shards: int, to_id: int | None = None) -> tuple[int, str]:
+        """`to_id`, or the id of the newest event; and the numbers of the streams of a shard that are not all
+        acknowledged up to there, as a JSON array."""
+        with self.snapshot():
+            if to_id is None:
+                sequence = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'buffer_events'"
+                ((to_id,),) = self._connection.execute(sequence)
+            ((streams,),) = self._connection.execute(
+                "SELECT json_group_array(DISTINCT stream) FROM buffer_events"
+                " WHERE status IN (0, 1) AND status < 2 AND id <= ? AND stream % ? = ?",
+                (to_id, shards, shard),
+            )
+        return to_id, streams
 
     def refusals(self, ids: Sequence[int]) -> dict[int, str]:
         """Why the cloud last refused those of `ids` that it has refused. Files of before knew no reasons."""

@@ -207,7 +207,12 @@ MODELS: tuple[type[Model], ...] = (
 # SQLite uses a partial index only where the query repeats its condition: write `AND status < 2`.
 UNSETTLED_INDEX = (
     "CREATE INDEX IF NOT EXISTS buffer_events_unsettled"
-    " ON buffer_events (status, priority, id) WHERE status < 2"
+    " ON buffer_events (status, priority, id, stream) WHERE status < 2"
+)
+# Aggregates that wait, for their share of a round; see `backlog`.
+UNSETTLED_DERIVED_INDEX = (
+    "CREATE INDEX IF NOT EXISTS buffer_events_unsettled_derived"
+    " ON buffer_events (status, kind, id) WHERE status < 2 AND kind <> 0"
 )
 # What the republisher follows: aggregates and alerts are a small part of all rows.
 DERIVED_INDEX = "CREATE INDEX IF NOT EXISTS buffer_events_derived ON buffer_events (id) WHERE kind <> 0"
@@ -247,6 +252,7 @@ def open_writer(
         with database.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False):
             database.create_tables(MODELS)
         database.execute_sql(UNSETTLED_INDEX)
+        database.execute_sql(UNSETTLED_DERIVED_INDEX)
         database.execute_sql(DERIVED_INDEX)
         database.execute_sql(KEPT_INDEX)
     except BaseException:

@@ -15,6 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
@@ -23,6 +24,7 @@ import apsw
 import orjson
 from peewee import PeeweeException
 
+from gateway.buffer.backlog import Backlog
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
@@ -207,12 +209,23 @@ class Store:
         row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'buffer_events'")
         return int(next(iter(row), (0,))[0])
 
-    def claim(self, limit: int, shard: int = 0, shards: int = 1, now_ms: int = 0) -> list[int]:
+    def claim(
+        self,
+        limit: int,
+        shard: int = 0,
+        shards: int = 1,
+        now_ms: int = 0,
+        backlog: Backlog | None = None,
+    ) -> list[int]:
         """Move up to `limit` PENDING events to SYNCING, most urgent first, then oldest. Returns their ids.
 
         Together they have at most BATCH_BYTES, unless the first one alone is larger. Streams that wait after
-        a refusal are left out.
+        a refusal are left out. While a `backlog` drains, what is young has a share of its own, and the result
+        is in the order in which it should be sent.
         """
+        if backlog is not None:
+            claim = partial(self.move, status=Status.PENDING, happening=Happening.CLAIM)
+            return self._claims.next_round(backlog, limit, shard, shards, now_ms, claim)
         claimed = self._claims.next_ids(limit, shard, shards, now_ms)
         self.move(claimed, Status.PENDING, Happening.CLAIM)
         return claimed

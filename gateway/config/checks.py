@@ -186,7 +186,6 @@ def _without_effect(config: Config) -> Iterator[str]:
     """Settings that this version accepts and does not act on yet: better said than silently ignored."""
     cloud = config.cloud
     settings = {
-        "cloud.order": cloud is not None and cloud.order != "oldest",
         "cloud.drain_target": cloud is not None and cloud.drain_target is not None,
     }
     for name, is_set in settings.items():

@@ -206,7 +206,10 @@ class Cloud(Broker):
     ack_timeout: PositiveDurationMs = setting(
         "30s", description="Wait for an acknowledgement before the connection is made anew."
     )
-    order: Literal["oldest", "newest"] = setting("oldest", description="Which raw events go first.")
+    order: Literal["oldest", "newest"] = setting(
+        "oldest",
+        description="Which raw events of a backlog go first; with `newest` live events never wait.",
+    )
     drain_target: PositiveDurationMs | None = setting(
         None, description="Thin out a backlog of raw events that could not drain in this time. Unset: never."
     )

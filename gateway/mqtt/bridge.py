@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from gateway.buffer.backlog import Backlog
 from gateway.buffer.reading import Reader, StoredEvents
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 # A claim waits for the commit of a whole group: under load one frame per claim would fall behind the intake.
 FRAMES_PER_CLAIM = 4
+LOOK_AGAIN_S = 5.0  # at the streams of a backlog
 LINGER_S = 0.05  # how long a small batch may wait for company
 FRAME_BYTES = 1024 * 1024  # of payloads in one frame, before compression
 _REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
@@ -53,6 +55,7 @@ class BridgeSpec:
     format: Literal["batch", "event"] = "batch"
     connections: int = 1
     batch_events: int = 1000
+    order: Literal["oldest", "newest"] = "oldest"
     in_flight: int = 8
     ack_timeout_s: float = 30.0
     backoff: Backoff = field(default_factory=Backoff)
@@ -121,6 +124,8 @@ class Bridge(Session):
         self._events_limit = spec.batch_events  # less after the broker ended a connection over a message
         self._counted_bytes = self._prepaid_bytes = 0
         self._status_id = 0
+        self._backlog: Backlog | None = None
+        self._look_again_s = 0.0
         self._link: Link | None = None
 
     # --- on the link's thread ---
@@ -173,6 +178,7 @@ class Bridge(Session):
         self._in_flight.clear()
         self._outgoing.clear()
         self._ready = None
+        self._look_again_s = 0.0  # what failed was claimed, and is not any more
         self._pace.lost()
         if lost:
             self._writer.submit(Settle(lost, Happening.FAILURE))
@@ -203,10 +209,21 @@ class Bridge(Session):
         pending = self._writer.pending_events
         if pending == 0:
             return
+        self._look_at_backlog(pending, now_s)
         self._claiming = True
         # A full batch goes at once and is followed by the next; a small one waits for company first.
         self._next_claim_s = now_s if pending >= self._spec.batch_events else now_s + LINGER_S
         self._writer.submit(Claim(self, self._epoch))
+
+    def _look_at_backlog(self, pending: int, now_s: float) -> None:
+        """While more waits than goes into a round, know the streams whose live events must wait."""
+        if pending <= FRAMES_PER_CLAIM * self._spec.batch_events:
+            self._backlog = None
+        elif self._backlog is None or now_s >= self._look_again_s:
+            to_id = self._backlog.to_id if self._backlog else None
+            found = self._require_reader().backlog(self._lane, self._spec.connections, to_id)
+            self._backlog = Backlog(*found, self._spec.order == "newest")
+            self._look_again_s = time.monotonic() + LOOK_AGAIN_S
 
     def claimed(self, ids: list[int], epoch: int) -> None:
         """On the writer's thread: these events are SYNCING now, for the connection of that epoch."""
@@ -214,6 +231,8 @@ class Bridge(Session):
             self._writer.submit(Settle(ids, Happening.FAILURE))
         elif ids:
             self._claimed.append(ids)
+            if self._backlog is not None:
+                self._backlog.passed = self._backlog.reached
         self._claiming = False
         if ids and self._link is not None:
             self._link.wake()
@@ -223,11 +242,11 @@ class Bridge(Session):
         is urgent never waits behind more than that."""
         events = self._pace.events(self._spec.batch_events)
         limit = events if events < self._spec.batch_events else FRAMES_PER_CLAIM * events
-        return store.claim(limit, self._lane, self._spec.connections, self._now_ms())
+        return store.claim(limit, self._lane, self._spec.connections, self._now_ms(), self._backlog)
 
     def _read(self, ids: list[int]) -> StoredEvents | None:
         reader = self._require_reader()
-        events, corrupt = reader.without_corrupt(reader.by_ids(ids))
+        events, corrupt = reader.without_corrupt(reader.by_ids(ids).in_order_of(ids))
         if corrupt:
             log.error("%d events have a wrong checksum; they are kept and not sent", len(corrupt))
             self._writer.submit(Settle(corrupt, Happening.MISMATCH))
