@@ -3,8 +3,8 @@
 - First all that is critical, alerts among it. Of the room that is left in the round half goes to aggregates
   of the last hour, half of what is left then to live events, half of what is left then to older aggregates.
   The backlog gets the rest, and whatever these did not need.
-- Live is what came after the drain began. In the order `oldest` a live event still waits for the backlog of its
-  own stream, so that nothing overtakes; in the order `newest` it does not.
+- Live is what came after the drain began. In the order `oldest` a live event still waits for the backlog
+  of its own stream, so that nothing overtakes; in the order `newest` it does not.
 """
 
 from __future__ import annotations
