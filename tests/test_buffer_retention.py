@@ -130,7 +130,7 @@ def test_a_backlog_gives_way_at_once_however_long_it_is(store: Store, synced: in
 def test_urgent_events_and_aggregates_are_not_thinned(store: Store) -> None:
     append(store, range(1000), Priority.CRITICAL)
     append(store, range(1000, 2000), Priority.NORMAL, Kind.AGGREGATE)
-    append(store, range(2000, 9000))
+    append(store, range(2000, 8600))  # a few more, and thinning would not be enough
     losses = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=9000)
     assert {loss.reason for loss in losses} == {"thinned"}
     assert [p for _, _, p in pending(store)].count(Priority.CRITICAL) == 1000
