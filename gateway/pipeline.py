@@ -17,6 +17,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -124,6 +125,7 @@ class Pipeline:
         self._checkpointed = -1
         self._room = Room(Retention(max_size_bytes, keep_synced_ms), self.alert, space)
         self._owed: list[NewEvent] = []
+        self._handed_on = False  # state of the windows was stored: a checkpoint has to follow
         self._slow: set[str] = set()
 
     def subscriptions(self) -> list[tuple[str, int]]:
@@ -146,6 +148,7 @@ class Pipeline:
         emissions: list[Emission] = []
         outcomes: Counter[tuple[str, str]] = Counter()
         self._doubt = 0 if self._is_certain() else int(Flag.TIME_UNCERTAIN)
+        self.windows.hand_on = partial(self._hand_on, store, events, emissions)
         for message in messages:
             if message.qos and store.receipts.seen(
                 message.packet_id, message.dup, message.topic, message.payload
@@ -160,18 +163,21 @@ class Pipeline:
             if refused:
                 outcomes["rejected", refused] += 1
         self._append(store, events, emissions)
+        if self._handed_on:
+            self.checkpoint(store)
         for (name, label), by in outcomes.items():
             store.count(name, label, by)
 
     def tick(self, store: Store) -> None:
         """What time alone brings about: idle sources, early results, the checkpoint, eviction."""
         now_ms = self._clock.now_ms()
-        emissions = self.windows.advance(now_ms)
         self._announce_wrong_clocks(store)
         owed, self._owed = self._owed, []
+        self.windows.hand_on = partial(self._hand_on, store, owed, [])
+        emissions = self.windows.advance(now_ms)
         self._append(store, owed, emissions)
         now_s = self._clock.monotonic_s()
-        if self.windows.progressed or now_s >= self._next_checkpoint_s:
+        if self.windows.progressed or self._handed_on or now_s >= self._next_checkpoint_s:
             self.checkpoint(store)
         self._announce_failed(store)
         self._room.run(store, now_ms, self._checkpointed)
@@ -179,6 +185,7 @@ class Pipeline:
     def checkpoint(self, store: Store) -> None:
         """Store the state of the windows as of the newest event, unless nothing has changed."""
         self._next_checkpoint_s = self._clock.monotonic_s() + self._checkpoint_interval_ms / 1000
+        self._handed_on = False
         self._watch_plugins()
         changes = self.windows.take_changes()
         if changes or store.last_id() != self._checkpointed:
@@ -218,7 +225,7 @@ class Pipeline:
         is missing (it can only be when plugins or windows changed) is stored with the next tick.
         """
         self._room.rolled_back()
-        self.windows = self._new_windows()
+        self.windows, self._handed_on = self._new_windows(), False
         for note in self.windows.restore(store.window_states()):
             log.warning("%s", note)
         after_id = self._checkpointed = store.meta_int(CHECKPOINT_ID)
@@ -305,6 +312,22 @@ class Pipeline:
         route, levels = found
         decoded = route.decode(topic, levels, payload, arrival_ms)
         return self.windows.process(topic, route.spec.name, levels, decoded.samples, arrival_ms)
+
+    def _hand_on(
+        self,
+        store: Store,
+        events: list[NewEvent],
+        before: list[Emission],
+        out: list[Emission],
+        state_too: bool,
+    ) -> None:
+        """Many windows close at once: append what there is so far, so that it does not fill the memory."""
+        self._append(store, events, [*before, *out])
+        for done in (events, before, out):
+            done.clear()
+        if state_too:
+            store.save_windows(self.windows.take_changes())
+            self._handed_on = True
 
     def _append(self, store: Store, events: list[NewEvent], emissions: list[Emission]) -> None:
         if emissions:

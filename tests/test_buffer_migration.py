@@ -53,7 +53,7 @@ def test_a_file_of_version_1_is_migrated_with_all_that_it_holds(path: Path) -> N
     before = [*content(path)]
     with opened(path) as store:
         assert {name: store.counts["status", name] for name in STATUSES} == STATUSES
-        assert len(store.window_states()) == 5
+        assert len(list(store.window_states())) == 5
         assert store.meta_int(CHECKPOINT_ID) == 400
         assert store.receipts.seen(5, True, "sensors/d0", b"other") is False
     assert version(path) == SCHEMA_VERSION

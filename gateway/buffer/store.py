@@ -40,7 +40,6 @@ from gateway.buffer.schema import (
     Dictionary,
     Meta,
     ReceiptGroup,
-    WindowState,
     open_writer,
 )
 from gateway.buffer.streams import Streams
@@ -402,22 +401,30 @@ class Store:
 
     def checkpoint(self, window_changes: Iterable[tuple[str, bytes, bytes | None]]) -> int:
         """Store changed window states and sequence numbers as of the newest event; returns its id."""
-        for window, key, state in window_changes:
-            if state is None:
-                gone = WindowState.delete().where(WindowState.window == window, WindowState.key == key)
-                self._on_this(gone).execute()
-            else:
-                changed = WindowState.replace(window=window, key=key, state=state)  # type: ignore[no-untyped-call]
-                self._on_this(changed).execute()
-        self._streams.save()
+        self.save_windows(window_changes)
         included = self.last_id()
         self.set_meta(CHECKPOINT_ID, included)
         return included
 
-    def window_states(self) -> list[tuple[str, bytes, bytes]]:
-        """The (window, key, state) rows of the last checkpoint, in the order of window and key."""
-        rows = self._on_this(WindowState.select().order_by(WindowState.window, WindowState.key))
-        return [(row.window, bytes(row.key), bytes(row.state)) for row in rows]
+    def save_windows(self, changes: Iterable[tuple[str, bytes, bytes | None]]) -> None:
+        """Store changed window states, and sequence numbers; a `checkpoint` has to follow in the same
+        transaction."""
+        kept, gone = [], []
+        for window, key, state in changes:
+            if state is None:
+                gone.append((window, key))
+            else:
+                kept.append((window, key, state))
+        self._connection.executemany("REPLACE INTO window_state VALUES (?, ?, ?)", kept)
+        self._connection.executemany('DELETE FROM window_state WHERE "window" = ? AND key = ?', gone)
+        self._streams.save()
+
+    def window_states(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """The (window, key, state) rows of the last checkpoint, in the order of window and key, one by one:
+        there may be millions."""
+        yield from self._connection.execute(
+            'SELECT "window", key, state FROM window_state ORDER BY "window", key'
+        )
 
     def window_state(self, window: str, key: bytes) -> bytes | None:
         """One row of the last checkpoint. Called for keys that the windows do not hold in memory."""

@@ -22,13 +22,15 @@ FORMAT = 1
 DAMAGES = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 """What reading state that is not as it was written may raise."""
 META = b"!"
+_COLD_PER_HOT = 8
 
 
 class Checkpoint:
     """Writes and reads the rows of one window.
 
     With `fetch`, which gives the value of a row from the checkpoint, at most `hot_keys` keys stay in memory
-    after each checkpoint; the others are read back when something happens to them.
+    after each checkpoint, and fewer the more there are besides; these are read back when something happens to
+    them.
     """
 
     def __init__(
@@ -60,7 +62,13 @@ class Checkpoint:
             if self._fetch is not None and not key.gone:
                 keys.hot[key.name] = keys.hot.pop(key.name)  # the order of last use, for `chill`
         if self._fetch is not None:
-            keys.chill(self._hot_keys)
+            self._chill()
+
+    def _chill(self) -> None:
+        """Keep what goes into the memory of `hot_keys`: a cold key needs about an eighth of a hot one."""
+        keys = self._operator.keys
+        most = self._hot_keys - len(keys.cold) // _COLD_PER_HOT
+        keys.chill(max(self._hot_keys // 10, most))
 
     def _dump_or_drop(self, key: Key) -> bytes | None:
         """The state of a key; None when it is gone, or when its plugin made it what cannot be stored."""
@@ -137,7 +145,7 @@ class Checkpoint:
         elif row[:1] == b"k":
             self._load_key(row[1:].decode(), state)
             if self._fetch is not None:
-                self._operator.keys.chill(self._hot_keys)
+                self._chill()
         elif shared is not None:
             max_ms, heard_ms, idle = state
             shared.restore_source(row[1:].decode(), max_ms, heard_ms, idle=idle)

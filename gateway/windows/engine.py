@@ -88,6 +88,9 @@ class WindowEngine:
         self._fetch = fetch
         self._hot_keys = hot_keys
         self._orphans: list[tuple[str, bytes]] = []
+        self.hand_on: Callable[[list[Emission], bool], None] | None = None
+        """Called with the list when emissions pile up: it may empty it, and where the second argument is True
+        call `take_changes`. `process` and `advance` return what is left."""
         self._progressed = False
         for spec in specs:
             self._start(spec)
@@ -95,10 +98,15 @@ class WindowEngine:
     def _start(self, spec: WindowSpec) -> Operator[Any]:
         """Put an empty window in place."""
         operator = _operator(spec, self._plugins[spec.name], self._codes.get(spec.name, ""))
+        operator.hand_on = self._hand_on
         self._operators[spec.name] = operator
         fetch = None if self._fetch is None else partial(self._fetch, spec.name)
         self._checkpoints[spec.name] = Checkpoint(operator, fetch, self._hot_keys)
         return operator
+
+    def _hand_on(self, out: list[Emission], state_too: bool) -> None:
+        if self.hand_on is not None:
+            self.hand_on(out, state_too)
 
     @property
     def counters(self) -> Mapping[str, Counters]:

@@ -24,6 +24,9 @@ from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, Sh
 
 K = TypeVar("K", bound=Key)
 
+MANY = 1000
+"""Emissions in one list after which they are handed on before the next key has its turn."""
+
 # What Reading(...) does, without its detour through Python: a quarter of a microsecond for every reading.
 _new_reading: Callable[[tuple[Any, ...]], Reading] = partial(tuple.__new__, Reading)
 
@@ -53,6 +56,8 @@ class Operator(ABC, Generic[K]):
         self.shared: SharedClock | None = None
         if self.uses_watermark and spec.watermark == "shared":
             self.shared = SharedClock(spec.out_of_orderness_ms, spec.idle_timeout_ms)
+        self.hand_on: Callable[[list[Emission], bool], None] | None = None
+        """Empties a list of many emissions; True: and now state can leave the memory, too."""
         self.ticks: Ticks[K] = Ticks(self)
         self._plugin = plugin
         self._intake = Intake(spec, plugin, self.counters)
@@ -177,7 +182,14 @@ class Operator(ABC, Generic[K]):
             if key is not None:
                 self.keys.touch(key)
                 self._on_timer(time_ms, key, wm_ms, out)
+                # A message may have more keys, whose own clocks are still to be looked at.
+                self.relieve(out, self.shared is not None)
         self._show_watermark(wm_ms)
+
+    def relieve(self, out: list[Emission], state_too: bool) -> None:
+        """Between two keys: one watermark may close the windows of a million, so do not gather them all."""
+        if len(out) >= MANY and self.hand_on is not None:
+            self.hand_on(out, state_too)
 
     def _show_watermark(self, wm_ms: int) -> None:
         if NEVER < wm_ms < END_OF_INPUT:

@@ -27,6 +27,7 @@ class Ticked(Protocol[K]):
     def fire(self, clock: SharedClock | KeyClock, out: list[Emission]) -> None: ...
     def close_all(self, key: K, out: list[Emission]) -> None: ...
     def pulse_key(self, key: K, out: list[Emission]) -> bool: ...
+    def relieve(self, out: list[Emission], state_too: bool) -> None: ...
 
 
 class Ticks(Generic[K]):
@@ -110,5 +111,6 @@ class Ticks(Generic[K]):
         for key in self._operator.keys.each() if is_due else ():
             if self._operator.pulse_key(key, out):
                 self._operator.keys.touch(key)
+                self._operator.relieve(out, True)
                 changed = True
         return changed
