@@ -78,8 +78,10 @@ def test_retry_drop_and_compact_do_the_same_on_a_running_and_on_a_stopped_gatewa
         assert dropped["lost"]["dropped"] == {"numbers": 15, "ranges": 1, "first_ranges": [[1, 15, 1]]}
         text = gateway("buffer", "audit", "-c", config, "--stream", "sensors/3").stdout
         assert "stream     sensors/3: 20 numbers, 5 pending\n           lost, dropped: 15 (1–15)\n" in text
-        assert audited["appended"] == {"raw": 200, "alert": 2}
-        assert audited["statuses"]["pending"] == 50 + 17 + 2
+        alerts = audited["appended"].pop("alert")  # of the drops; a running gateway tells of failures, too
+        assert alerts == 2 or (live and alerts == 3)
+        assert audited["appended"] == {"raw": 200}
+        assert audited["statuses"]["pending"] == 50 + 17 + alerts
     finally:
         running.kill()
 
