@@ -46,7 +46,7 @@ from gateway.machine import memory_limit_bytes
 from gateway.mqtt.auditor import Auditor
 from gateway.mqtt.bridge import Bridge, BridgeSpec
 from gateway.mqtt.budget import SharedBucket
-from gateway.mqtt.connection import Link
+from gateway.mqtt.connection import Link, stop_links
 from gateway.mqtt.downlink import CloudSide
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.endpoint import Endpoint, Tls, Will
@@ -207,6 +207,11 @@ class Gateway:
             problems.append(f"nothing was committed for {since_tick_s:.0f} s, not even a tick")
         return problems
 
+    @property
+    def progress(self) -> int:
+        """Grows while the writer is at work: with each commit, and with each that the disk refused."""
+        return self.writer.metrics.groups + self.writer.metrics.failures
+
     # --- start, sinks first; each step registers how it is undone ---
 
     def _start_storage(self) -> None:
@@ -361,7 +366,7 @@ class Gateway:
         )
         self.republish_link = Link("republish", endpoint, self.republish, self.clock.now_ms)
         self._resources.callback(self.republish.finish)
-        self._start_link(self.republish_link)
+        self._start_links(self.republish_link)
 
     def _start_bridges(self) -> None:
         cloud = self.config.cloud
@@ -391,14 +396,13 @@ class Gateway:
             self.bridges.append(bridge)
             self.bridge_links.append(link)
             self._resources.callback(bridge.finish)
-            self._start_link(link)
         if cloud.audit is not None:
-            self._start_audit(cloud, cloud.audit)
-
+            self._make_audit(cloud, cloud.audit)
         if cloud.downlink:
-            self._start_downlink(cloud)
+            self._make_downlink(cloud)
+        self._start_links(*self.bridge_links, *self.cloud_links)
 
-    def _start_downlink(self, cloud: Cloud) -> None:
+    def _make_downlink(self, cloud: Cloud) -> None:
         rules = [entry.rule() for entry in cloud.downlink]
         downlink = self.downlink = CloudSide(Downlink(self.topics.gateway_id, self.topics.root, rules))
         largest_bytes = max(rule.max_bytes for rule in rules)
@@ -409,11 +413,9 @@ class Gateway:
             ("downlink-local", _endpoint(self.config.local, "-downlink"), downlink.local),
             ("downlink", from_cloud, downlink),
         ):
-            link = Link(name, endpoint, session, self.clock.now_ms)
-            self.cloud_links.append(link)
-            self._start_link(link)
+            self.cloud_links.append(Link(name, endpoint, session, self.clock.now_ms))
 
-    def _start_audit(self, cloud: Cloud, interval_ms: int) -> None:
+    def _make_audit(self, cloud: Cloud, interval_ms: int) -> None:
         topics = self.topics
         auditor = Auditor(
             *(topics.prefix, topics.gateway_id, self.buffer_path, self.writer),
@@ -423,7 +425,6 @@ class Gateway:
         link = Link("audit", _endpoint(cloud, "-audit"), auditor, self.clock.now_ms)
         self.cloud_links.append(link)
         self._resources.callback(auditor.finish)
-        self._start_link(link)
 
     def _start_ingest(self) -> None:
         local = self.config.local
@@ -441,11 +442,12 @@ class Gateway:
             max_packet_bytes=local.max_packet_size,
         )
         self.ingest_link = Link("ingest", endpoint, self.ingest, self.clock.now_ms)
-        self._start_link(self.ingest_link)
+        self._start_links(self.ingest_link)
 
-    def _start_link(self, link: Link) -> None:
-        link.start()
-        self._resources.callback(link.stop)
+    def _start_links(self, *links: Link) -> None:
+        self._resources.callback(stop_links, links)
+        for link in links:
+            link.start()
 
     # --- while running, on the writer's thread ---
 
@@ -460,14 +462,19 @@ class Gateway:
 
     # --- stop ---
 
+    @property
+    def _writer_works(self) -> bool:
+        """A stop does not wait for a disk that refuses; the next start makes good what is left out."""
+        return self.writer.alive and not self.writer.metrics.storage_error
+
     def _release_claims(self) -> None:
         """What the bridges had claimed and not seen acknowledged waits for the next start."""
-        if self.writer.alive:
+        if self._writer_works:
             self.writer.call(Store.release_all, STOP_TIMEOUT_S)
 
     def _stop_writer(self) -> None:
         try:
-            if self.writer.alive:
+            if self._writer_works:
                 self.writer.call(self.pipeline.checkpoint, STOP_TIMEOUT_S)
         finally:
             if not self.writer.stop(STOP_TIMEOUT_S):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Annotated
 
 import typer
@@ -14,6 +14,7 @@ from gateway.app import Gateway
 from gateway.config import Config, load_config, warnings_of
 from gateway.errors import ConfigError, GatewayError
 from gateway.logs import set_up_logging
+from gateway.systemd import Service
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +24,23 @@ class Signals:
 
     def __init__(self) -> None:
         self.stopping = False
-        self._told = threading.Event()
+        # Its `put` may interrupt its own `get` (an Event's `set` could wait for its own thread).
+        self._told: SimpleQueue[None] = SimpleQueue()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, lambda *_: self._told.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._told.put(None))
 
-    def wait(self) -> None:
-        """Return when there is something to do."""
-        self._told.wait()
-        self._told.clear()
+    def wait(self, timeout_s: float | None) -> bool:
+        """Whether there is something to do, at the latest after `timeout_s`."""
+        try:
+            self._told.get(timeout=timeout_s)
+        except Empty:
+            return False
+        return True
 
     def _stop(self, *_: object) -> None:
         self.stopping = True
-        self._told.set()
+        self._told.put(None)
 
 
 def run(
@@ -47,7 +52,7 @@ def run(
     buffer and the state of unchanged windows as they are; of others the problems are logged, and nothing
     changes.
     """
-    signals = Signals()
+    signals, service = Signals(), Service()
     settings: Config | None = _load(config)
     proven: Config | None = None  # what ran before the current settings
     while settings is not None:
@@ -62,21 +67,28 @@ def run(
             continue
         try:
             proven = settings
-            settings = _wait_for_change(config, signals)
+            service.ready()
+            settings = _wait_for_change(config, signals, service, gateway)
         finally:
             gateway.stop()
 
 
-def _wait_for_change(config: Path, signals: Signals) -> Config | None:
+def _wait_for_change(config: Path, signals: Signals, service: Service, gateway: Gateway) -> Config | None:
     """The configuration to go on with, or None when it is time to stop."""
     while True:
-        signals.wait()
+        service.report(gateway.progress, gateway.readiness())
+        if not signals.wait(service.report_every_s):
+            continue
         if signals.stopping:
+            service.stopping()
             return None
         try:
-            return _load(config)
+            settings = _load(config)
         except ConfigError as exc:
             log.error("the configuration is not taken up: %s", "; ".join([str(exc), *exc.problems]))
+        else:
+            service.reloading()
+            return settings
 
 
 def _load(config: Path) -> Config:

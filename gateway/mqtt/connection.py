@@ -35,6 +35,7 @@ from gateway.mqtt.sockets import BufferedSocket
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.5
+STOP_TIMEOUT_S = 2.0  # a goodbye takes milliseconds; what takes longer is a peer that does not answer
 _CONNECT_TIMEOUT_S = 10.0
 _MISC_EVERY_S = 1.0
 _UNSENT_LIMIT_BYTES = 4 * 1024 * 1024  # a peer that does not read must not fill our memory
@@ -110,11 +111,15 @@ class Link:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """Disconnect politely and end the thread."""
+    def begin_stop(self) -> None:
+        """Let the thread disconnect politely and end; `stop` waits for it."""
         self._stop.set()
         self._pause_over.set()
         self.wake()
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Disconnect politely and end the thread. One that waits for a peer's TLS is left to itself."""
+        self.begin_stop()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if not self._thread.is_alive():
@@ -405,6 +410,15 @@ class Link:
     @property
     def _place(self) -> str:
         return f"{self.endpoint.host}:{self.endpoint.port}"
+
+
+def stop_links(links: Sequence[Link], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Stop all of them at the same time, within `timeout_s` in total."""
+    deadline_s = time.monotonic() + timeout_s
+    for link in links:
+        link.begin_stop()
+    for link in links:
+        link.stop(max(0.0, deadline_s - time.monotonic()))
 
 
 class _Client(paho.Client):
