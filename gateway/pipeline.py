@@ -281,10 +281,7 @@ class Pipeline:
                 message.payload,
             )
         )
-        offset_ms = 0 if decoded.device_time_ms is None else decoded.device_time_ms - message.arrival_ms
-        self.presence.note(
-            levels.get("device") or message.topic, message.arrival_ms, decoded.flags, offset_ms
-        )
+        self.presence.note(levels.get("device") or message.topic, message.arrival_ms, not decoded.problem)
         if decoded.device_time_ms is not None:
             self._note_clock(message, decoded.device_time_ms, decoded.flags, spec)
         if decoded.problem:

@@ -1,4 +1,4 @@
-"""Which devices there are, when each was last heard, and whether what it says can be believed.
+"""Which devices there are, when each was last heard, and whether what it says can be read.
 
 A device is what the level `{device}` of its topic says, or else the topic. It counts as silent once it has
 missed five of its usual intervals, and at least a minute. No clock in here: times come as arguments.
@@ -9,14 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.events import Flag
-
 MAX_DEVICES = 20_000
 """Names come from outside; further ones are not watched."""
 MISSED_INTERVALS = 5
 LEAST_SILENCE_MS = 60_000
 _FEW = 3  # messages, before an interval can be called usual
-_WRONG_CLOCK = Flag.CLOCK_SKEW | Flag.CORRECTED
 
 
 @dataclass(slots=True)
@@ -25,13 +22,11 @@ class _Heard:
     last_ms: int
     messages: int = 0
     undecoded: int = 0
-    last_flags: int = 0
-    offset_ms: int = 0
 
 
 class Device(NamedTuple):
-    """One device as it is now. `interval_ms` is its mean interval, or None while it is new; `offset_ms` how
-    far the device's own time was from its last message's arrival, where it was not believed."""
+    """One device as it is now. `interval_ms` is its mean interval, or None while it is new; `undecoded` is
+    the number of messages that could not be read."""
 
     name: str
     last_ms: int
@@ -39,8 +34,6 @@ class Device(NamedTuple):
     interval_ms: int | None
     silent: bool
     undecoded: int
-    clock_wrong: bool
-    offset_ms: int
 
 
 class Presence:
@@ -51,8 +44,8 @@ class Presence:
         self.unwatched = 0
         """Messages of devices beyond MAX_DEVICES."""
 
-    def note(self, name: str, arrival_ms: int, flags: int, offset_ms: int) -> None:
-        """A message has come. `flags` are those of its event."""
+    def note(self, name: str, arrival_ms: int, readable: bool) -> None:
+        """A message has come."""
         heard = self._devices.get(name)
         if heard is None:
             if len(self._devices) >= MAX_DEVICES:
@@ -61,11 +54,8 @@ class Presence:
             heard = self._devices[name] = _Heard(arrival_ms, arrival_ms)
         heard.last_ms = arrival_ms
         heard.messages += 1
-        heard.last_flags = flags
-        if flags:
-            heard.offset_ms = offset_ms
-            if flags & Flag.UNDECODED:
-                heard.undecoded += 1
+        if not readable:
+            heard.undecoded += 1
 
     def devices(self, now_ms: int) -> list[Device]:
         """All of them, the one heard longest ago first."""
@@ -84,6 +74,4 @@ def _device(name: str, heard: _Heard, now_ms: int) -> Device:
         interval_ms,
         interval_ms is not None and now_ms - heard.last_ms > patience_ms,
         heard.undecoded,
-        bool(heard.last_flags & _WRONG_CLOCK),
-        heard.offset_ms,
     )

@@ -6,12 +6,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from brokers import free_port
 from gateways import GatewayProcess, gateway_config, wait_until
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from publishing import publish
+
+from gateway.backpressure import Backpressure
+from gateway.clock import SteadyClock
+from gateway.events import Priority
+from gateway.flow.capacity import Action, Load, Signal
 
 PAGE = Path(__file__).parent.parent / "gateway" / "http" / "page"
 PATIENCE_MS = 15_000
@@ -95,31 +101,98 @@ def test_the_page_from_empty_to_live_and_through_a_restart(chromium: Browser, tm
         expect(page.locator("html.stale")).to_have_count(0)
 
 
-def test_on_a_phone_in_the_dark_and_by_keyboard(chromium: Browser, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a gateway to which nobody publishes."""
     address = f"127.0.0.1:{free_port()}"
     local = {"url": "embedded", "listen": f"127.0.0.1:{free_port()}"}
-    config = gateway_config(tmp_path, "embedded", local=local, http={"listen": address})
+    config = gateway_config(
+        tmp_path_factory.mktemp("quiet"), "embedded", local=local, http={"listen": address}
+    )
     with GatewayProcess(config) as gateway:
         gateway.wait_ready()
-        watched = opened(chromium, address, viewport=PHONE, color_scheme="dark", reduced_motion="reduce")
-        page = watched.page
-        watched.shows("h1", "g1")
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-        assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+        yield address
 
+
+def test_on_a_phone_in_the_dark_and_by_keyboard(chromium: Browser, quiet: str) -> None:
+    watched = opened(chromium, quiet, viewport=PHONE, color_scheme="dark", reduced_motion="reduce")
+    page = watched.page
+    watched.shows("h1", "g1")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    for _ in range(6):
         page.keyboard.press("Tab")
-        expect(page.locator(".skip")).to_be_focused()
-        for _ in range(6):
-            page.keyboard.press("Tab")
-        expect(page.locator("#theme")).to_be_focused()
-        page.keyboard.press("Enter")
-        assert page.evaluate("document.documentElement.dataset.theme") == "light"
-        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-        page.reload()
-        watched.shows("h1", "g1")
-        assert page.evaluate("document.documentElement.dataset.theme") == "light"
-        assert watched.faults == []
+    expect(page.locator("#theme")).to_be_focused()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.reload()
+    watched.shows("h1", "g1")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert watched.faults == []
+
+
+def told(signal: Signal, load: Load) -> dict[str, Any]:
+    """What `Backpressure.describe` makes of it."""
+    made = Backpressure(SteadyClock(), 1, 1)
+    made.signal, made.load = signal, load
+    return made.describe()
+
+
+CLOCK = {"certain": True, "system_offset_s": 0.0, "steps": 0, "jumps": {}, "held_events": 0}
+NTP = {"name": "ntp a", "role": "chosen", "offset_s": -0.00012, "uncertainty_s": 0.004, "problem": ""}
+GPS = {"name": "gps", "role": "silent", "problem": "gpsd does not answer"}
+OVERLOAD = Signal(Action.REJECT_LOW_PRIORITY, priority_threshold=Priority.LOW, reasons=("buffer",))
+SECTIONS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("backpressure", told(Signal(), Load()), ["Backpressure", "none", "Everything is taken as it comes"]),
+    (
+        "backpressure",
+        told(Signal(Action.SLOW_DOWN, 1.5, 1000, 0.32, None, ("cpu",)), Load(cpu=0.97)),
+        ["slow down", "wait 1 s", "keep 32 % of their messages. Too much: processor.", "97 %"],
+    ),
+    ("backpressure", told(OVERLOAD, Load()), ["reject", "of priority low and below", "Too much: buffer."]),
+    (
+        "clock",
+        CLOCK
+        | {"state": "synchronised", "source": "ntp a", "uncertainty_s": 0.0042, "drift_ppm": -12.34}
+        | {"jumps": {"forward": 2}, "sources": [NTP, GPS]},
+        ["It follows ntp a", "± 4.2 ms", "−12.34 ppm", "clock: forward", "−0.12 ms", "gpsd does not answer"],
+    ),
+    (
+        "clock",
+        CLOCK | {"state": "free", "source": None, "uncertainty_s": None, "drift_ppm": None, "sources": []},
+        ["free", "no source of time is configured"],
+    ),
+    (
+        "other_part",
+        {"size_bytes": 2048, "rate_per_s": 12.5, "nested": {"lag_ms": 1500}, "on": True, "none": None},
+        ["Other part", "2.0 KiB", "13 /s", "nested lag", "1.5 s", "yes"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "section", "texts"), SECTIONS)
+def test_what_parts_of_the_gateway_tell_is_said_with_units(
+    chromium: Browser, quiet: str, name: str, section: dict[str, Any], texts: list[str]
+) -> None:
+    def answer(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | {"sections": {name: section}})
+
+    page = chromium.new_page()
+    watched = Watched(page, quiet)
+    page.route("**/api/state", answer)
+    page.route("**/api/live", lambda _: None)  # it stays silent
+    page.goto(f"http://{quiet}/")
+    for text in texts:
+        watched.shows("#sections", text)
+    assert "undefined" not in page.locator("#sections").inner_text()
+    overloaded = section.get("action") == "REJECT_LOW_PRIORITY"
+    expect(page.locator("#notices [role=alert]")).to_have_count(int(overloaded))
+    page.close()
 
 
 def test_a_gateway_with_a_token_lets_nobody_in_without_it(chromium: Browser, tmp_path: Path) -> None:

@@ -1,20 +1,19 @@
-"""Devices: who fell silent, who lies about the time, who cannot be read."""
+"""Devices: who fell silent, who cannot be read."""
 
 from __future__ import annotations
 
 import pytest
 
 from gateway import presence
-from gateway.events import Flag
 from gateway.presence import Device, Presence
 
 MINUTE_MS = 60_000
 
 
-def heard(*times_ms: int, flags: int = 0, offset_ms: int = 0) -> Presence:
+def heard(*times_ms: int, readable: bool = True) -> Presence:
     made = Presence()
     for time_ms in times_ms:
-        made.note("hall-1", time_ms, flags, offset_ms)
+        made.note("hall-1", time_ms, readable)
     return made
 
 
@@ -40,21 +39,14 @@ def test_of_a_new_device_nobody_knows_how_often_it_speaks() -> None:
     assert not only(heard(0, 100), 10**9).silent
 
 
-def test_a_wrong_clock_counts_until_the_clock_is_right_again() -> None:
-    made = heard(0, flags=Flag.CORRECTED, offset_ms=-7000)
-    assert (only(made, 0).clock_wrong, only(made, 0).offset_ms) == (True, -7000)
-    made.note("hall-1", 1, 0, 0)
-    assert not only(made, 1).clock_wrong
-
-
 def test_unreadable_payloads_are_counted_per_device() -> None:
-    assert only(heard(0, 1, flags=Flag.UNDECODED), 1).undecoded == 2
+    assert only(heard(0, 1, readable=False), 1).undecoded == 2
 
 
 def test_names_come_from_outside_so_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "MAX_DEVICES", 2)
     made = Presence()
     for name in "abcc":
-        made.note(name, 0, 0, 0)
+        made.note(name, 0, True)
     assert [device.name for device in made.devices(0)] == ["a", "b"]
     assert made.unwatched == 2

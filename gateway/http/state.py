@@ -13,6 +13,7 @@ from gateway.http.results import Results
 from gateway.http.view import GatewayView, buffer_bytes
 from gateway.mqtt.connection import Link
 from gateway.presence import Device
+from gateway.timekeeping.devices import DeviceClock
 from gateway.windows.spec import WindowSpec
 
 LISTED_DEVICES = 50
@@ -145,18 +146,20 @@ class State:
         return [_link(link) for link in self._gateway.links]
 
     def devices(self, listed: int = LISTED_DEVICES) -> dict[str, Any]:
-        """How many devices there are, and those that fell silent, lie about the time, or cannot be read."""
+        """How many devices there are, and those that fell silent, have a wrong clock, or cannot be read."""
         devices = self._gateway.presence.devices(self._gateway.clock.now_ms())
         silent = [device for device in devices if device.silent]
-        by_name = sorted(devices)
-        lying = [device for device in by_name if device.clock_wrong and not device.silent]
-        unreadable = [device for device in by_name if device.undecoded]
-        lists = {"silent": silent, "wrong_clock": lying, "unreadable": unreadable}
+        unreadable = sorted(device for device in devices if device.undecoded)
+        wrong = self._gateway.device_clocks.wrong()
         return {
             "known": len(devices),
             "unwatched_messages": self._gateway.presence.unwatched,
-            **{f"{name}_count": len(found) for name, found in lists.items()},
-            **{name: [device._asdict() for device in found[:listed]] for name, found in lists.items()},
+            "silent_count": len(silent),
+            "silent": [device._asdict() for device in silent[:listed]],
+            "wrong_clock_count": len(wrong),
+            "wrong_clock": [_wrong_clock(clock) for clock in wrong[:listed]],
+            "unreadable_count": len(unreadable),
+            "unreadable": [device._asdict() for device in unreadable[:listed]],
         }
 
     def all_devices(self) -> list[Device]:
@@ -201,6 +204,15 @@ def _link(link: Link) -> dict[str, Any]:
         "connects": link.metrics.connects,
         "failures": link.metrics.failures,
         "last_error": "" if link.connected else link.metrics.last_error,
+    }
+
+
+def _wrong_clock(clock: DeviceClock) -> dict[str, Any]:
+    return {
+        "name": clock.device,
+        "offset_ms": clock.offset_ms,
+        "drift_ppm": clock.drift_ppm,
+        "wrong_since_ms": clock.wrong_since_ms,
     }
 
 

@@ -4,6 +4,7 @@ import { Chart, redrawAll } from "./charts.js";
 import { byId, setText } from "./dom.js";
 import { time } from "./format.js";
 import * as panels from "./panels.js";
+import { showSections } from "./sections.js";
 import { addResults, forgetResults, showWindows } from "./windows.js";
 
 const KEPT_ROWS = 900;
@@ -41,7 +42,7 @@ function take(next) {
   showWindows(state.windows, (state.gateway.listens ?? []).join(", "));
   panels.showAlerts(state.alerts);
   panels.showLinks(state.links);
-  panels.showSections(state.sections);
+  showSections(state.sections);
   drawFlow();
   setText(byId("updated"), `updated ${time(state.time_ms)}`);
 }

@@ -1,7 +1,7 @@
 // Everything of the page but the charts of the windows: figures, buffer, devices, alerts, connections.
 
 import { byId, element, facts, setText, show, table } from "./dom.js";
-import { bytes, count, duration, moment, rate, signed, words } from "./format.js";
+import { bytes, count, duration, moment, ppm, rate, sentence, signed, words } from "./format.js";
 
 const STATES = [
   ["pending", "waiting", "waiting"],
@@ -10,6 +10,10 @@ const STATES = [
   ["failed", "given up", "failed"],
   ["corrupt", "corrupt", "corrupt"],
 ];
+const PRESSED = {
+  SLOW_DOWN: ["warn", "More comes in than the gateway can take for long: it asks devices to slow down. The card Backpressure says why."],
+  REJECT_LOW_PRIORITY: ["bad", "The gateway is overloaded and turns low priority away. The card Backpressure says why."],
+};
 const STATUS = { ok: ["ok", "all is well"], degraded: ["warn", "needs attention"], failing: ["bad", "failing"] };
 
 export function showAbout(state) {
@@ -36,9 +40,11 @@ export function showNotices(state, lostSince) {
 const taken = (state) => Object.values(state.buffer.messages).reduce((sum, n) => sum + n, 0);
 
 function* noticesOf(state) {
-  for (const problem of state.gateway.problems) yield [state.gateway.status === "failing" ? "bad" : "warn", capital(problem)];
+  for (const problem of state.gateway.problems) yield [state.gateway.status === "failing" ? "bad" : "warn", sentence(problem)];
   const { state: course, waiting } = state.buffer.forecast;
   if (course === "outage") yield ["warn", `No connection to the cloud. ${count(waiting)} events wait on disk; nothing is lost, and windows go on.`];
+  const pressed = PRESSED[state.sections.backpressure?.action];
+  if (pressed) yield pressed;
   const used = state.buffer.used_bytes / state.buffer.max_bytes;
   if (used > 0.8) yield ["bad", `The buffer has used ${Math.round(used * 100)} % of its ${bytes(state.buffer.max_bytes)}. Beyond 92 % it thins out what waits; see buffer.max_size.`];
   if (state.buffer.statuses.failed) yield ["warn", `${count(state.buffer.statuses.failed)} events were refused by the cloud for good. gateway buffer list --status failed shows them, gateway buffer retry sends them again.`];
@@ -46,8 +52,6 @@ function* noticesOf(state) {
   const evicted = Object.entries(state.buffer.evicted).reduce((sum, [reason, n]) => sum + (reason === "synced" ? 0 : n), 0);
   if (evicted) yield ["warn", `${count(evicted)} events were evicted before the cloud had them; the alerts say which.`];
 }
-
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 function firstSteps(listens, state) {
   const peer = state.links.find((link) => link.name === "ingest")?.peer ?? "localhost:1883";
@@ -144,8 +148,8 @@ const silent = (devices, now) => table(title("Fell silent", devices.silent_count
   devices.silent.map((each) => [each.name, `${duration(Math.max(now - each.last_ms, 0) / 1000)} ago`, duration(each.interval_ms / 1000)]));
 
 const wrongClock = (devices) => table(title("Clock is wrong", devices.wrong_clock_count, devices.wrong_clock),
-  [{ name: "device" }, { name: "off by", number: true }],
-  devices.wrong_clock.map((each) => [each.name, signed(each.offset_ms / 1000)]));
+  [{ name: "device" }, { name: "off by", number: true }, { name: "drift", number: true }, { name: "since", number: true }],
+  devices.wrong_clock.map((each) => [each.name, signed(each.offset_ms / 1000), each.drift_ppm === null ? "" : ppm(each.drift_ppm), moment(each.wrong_since_ms)]));
 
 const unreadable = (devices) => table(title("Cannot be read", devices.unreadable_count, devices.unreadable),
   [{ name: "device" }, { name: "payloads", number: true }, { name: "of", number: true }],
@@ -175,29 +179,4 @@ function stateOf(link) {
   if (!link.alive) return element("span", { class: "pill bad" }, "ended");
   if (link.connected) return element("span", { class: "pill ok" }, "connected");
   return element("span", {}, element("span", { class: "pill warn" }, "not connected"), element("br"), element("span", { class: "quiet" }, link.last_error || "trying"));
-}
-
-/** What further parts of the gateway tell, such as clock and backpressure: any names, any plain values. */
-export function showSections(sections) {
-  show(byId("sections"), sections, () => Object.entries(sections).map(([name, told]) =>
-    element("section", { class: "card", "aria-label": words(name) }, element("div", { class: "head" }, element("h2", {}, capital(words(name)).slice(0, -1))), told_(told))));
-}
-
-function told_(told) {
-  if (Array.isArray(told)) return element("ul", { class: "plain" }, ...told.map((each) => element("li", {}, typeof each === "object" ? told_(each) : String(each))));
-  return facts(Object.entries(told).filter(([, value]) => value !== null).map(([name, value]) => valueOf(name, value)));
-}
-
-/** A value with the unit that its name ends with. */
-function valueOf(name, value) {
-  if (typeof value === "object") return [words(name), told_(value)];
-  if (typeof value === "boolean") return [words(name), value ? "yes" : "no"];
-  if (typeof value !== "number") return [words(name), String(value)];
-  for (const [ending, read] of [["_bytes", bytes], ["_per_s", (n) => `${rate(n)} /s`], ["_ppm", (n) => `${n.toFixed(1)} ppm`]]) {
-    if (name.endsWith(ending)) return [words(name.slice(0, -ending.length)), read(value)];
-  }
-  if (/_ms$/.test(name)) return [words(name.slice(0, -3)), value > 1e11 ? moment(value) : value < 0 ? signed(value / 1000) : duration(value / 1000)];
-  if (/_s$/.test(name)) return [words(name.slice(0, -2)), value < 0 ? signed(value) : duration(value)];
-  if (/_share$/.test(name)) return [words(name.slice(0, -6)), `${Math.round(value * 100)} %`];
-  return [words(name), Number.isInteger(value) ? count(value) : String(+value.toPrecision(4))];
 }
