@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -66,10 +66,14 @@ def gateway_config(folder: Path, local_url: str, cloud_url: str | None = None, *
 
 
 class GatewayProcess:
-    """`gateway run -c config`: started by `with`, killed and started again at will, gone at the end."""
+    """`gateway run -c config`: started by `with`, killed and started again at will, gone at the end.
 
-    def __init__(self, config: Path) -> None:
+    `inside` is a command that runs the gateway, such as `sh -c '…; exec "$@"' sh`.
+    """
+
+    def __init__(self, config: Path, inside: Sequence[str] = ()) -> None:
         self.config = config
+        self._inside = inside
         settings = yaml.safe_load(config.read_text())
         self._listen = settings["http"]["listen"]
         self.buffer_path = config.parent / settings["gateway"]["data_dir"] / "events.db"
@@ -87,7 +91,7 @@ class GatewayProcess:
         assert self._process is None, "it runs already"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "run", "-c", str(self.config)],
+                [*self._inside, sys.executable, "-m", "gateway", "run", "-c", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},

@@ -24,14 +24,14 @@ class Panel(NamedTuple):
     lines: Sequence[Line]
 
 
-def drawn(panels: Sequence[Panel], below: str) -> str:
-    """The whole picture."""
+def drawn(panels: Sequence[Panel], below: str, tick: int = 4) -> str:
+    """The whole picture; every `tick` of the time axis has its number."""
     right = max(x for panel in panels for line in panel.lines for x, _ in line.points)
     height = TOP + len(panels) * (PANEL_HEIGHT + BETWEEN) + 6
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}">', _STYLE]
     parts += _legend(panels[0].lines)
     for number, panel in enumerate(panels):
-        parts += _panel(panel, TOP + number * (PANEL_HEIGHT + BETWEEN), right)
+        parts += _panel(panel, TOP + number * (PANEL_HEIGHT + BETWEEN), right, tick)
     parts.append(f'<text x="{LEFT}" y="{height - 6}">{below}</text></svg>\n')
     return "\n".join(parts)
 
@@ -43,7 +43,7 @@ def _legend(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def _panel(panel: Panel, top: int, right: float) -> list[str]:
+def _panel(panel: Panel, top: int, right: float, tick: int) -> list[str]:
     step = _round_step(max(y for line in panel.lines for _, y in line.points) / 4)
     highest = step * math.ceil(max(y for line in panel.lines for _, y in line.points) / step)
     bottom, width = top + PANEL_HEIGHT, WIDTH - LEFT - RIGHT
@@ -56,7 +56,7 @@ def _panel(panel: Panel, top: int, right: float) -> list[str]:
         y = bottom - PANEL_HEIGHT * value * step / highest
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value * step:g}</text>')
-    for hour in range(0, math.floor(right) + 1, 4):
+    for hour in range(0, math.floor(right) + 1, tick):
         x = LEFT + width * hour / right
         parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{hour}</text>')
     for line, colour in zip(panel.lines, COLOURS, strict=False):

@@ -23,7 +23,7 @@ def encode_publish(topic: str, payload: bytes, packet_id: int) -> bytes:
 def publish_all(host: str, port: int, messages: Iterable[tuple[str, bytes]]) -> int:
     """Publish `messages` at QoS 1 as fast as the broker acknowledges them; returns how many there were."""
     packets = [encode_publish(t, p, number % 65535 + 1) for number, (t, p) in enumerate(messages)]
-    with _connect(host, port, "load", clean=True) as sock:
+    with connected(host, port, "load", clean=True) as sock:
         sent = acked_bytes = 0
         while acked_bytes // 4 < len(packets):
             room = WINDOW - (sent - acked_bytes // 4)
@@ -38,13 +38,14 @@ def reserve_session(host: str, port: int, client_id: str, topic_filter: str) -> 
     """Make the broker queue `topic_filter` for `client_id`, as if that client had been there and left."""
     name = topic_filter.encode()
     body = struct.pack("!HH", 1, len(name)) + name + b"\x01"
-    with _connect(host, port, client_id, clean=False) as sock:
+    with connected(host, port, client_id, clean=False) as sock:
         sock.sendall(b"\x82" + _length(len(body)) + body)
         sock.recv(5)
         sock.sendall(b"\xe0\x00")
 
 
-def _connect(host: str, port: int, client_id: str, *, clean: bool) -> socket.socket:
+def connected(host: str, port: int, client_id: str, *, clean: bool) -> socket.socket:
+    """A connection whose CONNACK has been read."""
     sock = socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     name = client_id.encode()
