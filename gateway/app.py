@@ -23,6 +23,7 @@ from gateway.backpressure import Backpressure, backpressure_payload
 from gateway.buffer.by_hand import ByHand, operations
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.lock import DataDirLock
+from gateway.buffer.opening import Opening
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import Recovery, recover
 from gateway.buffer.retention import usable_bytes
@@ -247,15 +248,12 @@ class Gateway:
             None if buffer.backup is None else BackupPlan(buffer.backup.every, buffer.max_size),
         )
         self.trainer = DictionaryTrainer(self.store, self.writer, self.clock)
-        with self.store.transaction():
-            released = self.store.release_all()
-            if recovery.alert:
-                log.error("%s", recovery.alert)
-                self.pipeline.alert(self.store, f"buffer_{recovery.kind}", recovery.alert)
-        replayed = restore()
-        log.info("buffer open: %d events back to pending, %d replayed into windows", released, replayed)
+        if recovery.alert:
+            log.error("%s", recovery.alert)
+        log.info("buffer open: %d events replayed into windows", restore())
         self._republished_id = self.store.meta_int(REPUBLISHED_ID)
         self.timekeeper = self._make_timekeeper()
+        self.writer.submit(Opening(recovery, self.pipeline.alert))
         self.writer.start()
         self._resources.callback(self._stop_writer)
         self.timekeeper.start()
@@ -277,8 +275,8 @@ class Gateway:
             self.store.open()
         except (apsw.Error, PeeweeException, OSError) as exc:
             raise StoreError(
-                f"the buffer {self.buffer_path} cannot be opened: {exc}",
-                hint="is gateway.data_dir writable, and is there room on the disk?",
+                f"the buffer {self.buffer_path} cannot be opened: {exc}; it is left as it is",
+                hint=f"is gateway.data_dir writable, is there room ({self.space}), and is the disk sound?",
             ) from exc
         return recovery
 

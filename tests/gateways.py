@@ -108,6 +108,12 @@ class GatewayProcess:
         """SIGTERM; returns the exit code."""
         return self._end(signal.SIGTERM)
 
+    def ended(self) -> int:
+        """Wait until it ends by itself; returns the exit code."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        return process.wait(PATIENCE_S)
+
     def reload(self) -> None:
         """SIGHUP."""
         os.kill(self.pid, signal.SIGHUP)

@@ -33,6 +33,12 @@ log = logging.getLogger(__name__)
 CHECK_AT_START_BYTES = 256 * 1024 * 1024
 _MAX_WAL_BYTES = 256 * 1024 * 1024
 _SUFFIXES = ("", "-wal", "-shm")
+_WAL_FORMAT = 2  # https://sqlite.org/fileformat2.html#file_format_version_numbers
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM)
+_PASSING_OF_SQLITE = (
+    *(apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError),
+    *(apsw.BusyError, apsw.LockedError, apsw.NoMemError),
+)
 
 
 class Recovery(NamedTuple):
@@ -77,11 +83,14 @@ def check(path: Path, *, thorough: bool = False) -> str:
     """Why the file is not whole, in a few words; empty when it is.
 
     A large file is looked through only when it must be `thorough`: then indexes are compared with their
-    tables, too.
+    tables, too. Raises apsw.Error when it cannot be read now: that says nothing about what is in it.
     """
     if path.stat().st_size == 0 and not _wal(path).exists():
         return "the file is empty" if backup_path(path).exists() else ""  # else it was never written to
     try:
+        with path.open("rb") as file:
+            if max(file.read(20)[18:], default=0) > _WAL_FORMAT:
+                return "its header says that it is of a later format"  # for SQLite it would be read-only
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -91,6 +100,8 @@ def check(path: Path, *, thorough: bool = False) -> str:
         finally:
             connection.close()
     except apsw.Error as exc:
+        if _passes(exc):
+            raise
         return str(exc)
     return "" if found == "ok" else str(found)
 
@@ -138,10 +149,11 @@ def _rebuild(path: Path, aside: Path, problem: str) -> Recovery:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether it is only room or rights that are missing: then there is much to save, once they are there."""
+    """Whether the disk, the rights or another process are at fault, not what is in the file: there is much to
+    save, once that has passed."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    return isinstance(error, apsw.FullError) or isinstance(error.__context__, apsw.FullError)
+        return error.errno in _PASSING
+    return isinstance(error, _PASSING_OF_SQLITE) or isinstance(error.__context__, _PASSING_OF_SQLITE)
 
 
 def _finish_rebuild(path: Path, aside: Path) -> Recovery:

@@ -65,7 +65,10 @@ def restore(
 
 
 def _prepare(fresh: Path, backup: Path, old: Path | None, announce: Callable[[Store, str], None]) -> Restored:
-    problem = check(fresh, thorough=True)
+    try:
+        problem = check(fresh, thorough=True)
+    except apsw.Error as exc:
+        raise StoreError(f"the copy of {backup} cannot be read: {exc}", hint="nothing was changed") from exc
     if problem:
         raise StoreError(f"the backup {backup} is not whole: {problem}", hint="nothing was changed")
     written = datetime.fromtimestamp(backup.stat().st_mtime, UTC).isoformat(timespec="seconds")

@@ -48,7 +48,7 @@ class Room:
         self._space = space
         self._was_low = False
         self._was_full = False
-        self._without_ballast = False
+        self._without_ballast = space is not None and not space.ballast_held
         self._changes = self._quiet_turns = 0
         self._wanted_bytes = 0  # to be free before the next attempt on a full disk
         self._owed: list[Loss] = []  # what the emergency eviction took, to be announced
