@@ -45,7 +45,8 @@ from gateway.http.clock import clock_status
 from gateway.http.view import Section
 from gateway.machine import memory_limit_bytes
 from gateway.mqtt.auditor import Auditor
-from gateway.mqtt.bridge import Bridge, BridgeSpec
+from gateway.mqtt.bridge import Bridge
+from gateway.mqtt.bridge_spec import BridgeSpec
 from gateway.mqtt.budget import SharedBucket
 from gateway.mqtt.connection import Link, stop_links
 from gateway.mqtt.downlink import CloudSide
@@ -493,6 +494,7 @@ def _endpoint(broker: Local | Cloud, suffix: str, **more: Any) -> Endpoint:
         username=broker.username,
         password=broker.password.get_secret_value() if broker.password else None,
         keepalive_s=broker.keepalive // 1000,
+        reconnect_max_s=broker.reconnect_max / 1000,
         tls=_tls(broker) if broker.uses_tls else None,
         **more,
     )

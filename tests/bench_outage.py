@@ -35,7 +35,7 @@ from gateway.buffer.writer import Writer
 from gateway.codec import encode_columns
 from gateway.delivery import Happening
 from gateway.events import Message
-from gateway.mqtt.bridge import Settle
+from gateway.mqtt.bridge_commands import Settle
 from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.routes import RouteSpec, RouteTable
 from gateway.testing import ManualClock

@@ -19,7 +19,8 @@ from gateway.buffer.store import NewEvent, Store
 from gateway.buffer.writer import Writer
 from gateway.codec import decode_batch
 from gateway.events import Status, WireEvent
-from gateway.mqtt.bridge import Bridge, BridgeSpec
+from gateway.mqtt.bridge import Bridge
+from gateway.mqtt.bridge_spec import BridgeSpec
 from gateway.mqtt.budget import SharedBucket
 from gateway.mqtt.connection import Link
 from gateway.mqtt.endpoint import Endpoint

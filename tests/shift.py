@@ -25,7 +25,7 @@ from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
 from gateway.delivery import Happening
 from gateway.events import Kind, Message
-from gateway.mqtt.bridge import Settle
+from gateway.mqtt.bridge_commands import Settle
 from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.routes import RouteSpec, RouteTable
 from gateway.testing import ManualClock

@@ -130,11 +130,19 @@ def test_no_packet_ends_the_loop_and_the_next_connection_works(poison: bytes) ->
 def test_a_retry_now_ends_the_pause_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "FIRST_BACKOFF_S", 1e6)  # days, of which chance takes a part
     session = Recorder()
-    with scripted_broker(b"\xf0\x00", GOOD) as port, running(session, port=port) as link:
+    broker = scripted_broker(b"\xf0\x00", GOOD)
+    with broker as port, running(session, port=port, reconnect_max_s=1e6) as link:
         wait_until(lambda: link.metrics.failures == 1, "the first connection's end")
         link.retry_now()
         wait_until(lambda: session.messages, "a message on the second connection")
         assert session.messages[0].epoch == 2
+
+
+def test_no_pause_is_longer_than_reconnect_max(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "FIRST_BACKOFF_S", 1e6)
+    session = Recorder()
+    with scripted_broker(b"\xf0\x00", GOOD) as port, running(session, port=port, reconnect_max_s=0.1):
+        wait_until(lambda: session.messages, "a message on the second connection")
 
 
 def test_an_unknown_puback_changes_nothing() -> None:

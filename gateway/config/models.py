@@ -110,6 +110,11 @@ class Broker(Section):
     keepalive: PositiveDurationMs = setting(
         "30s", description="Longest silence on the connection before the broker is asked for a sign of life."
     )
+    reconnect_max: PositiveDurationMs = setting(
+        "30s",
+        description="Longest pause between two attempts to connect. Pauses are random, up to half a second "
+        "at first, then up to twice as long each time.",
+    )
     tls: Tls = setting({}, description="Certificates; used with `mqtts://`.")
 
     @field_validator("password")

@@ -153,6 +153,11 @@ class GatewayCollector(Collector):
             ("acked_events", "Events the cloud took.", sum(b.metrics.events_acked for b in bridges)),
             ("frames", "Messages sent to the cloud.", sum(b.metrics.frames for b in bridges)),
             ("payload_bytes", "Payload bytes sent.", sum(b.metrics.payload_bytes for b in bridges)),
+            (
+                "wire_bytes",
+                "Bytes sent, with headers and TLS.",
+                sum(b.metrics.wire_bytes for b in bridges),
+            ),
             ("refused", "Messages the cloud refused.", sum(b.metrics.refused for b in bridges)),
         ):
             yield CounterMetricFamily(f"gateway_bridge_{name}", text, value=value)

@@ -15,73 +15,35 @@ import logging
 import random
 import time
 from bisect import insort
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from gateway.buffer.backlog import Backlog
-from gateway.buffer.reading import Reader, StoredEvents
-from gateway.buffer.store import Store
+from gateway.buffer.reading import StoredEvents
 from gateway.buffer.writer import Writer
-from gateway.delivery import Backoff, Happening
-from gateway.frames import Encoding
-from gateway.mqtt.bridge_commands import Claim, Refuse, Reject, Settle
+from gateway.delivery import Happening
+from gateway.mqtt.bridge_commands import Refuse, Reject, Settle
+from gateway.mqtt.bridge_spec import BridgeMetrics, BridgeSpec
 from gateway.mqtt.budget import SharedBucket
 from gateway.mqtt.connection import Link, Session
 from gateway.mqtt.frames import Outgoing, Packer
 from gateway.mqtt.republish import status_payload
+from gateway.mqtt.supply import LINGER_S, Supply
 from gateway.pacing import Flight, Pace
 from gateway.refusals import REFUSED, TOO_LARGE, Verdict, reason_text, verdict
 
 log = logging.getLogger(__name__)
 
-# A claim waits for the commit of a whole group: under load one frame per claim would fall behind the intake.
-FRAMES_PER_CLAIM = 4
-LOOK_AGAIN_S = 5.0  # at the streams of a backlog
-LINGER_S = 0.05  # how long a small batch may wait for company
 FRAME_BYTES = 1024 * 1024  # of payloads in one frame, before compression
 _REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
 _EVENTS_IN_FLIGHT = 100  # of the event format, one message each
-
-
-@dataclass(frozen=True)
-class BridgeSpec:
-    """The parameters of the bridge."""
-
-    prefix: str
-    gateway_id: str
-    format: Literal["batch", "event"] = "batch"
-    connections: int = 1
-    batch_events: int = 1000
-    order: Literal["oldest", "newest"] = "oldest"
-    in_flight: int = 8
-    ack_timeout_s: float = 30.0
-    backoff: Backoff = field(default_factory=Backoff)
-    status_topic: str = ""  # where the first connection says that the gateway is there
-    encoding: Encoding = "zstd"
-    envelopes: bool = False  # in the event format, on MQTT 5 too
 
 
 class _Sent(NamedTuple):
     number: int
     message: Outgoing
     flight: Flight
-
-
-class BridgeMetrics:
-    """Plain numbers, written by the bridge's thread, read by any."""
-
-    def __init__(self) -> None:
-        self.frames = 0
-        self.events_sent = 0
-        self.events_acked = 0
-        self.refused = 0
-        self.stray_acks = 0
-        self.payload_bytes = 0
-        self.wire_bytes = 0
-        self.refusal = ""  # why nothing goes out right now
 
 
 class Bridge(Session):
@@ -99,20 +61,15 @@ class Bridge(Session):
         self.metrics = BridgeMetrics()
         self._spec = spec
         self._lane = lane
-        self._path = path
         self._writer = writer
         self._now_ms = now_ms
         self._bucket = bucket
         self._pace = Pace()
-        self._reader: Reader | None = None
+        self._supply = Supply(spec, lane, path, writer, now_ms, self._pace, self._wake)
         self._packer: Packer | None = None
-        self._claimed: deque[list[int]] = deque()  # filled on the writer's thread, at most one list
         self._ready: StoredEvents | None = None  # one claim, up to `_packed_to` packed
         self._packed_to = 0
         self._outgoing: list[Outgoing] = []  # packed, or refused; in the order of their places
-        self._claiming = False
-        self._epoch = 0  # of the connection: claims of an earlier one are given back
-        self._next_claim_s = 0.0
         self._in_flight: OrderedDict[int, _Sent] = OrderedDict()
         self._sent = self._newest_acked = 0  # numbers of messages
         self._last_ack_s = 0.0
@@ -123,9 +80,6 @@ class Bridge(Session):
         self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
         self._events_limit = spec.batch_events  # less after the broker ended a connection over a message
         self._counted_bytes = self._prepaid_bytes = 0
-        self._status_id = 0
-        self._backlog: Backlog | None = None
-        self._look_again_s = 0.0
         self._link: Link | None = None
 
     # --- on the link's thread ---
@@ -145,9 +99,7 @@ class Bridge(Session):
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         sent = self._in_flight.pop(packet_id, None)
         if sent is None:
-            # A broker that acknowledges what we never sent, or twice, settles nothing.
-            self.metrics.stray_acks += packet_id != self._status_id
-            return
+            return  # our status; paho has left out what the broker acknowledges twice, or without having it
         now_s = self._last_ack_s = time.monotonic()
         self._pace.acked(sent.flight, now_s)
         self._newest_acked = max(self._newest_acked, sent.number)
@@ -170,15 +122,12 @@ class Bridge(Session):
         lost += [i for outgoing in self._outgoing for i in outgoing.events.ids]
         if self._ready is not None:
             lost += self._ready.ids[self._packed_to :]
-        self._epoch += 1  # what is being claimed right now goes back too: behind these it would overtake them
-        while self._claimed:
-            lost += self._claimed.popleft()
+        lost += self._supply.abandon()
         if self._in_flight:
             self._window = 1
         self._in_flight.clear()
         self._outgoing.clear()
         self._ready = None
-        self._look_again_s = 0.0  # what failed was claimed, and is not any more
         self._pace.lost()
         if lost:
             self._writer.submit(Settle(lost, Happening.FAILURE))
@@ -190,67 +139,21 @@ class Bridge(Session):
         self._count_wire(link)
         if now_s < self._paused_until_s:
             return min(self._paused_until_s - now_s, 1.0)
-        if self._ready is None and self._claimed:
-            self._ready, self._packed_to = self._read(self._claimed.popleft()), 0
+        if self._ready is None:
+            self._ready, self._packed_to = self._supply.take(), 0
         wait_s = self._send(link, now_s)
-        self._claim_more(now_s)
+        if self._ready is None and not self._outgoing:
+            self._supply.ask(now_s)
         return min(wait_s, LINGER_S)
 
     def finish(self) -> None:
         """After the link has stopped: close what this session opened."""
-        if self._reader is not None:
-            self._reader.close()
+        self._supply.close()
 
-    # --- claiming ---
-
-    def _claim_more(self, now_s: float) -> None:
-        if self._claiming or self._ready is not None or self._outgoing or now_s < self._next_claim_s:
-            return
-        pending = self._writer.pending_events
-        if pending == 0:
-            return
-        self._look_at_backlog(pending, now_s)
-        self._claiming = True
-        # A full batch goes at once and is followed by the next; a small one waits for company first.
-        self._next_claim_s = now_s if pending >= self._spec.batch_events else now_s + LINGER_S
-        self._writer.submit(Claim(self, self._epoch))
-
-    def _look_at_backlog(self, pending: int, now_s: float) -> None:
-        """While more waits than goes into a round, know the streams whose live events must wait."""
-        if pending <= FRAMES_PER_CLAIM * self._spec.batch_events:
-            self._backlog = None
-        elif self._backlog is None or now_s >= self._look_again_s:
-            to_id = self._backlog.to_id if self._backlog else None
-            found = self._require_reader().backlog(self._lane, self._spec.connections, to_id)
-            self._backlog = Backlog(*found, self._spec.order == "newest")
-            self._look_again_s = time.monotonic() + LOOK_AGAIN_S
-
-    def claimed(self, ids: list[int], epoch: int) -> None:
-        """On the writer's thread: these events are SYNCING now, for the connection of that epoch."""
-        if ids and epoch != self._epoch:
-            self._writer.submit(Settle(ids, Happening.FAILURE))
-        elif ids:
-            self._claimed.append(ids)
-            if self._backlog is not None:
-                self._backlog.passed = self._backlog.reached
-        self._claiming = False
-        if ids and self._link is not None:
+    def _wake(self) -> None:
+        """From the writer's thread: there is something to send."""
+        if self._link is not None:
             self._link.wake()
-
-    def claim(self, store: Store) -> list[int]:
-        """On the writer's thread, inside the transaction. A slow link gets one frame at a time, so that what
-        is urgent never waits behind more than that."""
-        events = self._pace.events(self._spec.batch_events)
-        limit = events if events < self._spec.batch_events else FRAMES_PER_CLAIM * events
-        return store.claim(limit, self._lane, self._spec.connections, self._now_ms(), self._backlog)
-
-    def _read(self, ids: list[int]) -> StoredEvents | None:
-        reader = self._require_reader()
-        events, corrupt = reader.without_corrupt(reader.by_ids(ids).in_order_of(ids))
-        if corrupt:
-            log.error("%d events have a wrong checksum; they are kept and not sent", len(corrupt))
-            self._writer.submit(Settle(corrupt, Happening.MISMATCH))
-        return events if events.ids else None
 
     # --- sending ---
 
@@ -280,7 +183,7 @@ class Bridge(Session):
             part, self._packed_to = self._ready.part(start, end), end
             if end == len(self._ready.ids):
                 self._ready = None
-            for message in self._require_packer().pack(self._require_reader(), part):
+            for message in self._require_packer().pack(self._supply.reader, part):
                 self._pace.packed(len(message.events.ids), message.size_bytes)
                 self._put_up(link, message)
         return bool(self._outgoing)
@@ -295,7 +198,7 @@ class Bridge(Session):
         elif single:
             self._reject(message, TOO_LARGE)
         else:
-            for half in self._require_packer().halves(self._require_reader(), message):
+            for half in self._require_packer().halves(self._supply.reader, message):
                 self._put_up(link, half)
 
     def _publish(self, link: Link, message: Outgoing, now_s: float) -> None:
@@ -318,7 +221,7 @@ class Bridge(Session):
 
     def _say(self, link: Link, state: str) -> None:
         if self._lane == 0 and self._spec.status_topic:
-            self._status_id = link.publish(self._spec.status_topic, status_payload(state), retain=True)
+            link.publish(self._spec.status_topic, status_payload(state), retain=True)
 
     # --- answers ---
 
@@ -341,7 +244,7 @@ class Bridge(Session):
         if found is Verdict.WAIT:
             insort(self._outgoing, message, key=_place)
         elif len(message.events.ids) > 1:
-            for half in self._require_packer().halves(self._require_reader(), message):
+            for half in self._require_packer().halves(self._supply.reader, message):
                 self._put_up(link, half)
         elif found is Verdict.RETRY:
             self._hold(message, reason_code)
@@ -370,7 +273,7 @@ class Bridge(Session):
             positions = waiting.events.positions_of(events.stream_ids[0], events.priorities[0])
             held += [waiting.events.ids[at] for at in positions]
             packer = self._require_packer()
-            kept += packer.without(self._require_reader(), waiting, positions) if positions else [waiting]
+            kept += packer.without(self._supply.reader, waiting, positions) if positions else [waiting]
         self._outgoing = kept
         if self._ready is not None:
             rest = self._ready.part(self._packed_to, len(self._ready.ids))
@@ -405,11 +308,6 @@ class Bridge(Session):
         since_s = oldest.flight.sent_s if overtaken else max(oldest.flight.sent_s, self._last_ack_s)
         if now_s - since_s > self._spec.ack_timeout_s:
             link.reset(f"no PUBACK from the cloud broker for {self._spec.ack_timeout_s:g} s")
-
-    def _require_reader(self) -> Reader:
-        if self._reader is None:
-            self._reader = Reader(self._path)
-        return self._reader
 
     def _require_packer(self) -> Packer:
         assert self._packer is not None  # noqa: S101 - made with each connection

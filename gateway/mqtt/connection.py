@@ -201,13 +201,13 @@ class Link:
                 self._note_failure(exc)
             finally:
                 self._end_connection()
-            max_backoff_s = self.endpoint.max_backoff_s
-            if time.monotonic() - started > max_backoff_s:
+            longest_s = self.endpoint.reconnect_max_s
+            if time.monotonic() - started > longest_s:
                 self._backoff_s = FIRST_BACKOFF_S
             # full jitter: a fleet must not come back at once
-            hurried = self._pause_over.wait(random.uniform(0, self._backoff_s))
+            hurried = self._pause_over.wait(random.uniform(0, min(self._backoff_s, longest_s)))
             self._pause_over.clear()
-            self._backoff_s = FIRST_BACKOFF_S if hurried else min(self._backoff_s * 2, max_backoff_s)
+            self._backoff_s = FIRST_BACKOFF_S if hurried else min(self._backoff_s * 2, longest_s)
 
     def _serve(self) -> None:
         client = self._client = self._make_client()

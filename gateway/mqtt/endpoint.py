@@ -55,4 +55,4 @@ class Endpoint:
     receive_maximum: int = 1000  # MQTT 5 only
     max_packet_bytes: int | None = None  # MQTT 5 only: what the broker may send us
     will: Will | None = None
-    max_backoff_s: float = 30.0  # the longest pause between two attempts to connect
+    reconnect_max_s: float = 30.0  # the longest pause between two attempts to connect
