@@ -21,6 +21,7 @@ TimestampReader = Callable[[object], "int | None"]
 _MS_PER_UNIT = {"unix": 1_000.0, "unix_ms": 1.0, "unix_us": 1e-3, "unix_ns": 1e-6}
 _UNITS_PER_MS = {"unix_us": 1_000, "unix_ns": 1_000_000}
 NAMED_FORMATS = ("iso", *_MS_PER_UNIT)
+_OR = " or "
 
 # The year 9999: the last that ISO forms can say, and far inside what a signed 64-bit column holds.
 _LAST_MS = 253_402_300_799_999
@@ -56,13 +57,16 @@ def parse_time_bound(text: str) -> TimeBound:
 
 
 def timestamp_reader(layout: str, timezone: str = "UTC") -> TimestampReader:
-    """A function that reads values of the format `layout` (a name in NAMED_FORMATS or a strptime layout).
+    """A function that reads values of the format `layout`: a name in NAMED_FORMATS, a strptime layout, or
+    several of them such as `unix or iso`, which are tried in turn.
 
     `timezone` is for times that carry no zone. A local time that occurs twice, when clocks go back, is
     taken for the first of the two. Raises ConfigError when the layout or the time zone is unknown.
     """
     zone = find_timezone(timezone)
     check_format(layout)
+    if _OR in layout:
+        return _first_of([timestamp_reader(each, timezone) for each in layout.split(_OR)])
     if layout == "iso":
         return _iso_reader(zone)
     if layout in _UNITS_PER_MS:
@@ -85,7 +89,12 @@ def find_timezone(name: str) -> ZoneInfo:
 
 
 def check_format(layout: str) -> None:
-    """Raise ConfigError unless `layout` is a known format or a strptime layout that Python can read."""
+    """Raise ConfigError unless `layout` is a known format or a strptime layout that Python can read, or
+    several of them."""
+    if _OR in layout:
+        for each in layout.split(_OR):
+            check_format(each)
+        return
     if layout in NAMED_FORMATS:
         return
     if "%" not in layout:
@@ -119,6 +128,13 @@ def _number(value: object) -> int | float | None:
         return int(value) if value.strip().isdecimal() and len(value) < 40 else _number(float(value))
     except ValueError:
         return None
+
+
+def _first_of(readers: list[TimestampReader]) -> TimestampReader:
+    def read(value: object) -> int | None:
+        return next((ms for each in readers if (ms := each(value)) is not None), None)
+
+    return read
 
 
 def _unix_reader(ms_per_unit: float) -> TimestampReader:

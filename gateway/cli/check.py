@@ -66,8 +66,9 @@ def _report(error: ConfigError, as_json: bool) -> None:
 
 
 def _as_json(config: Config) -> str:
-    """All values in the units of the code (ms, bytes), secrets masked."""
+    """All values in the units of the code (ms, bytes), secrets masked; all routes that presets stand for."""
     values = config.model_dump(mode="json")
+    values["routes"] = [route.model_dump(mode="json") for route in config.all_routes]
     return json.dumps({"ok": True, "warnings": warnings_of(config), "config": values}, indent=2)
 
 
@@ -79,9 +80,10 @@ def summary(config: Config) -> Iterator[str]:
     yield f"devices  {broker} (MQTT {local.protocol})"
     windows = config.window_specs()
     shown: set[str] = set()
-    for route in config.routes:
+    for route, preset in ((route, entry.preset) for entry in config.routes for route in entry.routes):
         fields = ", ".join(route.fields) or "all fields"
-        yield f"  route  {route.name}: {route.topic} as {route.decoder}, {fields}"
+        origin = f" (preset {preset})" if preset else ""
+        yield f"  route  {route.name}: {route.topic} as {route.decoder}, {fields}{origin}"
         for window in windows:
             if window.route == route.name:
                 shown.add(window.name)

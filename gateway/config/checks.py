@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -24,7 +24,10 @@ _THIS_HOST = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Parts:
-    """Routes and windows by their position in the file; `broken_routes` are names that stand there too."""
+    """Routes and windows by their position in the file; `broken_routes` are names that stand there too.
+
+    An entry of `routes` may stand for several.
+    """
 
     routes: Mapping[int, Route]
     windows: Mapping[int, Window]
@@ -36,15 +39,22 @@ class Parts:
         """All of a sound configuration."""
         return cls(dict(enumerate(config.routes)), dict(enumerate(config.windows)), config.plugins)
 
+    @property
+    def all_routes(self) -> list[Route]:
+        """The sound routes, with those that presets bring."""
+        return [route for entry in self.routes.values() for route in entry.routes]
+
     def route(self, name: str | None) -> Route | None:
         """The route called `name`, if it is sound."""
-        return next((route for route in self.routes.values() if route.name == name), None)
+        return next((route for route in self.all_routes if route.name == name), None)
 
 
 def cross_check(parts: Parts) -> Iterator[Problem]:
     """Every problem that lies between the parts."""
-    yield from _repeated_names("routes", {at: route.name for at, route in parts.routes.items()})
-    yield from _repeated_names("windows", {at: window.name for at, window in parts.windows.items()})
+    yield from _repeated_names(
+        "routes", ((at, route.name) for at, entry in parts.routes.items() for route in entry.routes)
+    )
+    yield from _repeated_names("windows", ((at, window.name) for at, window in parts.windows.items()))
     for position, route in parts.routes.items():
         yield from _route_levels(("routes", position), route)
     for position, window in parts.windows.items():
@@ -65,9 +75,9 @@ def _plugin_names(plugins: Plugins, windows: Mapping[int, Window]) -> Iterator[P
             yield Problem(("windows", position, "plugin"), f"there is no plugin {window.plugin}{near}")
 
 
-def _repeated_names(section: str, names: Mapping[int, str]) -> Iterator[Problem]:
+def _repeated_names(section: str, names: Iterable[tuple[int, str]]) -> Iterator[Problem]:
     first: dict[str, int] = {}
-    for position, name in names.items():
+    for position, name in names:
         if first.setdefault(name, position) != position:
             yield Problem((section, position, "name"), f"{name} is also the name of {section}[{first[name]}]")
 
@@ -94,11 +104,11 @@ def _window_source(path: Path, window: Window, parts: Parts) -> Iterator[Problem
             yield Problem((*path, "route"), f"{route.name} reads raw bytes, so it has no fields to gather")
     elif window.topic is not None:
         topic_filter = TopicTemplate(window.topic).filter
-        sources = [r for r in parts.routes.values() if covers(TopicTemplate(r.topic).filter, topic_filter)]
+        sources = [r for r in parts.all_routes if covers(TopicTemplate(r.topic).filter, topic_filter)]
         fields = None if parts.broken_routes or not sources else known_fields(sources)
         yield from _names_of(path, window, {*TopicTemplate(window.topic).names}, fields)
     elif window.route not in parts.broken_routes:
-        names = [route.name for route in parts.routes.values()]
+        names = [route.name for route in parts.all_routes]
         yield Problem((*path, "route"), f"there is no route {window.route}" + suggestion(window.route, names))
 
 
@@ -146,7 +156,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
 def _route_warnings(config: Config) -> Iterator[str]:
     own_topic = f"{config.gateway.topic_prefix}/{config.gateway.id}/status"
     seen: dict[str, str] = {}
-    for route in config.routes:
+    for route in config.all_routes:
         topic_filter = TopicTemplate(route.topic).filter
         if topic_filter in seen:
             yield f"route {route.name} is never used: {seen[topic_filter]} takes the same topics before it"

@@ -84,7 +84,7 @@ def _salvage(data: object, context: dict[str, Any]) -> Parts:
     routes = dict(_sound(Route, raw_routes, context))
     windows = dict(_sound(Window, _items(sections.get("windows")), context))
     broken = (raw for position, raw in enumerate(raw_routes) if position not in routes)
-    names = frozenset(str(raw.get("name")) for raw in broken if isinstance(raw, dict))
+    names = frozenset(str(raw.get("name", raw.get("preset"))) for raw in broken if isinstance(raw, dict))
     plugins = _sound(Plugins, [sections.get("plugins", {})], context)
     return Parts(routes, windows, plugins[0][1] if plugins else None, names)
 

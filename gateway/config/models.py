@@ -268,6 +268,11 @@ class Config(Section):
                 self.__dict__[section] = broker.model_copy(update={"client_id": client_id})
         return self
 
+    @property
+    def all_routes(self) -> tuple[Route, ...]:
+        """The routes with those that presets bring, in the order in which they are tried."""
+        return tuple(route for entry in self.routes for route in entry.routes)
+
     def skew_policy(self) -> SkewPolicy:
         """The bounds of `time` as the routes apply them."""
         return SkewPolicy(
@@ -280,7 +285,7 @@ class Config(Section):
     def route_specs(self) -> tuple[RouteSpec, ...]:
         """The routes, in the order in which they are tried."""
         skew = self.skew_policy()
-        specs = [route.spec(skew) for route in self.routes]
+        specs = [route.spec(skew) for route in self.all_routes]
         filters = [TopicTemplate(spec.topic).filter for spec in specs]
         for window in self.windows:
             # A window over topics that no route reads gets a plain one: JSON, or a bare number as `value`.
@@ -292,5 +297,5 @@ class Config(Section):
 
     def window_specs(self) -> tuple[WindowSpec, ...]:
         """The windows, with the defaults that depend on their routes filled in."""
-        topics = {route.name: route.topic for route in self.routes}
+        topics = {route.name: route.topic for route in self.all_routes}
         return tuple(window.spec(window.topic or topics.get(window.route or "")) for window in self.windows)

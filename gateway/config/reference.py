@@ -97,7 +97,7 @@ def _kind(value: dict[str, Any], schema: dict[str, Any]) -> str:
     literals = [value["const"]] if "const" in value else value.get("enum", [])
     if "$comment" in value:
         kind = str(value["$comment"])
-    elif choices:
+    elif choices and "properties" not in value:  # a section may say which of its keys go together
         kind = " or ".join(dict.fromkeys(_kind(choice, schema) for choice in choices))
     elif literals:
         kind = ", ".join(dict.fromkeys(f"`{_literal(literal)}`" for literal in literals))

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer, field_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from gateway.config.presets import further_routes, with_preset
 from gateway.config.types import (
     Bound,
     Expression,
@@ -34,13 +45,30 @@ Fields = Annotated[
 ]
 
 
+def _required_without_preset(schema: dict[str, Any]) -> None:
+    """A preset brings the name and the topic."""
+    schema["anyOf"] = [{"required": ["preset"]}, {"required": schema.pop("required")}]
+
+
 class Route(Section):
     """How the messages of one topic filter are read. The first route that matches a topic takes it."""
 
-    name: Name = Field(description="Name of the route, for windows, metrics and logs.")
+    model_config = ConfigDict(json_schema_extra=_required_without_preset)
+
+    _further: tuple[Route, ...] = PrivateAttr(())
+
+    preset: str | None = setting(
+        None,
+        description="A system that is known, see [devices](devices.md): it brings all other keys, and some "
+        "bring further routes. What stands beside it goes before it. With a `topic` it is one route.",
+        examples=["tasmota"],
+    )
+    name: Name = Field(
+        description="Name of the route, for windows, metrics and logs. Required without a preset."
+    )
     topic: Template = Field(
         description="Topic filter to subscribe to. `{device}` is a wildcard with a name, `{rest...}` at the "
-        "end takes all further levels; plain `+` and `#` work too.",
+        "end takes all further levels; plain `+` and `#` work too. Required without a preset.",
         examples=["tele/{device}/SENSOR"],
     )
     qos: Literal[0, 1, 2] = setting(1, description="QoS of the subscription. 0 may lose messages.")
@@ -59,7 +87,7 @@ class Route(Section):
         None,
         description="JMESPath expression for a list of items when one message carries many readings; "
         "`fields` and `timestamp_path` are then looked up in each item. `items(@)` lists the keys and "
-        "values of an object.",
+        "values of an object; `sections(@, 'sensor')` the objects in it, each with its key as `sensor`.",
         examples=["uplink_message.decoded_payload.history", "items(@)[?type(value)=='object']"],
     )
     timestamp_path: Expression | None = setting(
@@ -70,7 +98,7 @@ class Route(Section):
     timestamp_format: TimestampFormat | None = setting(
         None,
         description="`iso` (the default), `unix`, `unix_ms`, `unix_us`, `unix_ns`, or a strptime layout "
-        "such as `%d.%m.%Y %H:%M:%S`.",
+        "such as `%d.%m.%Y %H:%M:%S`. Several, such as `unix or iso`, are tried in turn.",
     )
     timestamp_timezone: TimeZoneName = setting(
         "UTC",
@@ -105,6 +133,23 @@ class Route(Section):
     sampling: Literal["allow", "never"] = setting(
         "never", description="Whether messages may be thinned out under overload (each is counted)."
     )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _from_preset(
+        cls, entry: object, read: ModelWrapValidatorHandler[Route], info: ValidationInfo
+    ) -> Route:
+        route = read(with_preset(entry))
+        if isinstance(entry, dict):
+            further = further_routes(entry)
+            # The model is frozen for its users; this is still its construction.
+            route._further = tuple(cls.model_validate(each, context=info.context) for each in further)
+        return route
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All routes that this entry stands for: itself, and what else its preset brings."""
+        return (self, *self._further)
 
     @field_validator("decoder")
     @classmethod

@@ -1,0 +1,185 @@
+"""Routes for systems that people already have: `preset: tasmota` in a route stands for what is listed here.
+
+Each preset is a route as it could stand in a file. Some systems publish in several shapes and need several:
+they are in SETS. Times before a device's clock was set (uptime, 1970) are no times: `timestamp_min`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+Settings = Mapping[str, object]
+
+# No system in here is older, and no clock that was never set shows a later time.
+_CLOCK_SET = "2015-01-01"
+
+# A time that a server with a clock of its own took, or a device that saves up readings and says so.
+_TRUSTED: Settings = {"timestamp": "trusted", "timestamp_min": _CLOCK_SET, "timestamp_max": "5m"}
+
+PRESETS: Mapping[str, Settings] = MappingProxyType(
+    {
+        "tasmota": {
+            "topic": "tele/{device}/SENSOR",
+            "readings": "sections(@, 'sensor')",
+            "timestamp_path": "Epoch || Time",
+            "timestamp_format": "unix or iso",
+            "timestamp_min": _CLOCK_SET,
+        },
+        "tasmota_state": {
+            "topic": "tele/{device}/STATE",
+            "readings": "[merge(@, {RSSI: Wifi.RSSI, Signal: Wifi.Signal})]",
+            "timestamp_path": "Epoch || Time",
+            "timestamp_format": "unix or iso",
+            "timestamp_min": _CLOCK_SET,
+        },
+        "zigbee2mqtt": {
+            "topic": "zigbee2mqtt/{device}",
+            "timestamp_path": "last_seen",
+            "timestamp_format": "unix_ms or iso",
+            "timestamp_min": _CLOCK_SET,
+        },
+        "shelly_gen1": {"topic": "shellies/{device}/emeter/{channel}/{quantity}", "decoder": "number"},
+        "shelly_gen1_power": {"topic": "shellies/{device}/relay/{channel}/power", "decoder": "number"},
+        "shelly_gen1_energy": {"topic": "shellies/{device}/relay/{channel}/energy", "decoder": "number"},
+        "shelly_gen1_sensor": {"topic": "shellies/{device}/sensor/{quantity}"},
+        "shelly_gen1_info": {
+            "topic": "shellies/{device}/info",
+            "readings": "[merge(@, {rssi: wifi_sta.rssi, power: meters[0].power, temperature: tmp.tC})]",
+            "timestamp_path": "unixtime",
+            "timestamp_format": "unix",
+            "timestamp_min": _CLOCK_SET,
+        },
+        "shelly_gen2": {
+            "topic": "{device}/events/rpc",
+            "readings": "sections(params, 'component')[].merge(@, {energy: aenergy.total, "
+            "temperature: temperature.tC})",
+            "timestamp_path": "params.ts",
+            "timestamp_format": "unix",
+            "timestamp_min": _CLOCK_SET,
+        },
+        # No time: `aenergy.minute_ts` is that of the last full minute of the energy counter.
+        "shelly_gen2_status": {
+            "topic": "{device}/status/{component}",
+            "readings": "[merge(@, {energy: aenergy.total, temperature: temperature.tC})]",
+        },
+        # Retained by default and without a time: what comes again on each subscription may be of any age.
+        "esphome": {"topic": "{device}/sensor/{sensor}/state", "decoder": "number", "retained": "ignore"},
+        "esphome_binary": {
+            "topic": "{device}/binary_sensor/{sensor}/state",
+            "decoder": "text",
+            "fields": {"value": "@ == 'ON'"},
+            "retained": "ignore",
+        },
+        "chirpstack": {
+            "topic": "application/{application}/device/{device}/event/up",
+            "readings": "[merge(object || `{}`, {rssi: rxInfo[0].rssi, snr: rxInfo[0].snr, f_cnt: fCnt})]",
+            "timestamp_path": "time",
+            **_TRUSTED,
+        },
+        "chirpstack_gateway": {
+            "topic": "{region}/gateway/{device}/event/stats",
+            "timestamp_path": "time",
+            **_TRUSTED,
+        },
+        "ttn": {
+            "topic": "v3/{application}/devices/{device}/up",
+            "readings": "uplink_message.decoded_payload.history || [merge(uplink_message.decoded_payload || "
+            "`{}`, {rssi: uplink_message.rx_metadata[0].rssi, snr: uplink_message.rx_metadata[0].snr, "
+            "f_cnt: uplink_message.f_cnt})]",
+            "timestamp_path": "timestamp || uplink_message.received_at || received_at",
+            "timestamp_format": "unix or iso",
+            **_TRUSTED,
+        },
+        # Retained, with the time of the fix: on each subscription the last one comes again.
+        "owntracks": {
+            "topic": "owntracks/{user}/{device}",
+            "readings": "[@][?_type=='location']",
+            "timestamp_path": "tst",
+            "timestamp_format": "unix",
+            "retained": "ignore",
+            **_TRUSTED,
+        },
+        # A pack holds what was saved up, down to records of 2010 and before: no earliest time.
+        "senml": {
+            "topic": "channels/{channel}/messages",
+            "decoder": "senml",
+            "timestamp": "trusted",
+            "timestamp_max": "5m",
+        },
+        "sparkplug": {
+            "topic": "spBv1.0/{group}/{type}/{node}/{device}",
+            "decoder": "sparkplug_b",
+            "timestamp_min": _CLOCK_SET,
+        },
+        "sparkplug_node": {
+            "topic": "spBv1.0/{group}/{type}/{node}",
+            "decoder": "sparkplug_b",
+            "timestamp_min": _CLOCK_SET,
+        },
+    }
+)
+
+SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "tasmota": ("tasmota", "tasmota_state"),
+        "shelly_gen1": (
+            *("shelly_gen1", "shelly_gen1_power", "shelly_gen1_energy"),
+            *("shelly_gen1_sensor", "shelly_gen1_info"),
+        ),
+        "shelly_gen2": ("shelly_gen2", "shelly_gen2_status"),
+        "esphome": ("esphome", "esphome_binary"),
+        "sparkplug": ("sparkplug", "sparkplug_node"),
+    }
+)
+"""Presets that stand for several routes; the first of each is the one of the same name."""
+
+# What is about one shape of messages is set for the first route of a set; the rest holds for all of them.
+_OF_ONE_SHAPE = frozenset(
+    {"name", "topic", "decoder", "fields", "readings", "timestamp_path", "timestamp_format"}
+)
+
+
+def with_preset(entry: object) -> object:
+    """An entry of `routes` with what its preset says filled in: name, topic, and what it leaves open.
+
+    Raises ValidationError at `preset` when there is none of that name.
+    """
+    if not isinstance(entry, dict) or "preset" not in entry:
+        return entry
+    preset = entry["preset"]
+    if preset is None:
+        return {key: value for key, value in entry.items() if key != "preset"}
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise _unknown(preset)
+    route = {"name": preset, **PRESETS[preset], **entry}
+    if "fields" in entry and "readings" not in entry:
+        route.pop("readings", None)  # fields of one's own are looked up in the whole message
+    return route
+
+
+def further_routes(entry: Settings) -> list[dict[str, object]]:
+    """The other routes that an entry stands for, after the first: none where the entry has its own `topic`,
+    because only the first is known to be there. `entry` has what stands in the file."""
+    preset = entry.get("preset")
+    if "topic" in entry or not isinstance(preset, str):
+        return []
+    name = str(entry.get("name", preset))
+    shared = {key: value for key, value in entry.items() if key not in _OF_ONE_SHAPE and key != "preset"}
+    return [
+        {"name": name + further.removeprefix(preset), **PRESETS[further], **shared}
+        for further in SETS.get(preset, ())[1:]
+    ]
+
+
+def _unknown(preset: object) -> ValidationError:
+    near = difflib.get_close_matches(str(preset), PRESETS, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else f"; there is {', '.join(PRESETS)}"
+    error = PydanticCustomError("config", "{text}", {"text": f"there is no preset {preset}{hint}"})
+    return ValidationError.from_exception_data(
+        "Route", [InitErrorDetails(type=error, loc=("preset",), input=preset)]
+    )
