@@ -37,6 +37,7 @@ from gateway.identifiers import aggregate_id, split_ids
 from gateway.presence import Presence
 from gateway.routes import RouteSpec, RouteTable
 from gateway.timekeeping.devices import DeviceClocks
+from gateway.timekeeping.jumps import StepWatch
 from gateway.timekeeping.normalize import SkewPolicy, skew_kinds
 from gateway.topics import covers
 from gateway.windows.emission import emission_json
@@ -112,6 +113,7 @@ class Pipeline:
         self.devices = devices or DeviceClocks(wrong_ms=SkewPolicy().future_tolerance_ms)
         self._is_certain = is_certain  # whether the gateway knows what time it is
         self._doubt = 0
+        self._steps = StepWatch()
         self._topics = topics
         self._own_topics = f"{topics.root}/"
         self._routes = routes
@@ -172,6 +174,8 @@ class Pipeline:
         """What time alone brings about: idle sources, early results, the checkpoint, eviction."""
         now_ms = self._clock.now_ms()
         self._announce_wrong_clocks(store)
+        if self._steps.stepped(now_ms, self._clock.monotonic_s()):
+            self.windows.resume(now_ms)  # what the step leaps over is no device's silence
         owed, self._owed = self._owed, []
         self.windows.hand_on = partial(self._hand_on, store, owed, [])
         emissions = self.windows.advance(now_ms)

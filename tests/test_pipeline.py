@@ -221,6 +221,28 @@ def test_a_message_that_was_left_out_and_comes_again_is_a_duplicate(pressed: Any
     assert world.outcomes() == {"rejected": 1, "duplicate": 1}
 
 
+# --- the gateway's own time is set ---
+
+
+@pytest.mark.parametrize("jump_s", [0, 3600, -3600])
+def test_a_step_of_the_own_time_closes_no_window_early_and_leaves_none_open(
+    tmp_path: Path, jump_s: int
+) -> None:
+    """Ticks at 1 s:  reading  step  tick          … 5 s of silence and 20 s of the window
+    idle            [ v         |    still open    closes, with its one reading     )"""
+    world = World(tmp_path, [window("idle", size_ms=20_000, idle_timeout_ms=5_000)])
+    world.take_in(world.reading("a", 0))
+    world.tick(1_000)
+    world.clock.jump(jump_s * 1000)
+    for _ in range(4):
+        world.tick(1_000)
+        assert world.emitted("idle") == []
+    for _ in range(25):
+        world.tick(1_000)
+    assert [(count, total) for _, _, count, total in world.emitted("idle")] == [(1, 1.0)]
+    world.close()
+
+
 # --- outcomes ---
 
 

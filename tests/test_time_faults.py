@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,12 +13,22 @@ import pytest
 from buffers import sql
 from conftest import MosquittoFactory
 from gateways import HOST, GatewayProcess, gateway_config, wait_until
-from publishing import publish
+from publishing import Watcher, publish
 from timepeers import chrony, free_udp_port, need
 
 from gateway.events import Flag
 
 ROUTE = {"name": "sensors", "topic": "sensors/{device}", "timestamp": "ingest"}
+TRUSTED = {"name": "meters", "topic": "meters/{device}", "timestamp": "trusted", "timestamp_path": "t"}
+SECONDS = {
+    "name": "seconds",
+    "route": "meters",
+    "field": "v",
+    "key": "{device}",
+    "window": {"type": "tumbling", "size": "1s"},
+    "out_of_orderness": "300ms",
+    "idle_timeout": "2s",
+}
 NOISE_S = 2.0  # between publishing and the moment when the test looks at the clock
 
 
@@ -34,7 +45,8 @@ class Box:
         time_section: dict[str, object] = {"min_poll": "1s"}
         if ntp_port is not None:
             time_section["ntp"] = [f"{HOST}:{ntp_port}"]
-        config = gateway_config(folder, local_url, routes=[ROUTE], windows=[], time=time_section)
+        routes = [ROUTE, TRUSTED | {"timestamp_format": "unix_ms"}]
+        config = gateway_config(folder, local_url, routes=routes, windows=[SECONDS], time=time_section)
         self.gateway = GatewayProcess(config)
         self._env = {"LD_PRELOAD": str(library), "WALL_FILE": str(self.wall)}
         self._patch = patch
@@ -99,6 +111,51 @@ def test_jumps_drift_and_a_frozen_clock_do_not_move_the_gateways_time(
             assert values == sorted(values), "times, numbers and ids never go back"  # type: ignore[type-var]
         assert box.clock()["steps"] == 0
         assert box.gateway.audit().problems == ()
+
+
+def test_aggregates_under_clock_faults_are_those_of_an_undisturbed_run(
+    tmp_path: Path, mosquitto: MosquittoFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices whose own times are right report five times a second while the system clock goes wild."""
+    local = mosquitto()
+    with ExitStack() as stack:
+        ntp_port = stack.enter_context(chrony(tmp_path / "chrony"))
+        box = Box(tmp_path, local.url, ntp_port, monkeypatch)
+        stack.callback(box.gateway.kill)
+        box.start()
+        box.wait_state("synchronised")
+        dashboard = stack.enter_context(Watcher(local.port, "gateway/g1/aggregates/seconds/#"))
+        sent: list[tuple[str, int, int]] = []
+        for fault in ("shift 0", "shift 3600", "shift -3600", f"frozen {time.time()}", "drift 200"):
+            box.wall.write_text(fault)
+            for _ in range(6):
+                sent += readings(local.port, len(sent))
+                time.sleep(0.2)  # a device's own rate; nothing is judged by it
+        expected = recomputed(sent)
+        wait_until(lambda: len(dashboard.messages) >= len(expected), "the last window closes by silence")
+        aggregates = [json.loads(message.payload) for message in dashboard.messages]
+        found = [(a["key"], a["start_ms"], a["kind"], a["count"], a["result"]["sum"]) for a in aggregates]
+        assert sorted(found) == expected, "each window once, on time, whole"
+        assert box.gateway.audit().problems == ()
+
+
+DEVICES = ("a", "b", "c")
+
+
+def readings(port: int, number: int) -> list[tuple[str, int, int]]:
+    """(device, its time, value) of one reading of each device, published."""
+    now_ms = time.time_ns() // 1_000_000
+    made = [(device, now_ms, number + at) for at, device in enumerate(DEVICES)]
+    publish(port, [(f"meters/{device}", json.dumps({"t": t, "v": v})) for device, t, v in made])
+    return made
+
+
+def recomputed(sent: list[tuple[str, int, int]]) -> list[tuple[str, int, str, int, float]]:
+    """(key, start, kind, count, sum) of the windows of an undisturbed run, from the readings alone."""
+    values: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+    for device, time_ms, value in sent:
+        values[device, time_ms // 1000 * 1000].append(value)
+    return sorted((key, start, "on_time", len(v), float(sum(v))) for (key, start), v in values.items())
 
 
 def test_after_a_boot_in_1970_events_are_flagged_until_a_server_answers(

@@ -112,6 +112,33 @@ def test_silence_of_the_gateway_is_not_silence_of_the_sources() -> None:
         assert run.event(7, at=5_049) == []
 
 
+def test_silence_is_noticed_in_time_after_processing_time_was_set_back() -> None:
+    for watermark in ("shared", "per_key"):
+        run = Timeline(spec(size_ms=10, idle_timeout_ms=100, watermark=watermark))
+        run.event(5, at=3_600_000)
+        run.engine.resume(1_000)
+        assert run.tick(1_099) == []
+        assert seen(run.tick(1_105)) == [("on_time", 0, 10, 1.0)]
+
+
+def test_a_source_heard_after_a_step_back_is_silent_from_then_on() -> None:
+    for watermark in ("shared", "per_key"):
+        run = Timeline(spec(size_ms=10, idle_timeout_ms=100, watermark=watermark))
+        run.event(5, at=3_600_000)
+        run.engine.resume(1_000)
+        run.event(6, at=1_050)
+        assert run.tick(1_149) == []
+        assert seen(run.tick(1_160)) == [("on_time", 0, 10, 2.0)]
+
+
+def test_a_key_outlives_its_time_in_time_after_a_step_back() -> None:
+    run = Timeline(spec("session", gap_ms=10, ttl_ms=100, watermark="per_key"))
+    run.event(5, at=3_600_000)
+    run.engine.resume(1_000)
+    assert run.tick(1_099) == []
+    assert seen(run.tick(1_100)) == [("on_time", 5, 15, 1.0)]
+
+
 def test_an_event_from_the_future_is_windowed_but_does_not_push_the_watermark() -> None:
     run = Timeline(spec(size_ms=10, max_future_skew_ms=60))
     run.event(1, at=1)

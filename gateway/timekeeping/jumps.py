@@ -9,6 +9,7 @@ JumpKind = Literal["forward", "backward", "suspended", "frozen", "drifting"]
 
 JUMP_S = 0.25  # less can be the wait between two reads on a busy machine
 SUSPEND_S = 0.25
+STEP_MS = 1000  # as far as the gateway's own time is slewed; see `discipline.STEP_S`
 DRIFT_OVER_S = 60.0
 DRIFT_PPM = 20.0  # a smeared leap second is 12 to 70 ppm; a healthy system clock differs by none at all
 
@@ -81,3 +82,15 @@ class JumpWatch:
         self._start = now
         was, self._drifting = self._drifting, abs(drift) * 1e6 > DRIFT_PPM
         return [Jump("drifting", drift)] if self._drifting and not was else []
+
+
+class StepWatch:
+    """Sees that a clock was set, or that the machine slept, by a clock that neither does."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+
+    def stepped(self, now_ms: int, monotonic_s: float) -> bool:
+        """Whether the clock has gone anywhere by itself since the last call."""
+        last, self._last = self._last, (now_ms, monotonic_s)
+        return last is not None and abs(now_ms - last[0] - (monotonic_s - last[1]) * 1000) > STEP_MS

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 from gateway.windows.border import Key
-from gateway.windows.watermark import NEVER
+from gateway.windows.watermark import NEVER, silent_since_ms
 
 K = TypeVar("K", bound=Key)
 
@@ -30,6 +30,9 @@ class Expiry(Generic[K]):
     def resume(self, now_ms: int) -> None:
         """The silence until now was not the keys' own: count from now."""
         self._awake_ms = now_ms
+        latest_ms = now_ms + self._ttl_ms  # later, if processing time was set back
+        self._due = [(min(due_ms, latest_ms), name) for due_ms, name in self._due]
+        heapify(self._due)
 
     def tick(self, now_ms: int, find: Callable[[str], K | None]) -> list[K]:
         """The keys that have outlived their time, by name. They are no longer watched."""
@@ -40,7 +43,7 @@ class Expiry(Generic[K]):
             key = find(name)
             if key is None:
                 continue
-            heard_ms = max(key.heard_ms, self._awake_ms)
+            heard_ms = silent_since_ms(key.heard_ms, self._awake_ms, now_ms)
             if heard_ms + self._ttl_ms > now_ms:
                 self.watch(key.name, heard_ms)
             else:

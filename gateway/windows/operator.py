@@ -145,7 +145,7 @@ class Operator(ABC, Generic[K]):
 
     def _place_with_care(self, key: K, reading: Reading, arrival_ms: int, out: list[Emission]) -> None:
         """Place a reading of a key on which the plugin has failed: after some failures in a row, pause."""
-        if arrival_ms < key.blocked_until_ms:
+        if 0 < key.blocked_until_ms - arrival_ms <= BREAKER_PAUSE_MS:  # more: time was set back since
             self.counters.skipped += 1
             return
         failures = key.failures

@@ -6,6 +6,8 @@ Invariants
   its sources that are not idle, among those seen so far.
 - Silence is judged by processing time, and only in `tick`: a replay that repeats the events of a log but
   not its ticks gives the same watermarks, provided that a tick that changed something was checkpointed.
+- When processing time was set back, what was heard at a time that is now ahead counts as heard at that step
+  (`resume`): silence is noticed in time.
 - When every source is idle, the clock goes on from the highest watermark as processing time does, but only
   when that makes a timer due. A stream that resumes with the delay it had before is then not late.
 """
@@ -13,7 +15,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 
 NEVER = -(1 << 62)
 """Before any event time; still an integer of 64 bits, so that it can be stored."""
@@ -24,6 +26,14 @@ END_OF_INPUT = ENDLESS - 1
 
 MAX_SOURCES = 100_000
 """Sources of one shared clock. Topics come from outside: without a bound they could fill the memory."""
+
+
+def silent_since_ms(heard_ms: int, awake_ms: int, now_ms: int) -> int:
+    """From when on silence counts: from the last event, but not from before the last `resume`.
+
+    A last event in the future came before processing time was set back; the `resume` is later.
+    """
+    return awake_ms if heard_ms > now_ms else max(heard_ms, awake_ms)
 
 
 class Source:
@@ -121,6 +131,10 @@ class SharedClock:
         """The silence until now was not the sources' own (a restart, a lost connection): count from now."""
         self._awake_ms = now_ms
         self._last = None
+        if self._timeout_ms is not None:
+            latest_ms = now_ms + self._timeout_ms  # later, if processing time was set back
+            self._alarms = [(min(due, latest_ms), serial, source) for due, serial, source in self._alarms]
+            heapify(self._alarms)
 
     def tick(self, now_ms: int) -> bool:
         """Find idle sources at a processing time; True when anything has changed."""
@@ -135,7 +149,7 @@ class SharedClock:
         changed = False
         while self._timeout_ms is not None and self._alarms and self._alarms[0][0] <= now_ms:
             _, serial, source = heappop(self._alarms)
-            due_ms = max(source.heard_ms, self._awake_ms) + self._timeout_ms
+            due_ms = silent_since_ms(source.heard_ms, self._awake_ms, now_ms) + self._timeout_ms
             if due_ms > now_ms:
                 heappush(self._alarms, (due_ms, serial, source))
             else:
@@ -151,7 +165,8 @@ class SharedClock:
                 max((source.heard_ms for source in heard), default=now_ms),
             )
         max_ms, heard_ms = self._last
-        reached_ms = max_ms - self._lag_ms + max(0, now_ms - max(heard_ms, self._awake_ms))
+        silent_ms = now_ms - silent_since_ms(heard_ms, self._awake_ms, now_ms)
+        reached_ms = max_ms - self._lag_ms + max(0, silent_ms)
         if reached_ms < self.next_due_ms or reached_ms <= self.wm_ms:
             return False
         self.wm_ms = reached_ms
@@ -209,7 +224,8 @@ class KeyClock:
         """Where event time would be by now if the key had not fallen silent."""
         if self.max_ms == NEVER:  # only events from beyond max_future_skew: nothing better is known
             return now_ms - self._lag_ms
-        return self.max_ms - self._lag_ms + max(0, now_ms - max(self.heard_ms, awake_ms))
+        silent_ms = now_ms - silent_since_ms(self.heard_ms, awake_ms, now_ms)
+        return self.max_ms - self._lag_ms + max(0, silent_ms)
 
     def schedule(self, time_ms: int, key: str) -> None:
         """Hand out (time_ms, key) from `pop_due` once the watermark is there."""
@@ -247,6 +263,9 @@ class SilentKeys:
     def resume(self, now_ms: int) -> None:
         """The silence until now was not the keys' own: count from now."""
         self._awake_ms = now_ms
+        latest_ms = now_ms + self._timeout_ms  # later, if processing time was set back
+        self._alarms = [(min(due_ms, latest_ms), name) for due_ms, name in self._alarms]
+        heapify(self._alarms)
 
     def tick(self, now_ms: int, clock_of: Callable[[str], KeyClock | None]) -> list[KeyClock]:
         """The clocks of silent keys whose watermark moved on to a timer, with that watermark."""
@@ -260,7 +279,7 @@ class SilentKeys:
         return moved
 
     def _run_on(self, clock: KeyClock, now_ms: int) -> bool:
-        idle_from_ms = max(clock.heard_ms, self._awake_ms) + self._timeout_ms
+        idle_from_ms = silent_since_ms(clock.heard_ms, self._awake_ms, now_ms) + self._timeout_ms
         if idle_from_ms > now_ms:
             self.watch(clock, idle_from_ms)
             return False
