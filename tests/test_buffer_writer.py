@@ -116,6 +116,19 @@ def test_a_group_ends_where_it_is_full(tmp_path: Path) -> None:
     assert [command.rows_when_committed for command in commands] == [[6], [6], [9], [29], [30]]
 
 
+def test_a_group_may_be_larger_while_commits_are_slow(tmp_path: Path) -> None:
+    first, *rest = (Append(*events(10)) for _ in range(7))
+    with opened(tmp_path / "events.db") as store:
+        writer = Writer(store, group_limit=20)
+        writer.metrics.stretch = 3.0
+        for command in (first, *rest):
+            writer.submit(command)
+        writer.start()
+        assert writer.stop()
+    assert first.rows_when_committed == [60]
+    assert writer.metrics.stretch < 3.0, "they are not slow any more"
+
+
 def test_a_group_ends_where_its_time_is_up(tmp_path: Path) -> None:
     commands = [Append(*events(1)) for _ in range(3)]
     with written(tmp_path / "events.db", *commands, group_time_s=-1.0) as writer:

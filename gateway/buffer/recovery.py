@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 # A quick_check reads the whole file, at some 500 MB a second; a start must not wait longer than that. What is
 # larger is looked through while the gateway runs (see `upkeep`), and checked here when that found damage.
 CHECK_AT_START_BYTES = 256 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
 _MAX_WAL_BYTES = 256 * 1024 * 1024
 _SUFFIXES = ("", "-wal", "-shm")
 _WAL_FORMAT = 2  # https://sqlite.org/fileformat2.html#file_format_version_numbers
@@ -83,8 +84,24 @@ def check(path: Path, *, thorough: bool = False) -> str:
     """Why the file is not whole, in a few words; empty when it is.
 
     A large file is looked through only when it must be `thorough`: then indexes are compared with their
-    tables, too. Raises apsw.Error when it cannot be read now: that says nothing about what is in it.
+    tables, too. Raises apsw.Error or OSError when it cannot be read now, which says nothing about the file.
     """
+    problem = _problem(path, thorough)
+    if problem:
+        _must_be_readable(path)
+    return problem
+
+
+def _must_be_readable(path: Path) -> None:
+    """Raise OSError when the disk gives no answer: SQLite calls a file malformed for that, too."""
+    for file in (path, _wal(path)):
+        if file.exists():
+            with file.open("rb", buffering=0) as content:
+                while content.read(_READ_BYTES):
+                    pass
+
+
+def _problem(path: Path, thorough: bool) -> str:
     if path.stat().st_size == 0 and not _wal(path).exists():
         return "the file is empty" if backup_path(path).exists() else ""  # else it was never written to
     try:

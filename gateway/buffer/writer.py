@@ -55,6 +55,8 @@ T = TypeVar("T")
 
 RETRY_AFTER_S = 0.5
 TICK_EVERY_S = 0.25
+LARGEST_STRETCH = 10.0
+_SMOOTHING = 0.2  # of the newest commit; a single slow one changes little
 BACKLOG_BYTES = 64 * 1024 * 1024
 
 
@@ -159,6 +161,8 @@ class WriterMetrics:
         self.last_commit_s = 0.0  # how long the last COMMIT with its fsync took
         self.last_commit_at_s = 0.0  # monotonic
         self.commit_seconds = 0.0
+        self.smoothed_commit_s = 0.0
+        self.stretch = 1.0  # how much larger than configured a group may be, because the disk is slow
         self.storage_error = ""  # why the writer cannot commit right now; empty when it can
         self.damage = ""  # what SQLite said when it found the file damaged
 
@@ -166,7 +170,8 @@ class WriterMetrics:
 class Writer:
     """Runs `gateway.writer`. It never does network I/O, and never loses a command: when the disk fails it
     rolls back, calls `on_rollback`, and tries the same group again until it commits or `stop` is called.
-    When the disk is full it lets `relief` make room before that.
+    When the disk is full it lets `relief` make room before that. When its commits take longer than
+    `group_time_s`, groups may be larger by as much, up to LARGEST_STRETCH times: fewer of them cost less.
 
     `tick` is a command that joins a group four times a second, and when there is nothing else to do.
     """
@@ -281,10 +286,11 @@ class Writer:
             if not self._queue and not self._stopping:
                 self._wakeup.wait(timeout_s)
             weight = size_bytes = 0
+            limit = self._group_limit * self.metrics.stretch
             while self._queue:
                 command = self._queue[0]
                 weight, size_bytes = weight + command.weight, size_bytes + command.size_bytes
-                if group and (weight > self._group_limit or size_bytes > self._group_limit_bytes):
+                if group and (weight > limit or size_bytes > self._group_limit_bytes):
                     break
                 group.append(self._queue.popleft())
                 self._backlog -= command.weight
@@ -326,6 +332,7 @@ class Writer:
         self._catch_up()
         if self._relief:
             self._relief.check()
+        group_time_s = self._group_time_s * self.metrics.stretch
         count, started_s = 0, time.monotonic()
         with self._store.transaction():
             for command in group:
@@ -333,7 +340,7 @@ class Writer:
                 count += 1
                 applied_s = time.monotonic()
                 # While the disk fails, the smallest transaction has the best chance.
-                if applied_s - started_s > self._group_time_s or self.metrics.storage_error:
+                if applied_s - started_s > group_time_s or self.metrics.storage_error:
                     break
         self._note_commit(applied_s, sum(command.weight for command in group[:count]))
         return count
@@ -344,6 +351,10 @@ class Writer:
         metrics.grouped_events += events
         metrics.last_commit_s = now - started_s
         metrics.commit_seconds += metrics.last_commit_s
+        if events:  # a tick often writes nothing, and says nothing about the disk
+            metrics.smoothed_commit_s += _SMOOTHING * (metrics.last_commit_s - metrics.smoothed_commit_s)
+            slowness = metrics.smoothed_commit_s / max(self._group_time_s, 0.001)
+            metrics.stretch = min(max(1.0, slowness), LARGEST_STRETCH)
         metrics.last_commit_at_s = now
         if metrics.storage_error:
             log.warning("the buffer can be written again")

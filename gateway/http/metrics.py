@@ -103,9 +103,16 @@ class GatewayCollector(Collector):
         yield CounterMetricFamily(
             "gateway_commit_seconds", "Time spent in COMMIT, with its fsync.", value=metrics.commit_seconds
         )
-        yield GaugeMetricFamily(
-            "gateway_last_commit_seconds", "How long the last COMMIT took.", value=metrics.last_commit_s
-        )
+        for name, text, value in (
+            ("last_commit_seconds", "How long the last COMMIT took.", metrics.last_commit_s),
+            ("commit_smoothed_seconds", "How long a COMMIT takes at present.", metrics.smoothed_commit_s),
+            (
+                "commit_stretch",
+                "How much larger groups may be because the disk is slow, 1 to 10.",
+                metrics.stretch,
+            ),
+        ):
+            yield GaugeMetricFamily(f"gateway_{name}", text, value=value)
         yield GaugeMetricFamily(
             "gateway_ingest_backlog_events",
             "Messages that wait for their commit.",
