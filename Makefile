@@ -63,7 +63,7 @@ bench: $(READY) ## Measure what this machine sustains
 .PHONY: compose-secrets
 compose-secrets: ## Make the passwords and certificates of the Compose setup, where they are missing
 	mosquitto/make-passwords.sh
-	mosquitto/make-certs.sh $(GATEWAY_ID)
+	mosquitto/make-certs.sh $(GATEWAY_ID) $(GATEWAY_ID)-a $(GATEWAY_ID)-b
 
 .PHONY: compose-build
 compose-build: ## Build the gateway's image
@@ -73,13 +73,22 @@ compose-build: ## Build the gateway's image
 compose-up: compose-secrets ## Run gateway, brokers, a simulated fleet and a receiver in containers
 	$(COMPOSE) --profile fleet --profile receiver up -d --build $(ARGS)
 
+.PHONY: compose-monitoring
+compose-monitoring: compose-secrets ## Add Prometheus (port 9090) and Grafana (port 3000)
+	$(COMPOSE) --profile monitoring up -d prometheus grafana $(ARGS)
+
+.PHONY: compose-scale
+compose-scale: compose-secrets compose-build ## Instead of compose-up: two gateways that share the messages
+	$(COMPOSE) --profile scale --profile fleet --profile receiver up -d \
+		local-broker cloud-broker gateway-a gateway-b fleet receiver $(ARGS)
+
 .PHONY: compose-logs
 compose-logs: ## Follow the log of the gateway's container
 	$(COMPOSE) logs -f gateway $(ARGS)
 
 .PHONY: compose-down
 compose-down: ## Stop the containers; their data stays (ARGS=--volumes deletes it)
-	$(COMPOSE) --profile fleet --profile receiver down $(ARGS)
+	$(COMPOSE) $(addprefix --profile ,fleet receiver monitoring scale) down $(ARGS)
 
 .PHONY: compose-test
 compose-test: $(READY) compose-build ## Kill the gateway's container under load and count what arrives

@@ -427,7 +427,7 @@ class Gateway:
 
     def _start_ingest(self) -> None:
         local = self.config.local
-        filters = self.pipeline.subscriptions()
+        filters = [(local.subscription(name), qos) for name, qos in self.pipeline.subscriptions()]
         receive_maximum = local.receive_maximum if local.protocol == "5" else None
         self.ingest = Ingest(filters, partial(AppendBatch, self.pipeline), self.writer, receive_maximum)
         self.backpressure.connect(self.ingest, self.republish.announce)

@@ -50,7 +50,7 @@ known_devices() { # devices of earlier runs: every secret that is no account of 
     for file in "$folder"/*.secret; do
         name=$(basename "$file" .secret)
         case $name in
-        '*' | gateway | dashboard | zigbee2mqtt | fleet | receiver | http-token) ;;
+        '*' | gateway | dashboard | zigbee2mqtt | fleet | receiver | operator | http-token | grafana) ;;
         *) echo "$name" ;;
         esac
     done
@@ -74,7 +74,8 @@ for device in "$@"; do
 done
 devices=$(printf '%s\n' "$@" $(known_devices) | sort -u)
 make_file local gateway dashboard zigbee2mqtt fleet $devices
-make_file cloud receiver
-# What the gateway's own page and its metrics ask for; no broker knows it.
+make_file cloud receiver operator
+# What the gateway's own page and its metrics ask for; no broker knows these.
 secret_of http-token >/dev/null
+secret_of grafana >/dev/null # of Grafana's account admin
 echo "password files are in $folder"

@@ -146,6 +146,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
     return (
         *_route_warnings(config),
         *_link_warnings(config),
+        *_share_warnings(config),
         *downlink_warnings(config),
         *_storage_warnings(config),
         *_time_warnings(config),
@@ -178,6 +179,19 @@ def _link_warnings(config: Config) -> Iterator[str]:
             yield f"{name}: the password travels unencrypted; use mqtts://"
     if config.cloud and config.cloud.protocol == "3.1.1":
         yield "cloud: with MQTT 3.1.1 a broker acknowledges also what it refuses; prefer protocol 5"
+
+
+def _share_warnings(config: Config) -> Iterator[str]:
+    if config.local.share is None:
+        return
+    group = f"local.share ({config.local.share})"
+    if config.windows:
+        yield (
+            f"{group}: each window sees only the messages that this gateway gets, a part of each stream; "
+            "give each gateway topics of its own instead"
+        )
+    if any(route.decoder == "sparkplug_b" for route in config.routes):
+        yield f"{group}: sparkplug_b needs all messages of a node in their order; give each gateway its own"
 
 
 def _storage_warnings(config: Config) -> Iterator[str]:

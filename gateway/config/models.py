@@ -162,6 +162,11 @@ class Local(Broker):
     max_packet_size: SizeBytes | None = setting(
         None, description="MQTT 5: largest packet that the broker may send us; larger ones it drops."
     )
+    share: Name | None = setting(
+        None,
+        description="MQTT 5: a group of gateways that share the messages, each of which goes to one of them "
+        "(`$share/GROUP/…`). Windows then see only a part: see deployment.md.",
+    )
     listen: Listen = setting("127.0.0.1:1883", description="Address of the embedded broker.")
 
     @field_validator("protocol")
@@ -170,6 +175,17 @@ class Local(Broker):
         if protocol == "5" and info.data.get("url") == EMBEDDED:
             raise fault("the embedded broker speaks only 3.1.1")
         return protocol
+
+    @field_validator("share")
+    @classmethod
+    def _needs_version_5(cls, share: str | None, info: ValidationInfo) -> str | None:
+        if share is not None and info.data.get("protocol") == "3.1.1":
+            raise fault("shared subscriptions need protocol: 5")
+        return share
+
+    def subscription(self, topic_filter: str) -> str:
+        """What to ask the broker for, to take part in `topic_filter`."""
+        return topic_filter if self.share is None else f"$share/{self.share}/{topic_filter}"
 
     @property
     def embedded(self) -> bool:
