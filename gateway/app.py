@@ -23,6 +23,7 @@ from gateway.backpressure import Backpressure, backpressure_payload
 from gateway.buffer.by_hand import ByHand, operations
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.lock import DataDirLock
+from gateway.buffer.mark import Mark
 from gateway.buffer.opening import Opening
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import Recovery, recover
@@ -231,6 +232,7 @@ class Gateway:
         reader = Reader(self.buffer_path)
         self._resources.callback(reader.close)
         restore = partial(self.pipeline.restore, self.store, reader)
+        mark = Mark(self.buffer_path)
         self.writer = Writer(
             self.store,
             group_limit=buffer.group_limit,
@@ -240,6 +242,8 @@ class Gateway:
             tick=Tick(self.pipeline, self._after_tick),
             on_rollback=restore,
             relief=self.pipeline,
+            # Without a sync of each commit a power cut takes the last ones, and that is no surprise.
+            mark=mark if buffer.synchronous == "full" else None,
         )
         self.upkeep = Upkeep(
             self.buffer_path,
@@ -254,7 +258,7 @@ class Gateway:
         log.info("buffer open: %d events replayed into windows", restore())
         self._republished_id = self.store.meta_int(REPUBLISHED_ID)
         self.timekeeper = self._make_timekeeper()
-        self.writer.submit(Opening(recovery, self.pipeline.alert))
+        self.writer.submit(Opening(recovery, self.pipeline.alert, mark.read()))
         self.writer.start()
         self._resources.callback(self._stop_writer)
         self.timekeeper.start()

@@ -18,6 +18,8 @@ import pytest
 from buffers import EPOCH_MS
 from windowing import shipped
 
+from gateway.buffer.mark import Mark
+from gateway.buffer.opening import Opening
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import recover
 from gateway.buffer.schema import WAL_CHECKPOINT_PAGES
@@ -60,6 +62,22 @@ class Settled(NamedTuple):
     numbers: tuple[int, ...]
 
 
+class Marked(NamedTuple):
+    """The mark beside the buffer says so from here on."""
+
+    last_id: int
+
+
+class _NotedMark(Mark):
+    def __init__(self, path: Path, note: Callable[[object], None]) -> None:
+        super().__init__(path)
+        self._note = note
+
+    def write(self, last_id: int) -> None:
+        super().write(last_id)
+        self._note(Marked(last_id))
+
+
 class Shift:
     """A gateway's storage at work on one file: real store, writer, pipeline, windows, retention."""
 
@@ -92,10 +110,11 @@ class Shift:
             keep_synced_ms=KEEP_SYNCED_MS,
         )
         self.reader = Reader(self.path)
-        with self.store.transaction():
-            self.store.release_all()
+        mark = _NotedMark(self.path, self._note)
+        self.opening = Opening(self.recovery, self.pipeline.alert, mark.read())
         self.pipeline.restore(self.store, self.reader)
-        self.writer = Writer(self.store)
+        self.writer = Writer(self.store, mark=mark if self._synchronous == "full" else None)
+        self.writer.submit(self.opening)
         self.writer.start()
         try:
             yield self.writer

@@ -12,7 +12,7 @@ import random
 import sys
 from pathlib import Path
 
-from shift import Sent, Settled, Shift, Stored
+from shift import Marked, Sent, Settled, Shift, Stored
 
 _OUTPUT = 1
 
@@ -24,6 +24,8 @@ def say(what: object) -> None:
             line: list[object] = ["sent", messages]
         case Stored(numbers) | Settled(numbers):
             line = [type(what).__name__.lower(), *numbers]
+        case Marked():
+            return
         case _:
             line = [what]
     os.write(_OUTPUT, json.dumps(line).encode() + b"\n")

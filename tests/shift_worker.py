@@ -99,7 +99,7 @@ def check(folder: Path, copy: Path, broker: Broker, synchronous: Synchronous = "
     """
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
-    for suffix in ("", "-wal"):
+    for suffix in ("", "-wal", ".mark"):
         file = folder / (FILE + suffix)
         if file.exists():
             shutil.copyfile(file, copy / file.name)
@@ -109,5 +109,6 @@ def check(folder: Path, copy: Path, broker: Broker, synchronous: Synchronous = "
         here = contents(shift.reader)  # fails on what is there twice
         assert audit(shift.reader).problems == ()
     assert shift.recovery == WHOLE, "a crash was taken for damage"
+    assert shift.opening.lost == "", "a crash was taken for a loss"
     assert all(sent == what_was_sent(number) for number, sent in here.items())
     return missing(broker.notes, here)

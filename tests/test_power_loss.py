@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import pytest
 from power import TEARS, Content, Disk, Note, Operation, recorded, restore
-from shift import Shift, Synchronous, contents, missing, what_was_sent
+from shift import FILE, Marked, Shift, Synchronous, contents, missing, what_was_sent
 
 from gateway.buffer.audit import audit
+from gateway.buffer.mark import Mark
 from gateway.buffer.recovery import WHOLE
 from gateway.pipeline import Tick
 
@@ -58,6 +59,9 @@ def start_after_cut(
 ) -> Outcome:
     """Start a gateway on what is left, and compare with what was acknowledged before the cut."""
     restore(files, folder)
+    marks = [note.last_id for note in notes if isinstance(note, Marked)]
+    if marks:
+        Mark(folder / FILE).write(marks[-1])  # at its worst it is on the disk at once
     shift = Shift(folder, synchronous)
     with shift.running() as writer:
         here = contents(shift.reader)
@@ -68,6 +72,8 @@ def start_after_cut(
         went_on = NEXT_MESSAGE in contents(shift.reader)
     if shift.recovery != WHOLE:
         problems += (f"a power cut was taken for damage: {shift.recovery}",)
+    if shift.opening.lost:
+        problems += (f"a power cut was taken for a loss: {shift.opening.lost}",)
     if not went_on:
         problems += ("what came after the start is not there",)
     problems += tuple(f"{sent} was never sent" for n, sent in here.items() if sent != what_was_sent(n))

@@ -58,6 +58,8 @@ _RATIO = "dictionary_{}_permille"
 _LEAST_ROW_BYTES = 64
 
 CHECKPOINT_ID = "checkpoint_id"
+_FIRST_FREE = "sequence_floor"
+"""In `meta`: so many events were lost together with the names of their streams."""
 REPUBLISHED_ID = "republished_id"
 
 # Of a corrupt event any column may be damaged: it may be of no stream, and have no number.
@@ -152,7 +154,7 @@ class Store:
         """Forget what memory holds and read it again from what is committed."""
         self._moved.clear()
         self.counts = Counter({(row.name, row.label): row.value for row in self._on_this(Count.select())})
-        self._streams.recount(self.meta_int(CHECKPOINT_ID))
+        self._streams.recount(self.meta_int(CHECKPOINT_ID), self.meta_int(_FIRST_FREE))
         self._claims.reload()
         groups = self._connection.execute("SELECT entries, count FROM receipts ORDER BY id").fetchall()
         self.receipts.load([entries for entries, _ in groups])
@@ -176,6 +178,9 @@ class Store:
         """
         with self._database.atomic("IMMEDIATE"):
             yield
+            skipped = self._streams.take_skipped()
+            if skipped:
+                self.count("skipped", "damage", skipped)
             self._save_receipts()
             self._save_counts()
         self.counts.update(self._moved)
@@ -379,6 +384,14 @@ class Store:
             "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'buffer_events'", (last_id,)
         )
         self.count("skipped", "restore", self._streams.skip(last_sequences))
+
+    def skip_lost(self, last_id: int) -> None:
+        """Events up to `last_id` are lost, nobody knows of which streams: give out none of their ids, and in
+        each stream none of the numbers that they may have had. Streams that are met later begin as far on."""
+        lost = last_id - self.last_id()
+        self.skip_numbers(last_id, "[]")
+        self.set_meta(_FIRST_FREE, self._streams.floor + lost)
+        self._streams.skip_all(lost)
 
     def release_held(self) -> int:
         """Let no stream wait any longer; returns how many did."""

@@ -35,6 +35,9 @@ class Streams:
         self._database = database
         self._by_name: dict[str, StreamPosition] = {}
         self._dirty: list[StreamPosition] = []
+        self._skipped = 0
+        self.floor = 0
+        """The numbers up to this one may have been given in streams whose names are lost."""
 
     def position(self, name: str) -> StreamPosition:
         """The stream of that name, new ones with a number of their own. Inside a transaction only."""
@@ -48,7 +51,16 @@ class Streams:
         return None if row is None else StreamPosition(row.id, row.last_sequence)
 
     def _create(self, name: str) -> StreamPosition:
-        return StreamPosition(Stream.insert(name=name).bind(self._database).execute(), 0)
+        created = Stream.insert(name=name, last_sequence=self.floor).bind(self._database).execute()
+        if self.floor:
+            self._note_skipped("SELECT id, last_sequence, 1, 1, 'damage' FROM streams WHERE id = ?", created)
+            self._skipped += self.floor
+        return StreamPosition(created, self.floor)
+
+    def _note_skipped(self, runs: str, value: int) -> None:
+        self._database.execute_sql(
+            f"INSERT INTO loss_runs (stream, last_sequence, first_sequence, step, reason) {runs}", (value,)
+        )
 
     def next_sequence(self, position: StreamPosition) -> int:
         if not position.dirty:
@@ -85,10 +97,28 @@ class Streams:
         ((after,),) = self._database.execute_sql(total)
         return int(after - before)
 
-    def recount(self, after_id: int) -> None:
+    def skip_all(self, numbers: int) -> None:
+        """Leave out so many numbers in each stream, now and in those that are met later."""
+        self.save()
+        self._by_name.clear()
+        self.floor += numbers
+        self._database.execute_sql("UPDATE streams SET last_sequence = last_sequence + ?", (numbers,))
+        self._note_skipped(
+            "SELECT id, last_sequence, last_sequence - ? + 1, 1, 'damage' FROM streams", numbers
+        )
+        ((streams,),) = self._database.execute_sql("SELECT count(*) FROM streams")
+        self._skipped += numbers * streams
+
+    def take_skipped(self) -> int:
+        """How many numbers were left out in this transaction."""
+        skipped, self._skipped = self._skipped, 0
+        return skipped
+
+    def recount(self, after_id: int, floor: int = 0) -> None:
         """Forget the cache and bring the table up to date with the events after `after_id`."""
         self._by_name.clear()
         self._dirty = []
+        self._skipped, self.floor = 0, floor
         newest = (
             BufferEvent.select(BufferEvent.stream, fn.MAX(BufferEvent.sequence_num))
             .where(BufferEvent.id > after_id)

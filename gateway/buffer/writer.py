@@ -21,6 +21,7 @@ from typing import Generic, Protocol, TypeVar
 import apsw
 from peewee import DataError, IntegrityError, PeeweeException, ProgrammingError
 
+from gateway.buffer.mark import Mark
 from gateway.buffer.store import Store
 from gateway.errors import StoreError
 from gateway.events import Status
@@ -172,6 +173,7 @@ class Writer:
     rolls back, calls `on_rollback`, and tries the same group again until it commits or `stop` is called.
     When the disk is full it lets `relief` make room before that. When its commits take longer than
     `group_time_s`, groups may be larger by as much, up to LARGEST_STRETCH times: fewer of them cost less.
+    `mark` is told how far each commit came, before anybody else is; only for commits that are synced.
 
     `tick` is a command that joins a group four times a second, and when there is nothing else to do.
     """
@@ -188,6 +190,7 @@ class Writer:
         tick: Command | None = None,
         on_rollback: Callable[[], object] = lambda: None,
         relief: Relief | None = None,
+        mark: Mark | None = None,
     ) -> None:
         self.metrics = WriterMetrics()
         self._store = store
@@ -199,6 +202,7 @@ class Writer:
         self._tick = tick
         self._on_rollback = on_rollback
         self._relief = relief
+        self._mark = mark
         self._full = False
         self._queue: deque[Command] = deque()
         self._backlog = self._backlog_bytes = 0
@@ -342,6 +346,8 @@ class Writer:
                 # While the disk fails, the smallest transaction has the best chance.
                 if applied_s - started_s > group_time_s or self.metrics.storage_error:
                     break
+        if self._mark:
+            self._mark.write(self._store.last_id())
         self._note_commit(applied_s, sum(command.weight for command in group[:count]))
         return count
 
