@@ -22,6 +22,7 @@ from peewee import PeeweeException
 from gateway.backpressure import Backpressure, backpressure_payload
 from gateway.buffer.by_hand import ByHand, operations
 from gateway.buffer.dictionaries import DictionaryTrainer
+from gateway.buffer.downsampling import Downsampling
 from gateway.buffer.lock import DataDirLock
 from gateway.buffer.mark import Mark
 from gateway.buffer.opening import Opening
@@ -40,10 +41,11 @@ from gateway.config.service_models import Flow
 from gateway.control import SOCKET_FILE, ControlServer
 from gateway.downlink import Downlink
 from gateway.errors import StoreError
+from gateway.events import Status
 from gateway.flow.capacity import Load, Signal
 from gateway.flow.memory import memory_budget
 from gateway.http.clock import clock_status
-from gateway.http.view import Section
+from gateway.http.view import Section, buffer_bytes
 from gateway.machine import memory_limit_bytes
 from gateway.mqtt.auditor import Auditor
 from gateway.mqtt.bridge import Bridge
@@ -58,6 +60,7 @@ from gateway.mqtt.republish import Republish, status_payload
 from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.plugins_loader import load_plugins
 from gateway.presence import Presence
+from gateway.progress import Forecast, Progress, Totals
 from gateway.routes import RouteTable
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timesources.keeper import Timekeeper
@@ -91,6 +94,7 @@ class Gateway:
         """What parts of the gateway tell the dashboard about themselves, by name; see `http.view.Section`."""
         self.budget = memory_budget(_memory_bytes(config.flow))
         self.ready = False
+        self.drain = Progress()
         self.bridges: list[Bridge] = []
         self.bridge_links: list[Link] = []
         self.downlink: CloudSide | None = None
@@ -215,6 +219,30 @@ class Gateway:
         """Grows while the writer is at work: with each commit, and with each that the disk refused."""
         return self.writer.metrics.groups + self.writer.metrics.failures
 
+    def totals(self) -> Totals:
+        """What has been counted by now."""
+        counts = dict(self.store.counts)
+        stored = sum(count for (name, _), count in counts.items() if name == "status")
+        waiting = sum(counts.get(("status", status.name), 0) for status in (Status.PENDING, Status.SYNCING))
+        return Totals(
+            self.clock.monotonic_s(),
+            sum(count for (name, _), count in counts.items() if name == "outcome"),
+            sum(bridge.metrics.events_acked for bridge in self.bridges),
+            sum(count for (name, kind), count in counts.items() if name == "appended" and kind != "raw"),
+            waiting,
+            # What is sent makes room for what waits, so only what waits can fill the buffer.
+            buffer_bytes(self) * waiting // max(stored, 1),
+            sum(count for (name, _), count in counts.items() if name == "appended"),
+        )
+
+    def forecast(self) -> Forecast:
+        """What becomes of the backlog, if it goes on as in the last minute."""
+        return self.drain.forecast(
+            has_cloud=bool(self.bridges),
+            connected=any(link.connected for link in self.bridge_links),
+            max_bytes=self.max_buffer_bytes,
+        )
+
     # --- start, sinks first; each step registers how it is undone ---
 
     def _start_storage(self) -> None:
@@ -310,7 +338,18 @@ class Gateway:
             admission=self.backpressure.admission,
             devices=DeviceClocks(wrong_ms=config.time.future_tolerance),
             is_certain=lambda: self.timekeeper.certain,
+            downsampling=self._downsampling(),
+            backlog_rate=self._backlog_rate,
         )
+
+    def _downsampling(self) -> Downsampling | None:
+        cloud = self.config.cloud
+        return Downsampling(cloud.drain_target) if cloud and cloud.drain_target else None
+
+    def _backlog_rate(self, measured_s: float) -> float | None:
+        if not any(link.connected for link in self.bridge_links):
+            return None
+        return self.drain.backlog_rate(measured_s)
 
     def _start_http(self) -> None:
         if self.config.http is not None:
@@ -332,7 +371,8 @@ class Gateway:
         by_hand = ByHand(
             self.writer.call, self.writer.call_outside, self.pipeline.alert, self.pipeline.checkpoint
         )
-        control = ControlServer(self.data_dir / SOCKET_FILE, operations(by_hand))
+        asked = {**operations(by_hand), "forecast": lambda _request, _report: self._course()}
+        control = ControlServer(self.data_dir / SOCKET_FILE, asked)
         try:
             control.start()
         except OSError as exc:
@@ -454,9 +494,14 @@ class Gateway:
 
     # --- while running, on the writer's thread ---
 
+    def _course(self) -> dict[str, Any]:
+        return {**self.forecast()._asdict(), "drain_per_s": round(self.drain.drain_rate(), 1)}
+
     def _after_tick(self) -> None:
         self.backpressure.check(self.writer, self.store.used_bytes)
         self.trainer.poll()
+        if self.drain.is_due(self.clock.monotonic_s()):
+            self.drain.add(self.totals())
         self._wake_republish()
 
     def _alert(self, name: str, message: str) -> None:

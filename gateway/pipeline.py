@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from gateway.buffer.alerts import DERIVED_FAMILY, append_alert
+from gateway.buffer.downsampling import Downsampling
 from gateway.buffer.reading import Reader
 from gateway.buffer.retention import Retention
 from gateway.buffer.room import Room
@@ -101,6 +102,8 @@ class Pipeline:
         admission: Admission | None = None,
         devices: DeviceClocks | None = None,
         is_certain: Callable[[], bool] = lambda: True,
+        downsampling: Downsampling | None = None,
+        backlog_rate: Callable[[float], float | None] = lambda _measured_s: None,
     ) -> None:
         self.problems: Counter[tuple[str, str]] = Counter()
         """(route, reason) of payloads that could not be decoded, since the start."""
@@ -126,6 +129,8 @@ class Pipeline:
         self._next_checkpoint_s = 0.0
         self._checkpointed = -1
         self._room = Room(Retention(max_size_bytes, keep_synced_ms), self.alert, space)
+        self._downsampling = downsampling
+        self._backlog_rate = backlog_rate
         self._owed: list[NewEvent] = []
         self._handed_on = False  # state of the windows was stored: a checkpoint has to follow
         self._slow: set[str] = set()
@@ -184,6 +189,7 @@ class Pipeline:
         if self.windows.progressed or self._handed_on or now_s >= self._next_checkpoint_s:
             self.checkpoint(store)
         self._announce_failed(store)
+        self._keep_drain_target(store, now_ms)
         self._room.run(store, now_ms, self._checkpointed)
 
     def checkpoint(self, store: Store) -> None:
@@ -229,6 +235,8 @@ class Pipeline:
         is missing (it can only be when plugins or windows changed) is stored with the next tick.
         """
         self._room.rolled_back()
+        if self._downsampling:
+            self._downsampling.rolled_back()
         self.windows, self._handed_on = self._new_windows(), False
         for note in self.windows.restore(store.window_states()):
             log.warning("%s", note)
@@ -368,6 +376,14 @@ class Pipeline:
             known.update(split_ids(events.event_ids))
             after_id = events.ids[-1]
         return known
+
+    def _keep_drain_target(self, store: Store, now_ms: int) -> None:
+        if self._downsampling is None:
+            return
+        rate_per_s = self._backlog_rate(self._downsampling.measured_s)
+        announcement = self._downsampling.run(store, now_ms, self._checkpointed, rate_per_s)
+        if announcement:
+            self.alert(store, "downsampled", announcement)
 
     def _announce_wrong_clocks(self, store: Store) -> None:
         """One alert for all that were found since the last tick: a whole fleet may be wrong at once."""

@@ -100,6 +100,22 @@ def test_a_missing_buffer_is_a_clear_error(tmp_path: Path) -> None:
     assert "there is no buffer at" in found.stderr
 
 
+def test_stats_of_a_running_gateway_say_how_the_drain_goes(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    config = gateway_config(tmp_path, broker.url, "mqtt://127.0.0.1:9")
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        publish(broker.port, [("sensors/a", b'{"n": %d, "v": 1, "t": %d}' % (n, NOW_MS)) for n in range(900)])
+        wait_until(lambda: "900 events wait" in gateway_buffer("stats", "-c", config).stdout, "the count")
+        told = json.loads(gateway_buffer("stats", "-c", config, "--json").stdout)["drain"]
+        assert (told["state"], told["waiting"], told["drain_per_s"]) == ("outage", 900, 0)
+        assert "gateway_drain_rate_events 0.0" in str(gateway.get("/metrics"))
+        gateway.kill()
+    assert json.loads(gateway_buffer("stats", "-c", config, "--json").stdout)["drain"] is None
+
+
 def test_a_backup_of_a_running_gateway_is_whole_and_a_start_uses_it(
     mosquitto: MosquittoFactory, tmp_path: Path
 ) -> None:

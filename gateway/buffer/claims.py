@@ -124,14 +124,8 @@ class Claims:
         """The first event of the last hour, as of the last minute: ids grow with the time of arrival."""
         known_at_ms, recent_id = self._recent
         if not known_at_ms <= now_ms < known_at_ms + _LOOK_AGAIN_MS:
-            low, high = 0, self._number("SELECT coalesce(max(id), 0) + 1 FROM buffer_events")
-            while low < high:
-                middle = (low + high) // 2
-                sql = "SELECT ingest_time FROM buffer_events WHERE id >= ? ORDER BY id LIMIT 1"
-                row = self._connection.execute(sql, (middle,)).fetchone()
-                low, high = (middle + 1, high) if row and row[0] < now_ms - RECENT_MS else (low, middle)
-            self._recent = now_ms, low
-            recent_id = low
+            recent_id = first_since(self._connection, now_ms - RECENT_MS)
+            self._recent = now_ms, recent_id
         return recent_id
 
     def _next_of_those_not_held(self, limit: int, shard: int, shards: int, now_ms: int) -> list[int]:
@@ -206,3 +200,15 @@ class Claims:
     def _number(self, sql: str) -> int:
         row = self._connection.execute(sql).fetchone()
         return int(row[0]) if row else 0
+
+
+def first_since(connection: apsw.Connection, time_ms: int) -> int:
+    """The id of the first event that arrived at `time_ms` or later: ids grow with the time of arrival."""
+    ((high,),) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM buffer_events")
+    low = 0
+    while low < high:
+        middle = (low + high) // 2
+        sql = "SELECT ingest_time FROM buffer_events WHERE id >= ? ORDER BY id LIMIT 1"
+        row = connection.execute(sql, (middle,)).fetchone()
+        low, high = (middle + 1, high) if row and row[0] < time_ms else (low, middle)
+    return low

@@ -26,7 +26,7 @@ from peewee import PeeweeException
 
 from gateway.buffer.backlog import Backlog
 from gateway.buffer.checksum import event_checksum
-from gateway.buffer.claims import Claims
+from gateway.buffer.claims import Claims, first_since
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
 from gateway.buffer.losses import note_losses
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
@@ -45,7 +45,7 @@ from gateway.buffer.schema import (
 from gateway.buffer.streams import Streams
 from gateway.delivery import Backoff, Happening, target
 from gateway.errors import StoreError
-from gateway.events import Kind, Status
+from gateway.events import Kind, Priority, Status
 from gateway.identifiers import EventIds
 
 log = logging.getLogger(__name__)
@@ -295,6 +295,11 @@ class Store:
         synced = ("status", Status.SYNCED.name)
         return self.counts[synced] + self._moved[synced]
 
+    def waiting_events(self) -> int:
+        """How many events the cloud does not have yet, with what this transaction has changed."""
+        waiting = [("status", status.name) for status in (Status.PENDING, Status.SYNCING)]
+        return sum(self.counts[each] + self._moved[each] for each in waiting)
+
     def used_bytes(self) -> int:
         """How much of the file is in use, without the pages that are free."""
         return (self._number("PRAGMA page_count") - self.free_pages()) * PAGE_BYTES
@@ -321,6 +326,33 @@ class Store:
             "id BETWEEN ? AND ? AND status = ? AND kind = ? AND priority >= ? AND sequence_num % ? <> 0",
             (from_id, to_id, int(Status.PENDING), int(Kind.RAW), priority, keep_one_in),
         )
+
+    def halve(self, reason: str, from_id: int, to_id: int, level: int, priority: int, before_ms: int) -> int:
+        """Where of each stream one in 2 ** (level - 1) is left, leave one in 2 ** level: of the PENDING raw
+        events of that priority or lower in an id range that arrived before `before_ms`; returns how many
+        went. Each level takes numbers with one step, so what is lost stays one run."""
+        return self.evict(
+            reason,
+            Status.PENDING,
+            "id BETWEEN ? AND ? AND status = ? AND kind = ? AND priority >= ? AND ingest_time < ?"
+            " AND sequence_num % ? = ?",
+            (
+                *(from_id, to_id, int(Status.PENDING), int(Kind.RAW), priority, before_ms),
+                *(2**level, 2 ** (level - 1)),
+            ),
+        )
+
+    def oldest_raw_pending(self, priority: int, to_id: int) -> int | None:
+        """The id of the oldest PENDING raw event of that priority or lower."""
+        (first_id,) = self._connection.execute(
+            "SELECT min(id) FROM (SELECT (SELECT id FROM buffer_events WHERE status = ? AND status < 2"
+            " AND priority = value AND kind = ? AND id <= ? ORDER BY id LIMIT 1) AS id FROM json_each(?))",
+            (
+                *(int(Status.PENDING), int(Kind.RAW), to_id),
+                orjson.dumps([int(each) for each in Priority if each >= priority]).decode(),
+            ),
+        ).fetchone() or (None,)
+        return first_id
 
     def oldest_pending(self, priority: int, to_id: int, limit: int) -> list[int]:
         """The ids of the oldest PENDING events of one priority."""
@@ -409,6 +441,10 @@ class Store:
             "SELECT id, ingest_time FROM buffer_events WHERE id >= ? ORDER BY id LIMIT 1", (from_id,)
         ).fetchone()
         return row if row is None else (int(row[0]), int(row[1]))
+
+    def first_since(self, time_ms: int) -> int:
+        """The id of the first event that arrived at `time_ms` or later."""
+        return first_since(self._connection, time_ms)
 
     # --- checkpoint, receipts, dictionaries, single values ---
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,10 +38,11 @@ from gateway.cli.buffer_options import (
 )
 from gateway.codec import wire_events
 from gateway.config import load_config
-from gateway.errors import StoreError
+from gateway.control import SOCKET_FILE, ask
+from gateway.errors import ControlError, StoreError
 from gateway.event_lines import event_line
 from gateway.events import Kind, Status
-from gateway.units import format_bytes
+from gateway.units import format_bytes, format_duration
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,7 +55,7 @@ for change in CHANGES:
 
 @app.command()
 def stats(config: ConfigFile, as_json: AsJson = False) -> None:
-    """How many messages came and what became of them."""
+    """How many messages came and what became of them; of a running gateway also how the drain goes."""
     path = buffer_path(config)
     with closing(Reader(path)) as reader:
         counters = reader.counters()
@@ -62,14 +63,17 @@ def stats(config: ConfigFile, as_json: AsJson = False) -> None:
     for (name, label), value in sorted(counters.items()):
         numbers.setdefault(_TITLES.get(name, name), {})[label.lower()] = value
     numbers["file_bytes"] = sum(f.stat().st_size for f in path.parent.glob(path.name + "*"))
+    drain = _drain(path.with_name(SOCKET_FILE))
     if as_json:
-        typer.echo(orjson.dumps(numbers).decode())
+        typer.echo(orjson.dumps(numbers | {"drain": drain}).decode())
         return
     table = Table("what", "which", "count")
     for title, found in numbers.items():
         for label, value in found.items() if isinstance(found, dict) else [("", found)]:
             table.add_row(title, label, f"{value:,}")
     Console().print(table)
+    if drain:
+        typer.echo(_course(drain))
 
 
 @app.command(name="audit")
@@ -221,6 +225,26 @@ def backup(
     typer.echo(f"{path} ({format_bytes(path.stat().st_size)})")
 
 
+def _drain(socket: Path) -> Mapping[str, Any] | None:
+    """How the drain of a running gateway goes; None where none runs, or it does not answer."""
+    try:
+        return ask(socket, {"do": "forecast"}, lambda _done, _total: None) if socket.exists() else None
+    except ControlError as exc:
+        typer.echo(f"how the drain goes cannot be said: {exc}", err=True)
+        return None
+
+
+def _course(drain: Mapping[str, Any]) -> str:
+    parts = [f"{_STATES[drain['state']]}: {drain['waiting']:,} events wait"]
+    if drain["state"] != "local":
+        parts.append(f"the cloud took {drain['drain_per_s']:,.0f} a second over the last minute")
+    if drain["empty_in_s"] is not None:
+        parts.append(f"gone in {format_duration(drain['empty_in_s'])}")
+    if drain["full_in_s"] is not None:
+        parts.append(f"room for {format_duration(drain['full_in_s'])}")
+    return ", ".join(parts)
+
+
 def _all(reader: Reader, choice: Choice) -> Iterator[tuple[int, int, int]]:
     after_id = 0
     while chunk := reader.chosen(choice, after_id):
@@ -252,3 +276,10 @@ def _row(reader: Reader, buffer_id: int, status: int, retries: int) -> dict[str,
 
 
 _TITLES = {"outcome": "messages", "status": "events", "appended": "appended", "evicted": "evicted"}
+_STATES = {
+    "local": "no cloud",
+    "live": "live",
+    "draining": "draining",
+    "growing": "growing, though the cloud is there",
+    "outage": "no connection to the cloud",
+}

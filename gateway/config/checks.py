@@ -150,7 +150,6 @@ def warnings_of(config: Config) -> tuple[str, ...]:
         *downlink_warnings(config),
         *_storage_warnings(config),
         *_time_warnings(config),
-        *_without_effect(config),
     )
 
 
@@ -204,14 +203,3 @@ def _time_warnings(config: Config) -> Iterator[str]:
         yield "time.min_poll: public NTP servers refuse clients that ask more often than every 64s"
     if len(config.time.ntp) == 2:
         yield "time.ntp: of two servers that disagree nobody can say which is right; name three, or one"
-
-
-def _without_effect(config: Config) -> Iterator[str]:
-    """Settings that this version accepts and does not act on yet: better said than silently ignored."""
-    cloud = config.cloud
-    settings = {
-        "cloud.drain_target": cloud is not None and cloud.drain_target is not None,
-    }
-    for name, is_set in settings.items():
-        if is_set:
-            yield f"{name} has no effect in this version"

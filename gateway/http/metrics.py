@@ -29,6 +29,7 @@ class GatewayCollector(Collector):
         yield from self._decoding()
         yield from self._windows()
         yield from self._links()
+        yield from self._drain()
         yield from self._downlink()
         yield from self._flow()
         yield from clock_metrics(self._gateway)
@@ -168,6 +169,21 @@ class GatewayCollector(Collector):
             ("refused", "Messages the cloud refused.", sum(b.metrics.refused for b in bridges)),
         ):
             yield CounterMetricFamily(f"gateway_bridge_{name}", text, value=value)
+
+    def _drain(self) -> Iterator[Metric]:
+        forecast = self._gateway.forecast()
+        yield GaugeMetricFamily(
+            "gateway_drain_rate_events",
+            "Events a second that the cloud took, over the last minute.",
+            value=self._gateway.drain.drain_rate(),
+        )
+        remaining = GaugeMetricFamily(
+            "gateway_drain_seconds_remaining",
+            "When the backlog will be gone; 0: there is none; absent: it does not shrink.",
+        )
+        if forecast.state in ("live", "draining"):
+            remaining.add_metric([], forecast.empty_in_s or 0.0)
+        yield remaining
 
     def _downlink(self) -> Iterator[Metric]:
         downlink = self._gateway.downlink

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway import __version__
 from gateway.events import Status
-from gateway.http.history import STALLED_AFTER_S, History, Totals
+from gateway.http.history import STALLED_AFTER_S, History
 from gateway.http.results import Results
 from gateway.http.view import GatewayView, buffer_bytes
 from gateway.mqtt.connection import Link
@@ -29,20 +29,7 @@ class State:
 
     def sample(self) -> None:
         """One more row of the history."""
-        gateway = self._gateway
-        counts = dict(gateway.store.counts)
-        stored = sum(count for (name, _), count in counts.items() if name == "status")
-        waiting = sum(counts.get(("status", status.name), 0) for status in (Status.PENDING, Status.SYNCING))
-        totals = Totals(
-            gateway.clock.monotonic_s(),
-            sum(count for (name, _), count in counts.items() if name == "outcome"),
-            sum(bridge.metrics.events_acked for bridge in gateway.bridges),
-            sum(count for (name, kind), count in counts.items() if name == "appended" and kind != "raw"),
-            waiting,
-            # What is sent makes room for what waits, so only what waits can fill the buffer.
-            buffer_bytes(gateway) * waiting // max(stored, 1),
-        )
-        self._history.add(gateway.clock.now_ms(), totals)
+        self._history.add(self._gateway.clock.now_ms(), self._gateway.totals())
 
     def whole(self) -> dict[str, Any]:
         """Everything but history and results, small enough to be sent every second."""
@@ -107,11 +94,6 @@ class State:
         gateway = self._gateway
         counts = dict(gateway.store.counts)
         groups = {name: _labels(counts, name) for name in ("outcome", "rejected", "appended", "evicted")}
-        forecast = self._history.forecast(
-            has_cloud=bool(gateway.bridges),
-            connected=self._bridge_connected,
-            max_bytes=gateway.max_buffer_bytes,
-        )
         return {
             "statuses": {s.name.lower(): counts.get(("status", s.name), 0) for s in Status},
             "messages": groups["outcome"],
@@ -125,7 +107,8 @@ class State:
             "uncommitted": gateway.writer.backlog,
             "commit_s": gateway.writer.metrics.last_commit_s,
             "storage_error": gateway.writer.metrics.storage_error,
-            "forecast": forecast._asdict(),
+            "forecast": gateway.forecast()._asdict(),
+            "drain_per_s": round(gateway.drain.drain_rate(), 1),
         }
 
     def windows(self) -> list[dict[str, Any]]:
@@ -179,7 +162,7 @@ class State:
 
     @property
     def _bridge_connected(self) -> bool:
-        return any(link.connected for link in self._gateway.links if link.name.startswith("bridge"))
+        return any(link.connected for link in self._gateway.bridge_links)
 
 
 def _shape(spec: WindowSpec) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from gateway.mqtt.bridge import Bridge
 from gateway.mqtt.connection import Link
 from gateway.mqtt.downlink import CloudSide
 from gateway.presence import Presence
+from gateway.progress import Forecast, Progress, Totals
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timesources.keeper import Timekeeper
 from gateway.windows.counters import Counters
@@ -32,6 +33,8 @@ class GatewayView(Protocol):
     writer: Writer
     upkeep: Upkeep
     bridges: list[Bridge]
+    bridge_links: list[Link]
+    drain: Progress
     downlink: CloudSide | None
 
     @property
@@ -94,6 +97,12 @@ class GatewayView(Protocol):
     @property
     def sections(self) -> Mapping[str, Section]:
         """What further parts of the gateway tell about themselves, such as `clock` and `backpressure`."""
+
+    def totals(self) -> Totals:
+        """What has been counted by now."""
+
+    def forecast(self) -> Forecast:
+        """What becomes of the backlog."""
 
     def health(self) -> list[str]: ...
 

@@ -1,0 +1,89 @@
+"""Thins a backlog that could not drain in time: evenly, every other event of each stream, once or more.
+
+- Only PENDING raw events of normal and low priority that came more than EDGE_MS ago and that the window
+  checkpoint includes. What is left is the same everywhere: the numbers of a stream that 2 ** level divides.
+  So what is lost is a few runs with a step, however much it is.
+- A pass over the backlog is announced in the transaction that begins it, and takes a bounded number of steps
+  a tick. After it everything is judged anew: a pass begins when more waits than TOO_MUCH of what can drain in
+  time, and the level starts again once all of it can.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.buffer.store import Store
+from gateway.events import Priority
+from gateway.units import format_duration
+
+REASON = "downsampled"
+EDGE_MS = 60_000  # what is younger is live
+TOO_MUCH = 1.1
+MEASURED_S = 10.0
+THINNEST = 6  # one in 64 is left
+IDS_PER_STEP = 10_000
+STEPS_PER_RUN = 4
+
+
+class _Pass(NamedTuple):
+    """What is left to thin: the ids from `start` to `end` of what arrived before `before_ms`."""
+
+    start: int
+    end: int
+    before_ms: int
+
+
+class Downsampling:
+    """Keeps the backlog of one buffer within what drains in `target_ms`. For the writer's thread."""
+
+    def __init__(self, target_ms: int) -> None:
+        self.target_ms = target_ms
+        self.measured_s = min(MEASURED_S, target_ms / 4000)
+        """For how long the rate must have been measured."""
+        self._level = 0  # of 2 ** level events one is kept
+        self._pass: _Pass | None = None
+
+    def run(self, store: Store, now_ms: int, checkpoint_id: int, rate_per_s: float | None) -> str:
+        """As much as a tick may take, inside a transaction; returns what is to be announced, or nothing.
+
+        `rate_per_s` is by how much the backlog shrinks in a second; None where that is not known.
+        """
+        announcement = ""
+        if self._pass is None and rate_per_s is not None:
+            announcement = self._begin(store, now_ms, checkpoint_id, rate_per_s)
+        for _ in range(STEPS_PER_RUN):
+            if self._pass is None:
+                break
+            self._pass = self._step(store, self._pass)
+        return announcement
+
+    def rolled_back(self) -> None:
+        """The last run is not on the disk: begin again, and say so again."""
+        self._pass = None
+        self._level = max(0, self._level - 1)
+
+    def _begin(self, store: Store, now_ms: int, checkpoint_id: int, rate_per_s: float) -> str:
+        waiting = store.waiting_events()
+        in_time = rate_per_s * self.target_ms / 1000
+        if waiting <= in_time:
+            self._level = 0
+        if waiting <= TOO_MUCH * in_time or self._level == THINNEST:
+            return ""
+        before_ms = now_ms - min(EDGE_MS, self.target_ms)
+        end = min(checkpoint_id, store.first_since(before_ms) - 1)
+        start = store.oldest_raw_pending(Priority.NORMAL, end)
+        if start is None:
+            return ""
+        self._level += 1
+        self._pass = _Pass(start, end, before_ms)
+        return (
+            f"{waiting} events wait and the cloud takes {rate_per_s:.0f} of them a second, too few for "
+            f"{format_duration(self.target_ms / 1000)}: of the raw events of normal and low priority between "
+            f"buffer ids {start} and {end} one in {2**self._level} of each stream is kept ({REASON})"
+        )
+
+    def _step(self, store: Store, todo: _Pass) -> _Pass | None:
+        end = min(todo.end, todo.start + IDS_PER_STEP - 1)
+        for level in range(1, self._level + 1):
+            store.halve(REASON, todo.start, end, level, Priority.NORMAL, todo.before_ms)
+        return None if end == todo.end else todo._replace(start=end + 1)

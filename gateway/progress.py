@@ -1,0 +1,102 @@
+"""How the drain goes: how much waits, at what rate the cloud takes it, when it will be gone.
+
+No clock in here: whoever samples brings the time. `add` is for one thread, everything else for any.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+SAMPLE_EVERY_S = 1.0
+TREND_OVER_S = 60.0
+_BACKLOG_S = 3.0  # of intake: less than that is what is under way anyway
+_BACKLOG_EVENTS = 500
+_LIVE_SHARE = 0.5  # of the drain at most, while a backlog is there; see `buffer.backlog`
+
+
+class Totals(NamedTuple):
+    """What had been counted at one moment. All but `waiting` and its bytes only grow."""
+
+    at_s: float  # monotonic
+    taken_in: int = 0
+    acked: int = 0
+    derived: int = 0
+    waiting: int = 0
+    waiting_bytes: int = 0
+    stored: int = 0
+
+
+class Forecast(NamedTuple):
+    """Where the backlog goes. `state` is `local` (no cloud configured), `live`, `draining`, `growing` or
+    `outage`; the times are None where they cannot be said."""
+
+    state: str
+    waiting: int
+    empty_in_s: float | None
+    full_in_s: float | None
+
+
+class Progress:
+    """The totals of the last minute, one a second, and the trends in them."""
+
+    def __init__(self) -> None:
+        self._totals: tuple[Totals, ...] = ()  # never changed, only replaced: readers keep what they have
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it is time for the next totals."""
+        return not self._totals or now_s - self._totals[-1].at_s >= SAMPLE_EVERY_S
+
+    def add(self, totals: Totals) -> None:
+        """One more second."""
+        oldest_s = totals.at_s - TREND_OVER_S
+        self._totals = (*(one for one in self._totals if one.at_s >= oldest_s), totals)
+
+    def drain_rate(self) -> float:
+        """Events a second that the cloud acknowledged over the last minute, or since an outage in it."""
+        drain = _drain(self._totals)
+        return rate(drain[0], drain[-1], "acked") if drain else 0.0
+
+    def backlog_rate(self, measured_s: float) -> float | None:
+        """Events a second by which a backlog shrinks beside what comes in live. None as long as the cloud has
+        not acknowledged anything for `measured_s`."""
+        drain = _drain(self._totals)
+        if not drain or drain[-1].at_s - drain[0].at_s < measured_s or drain[-1].acked == drain[0].acked:
+            return None
+        out_per_s = rate(drain[0], drain[-1], "acked")
+        return max(out_per_s - rate(drain[0], drain[-1], "stored"), out_per_s * _LIVE_SHARE)
+
+    def forecast(self, *, has_cloud: bool, connected: bool, max_bytes: int) -> Forecast:
+        """What becomes of the backlog, if it goes on as in the last minute."""
+        totals = self._totals
+        if not totals:
+            return Forecast("live" if has_cloud else "local", 0, None, None)
+        drain = _drain(totals)
+        before, now = drain[0], drain[-1]
+        growth, swelling = rate(before, now, "waiting"), rate(before, now, "waiting_bytes")
+        full_in_s = (max_bytes - now.waiting_bytes) / swelling if swelling > 0 else None
+        if not has_cloud:
+            return Forecast("local", now.waiting, None, None)
+        if not connected:
+            return Forecast("outage", now.waiting, None, full_in_s)
+        if now.waiting <= max(_BACKLOG_EVENTS, _BACKLOG_S * rate(totals[0], now, "taken_in")):
+            return Forecast("live", now.waiting, None, None)
+        if growth < 0:
+            return Forecast("draining", now.waiting, now.waiting / -growth, None)
+        return Forecast("growing", now.waiting, None, full_in_s)
+
+
+def rate(before: Totals, now: Totals, name: str) -> float:
+    """Of one of the totals, per second."""
+    elapsed_s = now.at_s - before.at_s
+    return (getattr(now, name) - getattr(before, name)) / elapsed_s if elapsed_s > 0 else 0.0
+
+
+def _drain(totals: tuple[Totals, ...]) -> tuple[Totals, ...]:
+    """The totals since the cloud last began to acknowledge; all of them where it did not begin."""
+    start = 0
+    for at, (before, now) in enumerate(pairwise(totals)):
+        waits_in_vain = before.waiting and now.acked == before.acked and now.at_s - before.at_s > 0
+        if waits_in_vain and at == start:
+            start = at + 1
+    return totals[start:] if start < len(totals) - 1 else totals
