@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import ssl
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -94,10 +95,16 @@ def needs(*programs: str) -> None:
         pytest.skip(f"needs {' and '.join(missing)}")
 
 
-def rendered(name: str, folder: Path) -> tuple[list[str], dict[int, int]]:
-    """The lines of the shipped file with this test's folder and ports in the place of a container's."""
+def rendered(name: str, folder: Path, uncomment: bool) -> tuple[list[str], dict[int, int]]:
+    """The lines of the shipped file with this test's folder and ports in the place of a container's.
+
+    `uncomment` takes the block in that is shipped as a comment: the listener for TLS.
+    """
     lines, ports = [], {}
-    for line in (SHIPPED / name).read_text().splitlines():
+    text = (SHIPPED / name).read_text()
+    if uncomment:
+        text = re.sub(r"^#(?=[a-z])", "", text, flags=re.MULTILINE)
+    for line in text.splitlines():
         words = line.split()
         if not words or words[0].startswith("#") or words[0] == "persistence_location":
             continue
@@ -109,16 +116,24 @@ def rendered(name: str, folder: Path) -> tuple[list[str], dict[int, int]]:
     return lines, ports
 
 
-def shipped(mosquitto: MosquittoFactory, folder: Path, name: str) -> Shipped:
+def shipped(
+    mosquitto: MosquittoFactory,
+    folder: Path,
+    name: str,
+    *,
+    clients: Sequence[str] = ("plant-7",),
+    uncomment: bool = False,
+) -> Shipped:
+    """Run the shipped file `name`, with certificates for `clients`."""
     needs("mosquitto_passwd", "openssl")
     run_script(folder, "make-passwords.sh", "hall-1")
-    run_script(folder, "make-certs.sh", "plant-7")
+    run_script(folder, "make-certs.sh", *clients)
     kind = name.removesuffix(".conf")
     shutil.copy(folder / "passwords" / kind, folder / "passwords_of_broker")
     shutil.copy(SHIPPED / f"acl.{kind}", folder / "acl")
     for certificate in ("ca.pem", "server.pem", "server.key"):
         shutil.copy(folder / "certs" / certificate, folder)
-    lines, ports = rendered(name, folder)
+    lines, ports = rendered(name, folder, uncomment)
     lines = [line.replace("/passwords", "/passwords_of_broker") for line in lines]
     broker = mosquitto(config_lines=lines, persistence=folder, extra_ports=tuple(ports.values()))
     return Shipped(broker, folder, ports)
