@@ -19,6 +19,7 @@ from typing import Any
 import apsw
 from peewee import PeeweeException
 
+from gateway import __version__
 from gateway.backpressure import Backpressure, backpressure_payload
 from gateway.buffer.by_hand import ByHand, operations
 from gateway.buffer.dictionaries import DictionaryTrainer
@@ -44,6 +45,7 @@ from gateway.errors import StoreError
 from gateway.events import Status
 from gateway.flow.capacity import Load, Signal
 from gateway.flow.memory import memory_budget
+from gateway.home_assistant import Discovery
 from gateway.http.clock import clock_status
 from gateway.http.view import Section, buffer_bytes
 from gateway.machine import memory_limit_bytes
@@ -401,6 +403,7 @@ class Gateway:
             self.topics.backpressure,
             lambda topic: topic.startswith(retained),
             self._republished_id,
+            self._discovery(),
         )
         self._wake_republish = self.republish.wake
         self.republish.announce(backpressure_payload(self.backpressure.signal))
@@ -410,6 +413,16 @@ class Gateway:
         self.republish_link = Link("republish", endpoint, self.republish, self.clock.now_ms)
         self._resources.callback(self.republish.finish)
         self._start_links(self.republish_link)
+
+    def _discovery(self) -> Discovery | None:
+        home_assistant = self.config.home_assistant
+        if home_assistant is None:
+            return None
+        shown = [(window.name, window.publish.home_assistant) for window in self.config.windows]
+        windows = {name: how.shown() for name, how in shown if how is not None}
+        return Discovery(
+            home_assistant.discovery_prefix, self.gateway_id, self.topics.root, __version__, windows
+        )
 
     def _start_bridges(self) -> None:
         cloud = self.config.cloud

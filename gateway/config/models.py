@@ -244,6 +244,20 @@ class Cloud(Broker):
     )
 
 
+class HomeAssistant(Section):
+    """Announcements for Home Assistant: what it shows without being configured."""
+
+    discovery_prefix: str = setting(
+        "homeassistant", description="Where Home Assistant looks for announcements."
+    )
+
+    @field_validator("discovery_prefix")
+    @classmethod
+    def _is_topic(cls, prefix: str) -> str:
+        check_prefix(prefix)
+        return prefix
+
+
 class Config(Section):
     """The whole configuration file."""
 
@@ -263,6 +277,9 @@ class Config(Section):
     flow: Flow = setting({}, description="What the gateway may use of the machine.")
     http: Annotated[Http | None, BeforeValidator(none_if_off), OrOff] = setting(
         Http(), description="Metrics, health and dashboard. `off`: none."
+    )
+    home_assistant: Annotated[HomeAssistant | None, BeforeValidator(none_if_off), OrOff] = setting(
+        None, description="Announce gateway and aggregates to Home Assistant. Unset: not."
     )
     plugins: Plugins = setting({}, description="Where window plugins come from.")
     log: Log = setting({}, description="What is logged, and how.")

@@ -22,13 +22,16 @@ from gateway.config.types import (
     DurationMs,
     FieldName,
     Name,
+    OrOff,
     PositiveDurationMs,
     PriorityName,
     Section,
     Template,
     fault,
+    none_if_off,
     setting,
 )
+from gateway.home_assistant import Shown
 from gateway.topics import TopicTemplate, placeholders
 from gateway.windows.spec import WindowSpec, WindowType
 
@@ -125,10 +128,38 @@ class KeyLimit(Section):
         return {"anyOf": [{"type": "integer", "minimum": 1}, handler(core_schema)]}
 
 
+class ShownAs(Section):
+    """How Home Assistant shows the aggregates of a window; see docs/home-assistant.md."""
+
+    value: str = setting(
+        "",
+        description="The number in the result that is shown, such as `mean` or `p95`; with dots for what is "
+        "further inside. Empty: the likeliest one.",
+    )
+    unit: str | None = setting(None, description="Its unit.", examples=["°C"])
+    device_class: str | None = setting(
+        None, description="Home Assistant's class for it, such as `temperature`.", examples=["temperature"]
+    )
+    state_class: Annotated[
+        Literal["measurement", "total", "total_increasing"] | None, BeforeValidator(none_if_off), OrOff
+    ] = setting("measurement", description="How Home Assistant keeps statistics of it. `off`: none.")
+    expire_after: PositiveDurationMs | None = setting(
+        None, description="After so long without a new one the value is shown as unavailable. Unset: never."
+    )
+
+    def shown(self) -> Shown:
+        expire_after_s = None if self.expire_after is None else max(self.expire_after // 1000, 1)
+        return Shown(self.value, self.unit, self.device_class, self.state_class, expire_after_s)
+
+
 class Publish(Section):
     """How aggregates are published on the local broker."""
 
     retain: bool = setting(False, description="Whether the broker keeps the last aggregate of each key.")
+    home_assistant: Annotated[ShownAs | None, BeforeValidator(none_if_off), OrOff] = setting(
+        {},
+        description="How Home Assistant shows them, where the section `home_assistant` is given. `off`: not.",
+    )
 
 
 def _key_limit(value: object) -> object:

@@ -17,6 +17,8 @@ import orjson
 from gateway.buffer.reading import Reader
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.writer import Do, Writer
+from gateway.events import Message
+from gateway.home_assistant import Announcement, Discovery
 from gateway.mqtt.connection import Link, Session
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Republish(Session):
         backpressure_topic: str,
         retained: Callable[[str], bool],
         republished_id: int,
+        discovery: Discovery | None = None,
     ) -> None:
         self._path = path
         self._writer = writer
@@ -45,6 +48,7 @@ class Republish(Session):
         self._backpressure: bytes | None = None  # what is to be said of it
         self._told = b""
         self._retained = retained
+        self._discovery = discovery
         self._cursor = republished_id  # the last id that was handed to the broker
         self._settled = self._saved = republished_id
         self._waiting: deque[tuple[int, str, bytes]] = deque()  # at most CHUNK
@@ -74,6 +78,20 @@ class Republish(Session):
         link.publish(self._status_topic, status_payload("online"), qos=1, retain=True)
         self._backpressure = self._told or None
         self._news = True
+        if self._discovery is not None:
+            link.subscribe([(self._discovery.filter, 1)])
+            for announcement in self._discovery.connected():
+                _announce(link, announcement)
+
+    def received(self, link: Link, messages: list[Message]) -> None:
+        """Announcements that the broker keeps, some perhaps of a window that is gone; and our own, again."""
+        for message in messages:
+            stale = None
+            if self._discovery is not None and message.retain:
+                stale = self._discovery.stale(message.topic, message.payload)
+            if stale is not None:
+                _announce(link, stale)
+            link.ack(message.epoch, message.packet_id)
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         buffer_id = self._in_flight.pop(packet_id, None)
@@ -104,6 +122,9 @@ class Republish(Session):
             self._load()
         while self._waiting and len(self._in_flight) < IN_FLIGHT and not link.congested:
             buffer_id, topic, payload = self._waiting.popleft()
+            news = self._discovery.aggregate(topic, payload) if self._discovery is not None else None
+            if news is not None:
+                _announce(link, news)
             packet_id = link.publish(topic, payload, qos=1, retain=self._retained(topic))
             self._in_flight[packet_id] = buffer_id
         return 1.0 if not self._news else 0.05
@@ -130,6 +151,10 @@ class Republish(Session):
     def _save(self) -> None:
         self._saved = self._settled
         self._writer.submit(Do(partial(Store.set_meta, name=REPUBLISHED_ID, value=self._settled)))
+
+
+def _announce(link: Link, announcement: Announcement) -> None:
+    link.publish(announcement.topic, announcement.payload, qos=1, retain=True)
 
 
 def status_payload(state: str) -> bytes:

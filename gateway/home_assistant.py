@@ -1,0 +1,201 @@
+"""What Home Assistant is told so that it shows the gateway and its aggregates by itself: MQTT discovery.
+
+Each entity is a retained message on `PREFIX/COMPONENT/NODE/OBJECT/config`; an empty one takes it back. The
+fields are those of https://www.home-assistant.io/integrations/sensor.mqtt/ and …/binary_sensor.mqtt/. No
+network in here: topics and payloads go in and come out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import orjson
+
+MAX_ENTITIES = 1000
+"""Keys come out of payloads. Home Assistant takes many more, but who wants to look at them?"""
+_LIKELY = ("mean", "value", "last", "increase", "delta", "count")
+_ACTIONS = ["NONE", "SLOW_DOWN", "REJECT_LOW_PRIORITY"]
+_ALERT = "{{ value_json.alert if value_json.alert is defined else value_json.result.alert }}"
+_UNTOLD = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How the aggregates of a window are shown. `value` is the path of the shown number in their result,
+    with dots; empty: the likeliest one is found."""
+
+    value: str = ""
+    unit: str | None = None
+    device_class: str | None = None
+    state_class: str | None = "measurement"
+    expire_after_s: int | None = None
+
+
+class Announcement(NamedTuple):
+    """A retained message; an empty payload takes back what was announced there."""
+
+    topic: str
+    payload: bytes
+
+
+class Discovery:
+    """Remembers what has been announced on this connection. `root` is the first part of all topics of the
+    gateway, `windows` are those that are shown, by name."""
+
+    def __init__(
+        self, discovery_prefix: str, gateway_id: str, root: str, version: str, windows: Mapping[str, Shown]
+    ) -> None:
+        self.unannounced = 0
+        """Aggregates of keys beyond MAX_ENTITIES."""
+        self._prefix = discovery_prefix
+        self._node = _identifier(root)
+        self._root = root
+        self._windows = {f"{root}/aggregates/{name}/": (name, shown) for name, shown in windows.items()}
+        self._announced: set[str] = set()  # topics of aggregates
+        self._device = {
+            "identifiers": [self._node],
+            "name": f"Gateway {gateway_id}",
+            "model": "MQTT edge gateway",
+            "sw_version": version,
+        }
+
+    @property
+    def filter(self) -> str:
+        """Where everything lies that this gateway ever announced under this prefix."""
+        return f"{self._prefix}/+/{self._node}/+/config"
+
+    def connected(self) -> Iterator[Announcement]:
+        """A connection is new: the gateway's own entities. The broker may have forgotten the others."""
+        self._announced.clear()
+        yield self._entity("binary_sensor", "connection", self._connection())
+        yield self._entity("sensor", "backpressure", self._backpressure())
+        yield self._entity("sensor", "alert", self._alert())
+
+    def aggregate(self, topic: str, payload: bytes) -> Announcement | None:
+        """What is to be announced before `payload` is published on `topic`: something on the first time."""
+        if topic in self._announced:
+            return None
+        found = self._window_of(topic)
+        if found is None:
+            return None
+        if len(self._announced) >= MAX_ENTITIES:
+            self.unannounced += 1
+            return None
+        name, shown = found
+        aggregate = orjson.loads(payload)
+        path = shown.value.split(".") if shown.value else _likeliest(aggregate["result"])
+        if path is None:
+            return None  # the next result may have a number
+        self._announced.add(topic)
+        described = self._measure(topic, name, aggregate["key"], path, shown)
+        return self._entity("sensor", _identifier(topic.removeprefix(f"{self._root}/aggregates/")), described)
+
+    def stale(self, topic: str, payload: bytes) -> Announcement | None:
+        """What takes back a retained announcement of an earlier run, if its window is gone."""
+        if not payload:
+            return None
+        try:
+            state_topic = str(orjson.loads(payload)["state_topic"])
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return Announcement(topic, b"")  # nobody else has business in this node
+        kept = self._window_of(state_topic) or not state_topic.startswith(f"{self._root}/aggregates/")
+        return None if kept else Announcement(topic, b"")
+
+    # --- entities ---
+
+    def _entity(self, component: str, object_id: str, described: dict[str, Any]) -> Announcement:
+        common = {"unique_id": f"{self._node}_{object_id}", "device": self._device, "qos": 1}
+        topic = f"{self._prefix}/{component}/{self._node}/{object_id}/config"
+        return Announcement(topic, orjson.dumps(common | described))
+
+    def _measure(self, topic: str, window: str, key: str, path: list[str], shown: Shown) -> dict[str, Any]:
+        value = "value_json.result" + "".join(f"[{_quoted(part)}]" for part in path)
+        described = {
+            "name": f"{window} {key}".strip(),
+            "state_topic": topic,
+            # A correction is about a window of the past; an empty value leaves the state as it is.
+            "value_template": f"{{{{ {value} | tojson if value_json.kind != 'correction' else '' }}}}",
+            "unit_of_measurement": shown.unit,
+            "device_class": shown.device_class,
+            "state_class": shown.state_class,
+            "expire_after": shown.expire_after_s,
+        }
+        if path:  # the result has further members
+            described |= {
+                "json_attributes_topic": topic,
+                "json_attributes_template": "{{ value_json.result | tojson }}",
+            }
+        return {name: told for name, told in described.items() if told is not None} | self._availability()
+
+    def _connection(self) -> dict[str, Any]:
+        return {
+            "name": "Connection",
+            "state_topic": f"{self._root}/status",
+            "value_template": "{{ value_json.state }}",
+            "payload_on": "online",
+            "payload_off": "offline",
+            "device_class": "connectivity",
+            "entity_category": "diagnostic",
+        }
+
+    def _backpressure(self) -> dict[str, Any]:
+        topic = f"{self._root}/backpressure"
+        return {
+            "name": "Backpressure",
+            "state_topic": topic,
+            "value_template": "{{ value_json.action }}",
+            "device_class": "enum",
+            "options": _ACTIONS,
+            "json_attributes_topic": topic,
+            "entity_category": "diagnostic",
+        } | self._availability()
+
+    def _alert(self) -> dict[str, Any]:
+        topic = f"{self._root}/alerts"
+        return {
+            "name": "Last alert",
+            "state_topic": topic,
+            "value_template": _ALERT,
+            "json_attributes_topic": topic,
+            "entity_category": "diagnostic",
+        }
+
+    def _availability(self) -> dict[str, Any]:
+        return {
+            "availability_topic": f"{self._root}/status",
+            "availability_template": "{{ value_json.state }}",
+        }
+
+    def _window_of(self, topic: str) -> tuple[str, Shown] | None:
+        return next((found for start, found in self._windows.items() if topic.startswith(start)), None)
+
+
+def _likeliest(result: Any) -> list[str] | None:
+    """The path of the number that a result is about; the empty path is the result itself."""
+    if _is_number(result):
+        return []
+    if not isinstance(result, dict):
+        return None
+    numbers = [name for name, value in result.items() if _is_number(value)]
+    return next(([name] for name in (*_LIKELY, *numbers) if name in numbers), None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _quoted(text: str) -> str:
+    """A string as Jinja reads it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _identifier(text: str) -> str:
+    """`text` in the letters that a node and an object may have. Different texts stay different."""
+    allowed = _UNTOLD.sub("_", text)
+    if allowed == text and len(text) <= 64:
+        return text
+    return f"{allowed[:48]}-{blake2b(text.encode(), digest_size=6).hexdigest()}"
