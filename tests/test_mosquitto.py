@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from brokers import Broker, free_port
 from conftest import MosquittoFactory
+from gateways import GatewayProcess, gateway_config
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -29,6 +31,8 @@ SECRETS = {
     "HALL_1_PASSWORD": "h1",
     "RECEIVER_PASSWORD": "rx",
     "FLEET_PASSWORD": "fl",
+    "DASHBOARD_PASSWORD": "db",
+    "HOMEASSISTANT_PASSWORD": "ha",
 }
 Transport = Callable[[mqtt.Client], object]
 
@@ -126,7 +130,7 @@ def shipped(
 ) -> Shipped:
     """Run the shipped file `name`, with certificates for `clients`."""
     needs("mosquitto_passwd", "openssl")
-    run_script(folder, "make-passwords.sh", "hall-1")
+    run_script(folder, "make-passwords.sh", "hall-1", "homeassistant")
     run_script(folder, "make-certs.sh", *clients)
     kind = name.removesuffix(".conf")
     shutil.copy(folder / "passwords" / kind, folder / "passwords_of_broker")
@@ -281,14 +285,31 @@ def test_the_local_broker_refuses_who_it_does_not_know(local: Shipped, user: str
         join(local.ports[1883], "stranger", user, password)
 
 
-def test_the_local_broker_speaks_over_websockets(local: Shipped) -> None:
-    dashboard = join(local.ports[9001], "gateway-in-a-browser", "gateway", "gw", transport="websockets")
-    dashboard.subscribe("gateway/#")
-
-    dashboard.publish("gateway/plant-7/status", b"online")
-
-    assert dashboard.next()[:2] == ("gateway/plant-7/status", b"online")
-    dashboard.leave()
+def test_a_dashboard_reads_aggregates_over_websockets_and_home_assistant_what_it_is_told(
+    local: Shipped, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = gateway_config(
+        tmp_path_factory.mktemp("gateway"),
+        "unused",
+        local={"url": f"mqtt://127.0.0.1:{local.ports[1883]}", "username": "gateway", "password": "gw"},
+        home_assistant={},
+    )
+    dashboard = join(local.ports[9001], "in-a-browser", "dashboard", "db", transport="websockets")
+    dashboard.subscribe("gateway/+/aggregates/#")
+    home_assistant = join(local.ports[9001], "ha", "homeassistant", "ha", transport="websockets")
+    home_assistant.subscribe("homeassistant/sensor/+/+/config")
+    dashboard.publish("gateway/g1/aggregates/minute/a", b"a dashboard only reads")
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        fleet = fleet_at(local)
+        for time_ms in (1700000000000, 1700000090000):
+            fleet.publish("sensors/a", b'{"v": 3, "t": %d}' % time_ms)
+        topic, payload, _ = dashboard.next()
+        assert (topic, json.loads(payload)["result"]["mean"]) == ("gateway/g1/aggregates/minute/a", 3)
+        told = [json.loads(home_assistant.next()[1])["state_topic"] for _ in range(3)]
+        assert told == ["gateway/g1/backpressure", "gateway/g1/alerts", topic]
+    for peer in (fleet, dashboard, home_assistant):
+        peer.leave()
 
 
 def test_a_gateway_with_a_certificate_publishes_to_the_cloud_below_its_id_only(cloud: Shipped) -> None:
