@@ -19,7 +19,7 @@ from typing import Any
 import apsw
 from peewee import PeeweeException
 
-from gateway import __version__
+from gateway import __version__, sparkplug
 from gateway.backpressure import Backpressure, backpressure_payload
 from gateway.buffer.by_hand import ByHand, operations
 from gateway.buffer.dictionaries import DictionaryTrainer
@@ -103,6 +103,7 @@ class Gateway:
         self.cloud_links: list[Link] = []
         """The connections beside the bridge's."""
         self._wake_republish: Callable[[], None] = lambda: None  # the writer ticks before there is one
+        self._command: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._resources = ExitStack()
 
     @property
@@ -153,6 +154,11 @@ class Gateway:
     def load(self) -> Load:
         """What flow control looked at last."""
         return self.backpressure.load
+
+    @property
+    def sparkplug(self) -> Mapping[str, int]:
+        """What became of Sparkplug's edge nodes since the start; see `sparkplug.EdgeNodes`."""
+        return self.pipeline.edge_nodes.counts
 
     @property
     def clock_skew(self) -> Mapping[tuple[str, str], int]:
@@ -405,7 +411,7 @@ class Gateway:
             self._republished_id,
             self._discovery(),
         )
-        self._wake_republish = self.republish.wake
+        self._wake_republish, self._command = self.republish.wake, self.republish.command
         self.republish.announce(backpressure_payload(self.backpressure.signal))
         endpoint = _endpoint(
             self.config.local, "-republish", will=Will(self.topics.status, status_payload("offline"))
@@ -515,7 +521,19 @@ class Gateway:
         self.trainer.poll()
         if self.drain.is_due(self.clock.monotonic_s()):
             self.drain.add(self.totals())
+        self._ask_for_rebirths()
         self._wake_republish()
+
+    def _ask_for_rebirths(self) -> None:
+        """Sparkplug's edge nodes whose metrics are not known, or that a message was missed of."""
+        asked, self.pipeline.rebirths = self.pipeline.rebirths, {}
+        if asked:
+            from gateway.decoders.sparkplug import rebirth_payload  # noqa: PLC0415 - needs an extra
+
+            payload = rebirth_payload(self.clock.now_ms())
+            for node in asked:
+                group, name = node.split("/")
+                self._command(f"{sparkplug.NAMESPACE}/{group}/NCMD/{name}", payload)
 
     def _alert(self, name: str, message: str) -> None:
         """Store an alert; from any thread."""

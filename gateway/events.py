@@ -48,6 +48,7 @@ class Flag(IntFlag):
     CLOCK_SKEW = 4  # the device's clock was off by more than max_clock_skew
     CORRECTED = 8  # event_time is not what the device said; device_time is
     TIME_UNCERTAIN = 16  # the gateway itself had no trusted time yet
+    HISTORICAL = 32  # the device says that it saved this up: its time is believed, however old
 
 
 SKIPPED_SHIFT = 8

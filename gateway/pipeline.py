@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from gateway import sparkplug
 from gateway.buffer.alerts import DERIVED_FAMILY, append_alert
 from gateway.buffer.downsampling import Downsampling
 from gateway.buffer.reading import Reader
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 FAILED_ANNOUNCED = "failed_announced"
 SHOWN_DEVICES = 10
+_HISTORICAL = int(Flag.HISTORICAL)
 SLOW_SAMPLE_US = 200.0  # at a thousand samples a second that is a fifth of a core
 
 
@@ -113,6 +115,8 @@ class Pipeline:
         """The devices and when each was last heard, since the start."""
         self.skew: Counter[tuple[str, str]] = Counter()
         """(route, kind) of device times that were not believed, since the start."""
+        self.rebirths: dict[str, str] = {}
+        """Sparkplug's edge nodes to ask for a birth, each with the reason; who asks them, empties it."""
         self.devices = devices or DeviceClocks(wrong_ms=SkewPolicy().future_tolerance_ms)
         self._is_certain = is_certain  # whether the gateway knows what time it is
         self._doubt = 0
@@ -134,6 +138,11 @@ class Pipeline:
         self._owed: list[NewEvent] = []
         self._handed_on = False  # state of the windows was stored: a checkpoint has to follow
         self._slow: set[str] = set()
+
+    @property
+    def edge_nodes(self) -> sparkplug.EdgeNodes:
+        """What is known of Sparkplug's edge nodes."""
+        return self._routes.edge_nodes
 
     def subscriptions(self) -> list[tuple[str, int]]:
         """(filter, QoS) pairs to subscribe to, without those that another one covers.
@@ -181,6 +190,7 @@ class Pipeline:
         self._announce_wrong_clocks(store)
         if self._steps.stepped(now_ms, self._clock.monotonic_s()):
             self.windows.resume(now_ms)  # what the step leaps over is no device's silence
+        self._find_rebirths(store)
         owed, self._owed = self._owed, []
         self.windows.hand_on = partial(self._hand_on, store, owed, [])
         emissions = self.windows.advance(now_ms)
@@ -197,7 +207,7 @@ class Pipeline:
         self._next_checkpoint_s = self._clock.monotonic_s() + self._checkpoint_interval_ms / 1000
         self._handed_on = False
         self._watch_plugins()
-        changes = self.windows.take_changes()
+        changes = [*self.windows.take_changes(), *self._routes.edge_nodes.take_changes()]
         if changes or store.last_id() != self._checkpointed:
             self._checkpointed = store.checkpoint(changes)
 
@@ -238,7 +248,7 @@ class Pipeline:
         if self._downsampling:
             self._downsampling.rolled_back()
         self.windows, self._handed_on = self._new_windows(), False
-        for note in self.windows.restore(store.window_states()):
+        for note in self.windows.restore(self._routes.edge_nodes.restore(store.window_states())):
             log.warning("%s", note)
         after_id = self._checkpointed = store.meta_int(CHECKPOINT_ID)
         known = self._derived_ids(reader, after_id)
@@ -307,7 +317,7 @@ class Pipeline:
         return ""
 
     def _note_clock(self, message: Message, device_time_ms: int, flags: int, spec: RouteSpec) -> None:
-        if message.retain or self._doubt:
+        if message.retain or self._doubt or flags & _HISTORICAL:
             return  # its time is that of the publishing; and who knows no time judges none
         self.devices.observe(message.topic, device_time_ms, message.arrival_ms)
         if flags and spec.timestamp == "normalize":
@@ -391,6 +401,13 @@ class Pipeline:
         if found:
             some = ", ".join(found[:SHOWN_DEVICES]) + (", …" if len(found) > SHOWN_DEVICES else "")
             self.alert(store, "device_clock", f"{len(found)} devices' clocks are wrong: {some}")
+
+    def _find_rebirths(self, store: Store) -> None:
+        found = self._routes.edge_nodes.rebirths(round(self._clock.monotonic_s() * 1000))
+        if found:
+            self.rebirths.update(found)
+            some = ", ".join(f"{node}: {why}" for node, why in list(found.items())[:SHOWN_DEVICES])
+            self.alert(store, "sparkplug", f"{len(found)} edge nodes are asked to be born again ({some})")
 
     def _watch_plugins(self) -> None:
         """Say it once when a window's plugin is slow: everything behind it waits."""

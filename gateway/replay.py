@@ -6,6 +6,7 @@ live, and the same input always gives the same output.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeGuard
 
@@ -56,15 +57,25 @@ def read_event(line: bytes) -> Recorded:
         found = orjson.loads(line)
     except orjson.JSONDecodeError as exc:
         raise DecodeError(f"not JSON: {exc}", reason="json", hint=hint) from exc
-    if not isinstance(found, dict) or "payload" not in found:
+    if not isinstance(found, dict) or found.keys().isdisjoint(("payload", "payload_b64")):
         raise DecodeError("not an object with topic, payload and time_ms", reason="shape", hint=hint)
-    topic, payload, time_ms = found.get("topic"), found["payload"], found.get("time_ms")
+    topic, time_ms = found.get("topic"), found.get("time_ms")
     if not isinstance(topic, str) or not topic:
         raise DecodeError("topic is not a text", reason="topic", hint=hint)
     if not _is_time(time_ms):
         raise DecodeError("time_ms is not a whole number of milliseconds", reason="time", hint=hint)
-    data = payload.encode() if isinstance(payload, str) else orjson.dumps(payload)
-    return Recorded(topic, data, int(time_ms))
+    return Recorded(topic, _payload(found, hint), int(time_ms))
+
+
+def _payload(found: Mapping[str, object], hint: str) -> bytes:
+    """`payload` as text or JSON; bytes that are neither stand in `payload_b64`."""
+    if "payload" in found:
+        payload = found["payload"]
+        return payload.encode() if isinstance(payload, str) else orjson.dumps(payload)
+    try:
+        return b64decode(str(found["payload_b64"]), validate=True)
+    except ValueError as exc:
+        raise DecodeError(f"payload_b64 is not Base64: {exc}", reason="base64", hint=hint) from exc
 
 
 def _is_time(value: object) -> TypeGuard[int | float]:

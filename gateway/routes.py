@@ -13,6 +13,7 @@ from gateway.decoders import decoder
 from gateway.errors import DecodeError
 from gateway.events import FieldValue, Flag, Priority, Sample
 from gateway.expressions import TOPIC, compile_expression
+from gateway.sparkplug import EdgeNodes
 from gateway.timekeeping.normalize import SkewPolicy, normalize_timestamp
 from gateway.timestamps import TimeBound, timestamp_reader
 from gateway.topics import TopicTemplate
@@ -34,6 +35,7 @@ CACHED_TOPIC_CHARS = 256
 # Plain numbers, because arithmetic on an IntFlag takes longer than reading a small message.
 _UNDECODED = int(Flag.UNDECODED)
 _CORRECTED = int(Flag.CORRECTED)
+_HISTORICAL = int(Flag.HISTORICAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,12 @@ def field_names(decoder_name: str, fields: Mapping[str, str]) -> frozenset[str] 
 
 
 class Route:
-    """A compiled RouteSpec. Raises ConfigError or TopicError when the spec is not sound."""
+    """A compiled RouteSpec. Raises ConfigError or TopicError when the spec is not sound.
 
-    def __init__(self, spec: RouteSpec) -> None:
+    `edge_nodes` is what Sparkplug messages are read with; without it, each is read by itself.
+    """
+
+    def __init__(self, spec: RouteSpec, edge_nodes: EdgeNodes | None = None) -> None:
         reader = decoder(spec.decoder)
         self.spec = spec
         self.template = TopicTemplate(spec.topic)
@@ -110,6 +115,8 @@ class Route:
         readings = spec.readings or reader.readings
         path = spec.timestamp_path or reader.timestamp_path
         self._parse = reader.parse
+        self._resolve = edge_nodes.read if edge_nodes is not None and reader.remembers else None
+        self._trusted = reader.trusted
         self._fields = tuple((name, compile_expression(text, names)) for name, text in expressions.items())
         self._find_items = compile_expression(readings, names) if readings else None
         self._find_time = compile_expression(path, names) if path else None
@@ -125,6 +132,8 @@ class Route:
             levels = {TOPIC: topic, **levels}
         try:
             document = self._parse(payload, arrival_ms)
+            if self._resolve is not None:
+                document = self._resolve(topic, document)  # type: ignore[arg-type] # an object, there
             if self._find_items is not None:
                 return self._read_items(self._find_items(document, levels), document, levels, arrival_ms)
             sample, device_time_ms, flags, misses = self._read(document, document, levels, arrival_ms)
@@ -166,6 +175,8 @@ class Route:
             if self._expects_time:
                 misses += (MISSED_TIME,)
             return _Item(Sample(arrival_ms, fields), None, 0, misses)
+        if self._trusted is not None and type(item) is dict and item.get(self._trusted) is True:
+            return _Item(Sample(device_time_ms, fields), device_time_ms, _HISTORICAL, misses)
         time_ms, flags = self._settle(device_time_ms, arrival_ms)
         return _Item(Sample(time_ms, fields), device_time_ms, flags, misses)
 
@@ -234,7 +245,9 @@ class RouteTable:
     """Routes in the order of the configuration; the first that matches a topic takes it."""
 
     def __init__(self, specs: Iterable[RouteSpec]) -> None:
-        self.routes = tuple(Route(spec) for spec in specs)
+        self.edge_nodes = EdgeNodes()
+        """What the Sparkplug messages that came by have said. The one thing here that changes."""
+        self.routes = tuple(Route(spec, self.edge_nodes) for spec in specs)
         self._remembered = lru_cache(CACHED_TOPICS)(self._find)
 
     def match(self, topic: str) -> tuple[Route, Mapping[str, str]] | None:

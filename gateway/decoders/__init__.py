@@ -34,6 +34,10 @@ class Decoder:
     timestamp_path: str | None = None
     timestamp_format: str = "iso"
     single: bool = False
+    trusted: str | None = None
+    """Where an item says, by true, that its device saved it up: then its time is believed."""
+    remembers: bool = False
+    """Whether a message means something only with those before it; see `gateway.sparkplug`."""
 
 
 def _cbor() -> Decoder:
@@ -46,7 +50,15 @@ def _sparkplug_b() -> Decoder:
     from gateway.decoders.sparkplug import parse_sparkplug_b  # noqa: PLC0415 - needs an extra
 
     fields = {"name": "name", "value": "value"}
-    return Decoder(parse_sparkplug_b, fields, "metrics", "timestamp", "unix_ms")
+    return Decoder(
+        parse_sparkplug_b,
+        fields,
+        "metrics",
+        "timestamp",
+        "unix_ms",
+        trusted="is_historical",
+        remembers=True,
+    )
 
 
 _DECODERS: dict[str, Callable[[], Decoder]] = {

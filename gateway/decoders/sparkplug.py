@@ -1,6 +1,6 @@
 """Sparkplug B payloads (Eclipse Tahu's sparkplug_b.proto), one message at a time.
 
-Aliases are not resolved here: that takes the birth message, so a metric without a name has none.
+Aliases are not resolved here, that takes the birth message: see `gateway.sparkplug`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 
 from gateway.decoders.plain import check_size
 from gateway.errors import DecodeError
+from gateway.sparkplug import signed
 
 _TYPE = descriptor_pb2.FieldDescriptorProto
 _PAYLOAD = {
@@ -40,8 +41,7 @@ _METRIC = {
     "bytes_value": (16, _TYPE.TYPE_BYTES),
 }
 _VALUES = tuple(name for name in _METRIC if name.endswith("_value"))
-# Data types Int8 to Int64: negative numbers travel as two's complement in an unsigned field.
-_SIGNED_BITS = {1: 8, 2: 16, 3: 32, 4: 64}
+_BOOLEAN = 11
 
 
 def _message(name: str, fields: Mapping[str, tuple[int, int]]) -> descriptor_pb2.DescriptorProto:
@@ -97,8 +97,12 @@ def _value(metric: Any) -> object:
     value = getattr(metric, carrier)
     if isinstance(value, bytes):
         return value.hex()
-    bits = _SIGNED_BITS.get(metric.datatype)
-    if bits is None or not isinstance(value, int):
-        return value
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
+    return signed(value, metric.datatype)
+
+
+def rebirth_payload(now_ms: int) -> bytes:
+    """The command to an edge node to be born again: to tell all of its metrics anew."""
+    message = Payload(timestamp=now_ms)
+    message.metrics.add(name="Node Control/Rebirth", timestamp=now_ms, datatype=_BOOLEAN, boolean_value=True)
+    payload: bytes = message.SerializeToString()
+    return payload

@@ -27,6 +27,7 @@ class GatewayCollector(Collector):
         yield from self._upkeep()
         yield from self._writer()
         yield from self._decoding()
+        yield from self._sparkplug()
         yield from self._windows()
         yield from self._links()
         yield from self._drain()
@@ -129,6 +130,14 @@ class GatewayCollector(Collector):
             for labels, count in list(source.items()):
                 family.add_metric(list(labels), count)
             yield family
+
+    def _sparkplug(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "gateway_sparkplug", "What became of Sparkplug's edge nodes and their metrics.", labels=["what"]
+        )
+        for what, count in list(self._gateway.sparkplug.items()):
+            family.add_metric([what], count)
+        yield family
 
     def _windows(self) -> Iterator[Metric]:
         counters = self._gateway.window_counters

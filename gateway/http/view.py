@@ -63,6 +63,10 @@ class GatewayView(Protocol):
         """By (route, reason)."""
 
     @property
+    def sparkplug(self) -> Mapping[str, int]:
+        """What became of Sparkplug's edge nodes, by kind."""
+
+    @property
     def field_misses(self) -> Mapping[tuple[str, str], int]:
         """By (route, field)."""
 

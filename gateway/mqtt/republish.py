@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 100
 CHUNK = 200
 SAVE_EVERY = 500
+MAX_COMMANDS = 1000
 
 
 class Republish(Session):
@@ -47,6 +48,7 @@ class Republish(Session):
         self._backpressure_topic = backpressure_topic
         self._backpressure: bytes | None = None  # what is to be said of it
         self._told = b""
+        self._commands: deque[tuple[str, bytes]] = deque(maxlen=MAX_COMMANDS)
         self._retained = retained
         self._discovery = discovery
         self._cursor = republished_id  # the last id that was handed to the broker
@@ -69,6 +71,12 @@ class Republish(Session):
         """Publish this as the state of backpressure, retained."""
         self._told = self._backpressure = backpressure
         if self._link is not None:
+            self._link.wake()
+
+    def command(self, topic: str, payload: bytes) -> None:
+        """Publish this to a device at QoS 0, if there is a connection: who needs it asks again."""
+        if self._link is not None:
+            self._commands.append((topic, payload))
             self._link.wake()
 
     # --- on the link's thread ---
@@ -109,6 +117,7 @@ class Republish(Session):
         self._cursor = self._settled
         self._in_flight.clear()
         self._waiting.clear()
+        self._commands.clear()
 
     def leaving(self, link: Link) -> None:
         """After a clean DISCONNECT the will does not speak, so say it now."""
@@ -118,6 +127,8 @@ class Republish(Session):
         told, self._backpressure = self._backpressure, None
         if told is not None:
             link.publish(self._backpressure_topic, told, qos=1, retain=True)
+        while self._commands and not link.congested:
+            link.publish(*self._commands.popleft(), qos=0)
         if not self._waiting and self._news:
             self._load()
         while self._waiting and len(self._in_flight) < IN_FLIGHT and not link.congested:

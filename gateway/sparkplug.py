@@ -1,0 +1,293 @@
+"""What Sparkplug B edge nodes said at birth: it names and types the metrics of their later messages.
+
+Invariants:
+- What a message becomes depends on the messages before it alone, so that a replay gives the same. Its state
+  is part of the checkpoint.
+- Only births make an entry. MAX_METRICS bounds them all together, MAX_ASKED those that are asked to be
+  born again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+NAMESPACE = "spBv1.0"
+"""The first level of all topics."""
+
+STATE = "$sparkplug"
+"""The name beside those of windows, which begin with a letter or a digit, under which the state is stored."""
+
+REBIRTH_EVERY_MS = 60_000
+"""How long a node has to be born again before it is asked once more: a birth may be large."""
+
+MAX_METRICS = 500_000
+"""Some 150 bytes each. A plant's edge node has some hundred to some thousand."""
+
+MAX_ASKED = 10_000
+_SEQUENCE = 256
+
+# Data types Int8 to Int64: negative numbers travel as two's complement in an unsigned field.
+_SIGNED_BITS = {1: 8, 2: 16, 3: 32, 4: 64}
+
+Metric = dict[str, Any]
+
+
+def signed(value: object, datatype: object) -> object:
+    """A whole number as its data type means it; all other values as they are."""
+    bits = _SIGNED_BITS.get(datatype) if type(datatype) is int else None
+    if bits is None or type(value) is not int or value < 0:
+        return value
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+@dataclass(slots=True)
+class _Born:
+    """The metrics of one birth, of the node itself or of one of its devices."""
+
+    metrics: list[tuple[str, int | None, int | None]]
+    """Name, data type and alias of each."""
+    types: dict[str, int | None]
+    names: dict[int, str]
+
+    @classmethod
+    def of(cls, metrics: Iterable[tuple[str, int | None, int | None]]) -> _Born:
+        found = list(metrics)
+        return cls(
+            found,
+            {name: datatype for name, datatype, _ in found},
+            {alias: name for name, _, alias in found if alias is not None},
+        )
+
+
+@dataclass(slots=True)
+class _Node:
+    """An edge node that is online. `doubtful` until it is born again, once a message of it was missed."""
+
+    sequence: int
+    birth_death: object
+    doubtful: bool = False
+    born: dict[str, _Born] = field(default_factory=dict)
+    """By device; the node's own under the empty name."""
+
+
+class EdgeNodes:
+    """Resolves messages, watches sequence numbers, and says who has to be born again.
+
+    Names of nodes are `group/node`. `counts` are since the start, with what was replayed then: `births`,
+    `deaths` (of nodes and devices), `stale` (metrics that a death took back), `gaps` in sequence numbers,
+    `unresolved` (metrics whose alias no birth has named), `refused` (births beyond MAX_METRICS), `rebirths`
+    (that were asked for), `state_dropped` (rows of the checkpoint that could not be read).
+    """
+
+    def __init__(self, max_metrics: int = MAX_METRICS) -> None:
+        self.counts: Counter[str] = Counter()
+        self._max_metrics = max_metrics
+        self._nodes: dict[str, _Node] = {}
+        self._size = 0
+        self._full = False
+        self._wanted: dict[str, str] = {}
+        self._asked: dict[str, int] = {}
+        self._changed: dict[tuple[str, str | None], None] = {}
+
+    @property
+    def online(self) -> int:
+        """How many edge nodes are."""
+        return len(self._nodes)
+
+    def read(self, topic: str, document: dict[str, Any]) -> dict[str, Any]:
+        """A decoded message with its metrics resolved; only births and data have any."""
+        levels = topic.split("/")
+        if levels[0] != NAMESPACE or len(levels) not in (4, 5):
+            return document
+        kind, node, device = levels[2], f"{levels[1]}/{levels[3]}", "/".join(levels[4:])
+        if kind.endswith("BIRTH"):
+            self._birth(node, device, document)
+        elif kind.endswith("DATA"):
+            document = {**document, "metrics": self._data(node, device, document)}
+        else:
+            if kind.endswith("DEATH"):
+                self._death(node, device, document)
+            document = {**document, "metrics": []}
+        return document
+
+    def rebirths(self, monotonic_ms: int) -> dict[str, str]:
+        """The nodes to ask for a birth now, each with the reason; each at most every REBIRTH_EVERY_MS."""
+        if not self._wanted:
+            return {}
+        self._asked = {node: at for node, at in self._asked.items() if monotonic_ms - at < REBIRTH_EVERY_MS}
+        due = {node: why for node, why in self._wanted.items() if node not in self._asked}
+        self._wanted.clear()  # who goes on talking will be wanted again
+        self._asked.update(dict.fromkeys(due, monotonic_ms))
+        self.counts["rebirths"] += len(due)
+        return due
+
+    # --- messages ---
+
+    def _birth(self, name: str, device: str, document: Mapping[str, Any]) -> None:
+        born = _Born.of(map(_entry, filter(_is_named, document["metrics"])))
+        self.counts["births"] += 1
+        if device:
+            node = self._follow(name, document)
+            if node is None:
+                return
+        else:
+            self._forget(name)
+            self._wanted.pop(name, None)
+            node = _Node(_sequence_of(document, 0), _birth_death(document))
+        self._take_back(name, node, device)
+        size = len(born.metrics) + (1 if device else 2)
+        if self._size + size > self._max_metrics:
+            self.counts["refused"] += 1
+            self._full = True
+            return
+        self._nodes[name] = node
+        node.born[device] = born
+        self._size += size
+        self._changed[name, None] = self._changed[name, device] = None
+
+    def _data(self, name: str, device: str, document: Mapping[str, Any]) -> list[Metric]:
+        node = self._follow(name, document)
+        born = node.born.get(device) if node else None
+        if node and born is None:
+            self._want(name, "a device without a birth")
+        return [self._resolved(metric, born) for metric in document["metrics"]]
+
+    def _resolved(self, metric: Metric, born: _Born | None) -> Metric:
+        name = metric.get("name")
+        if name is None and "alias" in metric:
+            name = born.names.get(metric["alias"]) if born else None
+            if name is None:
+                self.counts["unresolved"] += 1
+                return metric
+            metric = {**metric, "name": name}
+        if born and "datatype" not in metric:
+            metric = {**metric, "value": signed(metric["value"], born.types.get(name or ""))}
+        return metric
+
+    def _death(self, name: str, device: str, document: Mapping[str, Any]) -> None:
+        if device:
+            node = self._follow(name, document)
+            if node is not None and device in node.born:
+                self.counts["deaths"] += 1
+                self.counts["stale"] += self._take_back(name, node, device)
+            return
+        node = self._nodes.get(name)
+        if (
+            node is not None and _birth_death(document) == node.birth_death
+        ):  # another one is the will of an older session
+            self.counts["deaths"] += 1
+            self.counts["stale"] += self._forget(name)
+
+    def _follow(self, name: str, document: Mapping[str, Any]) -> _Node | None:
+        """The node of a message that is not its birth, after a look at the sequence number."""
+        node = self._nodes.get(name)
+        if node is None:
+            if not self._full:
+                self._want(name, "no birth was seen")
+            return None
+        expected = (node.sequence + 1) % _SEQUENCE
+        node.sequence = _sequence_of(document, expected)
+        self._changed[name, None] = None
+        if node.sequence != expected:
+            self.counts["gaps"] += 1
+            node.doubtful = True
+        if node.doubtful:
+            self._want(name, "messages are missing")
+        return node
+
+    def _want(self, name: str, why: str) -> None:
+        if len(self._wanted) + len(self._asked) < MAX_ASKED:
+            self._wanted.setdefault(name, why)
+
+    def _forget(self, name: str) -> int:
+        """The node is offline, and so are its devices; returns how many metrics they had."""
+        node = self._nodes.get(name)
+        if node is None:
+            return 0
+        metrics = sum(self._take_back(name, node, device) for device in list(node.born))
+        del self._nodes[name]
+        self._size -= 1
+        self._changed[name, None] = None
+        return metrics
+
+    def _take_back(self, name: str, node: _Node, device: str) -> int:
+        born = node.born.pop(device, None)
+        if born is None:
+            return 0
+        self._size -= 1 + len(born.metrics)
+        self._full = False
+        self._changed[name, device] = None
+        return len(born.metrics)
+
+    # --- the checkpoint ---
+
+    def take_changes(self) -> list[tuple[str, bytes, bytes | None]]:
+        """(STATE, row, state) of what changed since the last call; None: delete the row."""
+        changed, self._changed = self._changed, {}
+        return [(STATE, _row(name, device), self._dump(name, device)) for name, device in changed]
+
+    def restore(self, rows: Iterable[tuple[str, bytes, bytes]]) -> Iterator[tuple[str, bytes, bytes]]:
+        """Start from the rows of a checkpoint in their order, a node before its devices; returns the rows of
+        windows, to be read to the end. Afterwards `read` every message after the checkpoint again."""
+        self._nodes.clear()
+        self._wanted.clear()
+        self._changed.clear()
+        self._size, self._full = 0, False
+        return self._take_own(rows)
+
+    def _take_own(self, rows: Iterable[tuple[str, bytes, bytes]]) -> Iterator[tuple[str, bytes, bytes]]:
+        for each in rows:
+            window, row, state = each
+            if window != STATE:
+                yield each
+                continue
+            try:
+                self._load(*row.decode().split("/", 2), state=orjson.loads(state))
+            except (ValueError, TypeError, KeyError):
+                self.counts["state_dropped"] += 1  # the node is asked to be born again
+
+    def _load(self, group: str, name: str, device: str | None = None, *, state: Any) -> None:
+        if device is None:
+            self._nodes[f"{group}/{name}"] = _Node(*state)
+            self._size += 1
+            return
+        born = _Born.of((name, datatype, alias) for name, datatype, alias in state)
+        self._nodes[f"{group}/{name}"].born[device] = born
+        self._size += 1 + len(born.metrics)
+
+    def _dump(self, name: str, device: str | None) -> bytes | None:
+        node = self._nodes.get(name)
+        if node is None:
+            return None
+        if device is None:
+            return orjson.dumps([node.sequence, node.birth_death, node.doubtful])
+        born = node.born.get(device)
+        return None if born is None else orjson.dumps(born.metrics)
+
+
+def _row(name: str, device: str | None) -> bytes:
+    return (name if device is None else f"{name}/{device}").encode()
+
+
+def _is_named(metric: Metric) -> bool:
+    return "name" in metric
+
+
+def _entry(metric: Metric) -> tuple[str, int | None, int | None]:
+    return metric["name"], metric.get("datatype"), metric.get("alias")
+
+
+def _sequence_of(document: Mapping[str, Any], otherwise: int) -> int:
+    found = document.get("seq")
+    return found % _SEQUENCE if type(found) is int else otherwise
+
+
+def _birth_death(document: Mapping[str, Any]) -> object:
+    """The number that a birth has in common with the death that was agreed on with it."""
+    return next((metric["value"] for metric in document["metrics"] if metric.get("name") == "bdSeq"), None)
