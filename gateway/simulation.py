@@ -98,10 +98,46 @@ def _plain(reading: Reading) -> tuple[str, bytes, int]:
     return f"sensors/{reading.device}/temperature", b"%.2f" % reading.temperature, reading.time_ms
 
 
+def _shelly_gen2(reading: Reading) -> tuple[str, bytes, int]:
+    """A notification of the add-on's sensors."""
+    sensors = {
+        "temperature:100": {"id": 100, "tC": reading.temperature},
+        "humidity:100": {"id": 100, "rh": reading.humidity},
+    }
+    body = {
+        "src": reading.device,
+        "dst": f"{reading.device}/events",
+        "method": "NotifyStatus",
+        "params": {"ts": reading.time_ms / 1000, **sensors},
+    }
+    return f"{reading.device}/events/rpc", orjson.dumps(body), reading.time_ms
+
+
+def _esphome(reading: Reading) -> tuple[str, bytes, int]:
+    """A bare number, as `_plain`."""
+    return f"{reading.device}/sensor/temperature/state", b"%.1f" % reading.temperature, reading.time_ms
+
+
+def _chirpstack(reading: Reading) -> tuple[str, bytes, int]:
+    """An uplink that a codec has read."""
+    body = {
+        "time": _iso(reading.time_ms) + "+00:00",
+        "deviceInfo": {"applicationId": "fleet", "devEui": reading.device},
+        "fPort": 1,
+        "object": {"temperature": reading.temperature, "humidity": reading.humidity},
+        "rxInfo": [{"gatewayId": "0016c001f153a14c", "rssi": -90, "snr": 7.5}],
+    }
+    topic = f"application/fleet/device/{reading.device}/event/up"
+    return topic, orjson.dumps(body), reading.time_ms
+
+
 PRESETS: dict[str, Callable[[Reading], tuple[str, bytes, int]]] = {
     "tasmota": _tasmota,
     "zigbee2mqtt": _zigbee2mqtt,
     "plain": _plain,
+    "shelly_gen2": _shelly_gen2,
+    "esphome": _esphome,
+    "chirpstack": _chirpstack,
 }
 
 

@@ -10,6 +10,7 @@ import jmespath
 import pytest
 from typer.testing import CliRunner
 
+from gateway import simulation
 from gateway.cli import app
 from gateway.config import parse_config
 from gateway.config.presets import PRESETS
@@ -41,6 +42,17 @@ def examples():
 
 def specs(routes):
     return {spec.name: spec for spec in parse_config(f"{HEAD}routes: {routes}").route_specs()}
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() & simulation.PRESETS.keys()))
+def test_a_preset_reads_what_the_simulated_fleet_of_its_name_publishes(name):
+    table = RouteTable(specs(f"[{{preset: {name}, timestamp: trusted}}]").values())
+    spec = simulation.FleetSpec(devices=3, rate_per_s=10, preset=name, count=30)
+    for publication in simulation.simulate(spec, ARRIVAL_MS):
+        route, levels = table.match(publication.topic)
+        decoded = route.decode(publication.topic, levels, publication.payload, publication.event_time_ms)
+        assert decoded.samples
+        assert (decoded.event_time_ms, decoded.misses) == (publication.event_time_ms, ())
 
 
 def problem(routes):

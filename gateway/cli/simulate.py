@@ -31,6 +31,9 @@ class Preset(StrEnum):
     TASMOTA = "tasmota"
     ZIGBEE2MQTT = "zigbee2mqtt"
     PLAIN = "plain"
+    SHELLY_GEN2 = "shelly_gen2"
+    ESPHOME = "esphome"
+    CHIRPSTACK = "chirpstack"
 
 
 def simulate(
