@@ -24,7 +24,7 @@ from gateway.backpressure import Backpressure, backpressure_payload
 from gateway.buffer.by_hand import ByHand, operations
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.downsampling import Downsampling
-from gateway.buffer.lock import DataDirLock
+from gateway.buffer.lock import DataDirLock, unusable_folder
 from gateway.buffer.mark import Mark
 from gateway.buffer.opening import Opening
 from gateway.buffer.reading import Reader
@@ -255,7 +255,10 @@ class Gateway:
 
     def _start_storage(self) -> None:
         buffer = self.config.buffer
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise unusable_folder(self.data_dir, exc) from exc
         apsw.soft_heap_limit(self.budget.cache_bytes)  # SQLite then gives up cached pages first
         self._resources.enter_context(DataDirLock(self.data_dir))
         self.space = DiskSpace(self.buffer_path, buffer.max_size)

@@ -32,6 +32,16 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """The file system that is mounted at `folder` cannot be written meanwhile, not even by root."""
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+
+
 def fill(folder: Path) -> Path:
     """Take all the space that is left, and what has become free since the last time."""
     filler = folder / "filler"

@@ -129,6 +129,14 @@ def test_a_buffer_that_somebody_removed_is_missed(tmp_path: Path) -> None:
     assert_balanced(path)
 
 
+def test_a_buffer_that_was_cut_to_nothing_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    work(path, events(10))
+    path.write_bytes(b"")
+    assert "from 1 to 10" in work(path, events(1))
+    assert_balanced(path)
+
+
 # --- what is no loss ---
 
 

@@ -10,11 +10,14 @@ import apsw
 import pytest
 from buffers import EPOCH_MS, append, events, opened
 from conftest import MosquittoFactory
-from disks import fill, mounted
+from disks import fill, mounted, read_only
 from gateways import GatewayProcess, gateway_config, wait_until
 from publishing import publish
+from typer.testing import CliRunner
 
 from gateway.buffer.recovery import WHOLE, check, recover
+from gateway.cli import app
+from gateway.errors import StoreError
 
 NOW_MS = EPOCH_MS
 
@@ -145,3 +148,37 @@ def test_a_start_without_any_room_fails_with_a_clear_message_and_changes_nothing
         gateway.start()
         gateway.wait_ready()
         assert len(gateway.raw_payloads()) == 50
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["run"], "the data directory"),
+        (["buffer", "drop", "--all", "--yes"], "the data directory"),
+        (["buffer", "stats"], "copy the folder"),
+        (["buffer", "audit"], "copy the folder"),
+    ],
+)
+def test_on_a_read_only_file_system_each_command_says_what_to_do(
+    tmp_path: Path, disk: Path, command: list[str], said: str
+) -> None:
+    gateway = gateway_on(disk, tmp_path, "mqtt://127.0.0.1:1")
+    (disk / "data").mkdir()
+    left_by_kill(disk / "data" / "events.db")
+    before = files(disk / "data")
+    with read_only(disk):
+        done = CliRunner().invoke(app, [*command, "-c", str(gateway.config)])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, StoreError)
+    assert said in f"{done.exception} {done.exception.hint}"
+    assert files(disk / "data") == before
+
+
+def test_the_metrics_tell_of_the_disk(mosquitto: MosquittoFactory, tmp_path: Path, disk: Path) -> None:
+    with gateway_on(disk, tmp_path, mosquitto().url) as gateway:
+        gateway.wait_ready()
+        wait_until(lambda: gateway.metric("gateway_disk_ballast") == 1, "the ballast")
+        assert 0 < gateway.metric("gateway_disk_free_bytes") < 8 * 1024 * 1024
+        assert gateway.metric("gateway_buffer_wal_bytes") >= 0
+        fill(disk)
+        wait_until(lambda: gateway.metric("gateway_disk_low") == 1, "the disk is low")

@@ -7,16 +7,25 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from gateway.errors import BufferLockedError
+from gateway.errors import BufferLockedError, StoreError
 
 LOCK_FILE = "gateway.lock"
+
+
+def unusable_folder(folder: Path, error: OSError) -> StoreError:
+    """What to raise when the data directory cannot be made or written."""
+    return StoreError(
+        f"the data directory {folder} cannot be used: {error.strerror}",
+        hint="the gateway's user must be able to write there: `mount` says whether the file system is"
+        f" read-only, `ls -ld {folder}` who owns the folder",
+    )
 
 
 class DataDirLock:
     """Holds the data directory while the `with` block runs. The kernel lets go of it when the process dies.
     `role` says who has it, to the one that is refused.
 
-    Raises BufferLockedError when another process holds it.
+    Raises BufferLockedError when another process holds it, StoreError when it cannot be written.
     """
 
     def __init__(self, data_dir: Path, role: str = "gateway") -> None:
@@ -24,7 +33,10 @@ class DataDirLock:
         self._role = role
 
     def __enter__(self) -> DataDirLock:
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise unusable_folder(self._path.parent, exc) from exc
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:

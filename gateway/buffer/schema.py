@@ -8,14 +8,26 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import apsw
-from peewee import SQL, AutoField, BigIntegerField, BlobField, CompositeKey, IntegerField, Model, TextField
+from peewee import (
+    SQL,
+    AutoField,
+    BigIntegerField,
+    BlobField,
+    CompositeKey,
+    IntegerField,
+    Model,
+    PeeweeException,
+    TextField,
+)
 from playhouse.apsw_ext import APSWDatabase
 
 from gateway.buffer.migration import migrate, version_of
+from gateway.errors import StoreError
 from gateway.topics import filter_matches
 
 # 4 MB of WAL before SQLite moves it into the database: large enough that pages which change in every
@@ -266,7 +278,8 @@ def open_reader(path: Path) -> APSWDatabase:
 
     The file is opened for writing all the same, because a reader of a WAL must write the -shm file.
     A file of an earlier version is read as it is: a reader migrates nothing.
-    Raises peewee's OperationalError when there is no such file, StoreError when a newer gateway wrote it.
+    Raises peewee's OperationalError when there is no such file, StoreError when a newer gateway wrote it or
+    its folder cannot be written.
     """
     database = APSWDatabase(
         str(path),
@@ -279,8 +292,14 @@ def open_reader(path: Path) -> APSWDatabase:
         database.connect()
         version_of(database.connection(), path)
         _teach(database)
-    except BaseException:
+    except BaseException as exc:
         database.close()
+        if isinstance(exc, PeeweeException) and path.exists() and not os.access(path.parent, os.W_OK):
+            raise StoreError(
+                f"the buffer {path} cannot be read: its folder cannot be written, and whoever reads the"
+                " write-ahead log needs an index beside it",
+                hint="copy the folder to where it can be written, and read the copy",
+            ) from exc
         raise
     return database
 

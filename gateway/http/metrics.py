@@ -62,6 +62,14 @@ class GatewayCollector(Collector):
             "What the buffer may take on the disk.",
             value=self._gateway.max_buffer_bytes,
         )
+        space = self._gateway.space
+        for name, text, level in (
+            ("buffer_wal_bytes", "Size of the write-ahead log.", space.wal_bytes()),
+            ("disk_free_bytes", "What is free on the buffer's disk.", space.free_bytes),
+            ("disk_low", "Whether that is less than the gateway keeps free.", space.low),
+            ("disk_ballast", "Whether the ballast for a full disk is there.", space.ballast_held),
+        ):
+            yield GaugeMetricFamily(f"gateway_{name}", text, value=level)
 
     def _upkeep(self) -> Iterator[Metric]:
         ratios = GaugeMetricFamily(

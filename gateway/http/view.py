@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from gateway.buffer.space import DiskSpace
 from gateway.buffer.store import Store
 from gateway.buffer.upkeep import Upkeep
 from gateway.buffer.writer import Writer
@@ -32,6 +33,7 @@ class GatewayView(Protocol):
     store: Store
     writer: Writer
     upkeep: Upkeep
+    space: DiskSpace
     bridges: list[Bridge]
     bridge_links: list[Link]
     drain: Progress
