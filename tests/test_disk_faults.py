@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from buffers import sql
 from conftest import MosquittoFactory
 from gateways import GatewayProcess, gateway_config, wait_until
 from publishing import publish
@@ -27,20 +29,20 @@ class BreakableDisk:
         library = folder / "disk.so"
         source = Path(__file__).with_name("disk.c")
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
-        self._rule = folder / "rule"
+        self.rule = folder / "rule"
         self.mend()
         patch.setenv("LD_PRELOAD", str(library))
-        patch.setenv("DISK_FILE", str(self._rule))
+        patch.setenv("DISK_FILE", str(self.rule))
         patch.setenv("DISK_MATCH", "events.db")
 
     def fail(self, call: str, error: int = errno.EIO) -> None:
-        self._rule.write_text(f"{call} {error}")
+        self.rule.write_text(f"{call} {error}")
 
     def slow(self, fsync_s: float) -> None:
-        self._rule.write_text(f"slow {fsync_s}")
+        self.rule.write_text(f"slow {fsync_s}")
 
     def mend(self) -> None:
-        self._rule.write_text("sound")
+        self.rule.write_text("sound")
 
 
 @pytest.fixture
@@ -84,6 +86,17 @@ def test_after_io_errors_it_goes_on_without_a_restart_and_no_message_is_lost_or_
             wait_until_quiet(broker)
             disk.mend()
     assert check(folder, tmp_path / "copy", broker) == frozenset()
+
+
+def test_a_group_whose_fsync_failed_is_stored_once_when_nobody_else_has_the_file_open(
+    tmp_path: Path, disk: BreakableDisk
+) -> None:
+    program = Path(__file__).with_name("lone_writer.py")
+    path = tmp_path / "events.db"
+    subprocess.run([sys.executable, "-B", program, path, disk.rule], check=True, timeout=60)
+    assert sql(path, "SELECT count(*), count(DISTINCT stream || '/' || sequence_num) FROM buffer_events") == [
+        (8, 8)
+    ]
 
 
 def test_a_disk_that_cannot_be_read_for_a_while_costs_nothing(
