@@ -22,6 +22,7 @@ from peewee import PeeweeException
 from gateway import __version__, sparkplug
 from gateway.backpressure import Backpressure, backpressure_payload
 from gateway.buffer.by_hand import ByHand, operations
+from gateway.buffer.damage import using
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.downsampling import Downsampling
 from gateway.buffer.lock import DataDirLock, unusable_folder
@@ -177,7 +178,8 @@ class Gateway:
 
     def start(self) -> None:
         try:
-            self._start_storage()
+            with using(self.buffer_path):
+                self._start_storage()
             self._start_control()
             self._start_local_broker()
             self._start_republish()
@@ -206,6 +208,11 @@ class Gateway:
         if self.upkeep.metrics.damage:
             problems.append(f"the buffer's file is damaged: {self.upkeep.metrics.damage}")
         return problems
+
+    @property
+    def broken(self) -> str:
+        """Why nothing can be stored until a new start has mended the file, which is noted; else empty."""
+        return self.upkeep.metrics.damage if self.writer.metrics.damage else ""
 
     def readiness(self) -> list[str]:
         """Why the gateway does not do its work right now; empty when it does. Judged by progress: a socket
@@ -316,7 +323,8 @@ class Gateway:
             self.space.release_ballast()  # to open it takes room too
         try:
             recovery = recover(self.buffer_path, self.clock.now_ms(), self.config.buffer.synchronous)
-            self.store.open()
+            with using(self.buffer_path):
+                self.store.open()
         except (apsw.Error, PeeweeException, OSError) as exc:
             raise StoreError(
                 f"the buffer {self.buffer_path} cannot be opened: {exc}; it is left as it is",

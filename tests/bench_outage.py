@@ -139,8 +139,11 @@ class Day:
         ids = self.writer.call(lambda store: store.claim(limit))
         events, corrupt = self.reader.without_corrupt(self.reader.by_ids(ids))
         assert not corrupt
-        for part in events.split(1000, 4 * MIB):
-            encode_columns("g1", uuid.uuid4().bytes, self.reader.columns(part))
+        start, all_events = 0, len(events.ids)
+        while start < all_events:
+            end = events.fitting(start, min(start + 1000, all_events), 4 * MIB)
+            encode_columns("g1", uuid.uuid4().bytes, self.reader.columns(events.part(start, end)))
+            start = end
         self.writer.submit(Settle(ids, Happening.PUBACK))
 
     @property

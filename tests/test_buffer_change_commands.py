@@ -27,9 +27,10 @@ def gateway(*args: object, answer: str = "") -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, input=answer)
 
 
-def changed(what: str, config: Path, *args: object) -> dict[str, Any]:
-    done = gateway("buffer", what, "-c", config, "--json", *args)
-    assert done.returncode == 0, done.stderr
+def reported(what: str, config: Path, *args: object) -> dict[str, Any]:
+    """What a command reports, called in this process: to start one for each takes a second."""
+    done = CliRunner().invoke(app, [what, "-c", str(config), "--json", *map(str, args)])
+    assert done.exit_code == 0, done.output
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -63,14 +64,14 @@ def test_retry_drop_and_compact_do_the_same_on_a_running_and_on_a_stopped_gatewa
     try:
         ids = sql(buffer, "SELECT lower(hex(event_id)) FROM buffer_events WHERE id IN (1, 2)")
         expected = {"retried": 2, "released": 0, "live": live}
-        assert changed("retry", config, *(row[0] for row in ids)) == expected
-        assert changed("retry", config, "--stream", "sensors/2")["retried"] == 15
-        assert changed("drop", config, "--stream", "sensors/3", "--yes") == {"dropped": 15, "live": live}
-        assert changed("drop", config, "--all", "--yes")["dropped"] == 150 - 2 - 15 - 15
-        done = changed("compact", config)
+        assert reported("retry", config, *(row[0] for row in ids)) == expected
+        assert reported("retry", config, "--stream", "sensors/2")["retried"] == 15
+        assert reported("drop", config, "--stream", "sensors/3", "--yes") == {"dropped": 15, "live": live}
+        assert reported("drop", config, "--all", "--yes")["dropped"] == 150 - 2 - 15 - 15
+        done = reported("compact", config)
         assert done["live"] is live
         assert live or done["log_emptied"]  # a running gateway reads its buffer, too
-        audited = json.loads(gateway("buffer", "audit", "-c", config, "--json").stdout)
+        audited = reported("audit", config)
         assert audited["problems"] == []
         assert audited["evicted"] == {"dropped": 133}
         assert audited["incomplete"] == len(audited["per_stream"]) == 9  # not sensors/2
@@ -99,10 +100,10 @@ def test_a_restore_needs_a_stop_and_then_takes_the_backup(config: Path, buffer: 
         assert f"used by another gateway (process {running.pid})" in second.stderr
         assert "dropped" in gateway("buffer", "drop", "-c", config, "--all", "--yes").stdout
         assert running.stop() == 0
-    done = changed("restore", config)
+    done = reported("restore", config)
     assert (done["events"], done["live"], done["numbers_known"]) == (200, False, True)
     assert Path(done["kept_aside"]).is_dir()
-    assert json.loads(gateway("buffer", "audit", "-c", config, "--json").stdout)["problems"] == []
+    assert reported("audit", config)["problems"] == []
 
 
 def test_a_drop_asks_first_and_a_no_changes_nothing(config: Path, buffer: Path) -> None:

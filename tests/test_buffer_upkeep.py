@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from gateway.buffer.upkeep import Upkeep
 from gateway.buffer.verification import Verification
 from gateway.buffer.writer import Writer
 from gateway.clock import SystemClock
+from gateway.control import SOCKET_FILE
 from gateway.delivery import Happening
 from gateway.errors import DamageError
 from gateway.events import Kind, Status
@@ -209,3 +212,25 @@ def test_a_running_gateway_says_that_only_a_restart_mends_its_file_and_the_resta
         said = [json.loads(p)["alert"] for p in reader.payloads(reader.derived_after(0, 10))]
     assert said == ["buffer_damaged", "buffer_salvaged"]
     assert sql(path, "SELECT count(*) FROM buffer_events WHERE kind = 0 AND status = 0") == [(1999,)]
+
+
+@pytest.mark.slow
+def test_a_gateway_that_cannot_write_its_damaged_file_any_more_starts_anew_and_mends_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "data" / "events.db"
+    path.parent.mkdir()
+    fill(path, 2000)
+    lose_index_entries(path, "id BETWEEN 1800 AND 1900")
+    config = gateway_config(tmp_path, f"mqtt://{HOST}:{free_port()}")
+    with GatewayProcess(config) as gateway:
+        wait_until((path.parent / SOCKET_FILE).exists, "its control socket")
+        drop = [sys.executable, "-m", "gateway", "buffer", "drop", "-c", str(config), "--status", "pending"]
+        with subprocess.Popen([*drop, "--older-than", "1s", "--yes"], stderr=subprocess.DEVNULL) as command:
+            wait_until(lambda: "starts anew" in gateway.log(), "it gives up that file")
+            wait_until(lambda: gateway.metric("gateway_buffer_verified_share") == 1, gateway.log())
+            command.kill()
+        assert gateway.get("/healthz") is not None
+        gateway.stop()
+        assert gateway.audit().problems == ()
+    assert sql(path, "SELECT count(*) FROM buffer_events WHERE kind = 0 AND status = 0") == [(2000,)]

@@ -85,6 +85,7 @@ def power_cuts(disk: LoopDisk, copy: Path, synchronous: Synchronous, cuts: int) 
         with Worker(data, synchronous, seed + number, broker) as worker:
             worker.wait_ready()
             time.sleep(chance.uniform(0.1, 0.6))
+            broker.lose_power()
             disk.lose_power()
         disk.unmount()
         disk.mount()

@@ -5,15 +5,42 @@ The next start reads it, and then checks the whole file, however large it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import apsw
+
+from gateway.errors import DamageError
 from gateway.files import sync_folder
+
+# SQLError: the statement that made a table is damaged, and a column is not found. Not IOError: what the disk
+# does not give now it may give later.
+_DAMAGES = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeError)
 
 
 def note_damage(path: Path, problem: str) -> None:
     """Leave word that the buffer `path` is damaged. Raises OSError."""
     _note(path).write_text(problem)
     sync_folder(path.parent)
+
+
+@contextmanager
+def using(path: Path) -> Iterator[None]:
+    """While the buffer `path` is used for the first time: what turns out to be damaged is noted.
+
+    Raises DamageError then: the next start mends it.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if not isinstance(getattr(exc, "orig", exc), _DAMAGES):  # peewee keeps the driver's error there
+            raise
+        problem = str(exc) or type(exc).__name__
+        note_damage(path, problem)
+        raise DamageError(
+            f"the buffer {path} is damaged: {problem}", hint="start again: what is readable is saved then"
+        ) from exc
 
 
 def noted_damage(path: Path) -> str:

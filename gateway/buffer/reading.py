@@ -181,8 +181,8 @@ class Reader:
         ]
 
     def problem_of_table(self, table: str) -> str:
-        """What quick_check says about one table; empty when it is whole."""
-        (found,) = self._row(f"PRAGMA quick_check({table})")
+        """What is wrong with one table and its indexes; empty when it is whole."""
+        (found,) = self._row(f"PRAGMA integrity_check({table})")
         return "" if found == "ok" else str(found)
 
     def chosen(self, choice: Choice, after_id: int = 0, limit: int = 1000) -> list[tuple[int, int, int]]:

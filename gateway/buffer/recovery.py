@@ -22,7 +22,8 @@ import apsw
 from peewee import PeeweeException
 
 from gateway.buffer.damage import forget_damage, noted_damage
-from gateway.buffer.salvage import Salvage, salvage
+from gateway.buffer.fitness import unfit
+from gateway.buffer.salvage import UNREADABLE, Salvage, salvage
 from gateway.buffer.wal import mended, scan
 from gateway.files import replace_file
 
@@ -112,15 +113,15 @@ def _problem(path: Path, thorough: bool) -> str:
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if path.stat().st_size > CHECK_AT_START_BYTES and not thorough:
-                return ""
+                return unfit(connection)
             ((found,),) = connection.execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)")
+            return str(found) if found != "ok" else unfit(connection)
         finally:
             connection.close()
-    except apsw.Error as exc:
-        if _passes(exc):
+    except UNREADABLE as exc:
+        if isinstance(exc, apsw.Error) and _passes(exc):
             raise
         return str(exc)
-    return "" if found == "ok" else str(found)
 
 
 def _mend_wal(path: Path, aside: Path) -> int:

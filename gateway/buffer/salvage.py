@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import apsw
 
 from gateway.buffer.checksum import event_checksum
+from gateway.buffer.fitness import columns, fits
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.schema import BufferEvent, open_writer
 from gateway.events import Kind, Status
@@ -42,18 +44,20 @@ def salvage(damaged: Path, fresh: Path) -> Salvage:
 
     Raises apsw.Error when `damaged` cannot be read at all.
     """
-    source = apsw.Connection(str(damaged), flags=apsw.SQLITE_OPEN_READWRITE)
-    source.execute("PRAGMA query_only = 1")
-    source.execute("PRAGMA cell_size_check = 1")
-    source.execute("PRAGMA writable_schema = 1")  # else SQLite reads nothing of a file that was cut short
-    source.execute("SELECT 1 FROM buffer_events LIMIT 0")  # raises when there is nothing to read
     target = open_writer(fresh, "full")
     connection = target.connection()
+    try:
+        _mend_schema(damaged, connection)
+        source = _opened(damaged)
+    except BaseException:
+        target.close()
+        raise
     try:
         with connection:
             missing = tuple(name for name in _PLAIN_TABLES if not _copy_table(source, connection, name))
             # Whatever version it was copied from: the tables are those of this one.
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (VERSION, str(SCHEMA_VERSION)))
+            _names_from_their_index(source, connection)
             events = corrupt = lost = 0
             for rows, unreadable in _stretches(source):
                 kept, wrong = _insert_events(connection, rows)
@@ -70,16 +74,51 @@ def salvage(damaged: Path, fresh: Path) -> Salvage:
         target.close()
 
 
+def _opened(damaged: Path) -> apsw.Connection:
+    source = apsw.Connection(str(damaged), flags=apsw.SQLITE_OPEN_READWRITE)
+    source.execute("PRAGMA cell_size_check = 1")
+    source.execute("PRAGMA writable_schema = 1")  # else SQLite reads nothing of a file that was cut short
+    source.execute("SELECT 1 FROM sqlite_schema LIMIT 0")  # raises when there is nothing to read
+    return source
+
+
+def _mend_schema(damaged: Path, target: apsw.Connection) -> None:
+    """One flipped bit in the name of a column hides a whole table: so the statements that made the tables are
+    those of the fresh file again, in `damaged`, which is a copy to read from."""
+    with closing(_opened(damaged)) as source, suppress(*UNREADABLE):
+        known = target.execute("SELECT rowid, type, name, tbl_name, sql FROM sqlite_schema").fetchall()
+        names = ",".join(f"'{name}'" for _, _, name, *_ in known)
+        for rowid, *entry in known:
+            source.execute(
+                "UPDATE sqlite_schema SET type = ?, name = ?, tbl_name = ?, sql = ?"  # noqa: S608 - our own names
+                f" WHERE name = ? OR (rowid = ? AND name NOT IN ({names}))",
+                (*entry, entry[1], rowid),
+            )
+
+
 def _copy_table(source: apsw.Connection, target: apsw.Connection, table: str) -> bool:
-    """Copy a small table row by row as far as it can be read; whether that was to its end."""
+    """Copy a small table row by row, what fits and as far as it can be read; whether that was all."""
     target.execute(f"DELETE FROM {table}")  # noqa: S608 - one of our own names
+    whole = True
     try:
-        for row in source.execute(f"SELECT * FROM {table}"):  # noqa: S608
+        for *row, fitting in source.execute(
+            f"SELECT {columns(table)}, {fits(table)} FROM {table} NOT INDEXED"  # noqa: S608 - our own names
+        ):
             marks = ",".join("?" * len(row))
-            target.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)  # noqa: S608
+            if fitting:
+                target.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)  # noqa: S608
+            whole &= bool(fitting)
     except UNREADABLE:
         return False
-    return True
+    return whole
+
+
+def _names_from_their_index(source: apsw.Connection, target: apsw.Connection) -> None:
+    """A stream whose row is lost may still have its name in the index; its number comes from its events."""
+    found = "INSERT OR IGNORE INTO streams (id, name, last_sequence) VALUES (?, ?, 0)"
+    with suppress(*UNREADABLE):
+        for row in source.execute(f"SELECT id, name FROM streams INDEXED BY stream_name WHERE {_NAMED}"):  # noqa: S608
+            target.execute(found, row)
 
 
 def _stretches(source: apsw.Connection) -> Iterator[tuple[list[tuple[object, ...]], int]]:
@@ -219,6 +258,18 @@ def _recount(target: apsw.Connection) -> None:
         " - (SELECT count(*) FROM buffer_events) WHERE true"
         " ON CONFLICT DO UPDATE SET value = value + excluded.value"
     )
+    _admit_doubt(target)
+
+
+def _admit_doubt(target: apsw.Connection) -> None:
+    """Where streams or counters are lost, sequence numbers and counted events differ for ever: by so many the
+    audit has to be unsure."""
+    target.execute(
+        "INSERT INTO counters SELECT 'skipped', 'damage', abs(given_out - appended) FROM"
+        " (SELECT coalesce(sum(last_sequence), 0) AS given_out FROM streams),"
+        " (SELECT coalesce(sum(value), 0) AS appended FROM counters WHERE name = 'appended') WHERE true"
+        " ON CONFLICT DO UPDATE SET value = max(value, excluded.value)"
+    )
 
 
 _COLUMNS = tuple(field.name for field in BufferEvent._meta.sorted_fields)
@@ -226,6 +277,7 @@ _CHECKED = (
     *("event_id", "stream", "sequence_num", "event_time", "ingest_time", "device_time"),
     *("priority", "kind", "flags", "codec", "payload"),
 )
+_NAMED = "name > '' AND typeof(name) = 'text' AND typeof(id) = 'integer'"
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM buffer_events WHERE id BETWEEN ? AND ?"  # noqa: S608
 # What a damaged page gives may not even fit the columns: such a row is lost.
 _INSERT = f"INSERT OR IGNORE INTO buffer_events VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608

@@ -46,10 +46,16 @@ def is_storage_fault(error: Exception) -> bool:
 
 def is_disk_full(error: Exception) -> bool:
     """Whether a storage fault came of there being no room."""
-    cause = getattr(error, "orig", error)  # peewee keeps the driver's error there
+    cause = _cause(error)
     if isinstance(cause, apsw.IOError):  # the index of the write-ahead log could not grow
         return bool(getattr(cause, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE)
     return isinstance(cause, apsw.FullError) or (isinstance(cause, OSError) and cause.errno == errno.ENOSPC)
+
+
+def _cause(error: Exception) -> Exception:
+    """The driver's own error: peewee keeps it as `orig`."""
+    cause = getattr(error, "orig", error)
+    return cause if isinstance(cause, Exception) else error
 
 
 T = TypeVar("T")
@@ -391,7 +397,7 @@ class Writer:
         if not self.metrics.storage_error:
             log.error("the buffer cannot be written; nothing is acknowledged until it can: %s", error)
         self.metrics.storage_error = str(error) or type(error).__name__
-        if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
+        if isinstance(_cause(error), (apsw.CorruptError, apsw.NotADBError)):
             self.metrics.damage = self.metrics.storage_error
         self._stop_waiting.wait(RETRY_AFTER_S)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
+import time
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Annotated
@@ -12,11 +14,33 @@ import typer
 
 from gateway.app import Gateway
 from gateway.config import Config, load_config, warnings_of
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, DamageError, GatewayError
 from gateway.logs import set_up_logging
 from gateway.systemd import Service
 
 log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+MENDED_ONCE_IN_S = 600.0  # a file that is damaged again so soon is on a disk that must be replaced
+
+
+class Mending:
+    """A damaged buffer is mended by a new start, in the same process; but not again and again."""
+
+    def __init__(self) -> None:
+        self._last_s = -math.inf
+
+    def again(self, problem: str) -> None:
+        """Go on to a new start. Raises DamageError when the last one was not long ago."""
+        now_s = time.monotonic()
+        if now_s - self._last_s < MENDED_ONCE_IN_S:
+            raise DamageError(
+                f"the buffer's file is damaged again: {problem}", hint="look at the disk and the memory"
+            )
+        self._last_s = now_s
+        log.error(
+            "the buffer's file is damaged, the gateway starts anew to save what is readable: %s", problem
+        )
 
 
 class Signals:
@@ -52,13 +76,16 @@ def run(
     buffer and the state of unchanged windows as they are; of others the problems are logged, and nothing
     changes.
     """
-    signals, service = Signals(), Service()
+    signals, service, mending = Signals(), Service(), Mending()
     settings: Config | None = _load(config)
     proven: Config | None = None  # what ran before the current settings
     while settings is not None:
         gateway = Gateway(settings)
         try:
             gateway.start()
+        except DamageError as exc:
+            mending.again(str(exc))
+            continue
         except GatewayError as exc:
             if proven is None:
                 raise
@@ -68,20 +95,26 @@ def run(
         try:
             proven = settings
             service.ready()
-            settings = _wait_for_change(config, signals, service, gateway)
+            settings = _next_settings(config, signals, service, gateway, mending)
         finally:
             gateway.stop()
 
 
-def _wait_for_change(config: Path, signals: Signals, service: Service, gateway: Gateway) -> Config | None:
-    """The configuration to go on with, or None when it is time to stop."""
+def _next_settings(
+    config: Path, signals: Signals, service: Service, gateway: Gateway, mending: Mending
+) -> Config | None:
+    """Wait for a reason to start anew: the configuration to go on with, or None when it is time to stop."""
     while True:
         service.report(gateway.progress, gateway.readiness())
-        if not signals.wait(service.report_every_s):
-            continue
+        told = signals.wait(min(LOOK_EVERY_S, service.report_every_s or LOOK_EVERY_S))
         if signals.stopping:
             service.stopping()
             return None
+        if gateway.broken:
+            mending.again(gateway.broken)
+            return gateway.config
+        if not told:
+            continue
         try:
             settings = _load(config)
         except ConfigError as exc:
