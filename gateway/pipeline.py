@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 FAILED_ANNOUNCED = "failed_announced"
 SHOWN_DEVICES = 10
 _HISTORICAL = int(Flag.HISTORICAL)
+MAX_TOPIC_CHARS = 1024  # of 65,535 that MQTT allows: every stream that is remembered costs its name
 SLOW_SAMPLE_US = 200.0  # at a thousand samples a second that is a fifth of a core
 
 
@@ -276,6 +277,8 @@ class Pipeline:
         """Decode and window one message; returns why it was left out, or nothing."""
         if message.topic.startswith(self._own_topics):
             return "own_topic"  # a route such as `#` would feed our output back to us for ever
+        if len(message.topic) > MAX_TOPIC_CHARS:
+            return "topic_too_long"
         found = self._routes.match(message.topic)
         if found is None:
             return "no_route"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import isfinite
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeGuard
 
@@ -31,6 +30,9 @@ MAX_READINGS = 10_000
 # so that a flood of distinct ones takes a few megabytes at most.
 CACHED_TOPICS = 16_384
 CACHED_TOPIC_CHARS = 256
+# Sums and squares of what lies between do not overflow, and nothing that is measured comes near.
+_LOWEST, _HIGHEST = -1e100, 1e100
+_LOWEST_INT, _HIGHEST_INT = -(1 << 63), (1 << 63) - 1  # what JSON libraries carry
 
 # Plain numbers, because arithmetic on an IntFlag takes longer than reading a small message.
 _UNDECODED = int(Flag.UNDECODED)
@@ -211,11 +213,14 @@ class Route:
 
 
 def is_scalar(value: object) -> TypeGuard[str | int | float | bool]:
-    """Whether `value` can be the value of a field: no container, not null, not NaN, not infinite."""
+    """Whether `value` can be the value of a field: no container, not null, not NaN, no number so large that
+    sums or squares of it overflow (or, an integer, that JSON cannot carry it)."""
     kind = type(value)
     if kind is float:
-        return isfinite(value)  # type: ignore[arg-type] # just seen to be a float
-    return kind is str or kind is int or kind is bool
+        return _LOWEST < value < _HIGHEST  # type: ignore[operator] # just seen to be a float
+    if kind is int:
+        return _LOWEST_INT <= value <= _HIGHEST_INT  # type: ignore[operator] # just seen to be an integer
+    return kind is str or kind is bool
 
 
 def _open_fields(item: object) -> tuple[dict[str, FieldValue], tuple[str, ...]]:

@@ -11,6 +11,7 @@ from playhouse.apsw_ext import APSWDatabase
 from gateway.buffer.schema import BufferEvent, Stream
 
 CACHED_STREAMS = 100_000  # about 25 MB; a million topics must not fill the memory
+CACHED_CHARS = 8 * 1024 * 1024  # nor must long ones
 
 
 class StreamPosition:
@@ -38,20 +39,23 @@ class Streams:
         self._skipped = 0
         self.floor = 0
         """The numbers up to this one may have been given in streams whose names are lost."""
+        self._cached_chars = 0
 
     def position(self, name: str) -> StreamPosition:
         """The stream of that name, new ones with a number of their own. Inside a transaction only."""
         known = self._by_name.get(name)
         if known is None:
             known = self._by_name[name] = self._find(name) or self._create(name)
+            self._cached_chars += len(name)
         return known
 
     def _find(self, name: str) -> StreamPosition | None:
-        row = Stream.select().where(Stream.name == name).bind(self._database).first()
-        return None if row is None else StreamPosition(row.id, row.last_sequence)
+        row = self._database.execute_sql(_FIND, (name,)).fetchone()
+        return None if row is None else StreamPosition(*row)
 
     def _create(self, name: str) -> StreamPosition:
-        created = Stream.insert(name=name, last_sequence=self.floor).bind(self._database).execute()
+        self._database.execute_sql(_CREATE, (name, self.floor))
+        created = self._database.connection().last_insert_rowid()
         if self.floor:
             self._note_skipped("SELECT id, last_sequence, 1, 1, 'damage' FROM streams WHERE id = ?", created)
             self._skipped += self.floor
@@ -82,15 +86,19 @@ class Streams:
         for position in self._dirty:
             position.dirty = False
         self._dirty = []
-        if len(self._by_name) > CACHED_STREAMS:
-            self._by_name.clear()  # all are saved; those in use come back one by one
+        if len(self._by_name) > CACHED_STREAMS or self._cached_chars > CACHED_CHARS:
+            self._forget()  # all are saved; those in use come back one by one
+
+    def _forget(self) -> None:
+        self._by_name.clear()
+        self._cached_chars = 0
 
     def skip(self, last_sequences: str) -> int:
         """Go on behind the numbers of a JSON array of [topic, number], and note what is left out as lost;
         returns how many that is."""
         total = "SELECT coalesce(sum(last_sequence), 0) FROM streams"
         self.save()
-        self._by_name.clear()
+        self._forget()
         ((before,),) = self._database.execute_sql(total)
         for statement in _SKIP:
             self._database.execute_sql(statement, (last_sequences,))
@@ -100,7 +108,7 @@ class Streams:
     def skip_all(self, numbers: int) -> None:
         """Leave out so many numbers in each stream, now and in those that are met later."""
         self.save()
-        self._by_name.clear()
+        self._forget()
         self.floor += numbers
         self._database.execute_sql("UPDATE streams SET last_sequence = last_sequence + ?", (numbers,))
         self._note_skipped(
@@ -116,7 +124,7 @@ class Streams:
 
     def recount(self, after_id: int, floor: int = 0) -> None:
         """Forget the cache and bring the table up to date with the events after `after_id`."""
-        self._by_name.clear()
+        self._forget()
         self._dirty = []
         self._skipped, self.floor = 0, floor
         newest = (
@@ -130,6 +138,10 @@ class Streams:
             ahead = Stream.update(last_sequence=fn.MAX(Stream.last_sequence, last_sequence))
             ahead.where(Stream.id == stream).bind(self._database).execute()
 
+
+# Statements as text: a flood of new topics would have each of them composed anew, at half a millisecond.
+_FIND = "SELECT id, last_sequence FROM streams WHERE name = ?"
+_CREATE = "INSERT INTO streams (name, last_sequence) VALUES (?, ?)"
 
 _FURTHER = """
 (SELECT json_extract(value, '$[0]') AS name, json_extract(value, '$[1]') AS last FROM json_each(?)) AS further

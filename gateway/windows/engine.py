@@ -26,6 +26,7 @@ from gateway.windows.unbounded import UnboundedOperator
 
 MAX_BOUND_TOPICS = 65_536
 """Topics whose bindings are remembered. Beyond it they are worked out again: topics come from outside."""
+MAX_BOUND_TOPIC_CHARS = 256  # the same for a few long ones
 
 TIMED_EVERY = 100
 """One message in so many is timed: reading the stopwatch costs about as much as a window does."""
@@ -159,7 +160,8 @@ class WindowEngine:
             for name, operator in self._operators.items()
             if (named := self._levels(name, operator.spec, topic, route)) is not None
         )
-        self._bound[topic, route] = bound
+        if len(topic) <= MAX_BOUND_TOPIC_CHARS:
+            self._bound[topic, route] = bound
         return bound
 
     def _levels(self, name: str, spec: WindowSpec, topic: str, route: str | None) -> dict[str, str] | None:
