@@ -15,6 +15,7 @@ import orjson
 
 from gateway.errors import DecodeError
 from gateway.numbers import Run
+from gateway.packed_json import packed
 
 VERSION = 1
 RECORD_BYTES = 64 * 1024  # of claims in one record: far below what any broker takes
@@ -84,7 +85,7 @@ def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iter
     batch: list[bytes] = []
     batch_bytes = 0
     for claim in (part for whole in record.claims for part in whole.parts()):
-        encoded = orjson.dumps(_claim_fields(claim))
+        encoded = packed(_claim_fields(claim))
         if batch and batch_bytes + len(encoded) > limit_bytes:
             yield _message(record, batch)
             batch, batch_bytes = [], 0

@@ -21,8 +21,6 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-import orjson
-
 from gateway import sparkplug
 from gateway.buffer.alerts import DERIVED_FAMILY, append_alert
 from gateway.buffer.downsampling import Downsampling
@@ -36,6 +34,7 @@ from gateway.clock import Clock
 from gateway.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message, Priority, Status
 from gateway.flow.admission import Admission
 from gateway.identifiers import aggregate_id, split_ids
+from gateway.packed_json import packed
 from gateway.presence import Presence
 from gateway.routes import RouteSpec, RouteTable
 from gateway.timekeeping.devices import DeviceClocks
@@ -370,7 +369,7 @@ class Pipeline:
             priority,
             kind,
             0,
-            orjson.dumps(emission_json(emission)),
+            packed(emission_json(emission)),
             aggregate_id(self._topics.gateway_id, emission.identity),
         )
 

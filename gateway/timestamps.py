@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -107,7 +108,7 @@ def check_format(layout: str) -> None:
         )
     try:
         datetime.strptime(datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC).strftime(layout), layout)
-    except ValueError as exc:
+    except (ValueError, re.error) as exc:  # it makes a regular expression of the layout
         raise ConfigError(f"strptime cannot read the layout {layout!r}: {exc}") from exc
 
 

@@ -140,3 +140,8 @@ def test_the_event_time_lies_between_device_and_arrival_time(device_ms, arrival_
     settled = normalize_timestamp(device_ms, arrival_ms, SkewPolicy(correction_factor=factor))
     assert min(device_ms, arrival_ms) <= settled.event_time_ms <= max(device_ms, arrival_ms)
     assert bool(settled.flags & Flag.CORRECTED) == (settled.event_time_ms != device_ms)
+
+
+def test_a_layout_that_names_a_part_twice_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        check_format("%c %Y")

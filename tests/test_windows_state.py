@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -285,3 +286,15 @@ def test_a_restart_reads_no_more_keys_than_fit() -> None:
     assert again.run.engine.restore((*at, state) for at, state in again.rows.items()) == []
     assert (again.run.counters.keys, again.run.counters.cold_keys) == (3, 2)
     assert [one.count for one in again.run.end()] == [1, 1, 1]
+
+
+def test_the_rows_of_a_checkpoint_take_no_more_memory_than_they_are_long() -> None:
+    timeline = Timeline(spec(size_ms=60_000))
+    for number in range(2000):
+        timeline.event(1, key=f"k{number}")
+    tracemalloc.start()
+    rows = timeline.engine.take_changes()
+    taken_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(rows) > 2000
+    assert taken_bytes / len(rows) < 500

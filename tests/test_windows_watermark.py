@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from windowing import Timeline, seen, spec
+
+from gateway.windows.watermark import SharedClock
 
 
 def test_a_shared_watermark_is_that_of_the_slowest_source() -> None:
@@ -173,3 +176,19 @@ def test_the_watermark_is_shown() -> None:
     run.event(25)
     run.tick(30)
     assert (run.counters.watermark_ms, run.counters.sources) == (22, 1)
+
+
+def test_sources_beyond_the_bound_cost_no_look_at_all_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.windows.watermark.MAX_SOURCES", 10)
+    clock = SharedClock(0, idle_timeout_ms=1000)
+    looks: list[int] = []
+    forget = clock._forget_idle_sources
+    monkeypatch.setattr(clock, "_forget_idle_sources", lambda: (looks.append(1), forget()))
+    for number in range(100):
+        clock.revive(clock.source(f"s{number}"), 0)
+    assert len(clock.sources) == 10
+    assert len(looks) == 1
+    clock.tick(5000)
+    clock.revive(clock.source("new"), 5000)
+    assert "new" in clock.sources
+    assert len(looks) == 2

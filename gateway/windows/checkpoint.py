@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from gateway.packed_json import packed
 from gateway.windows.border import Key
 from gateway.windows.operator import Operator
 from gateway.windows.watermark import KeyClock
@@ -102,7 +103,7 @@ class Checkpoint:
             source.dirty = False
             known = clock is not None and source.name in clock.sources
             state = [source.max_ms, source.heard_ms, source.idle]
-            changes[b"s" + source.name.encode()] = orjson.dumps(state) if known else None
+            changes[b"s" + source.name.encode()] = packed(state) if known else None
         if clock is not None:
             clock.dirty_sources.clear()
 
@@ -110,7 +111,7 @@ class Checkpoint:
         clock = key.clock
         times = [clock.max_ms, clock.heard_ms, clock.wm_ms] if isinstance(clock, KeyClock) else None
         record = [times, key.carry, key.failures, key.blocked_until_ms, key.heard_ms]
-        return orjson.dumps([*record, self._operator.dump_key(key)])
+        return packed([*record, self._operator.dump_key(key)])
 
     def _dump_meta(self) -> bytes:
         operator = self._operator

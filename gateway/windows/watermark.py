@@ -69,6 +69,7 @@ class SharedClock:
         self._heap: list[tuple[int, int, Source]] = []
         self._alarms: list[tuple[int, int, Source]] = []
         self._awake_ms = NEVER
+        self._some_are_idle = False
         self._last: tuple[int, int] | None = None
         self._serial = 0
         self._times: list[int] = []
@@ -78,13 +79,17 @@ class SharedClock:
         """The source of that name, made when it is new. It counts only once it is heard."""
         found = self.sources.get(name)
         if found is None:
-            if len(self.sources) >= MAX_SOURCES:
+            if len(self.sources) >= MAX_SOURCES and self._some_are_idle:
                 self._forget_idle_sources()
             self._serial += 1
-            found = self.sources[name] = Source(name, self._serial)
+            found = Source(name, self._serial)
+            if len(self.sources) < MAX_SOURCES:  # else `revive` takes it in, once there is room
+                self.sources[name] = found
+                self._some_are_idle = True
         return found
 
     def _forget_idle_sources(self) -> None:
+        self._some_are_idle = False  # a look at all of them for each new one would stop everything
         for source in [source for source in self.sources.values() if source.idle]:
             del self.sources[source.name]
             self.mark(source)
@@ -153,7 +158,7 @@ class SharedClock:
             if due_ms > now_ms:
                 heappush(self._alarms, (due_ms, serial, source))
             else:
-                source.idle = changed = True
+                source.idle = changed = self._some_are_idle = True
                 self.mark(source)
         return changed
 
