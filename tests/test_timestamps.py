@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from gateway.errors import ConfigError
 from gateway.events import Flag
 from gateway.timekeeping.normalize import SkewPolicy, normalize_timestamp
-from gateway.timestamps import NAMED_FORMATS, TimeBound, parse_time_bound, timestamp_reader
+from gateway.timestamps import NAMED_FORMATS, TimeBound, check_format, parse_time_bound, timestamp_reader
 
 MAY_FIRST_MS = 1_777_593_600_000  # 2026-05-01T00:00:00Z
 
