@@ -458,6 +458,7 @@ class Gateway:
             self.topics.status,
             encoding=cloud.encoding,
             envelopes=cloud.envelope == "always",
+            memory_bytes=self.budget.processing_bytes // cloud.connections,
         )
         bucket = SharedBucket(cloud.bandwidth)
         will = Will(self.topics.status, status_payload("offline"))

@@ -68,7 +68,9 @@ class Claims:
         self._passed.clear()
         self._known_to_ms = 0
 
-    def next_ids(self, limit: int, shard: int, shards: int, now_ms: int) -> list[int]:
+    def next_ids(
+        self, limit: int, shard: int, shards: int, now_ms: int, limit_bytes: int = BATCH_BYTES
+    ) -> list[int]:
         """The ids of up to `limit` PENDING events, as the invariants say; see `Store.claim`."""
         if self._held and not self._known_from_ms <= now_ms < self._known_to_ms:
             self._look(now_ms)
@@ -77,8 +79,8 @@ class Claims:
             sql = f"{_SELECT}{of_shard} ORDER BY priority, id LIMIT ?)"
             ids: list[int]
             ids, sizes = self._arrays(sql, (_PENDING, *shard_values, limit))
-            return ids[: fitting(sizes, BATCH_BYTES)]
-        return self._next_of_those_not_held(limit, shard, shards, now_ms)
+            return ids[: fitting(sizes, limit_bytes)]
+        return self._next_of_those_not_held(limit, shard, shards, now_ms, limit_bytes)
 
     def next_round(
         self,
@@ -88,6 +90,7 @@ class Claims:
         shards: int,
         now_ms: int,
         claim: Callable[[list[int]], object],
+        limit_bytes: int = BATCH_BYTES,
     ) -> list[int]:
         """The ids of up to `limit` PENDING events, as `backlog` says. They are claimed band by band, so that
         each sees what the ones before it have left."""
@@ -99,26 +102,28 @@ class Claims:
         for band in [*bands(backlog, self._recent_id(now_ms)), *rest]:
             room = ceil((limit - len(found)) * band.share)
             for query in band.queries:
-                ids = self._ids_of(query, room, shard, shards, now_ms) if room else []
+                ids = self._ids_of(query, room, shard, shards, now_ms, limit_bytes) if room else []
                 claim(ids)
                 if query.live is not None and ids:
                     backlog.reached[query.live] = ids[-1]
                 found += ids
                 room -= len(ids)
         if not backlog.newest_first and len(found) < limit and backlog.streams != "[]":
-            ids = self.next_ids(limit - len(found), shard, shards, now_ms)
+            ids = self.next_ids(limit - len(found), shard, shards, now_ms, limit_bytes)
             claim(ids)
             found += ids
         return found
 
-    def _ids_of(self, query: Query, room: int, shard: int, shards: int, now_ms: int) -> list[int]:
+    def _ids_of(
+        self, query: Query, room: int, shard: int, shards: int, now_ms: int, limit_bytes: int
+    ) -> list[int]:
         of_shard, shard_values = (" AND stream % ? = ?", (shards, shard)) if shards > 1 else ("", ())
         not_held, held_values = (_NOT_HELD, (now_ms, now_ms)) if self._waiting else ("", ())
         select = _SELECT.replace("FROM buffer_events", f"FROM buffer_events {query.source}")
         sql = f"{select} AND {query.where}{of_shard}{not_held} ORDER BY {query.order} LIMIT ?)"
         ids: list[int]
         ids, sizes = self._arrays(sql, (_PENDING, *query.values, *shard_values, *held_values, room))
-        return ids[: fitting(sizes, BATCH_BYTES // _BANDS)]
+        return ids[: fitting(sizes, limit_bytes // _BANDS)]
 
     def _recent_id(self, now_ms: int) -> int:
         """The first event of the last hour, as of the last minute: ids grow with the time of arrival."""
@@ -128,7 +133,9 @@ class Claims:
             self._recent = now_ms, recent_id
         return recent_id
 
-    def _next_of_those_not_held(self, limit: int, shard: int, shards: int, now_ms: int) -> list[int]:
+    def _next_of_those_not_held(
+        self, limit: int, shard: int, shards: int, now_ms: int, limit_bytes: int
+    ) -> list[int]:
         of_shard, shard_values = (" AND stream % ? = ?", (shards, shard)) if shards > 1 else ("", ())
         sql = f"{_SELECT} AND priority = ? AND id > ?{of_shard}{_NOT_HELD} ORDER BY id LIMIT ?)"
         found: list[int] = []
@@ -139,7 +146,7 @@ class Claims:
             room = limit - len(found)
             ids, more_sizes = self._arrays(sql, (*values, room))
             sizes += more_sizes
-            taken = fitting(sizes, BATCH_BYTES) - len(found)
+            taken = fitting(sizes, limit_bytes) - len(found)
             found += ids[:taken]
             if taken < len(ids) or len(ids) == room:
                 self._passed[place] = found[-1] if taken else self._passed.get(place, 0)

@@ -30,6 +30,7 @@ from gateway.buffer.claims import Claims, first_since
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
 from gateway.buffer.losses import note_losses
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
+from gateway.buffer.reading import BATCH_BYTES
 from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
     BUSY_TIMEOUT_S,
@@ -220,17 +221,18 @@ class Store:
         shards: int = 1,
         now_ms: int = 0,
         backlog: Backlog | None = None,
+        limit_bytes: int = BATCH_BYTES,
     ) -> list[int]:
         """Move up to `limit` PENDING events to SYNCING, most urgent first, then oldest. Returns their ids.
 
-        Together they have at most BATCH_BYTES, unless the first one alone is larger. Streams that wait after
-        a refusal are left out. While a `backlog` drains, what is young has a share of its own, and the result
-        is in the order in which it should be sent.
+        Together they have at most `limit_bytes` as stored, unless the first one alone is larger. Streams that
+        wait after a refusal are left out. While a `backlog` drains, what is young has a share of its own, and
+        the result is in the order in which it should be sent.
         """
         if backlog is not None:
             claim = partial(self.move, status=Status.PENDING, happening=Happening.CLAIM)
-            return self._claims.next_round(backlog, limit, shard, shards, now_ms, claim)
-        claimed = self._claims.next_ids(limit, shard, shards, now_ms)
+            return self._claims.next_round(backlog, limit, shard, shards, now_ms, claim, limit_bytes)
+        claimed = self._claims.next_ids(limit, shard, shards, now_ms, limit_bytes)
         self.move(claimed, Status.PENDING, Happening.CLAIM)
         return claimed
 

@@ -35,7 +35,6 @@ from gateway.refusals import REFUSED, TOO_LARGE, Verdict, reason_text, verdict
 
 log = logging.getLogger(__name__)
 
-FRAME_BYTES = 1024 * 1024  # of payloads in one frame, before compression
 _REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
 _EVENTS_IN_FLIGHT = 100  # of the event format, one message each
 
@@ -179,7 +178,7 @@ class Bridge(Session):
         while self._ready is not None and not self._outgoing:
             limit = self._pace.events(min(self._events_limit, self._spec.batch_events))
             start, end = self._packed_to, len(self._ready.ids)
-            end = self._ready.fitting(start, min(start + limit, end), FRAME_BYTES)
+            end = self._ready.fitting(start, min(start + limit, end), self._spec.frame_bytes)
             part, self._packed_to = self._ready.part(start, end), end
             if end == len(self._ready.ids):
                 self._ready = None

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gateway.buffer.reading import BATCH_BYTES
 from gateway.delivery import Backoff
 from gateway.frames import Encoding
+
+FRAME_BYTES = 1024 * 1024
+LEAST_FRAME_BYTES = 64 * 1024  # with less, most of the work is for frames and not for what is in them
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,17 @@ class BridgeSpec:
     status_topic: str = ""  # where the first connection says that the gateway is there
     encoding: Encoding = "zstd"
     envelopes: bool = False  # in the event format, on MQTT 5 too
+    memory_bytes: int = 32 * 1024 * 1024  # of each connection, for what is claimed and for frames under way
+
+    @property
+    def claim_bytes(self) -> int:
+        """How much a claim may take, as stored: it and the frames in flight share the memory."""
+        return min(BATCH_BYTES, self.memory_bytes // 2)
+
+    @property
+    def frame_bytes(self) -> int:
+        """How much goes into a frame, before compression."""
+        return max(LEAST_FRAME_BYTES, min(FRAME_BYTES, self.memory_bytes // 2 // self.in_flight))
 
 
 class BridgeMetrics:

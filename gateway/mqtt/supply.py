@@ -118,7 +118,8 @@ class Supply:
         behind more than that."""
         events = self._pace.events(self._spec.batch_events)
         limit = events if events < self._spec.batch_events else FRAMES_PER_CLAIM * events
-        return store.claim(limit, self._lane, self._spec.connections, self._now_ms(), self._backlog)
+        place = self._lane, self._spec.connections
+        return store.claim(limit, *place, self._now_ms(), self._backlog, self._spec.claim_bytes)
 
     def claimed(self, ids: list[int], epoch: int) -> None:
         """These events are SYNCING now, for the connection of that epoch."""
