@@ -19,6 +19,7 @@ from gateway.buffer.reading import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.streams import CACHED_CHARS
 from gateway.events import Message
+from gateway.mqtt.load import publish_all
 from gateway.pipeline import MAX_TOPIC_CHARS, OutputTopics, Pipeline
 from gateway.routes import RouteSpec, RouteTable, is_scalar
 from gateway.testing import ManualClock
@@ -84,7 +85,8 @@ def test_a_flood_of_new_topics_takes_bounded_memory_and_costs_the_others_nothing
         taken = 'gateway_messages_total{outcome="buffered"}'
         for start in range(0, topics, 2000):
             flood = ((f"sensors/{n}", b'{"t":%d,"v":1}' % EPOCH_MS) for n in range(start, start + 2000))
-            publish(broker.port, [*flood, ("sensors/calm", b'{"t":%d,"v":2}' % (EPOCH_MS + start))])
+            calm = "sensors/calm", b'{"t":%d,"v":2}' % (EPOCH_MS + start)
+            publish_all(broker.host, broker.port, [*flood, calm])
         wait_until(lambda: gateway.metric(taken) == topics + topics // 2000, "the whole flood")
         # 20,000 keys with an open window each are 40 MB by themselves.
         assert rss_bytes(gateway) - before_bytes < 120 * MIB
