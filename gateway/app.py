@@ -36,7 +36,7 @@ from gateway.buffer.space import DiskSpace
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.upkeep import BackupPlan, Upkeep
 from gateway.buffer.writer import BACKLOG_BYTES, Do, Writer
-from gateway.clock import SteadyClock
+from gateway.clock import SteadyClock, uptime_ns
 from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
 from gateway.config.service_models import Flow
@@ -49,7 +49,7 @@ from gateway.flow.memory import memory_budget
 from gateway.home_assistant import Discovery
 from gateway.http.clock import clock_status
 from gateway.http.view import Section, buffer_bytes
-from gateway.machine import memory_limit_bytes
+from gateway.machine import boot_id, memory_limit_bytes
 from gateway.mqtt.auditor import Auditor
 from gateway.mqtt.bridge import Bridge
 from gateway.mqtt.bridge_spec import BridgeSpec
@@ -60,12 +60,13 @@ from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.endpoint import Endpoint, Tls, Will
 from gateway.mqtt.ingest import Ingest
 from gateway.mqtt.republish import Republish, status_payload
-from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
+from gateway.pipeline import KNOWN_MS, AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.plugins_loader import load_plugins
 from gateway.presence import Presence
 from gateway.progress import Forecast, Progress, Totals
 from gateway.routes import RouteTable
 from gateway.timekeeping.devices import DeviceClocks
+from gateway.timekeeping.hold import Hold
 from gateway.timesources.keeper import Timekeeper
 from gateway.timesources.make import make_sources
 from gateway.windows.counters import Counters
@@ -316,6 +317,15 @@ class Gateway:
             self.clock,
             partial(make_sources, self.config.time.sources()),
             lambda change: self._alert(change.alert, change.message),
+            self.store.meta_int(KNOWN_MS),
+        )
+
+    def _make_hold(self) -> Hold:
+        until_s = self.clock.monotonic_s() + self.config.time.hold / 1000
+        return Hold(
+            lambda: self.timekeeper.unset and self.clock.monotonic_s() < until_s,
+            lambda: uptime_ns() // 1_000_000,
+            boot_id(),
         )
 
     def _open_store(self) -> Recovery:
@@ -359,6 +369,7 @@ class Gateway:
             is_certain=lambda: self.timekeeper.certain,
             downsampling=self._downsampling(),
             backlog_rate=self._backlog_rate,
+            hold=self._make_hold(),
         )
 
     def _downsampling(self) -> Downsampling | None:

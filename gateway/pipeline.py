@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from gateway import sparkplug
@@ -29,6 +30,7 @@ from gateway.buffer.retention import Retention
 from gateway.buffer.room import Room
 from gateway.buffer.space import DiskSpace
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
+from gateway.buffer.undated import UndatedMessage
 from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
 from gateway.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message, Priority, Status
@@ -38,6 +40,7 @@ from gateway.packed_json import packed
 from gateway.presence import Presence
 from gateway.routes import RouteSpec, RouteTable
 from gateway.timekeeping.devices import DeviceClocks
+from gateway.timekeeping.hold import Hold, never
 from gateway.timekeeping.jumps import StepWatch
 from gateway.timekeeping.normalize import SkewPolicy, skew_kinds
 from gateway.topics import covers
@@ -47,6 +50,9 @@ from gateway.windows.engine import WindowEngine
 log = logging.getLogger(__name__)
 
 FAILED_ANNOUNCED = "failed_announced"
+KNOWN_MS = "known_ms"
+"""In `meta`: a time that has certainly passed."""
+DATED_PER_TURN = 4_096  # some 100 ms of the writer's thread, four times a second
 SHOWN_DEVICES = 10
 _HISTORICAL = int(Flag.HISTORICAL)
 MAX_TOPIC_CHARS = 1024  # of 65,535 that MQTT allows: every stream that is remembered costs its name
@@ -106,6 +112,7 @@ class Pipeline:
         is_certain: Callable[[], bool] = lambda: True,
         downsampling: Downsampling | None = None,
         backlog_rate: Callable[[float], float | None] = lambda _measured_s: None,
+        hold: Hold | None = None,
     ) -> None:
         self.problems: Counter[tuple[str, str]] = Counter()
         """(route, reason) of payloads that could not be decoded, since the start."""
@@ -119,6 +126,11 @@ class Pipeline:
         """Sparkplug's edge nodes to ask for a birth, each with the reason; who asks them, empties it."""
         self.devices = devices or DeviceClocks(wrong_ms=SkewPolicy().future_tolerance_ms)
         self._is_certain = is_certain  # whether the gateway knows what time it is
+        self._hold = hold or never()
+        self._most_undated_bytes = max_size_bytes // 8
+        self._began_ms = 0  # nothing has arrived before; known once messages had to wait
+        self._started_ms = self._hold.uptime_ms()
+        self._date_failures = 0
         self._doubt = 0
         self._steps = StepWatch()
         self._topics = topics
@@ -159,11 +171,76 @@ class Pipeline:
     # --- inside a transaction ---
 
     def take_in(self, store: Store, messages: Sequence[Message]) -> None:
+        """Take in what was read; while the time is not known it is set aside instead."""
+        if store.undated.count or self._waits(store):
+            self._set_aside(store, messages)
+        else:
+            self._take_in(store, self._restamped(messages), certain=self._is_certain())
+
+    def _waits(self, store: Store) -> bool:
+        return self._hold.waits() and store.undated.size_bytes < self._most_undated_bytes
+
+    def _set_aside(self, store: Store, messages: Sequence[Message]) -> None:
+        """Keep messages, with the uptime at which each came."""
+        now_ms, uptime_ms = self._clock.now_ms(), self._hold.uptime_ms()
+        kept = []
+        for one in self._restamped(messages):
+            if one.qos and store.receipts.seen(one.packet_id, one.dup, one.topic, one.payload):
+                store.count("outcome", "duplicate")
+                continue
+            age_ms = now_ms - one.arrival_ms
+            # Another age means that the time became known between the two.
+            came_ms = uptime_ms - age_ms if 0 <= age_ms <= uptime_ms - self._started_ms else uptime_ms
+            kept.append(UndatedMessage(one.topic, one.payload, one.retain, self._hold.boot, came_ms))
+        store.undated.add(kept)
+
+    def _date(self, store: Store) -> None:
+        """Take in the oldest messages that were set aside, if it is time. Only in `tick`: no message that
+        has just come is to blame when one of them cannot be taken in."""
+        if not store.undated.count or self._waits(store):
+            return
+        most = DATED_PER_TURN >> self._date_failures
+        waiting = store.undated.take(max(1, most))
+        if not most:
+            log.error("a message on %r cannot be taken in and is rejected", waiting[0].topic)
+            store.count("outcome", "rejected")
+            store.count("rejected", "poison")
+            self._date_failures -= 1
+            return
+        try:
+            self._take_in_undated(store, waiting)
+        except Exception as exc:
+            # Fewer next time, down to the one at fault; but the disk is no fault of a message.
+            self._date_failures += not is_storage_fault(exc)
+            raise
+        self._date_failures = max(0, self._date_failures - 1)
+
+    def _take_in_undated(self, store: Store, waiting: Sequence[UndatedMessage]) -> None:
+        now_ms, uptime_ms = self._clock.now_ms(), self._hold.uptime_ms()
+        self._began_ms = now_ms - (uptime_ms - self._started_ms)
+        for same_boot, group in groupby(waiting, lambda one: one.boot == self._hold.boot):
+            dated = [
+                Message(
+                    *(one.topic, one.payload, 0, one.retain, False, 0, 0),  # its receipt is noted already
+                    now_ms - (uptime_ms - one.uptime_ms) if same_boot else now_ms,
+                )
+                for one in group
+            ]
+            self._take_in(store, dated, certain=same_boot and self._is_certain())
+
+    def _restamped(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """What waited in a queue while the time became known has the wrong one."""
+        if messages[0].arrival_ms >= self._began_ms:
+            return messages
+        now_ms = self._clock.now_ms()
+        return [m if m.arrival_ms >= self._began_ms else m._replace(arrival_ms=now_ms) for m in messages]
+
+    def _take_in(self, store: Store, messages: Sequence[Message], *, certain: bool) -> None:
         """Append what `messages` carry, and the aggregates that they close. Each ends in one outcome."""
         events: list[NewEvent] = []
         emissions: list[Emission] = []
         outcomes: Counter[tuple[str, str]] = Counter()
-        self._doubt = 0 if self._is_certain() else int(Flag.TIME_UNCERTAIN)
+        self._doubt = 0 if certain else int(Flag.TIME_UNCERTAIN)
         self.windows.hand_on = partial(self._hand_on, store, events, emissions)
         for message in messages:
             if message.qos and store.receipts.seen(
@@ -193,8 +270,11 @@ class Pipeline:
         self._find_rebirths(store)
         owed, self._owed = self._owed, []
         self.windows.hand_on = partial(self._hand_on, store, owed, [])
-        emissions = self.windows.advance(now_ms)
+        # While messages wait, no device is silent, and nobody knows what time it is.
+        quiet = store.undated.count or self._hold.waits()
+        emissions = [] if quiet else self.windows.advance(now_ms)
         self._append(store, owed, emissions)
+        self._date(store)
         now_s = self._clock.monotonic_s()
         if self.windows.progressed or self._handed_on or now_s >= self._next_checkpoint_s:
             self.checkpoint(store)
@@ -210,6 +290,8 @@ class Pipeline:
         changes = [*self.windows.take_changes(), *self._routes.edge_nodes.take_changes()]
         if changes or store.last_id() != self._checkpointed:
             self._checkpointed = store.checkpoint(changes)
+            if self._is_certain():
+                store.set_meta(KNOWN_MS, self._clock.now_ms())
 
     def alert(self, store: Store, name: str, message: str, details: Mapping[str, Any] | None = None) -> None:
         """Store an alert about the gateway itself; see `append_alert`."""

@@ -29,6 +29,7 @@ from gateway.flow.capacity import Action, Signal
 from gateway.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.routes import RouteSpec, RouteTable
 from gateway.testing import ManualClock
+from gateway.timekeeping.hold import Hold
 from gateway.topics import check_topic
 from gateway.windows.engine import WindowEngine
 from gateway.windows.spec import WindowSpec
@@ -241,6 +242,118 @@ def test_a_step_of_the_own_time_closes_no_window_early_and_leaves_none_open(
         world.tick(1_000)
     assert [(count, total) for _, _, count, total in world.emitted("idle")] == [(1, 1.0)]
     world.close()
+
+
+# --- the time is not known ---
+
+
+class Boot:
+    """What a machine without a clock knows: its uptime. `clock` runs with it, from 1970."""
+
+    def __init__(self, folder: Path) -> None:
+        self.unset, self.name = True, "first"
+        self.world = World(folder, WINDOWS)
+        self.world.clock.jump(-EPOCH_MS)
+        self.begin()
+
+    def begin(self) -> None:
+        hold = Hold(lambda: self.unset, self.uptime_ms, self.name)
+        self.world.options = {"hold": hold, "is_certain": lambda: not self.unset}
+        self.world.crash()
+
+    def uptime_ms(self) -> int:
+        return round(self.world.clock.monotonic_s() * 1000) + 100_000
+
+    def learn(self) -> None:
+        self.world.clock.jump(EPOCH_MS)
+        self.unset = False
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Any:
+    boot = Boot(tmp_path)
+    yield boot
+    boot.world.close()
+
+
+def fresh(world: World, number: int) -> Message:
+    return world.message("fresh/a", {"v": number})
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_messages_wait_until_the_time_is_known_and_get_theirs(boot: Boot, crash: bool) -> None:
+    world = boot.world
+    first = fresh(world, 0)
+    world.take_in(first)
+    world.tick(7_000)
+    world.take_in(fresh(world, 1), first._replace(dup=True))
+    queued = fresh(world, 2)
+    world.tick(1_000)
+    assert rows(world, "id") == []
+    assert world.outcomes() == {"duplicate": 1}
+    if crash:
+        boot.begin()
+    boot.learn()
+    world.take_in(queued)
+    world.tick()
+    times = [EPOCH_MS, EPOCH_MS + 7_000, EPOCH_MS + 8_000]
+    assert rows(world, "event_time, ingest_time, flags") == [(time, time, 0) for time in times]
+    assert [sequence for (sequence,) in rows(world, "sequence_num")] == [1, 2, 3]
+    assert world.outcomes() == {"duplicate": 1, "buffered": 3}
+    assert audit(world.reader).problems == ()
+
+
+def test_what_waited_is_windowed_by_the_time_that_it_gets(boot: Boot) -> None:
+    world = boot.world
+    world.take_in(*(world.reading("a", at) for at in (1, 30, 61, 130)))
+    world.tick(1_000)
+    assert world.derived == []
+    boot.learn()
+    world.tick(1_000)
+    assert [(count, total) for _, _, count, total in world.emitted("minute")] == [(2, 2.0), (1, 1.0)]
+
+
+def test_what_waited_over_a_reboot_or_for_too_long_is_flagged(boot: Boot) -> None:
+    world = boot.world
+    world.take_in(fresh(world, 0))
+    boot.name = "second"
+    boot.begin()
+    world.take_in(fresh(world, 1))
+    boot.learn()
+    world.tick(1_000)
+    assert rows(world, "flags") == [(int(Flag.TIME_UNCERTAIN),), (0,)]
+    assert world.store.undated.count == 0
+
+
+def test_what_has_waited_for_long_enough_goes_on_with_the_flag(boot: Boot) -> None:
+    world = boot.world
+    world.take_in(fresh(world, 0))
+    boot.world.pipeline._hold = Hold(lambda: False, boot.uptime_ms, boot.name)
+    world.tick(1_000)
+    assert rows(world, "ingest_time, flags") == [(0, int(Flag.TIME_UNCERTAIN))]
+
+
+def test_one_message_that_waited_and_cannot_be_taken_in_does_not_hold_up_the_others(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = boot.world
+    world.take_in(*(fresh(world, number) for number in range(9)))
+    boot.learn()
+    take_in_one = world.pipeline._take_in_one
+
+    def refuse(message: Message, *more: Any) -> str:
+        if message.payload == b'{"v": 4}':
+            raise RuntimeError("a bug")
+        return take_in_one(message, *more)
+
+    monkeypatch.setattr(world.pipeline, "_take_in_one", refuse)
+    for _ in range(60):
+        try:
+            world.tick(250)
+        except RuntimeError:
+            world.catch_up()
+    assert world.outcomes() == {"buffered": 8, "rejected": 1}
+    assert audit(world.reader).problems == ()
 
 
 # --- outcomes ---

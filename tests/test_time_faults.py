@@ -35,14 +35,21 @@ NOISE_S = 2.0  # between publishing and the moment when the test looks at the cl
 class Box:
     """A gateway whose system clock the test can move."""
 
-    def __init__(self, folder: Path, local_url: str, ntp_port: int | None, patch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        local_url: str,
+        ntp_port: int | None,
+        patch: pytest.MonkeyPatch,
+        hold: str = "0s",
+    ) -> None:
         need("cc", packages="gcc libc6-dev")
         library = folder / "wall.so"
         source = Path(__file__).with_name("wall.c")
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
         self.wall = folder / "wall"
         self.wall.write_text("shift 0")
-        time_section: dict[str, object] = {"min_poll": "1s"}
+        time_section: dict[str, object] = {"min_poll": "1s", "hold": hold}
         if ntp_port is not None:
             time_section["ntp"] = [f"{HOST}:{ntp_port}"]
         routes = [ROUTE, TRUSTED | {"timestamp_format": "unix_ms"}]
@@ -181,3 +188,32 @@ def test_after_a_boot_in_1970_events_are_flagged_until_a_server_answers(
         ids = [event[3] for event in events]
         assert ids == sorted(ids)  # type: ignore[type-var]
         assert [event[2] for event in events] == [*range(1, 11)]
+
+
+def test_after_a_boot_in_1970_what_comes_waits_for_a_server_and_is_dated_by_it(
+    tmp_path: Path, mosquitto: MosquittoFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = mosquitto()
+    with ExitStack() as stack:
+        port = free_udp_port()
+        box = Box(tmp_path, local.url, port, monkeypatch, hold="5m")
+        stack.callback(box.gateway.kill)
+        box.wall.write_text(f"shift {-int(time.time()) + 60}")
+        box.start()
+        box.wait_state("unset")
+        sent = []
+        for number in range(5):
+            sent += readings(local.port, number)
+            box.published_s += [time.time()] * len(DEVICES)
+        waiting = "SELECT count(*) FROM undated"
+        wait_until(lambda: sql(box.gateway.buffer_path, waiting) == [(len(sent),)], "they wait")
+        assert box.events() == []
+        box.gateway.kill()
+        box.start()
+        stack.enter_context(chrony(tmp_path / "chrony", port=port))
+        wait_until(lambda: len(box.events()) == len(sent), "they are dated")
+        for (ingest_ms, flags, _, _), published_s in zip(box.events(), box.published_s, strict=True):
+            assert float(str(ingest_ms)) / 1000 == pytest.approx(published_s, abs=NOISE_S)
+            assert int(str(flags)) & Flag.TIME_UNCERTAIN == 0
+        assert sql(box.gateway.buffer_path, waiting) == [(0,)]
+        assert box.gateway.audit().problems == ()

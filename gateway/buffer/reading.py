@@ -299,6 +299,11 @@ class Reader:
         rows = self._connection.execute("SELECT name, label, value FROM counters")
         return {(name, label): value for name, label, value in rows}
 
+    def count_undated(self) -> int:
+        """How many messages wait until the time is known. A file of an earlier version has none."""
+        there = self._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'undated'").fetchone()
+        return self._connection.execute("SELECT count(*) FROM undated").fetchone()[0] if there else 0
+
     def count_by_status(self) -> dict[int, int]:
         """How many rows have which status, counted from the rows themselves: slow on a large buffer."""
         return dict(self._connection.execute("SELECT status, count(*) FROM buffer_events GROUP BY status"))

@@ -25,8 +25,11 @@ UNREADABLE = (apsw.Error, UnicodeDecodeError)
 _STRETCH = 512
 _PLAIN_TABLES = (
     *("streams", "dictionaries", "receipts", "losses", "loss_runs"),
-    *("window_state", "counters", "meta"),
+    *("window_state", "counters", "meta", "undated"),
 )
+
+
+_HAS_UNDATED = "SELECT 1 FROM sqlite_schema WHERE name = 'undated'"
 
 
 class Salvage(NamedTuple):
@@ -101,6 +104,8 @@ def _copy_table(source: apsw.Connection, target: apsw.Connection, table: str) ->
     target.execute(f"DELETE FROM {table}")  # noqa: S608 - one of our own names
     whole = True
     try:
+        if table == "undated" and not source.execute(_HAS_UNDATED).fetchone():
+            return True  # an earlier version wrote the file
         for *row, fitting in source.execute(
             f"SELECT {columns(table)}, {fits(table)} FROM {table} NOT INDEXED"  # noqa: S608 - our own names
         ):

@@ -106,6 +106,20 @@ class ReceiptGroup(Model):
         table_name = "receipts"
 
 
+class UndatedRow(Model):
+    """A message that came before the time was known; see `undated`."""
+
+    id = AutoField()
+    topic = TextField()
+    payload = BlobField()
+    retain = IntegerField()
+    boot = TextField()
+    uptime_ms = BigIntegerField()
+
+    class Meta:
+        table_name = "undated"
+
+
 class Held(Model):
     """A stream that waits in one priority, since the cloud has refused its event `first_id` and what came
     behind it: so often in a row, the last time at `refused_at`."""
@@ -205,6 +219,7 @@ MODELS: tuple[type[Model], ...] = (
     Stream,
     Dictionary,
     ReceiptGroup,
+    UndatedRow,
     Held,
     Refusal,
     Loss,

@@ -44,6 +44,7 @@ from gateway.buffer.schema import (
     open_writer,
 )
 from gateway.buffer.streams import Streams
+from gateway.buffer.undated import Undated
 from gateway.delivery import Backoff, Happening, target
 from gateway.errors import StoreError
 from gateway.events import Kind, Priority, Status
@@ -115,6 +116,7 @@ class Store:
         self._connection = self._database.connection()
         self._streams = Streams(self._database)
         self._claims = Claims(self._connection)
+        self.undated = Undated(self._connection)
 
     def _begin(self) -> None:
         with self.transaction():
@@ -157,6 +159,7 @@ class Store:
         self.counts = Counter({(row.name, row.label): row.value for row in self._on_this(Count.select())})
         self._streams.recount(self.meta_int(CHECKPOINT_ID), self.meta_int(_FIRST_FREE))
         self._claims.reload()
+        self.undated.reload()
         groups = self._connection.execute("SELECT entries, count FROM receipts ORDER BY id").fetchall()
         self.receipts.load([entries for entries, _ in groups])
         self._stored_receipts = sum(count for _, count in groups)

@@ -59,9 +59,11 @@ def stats(config: ConfigFile, as_json: AsJson = False) -> None:
     path = buffer_path(config)
     with closing(Reader(path)) as reader:
         counters = reader.counters()
+        undated = reader.count_undated()
     numbers: dict[str, Any] = {}
     for (name, label), value in sorted(counters.items()):
         numbers.setdefault(_TITLES.get(name, name), {})[label.lower()] = value
+    numbers["waiting_for_the_time"] = undated
     numbers["file_bytes"] = sum(f.stat().st_size for f in path.parent.glob(path.name + "*"))
     drain = _drain(path.with_name(SOCKET_FILE))
     if as_json:

@@ -125,6 +125,11 @@ class Time(Section):
         "64s",
         description="How often an NTP server is asked at most. Public servers refuse who asks more often.",
     )
+    hold: DurationMs = setting(
+        "5m",
+        description="How long messages wait for the time after a start with a clock that was never set. Then "
+        "they go on with a flag. `0s` does not wait.",
+    )
     future_tolerance: DurationMs = setting(
         "5s", description="A device time further ahead than this is replaced by the arrival time."
     )

@@ -19,6 +19,7 @@ from gateway.timesources.source import Measured, Reference, TimeSource
 log = logging.getLogger(__name__)
 
 EARLIEST_MS = 1_735_689_600_000  # 2025-01-01: this software is younger than that, so it cannot be earlier
+STANDSTILL_MS = 60_000  # a clock that is only a little behind the last known time is just a little wrong
 LOOK_EVERY_S = 1.0
 START_S = 10.0  # while nothing has been stamped that counts, the time is set instead of slewed
 _SYSTEM_UNCERTAINTY_S = 0.005
@@ -52,13 +53,18 @@ class Timekeeper:
         clock: SteadyClock,
         make_sources: Callable[[Reference], Sequence[TimeSource]],
         announce: Callable[[Change], None],
+        known_ms: int = 0,
     ) -> None:
+        """`known_ms`: a time that has certainly passed."""
         self.steps = 0
+        self._earliest_ms = max(EARLIEST_MS, known_ms - STANDSTILL_MS)
         self._clock = clock
         self._reference = Reference(clock.reference)
         self._sources = make_sources(self._reference)
         self._announce = announce
-        self._discipline = Discipline(plausible=_is_believable(clock.reference.time_ns))
+        self._discipline = Discipline(plausible=self._is_believable(clock.reference.time_ns))
+        self.unset = self._discipline.state == "unset"
+        """Whether nobody knows the time; it turns only after the clock was brought to it."""
         self._watch = JumpWatch(read_clocks())
         self._started_s = uptime_ns() / 1e9
         self._lock = threading.Lock()  # between the loop and `status`
@@ -81,6 +87,8 @@ class Timekeeper:
     def certain(self) -> bool:
         """Whether a source has confirmed the time; without sources, whether the system clock can be right."""
         state = self._discipline.state
+        if self.unset:
+            return False
         return state in ("synchronised", "holdover") or (state == "free" and not self._sources)
 
     def status(self) -> ClockStatus:
@@ -150,15 +158,21 @@ class Timekeeper:
         with self._lock:
             reading = read_clocks()
             changes = [Change("clock_jump", str(jump)) for jump in self._watch.look(reading)]
-            if _is_believable(reading.wall_ns) and not self._watch.stands:
+            if self._is_believable(reading.wall_ns) and not self._watch.stands:
                 sample = Sample(now_s, self._reference.wall_offset_s(), _SYSTEM_UNCERTAINTY_S)
                 self._discipline.add(*Measured(SYSTEM, sample))
             was_certain = self.certain
             changes += self._discipline.update(now_s)
-            changes += self._steer(now_s, first=self.certain and not was_certain)
+            knows = self._discipline.state != "unset"
+            changes += self._steer(now_s, first=knows and (self.unset or (self.certain and not was_certain)))
+            self.unset = not knows
         for change in changes:
             log.warning("%s", change.message)
             self._announce(change)
+
+    def _is_believable(self, wall_ns: int) -> bool:
+        """A clock that was never set shows 1970, when its machine was made, or when it was switched off."""
+        return wall_ns >= self._earliest_ms * 1_000_000
 
     def _steer(self, now_s: float, *, first: bool) -> list[Change]:
         estimate = self._discipline.estimate(now_s)
@@ -177,11 +191,6 @@ class Timekeeper:
         self.steps += 1
         by_s = (target_ns - before_ns) / 1e9
         return [Change("clock_stepped", f"the gateway's time was stepped by {by_s:+.3f} s")]
-
-
-def _is_believable(wall_ns: int) -> bool:
-    """A clock that was never set shows 1970, or when its machine was made."""
-    return wall_ns >= EARLIEST_MS * 1_000_000
 
 
 def read_clocks() -> Reading:
