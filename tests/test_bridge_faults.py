@@ -16,7 +16,7 @@ from gateways import wait_until
 from sending import Consumer, Sender, check_complete, sending
 
 from gateway.buffer.store import NewEvent
-from gateway.events import Priority
+from gateway.events import Priority, Status
 
 SAVES_AT_ONCE = ["max_queued_messages 0", "autosave_on_changes true", "autosave_interval 1"]
 
@@ -34,19 +34,28 @@ def traffic(count: int, start: int = 0) -> list[NewEvent]:
     ]
 
 
+def check_in_the_middle(sender: Sender) -> None:
+    counts = sender.counts()
+    assert counts[Status.SYNCED], "the outage came before the drain"
+    assert counts[Status.PENDING] + counts[Status.SYNCING], "the outage came after the drain"
+
+
 def stop_and_start(broker: Broker, sender: Sender) -> None:
     broker.stop()
+    check_in_the_middle(sender)
     broker.start()
 
 
 def kill_and_start(broker: Broker, sender: Sender) -> None:
     broker.kill()
+    check_in_the_middle(sender)
     broker.start()
 
 
 def freeze(broker: Broker, sender: Sender) -> None:
     failures = sender.links[0].metrics.failures
     broker.pause()
+    check_in_the_middle(sender)
     wait_until(lambda: sender.links[0].metrics.failures > failures, "the silence is noticed")
     broker.resume()
 
