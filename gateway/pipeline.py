@@ -230,7 +230,7 @@ class Pipeline:
 
     def _restamped(self, messages: Sequence[Message]) -> Sequence[Message]:
         """What waited in a queue while the time became known has the wrong one."""
-        if messages[0].arrival_ms >= self._began_ms:
+        if not messages or messages[0].arrival_ms >= self._began_ms:
             return messages
         now_ms = self._clock.now_ms()
         return [m if m.arrival_ms >= self._began_ms else m._replace(arrival_ms=now_ms) for m in messages]
