@@ -76,6 +76,7 @@ def test_through_a_pipe_it_prints_lines_and_what_it_keeps_says_the_same(tmp_path
     stdout, stderr = process.communicate(timeout=WAIT_S)
     assert (process.returncode, stderr) == (0, "")
     assert "\x1b" not in stdout
+    assert "http://127.0.0.1:" in stdout
     assert "line CUT" in stdout
     assert "It balances" in stdout
     received = [

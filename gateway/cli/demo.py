@@ -115,6 +115,7 @@ class _Performance:
     def _open(self) -> None:
         spec = self._stage.spec
         self.story.tell(f"{spec.devices} sensors begin to publish, {spec.rate_per_s:,.0f} messages a second.")
+        self.story.tell(f"To watch in a browser until the demo ends: http://{self._stage.page}/")
 
     def _cut(self) -> None:
         self._stage.cut_line()

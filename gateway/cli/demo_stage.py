@@ -23,6 +23,7 @@ from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.fleet import Fleet
 from gateway.mqtt.line import Line
+from gateway.mqtt.loop_thread import free_port
 from gateway.mqtt.receiver import Receiver
 from gateway.receiving import Ledger
 from gateway.simulation import FleetSpec, simulate
@@ -33,6 +34,7 @@ GATEWAY_ID = "demo"
 DEVICES_FILTER = "zigbee2mqtt/+"
 SHOWN_AGGREGATES = 20
 _PREFIX = "gateway"
+_HOST = "127.0.0.1"
 _READY_TIMEOUT_S = 15.0
 _UPLINK_BYTES_PER_EVENT = 80  # about twice what live data needs: a backlog takes seconds, so it can be seen
 _LEAST_UPLINK_BYTES_PER_S = 8192
@@ -68,7 +70,7 @@ cloud:
   protocol: 3.1.1        # all that the embedded broker speaks
   batch_events: 200
   bandwidth: {bandwidth}B/s
-http: off
+http: {{listen: "{page}"}}
 """
 
 
@@ -139,6 +141,8 @@ class Stage:
 
     def __init__(self, spec: DemoSpec) -> None:
         self.spec = spec
+        self.page = f"{_HOST}:{free_port(_HOST)}"
+        """Where the gateway's page is while the demo runs."""
         self.dashboard = Dashboard()
         self._local = EmbeddedBroker()
         self._cloud = EmbeddedBroker()
@@ -238,6 +242,7 @@ class Stage:
             local=self._local.url,
             cloud=f"mqtt://{self._line.host}:{self._line.port}",
             bandwidth=bandwidth,
+            page=self.page,
         )
         path = self.spec.folder / "gateway.yaml"
         path.write_text(text, encoding="utf-8")
