@@ -160,7 +160,7 @@ SECTIONS: list[tuple[str, dict[str, Any], list[str]]] = [
         CLOCK
         | {"state": "synchronised", "source": "ntp a", "uncertainty_s": 0.0042, "drift_ppm": -12.34}
         | {"jumps": {"forward": 2}, "sources": [NTP, GPS]},
-        ["It follows ntp a", "± 4.2 ms", "−12.34 ppm", "clock: forward", "−0.12 ms", "gpsd does not answer"],
+        ["It follows ntp a", "± 4.2 ms", "−12.34 ppm", "clock: forward", "−120 µs", "gpsd does not answer"],
     ),
     (
         "clock",

@@ -20,7 +20,8 @@ export function bytes(value) {
 }
 
 export function duration(seconds) {
-  if (seconds > 0 && seconds < 0.01) return `${+(seconds * 1000).toPrecision(2)} ms`;
+  if (seconds > 0 && seconds < 0.001) return `${whole.format(seconds * 1e6)} µs`;
+  if (seconds < 0.01) return `${+(seconds * 1000).toPrecision(2)} ms`;
   if (seconds < 1) return `${whole.format(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds < 10 ? +seconds.toFixed(1) : Math.round(seconds)} s`;
   const parts = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
@@ -44,7 +45,7 @@ export const moment = (ms) => (Date.now() - ms < 43_200_000 ? clock : day).forma
 export const words = (name) => name.replaceAll("_", " ");
 
 /** Parts per million, of a clock: one is 86 ms a day. */
-export const ppm = (value) => `${value < 0 ? "−" : "+"}${short.format(Math.abs(value))} ppm`;
+export const ppm = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)} ppm`;
 
 export const share = (value) => `${Math.round(value * 100)} %`;
 

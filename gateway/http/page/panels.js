@@ -19,7 +19,8 @@ const STATUS = { ok: ["ok", "all is well"], degraded: ["warn", "needs attention"
 export function showAbout(state) {
   const about = state.gateway;
   const outage = about.status === "ok" && state.buffer.forecast.state === "outage";
-  const [kind, text] = outage ? ["warn", "no cloud"] : STATUS[about.status];
+  const pressed = about.status === "ok" && PRESSED[state.sections.backpressure?.action];
+  const [kind, text] = outage ? ["warn", "no cloud"] : pressed ? [pressed[0], "overloaded"] : STATUS[about.status];
   document.title = `${kind === "ok" ? "" : "! "}${about.id} · gateway`;
   setText(byId("id"), about.id);
   setText(byId("status"), text);

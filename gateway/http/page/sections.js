@@ -59,7 +59,7 @@ function clockCard(told) {
   const pairs = [
     ["uncertainty", told.uncertainty_s, (s) => `± ${duration(s)}`],
     ["drift of the machine's quartz", told.drift_ppm, ppm],
-    ["ahead of the system clock", told.system_offset_s || null, signed],
+    ["ahead of the system clock", Math.abs(told.system_offset_s) < 0.001 ? null : told.system_offset_s, signed],
     ["steps", told.steps || null, count],
     ...Object.entries(told.jumps).map(([kind, number]) => [`system clock: ${words(kind)}`, number || null, count]),
     ["events that wait for the time", told.held_events || null, count],
