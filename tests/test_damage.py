@@ -23,6 +23,7 @@ from gateway.buffer.audit import audit
 from gateway.buffer.damage import note_damage
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import check
+from gateway.buffer.store import Store
 from gateway.errors import StoreError
 
 PAGE_BYTES = 4096
@@ -143,6 +144,12 @@ def start_on(files: Files, folder: Path) -> Found:
         return work_on(folder)
 
 
+def count_and_claim(store: Store) -> tuple[int, int]:
+    """In one transaction: an alert of the start may come at any time."""
+    pending = store._number("SELECT count(*) FROM buffer_events NOT INDEXED WHERE status = 0")
+    return pending, len(store.claim(1_000_000))
+
+
 def work_on(folder: Path) -> Found:
     """Start, look at every message, send everything, take in more."""
     shift = Shift(folder, "full")
@@ -150,9 +157,8 @@ def work_on(folder: Path) -> Found:
         saved, problems = readable(shift.reader, nameless="streams" in shift.recovery.alert)
         if shift.recovery.kind == "salvaged":
             problems += audit(shift.reader).problems
-        pending = sql(shift.path, "SELECT count(*) FROM buffer_events NOT INDEXED WHERE status = 0")
-        claimed = len(writer.call(lambda store: store.claim(1_000_000), PATIENCE_S))
-        if pending != [(claimed,)]:
+        pending, claimed = writer.call(count_and_claim, PATIENCE_S)
+        if pending != claimed:
             problems.append(f"{claimed} can be claimed of {pending} pending ones")
         writer.submit(shift.take_in([NEXT_MESSAGE]))
         writer.call(lambda _: None, PATIENCE_S)
