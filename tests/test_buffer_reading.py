@@ -255,5 +255,8 @@ def own_pid() -> str:
 
 
 def test_a_data_directory_that_does_not_exist_is_no_lock_of_another(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), DataDirLock(tmp_path / "nowhere"):
+    with (
+        pytest.raises(StoreError, match="nowhere cannot be used: No such file"),
+        DataDirLock(tmp_path / "nowhere"),
+    ):
         pass

@@ -292,8 +292,8 @@ def test_stop_commits_what_is_queued(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    with mounted(tmp_path / "disk", "2m") as folder:
+    """A file system of 3 MiB."""
+    with mounted(tmp_path / "disk", "3m") as folder:
         yield folder
 
 
