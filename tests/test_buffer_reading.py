@@ -12,7 +12,7 @@ from buffers import EPOCH_MS, all_payloads, append, event, events, opened, readi
 from gateway.buffer.compression import train
 from gateway.buffer.lock import DataDirLock
 from gateway.buffer.reading import BATCH_BYTES, Reader, fitting
-from gateway.errors import BufferLockedError, DecodeError
+from gateway.errors import BufferLockedError, DecodeError, StoreError
 from gateway.events import Kind
 
 COLUMNS = {
