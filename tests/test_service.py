@@ -21,7 +21,7 @@ from gateway.buffer.reading import Reader
 from gateway.config import load_config
 from gateway.systemd import Service
 
-UNIT = Path(__file__).parent.parent / "systemd" / "gateway.service"
+UNIT = Path(__file__).parent.parent / "docs" / "examples" / "gateway.service"
 NOBODY = f"mqtt://{HOST}:9"
 STOP_S = 10.0  # what a supervisor may give us; docs/deployment.md promises it
 
