@@ -169,7 +169,7 @@ def test_what_a_full_buffer_gave_up_is_declared_and_everything_else_is_there(
     with GatewayProcess(config(tmp_path, local, cloud, buffer=small)) as gateway:
         gateway.wait_ready()
         cloud.stop()
-        sent = 6000
+        sent = 9000
         publish(local.port, numbered(0, sent, padding_bytes=300))
         wait_until(
             lambda: gateway.metric('gateway_events_evicted_total{reason="thinned"}') > 1000, "thinning"
