@@ -22,6 +22,10 @@ class ConfigError(GatewayError):
         self.problems = problems
 
 
+class ConfigFileError(ConfigError):
+    """Raised when a configuration file cannot be read at all, such as one that is missing."""
+
+
 class TopicError(GatewayError):
     """Raised when a topic, a topic filter or a topic template is not well formed."""
 
@@ -67,3 +71,10 @@ class BrokerError(GatewayError):
 
 class ControlError(GatewayError):
     """Raised when a running gateway cannot be asked to do something, or says that it could not."""
+
+
+def plain_reason(error: BaseException) -> str:
+    """What went wrong, for people: without the number of an OSError and without urllib's wrapping."""
+    wrapped = getattr(error, "reason", None)
+    inner = wrapped if isinstance(wrapped, OSError) else error
+    return str(getattr(inner, "strerror", None) or inner) or type(inner).__name__

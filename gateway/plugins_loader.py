@@ -147,13 +147,17 @@ def load_file(path: Path) -> object:
         spec.loader.exec_module(module)
     except Exception as exc:  # a plugin is foreign code: importing it may raise anything
         raise PluginError(
-            f"{path}{_line(exc, path)}: {type(exc).__name__}: {exc}", hint="correct it"
+            f"{path}{_line(exc, path)}: {type(exc).__name__}: {_said(exc)}", hint="correct it"
         ) from exc
     if not isinstance(getattr(module, CLASS, None), type):
         raise PluginError(
             f"{path} has no class {CLASS}", hint="`gateway plugin new` writes one to start with"
         )
     return _make(getattr(module, CLASS), str(path))
+
+
+def _said(exc: Exception) -> str:
+    return exc.msg if isinstance(exc, SyntaxError) else str(exc)  # its own text repeats the file and the line
 
 
 def _line(exc: Exception, path: Path) -> str:

@@ -19,6 +19,7 @@ from gateway.control import SOCKET_FILE
 from gateway.delivery import Happening
 from gateway.events import Status
 
+UNKNOWN = "01890000-0000-7000-8000-000000000000"
 NOBODY = "mqtt://127.0.0.1:9"
 
 
@@ -123,7 +124,10 @@ def test_a_drop_asks_first_and_a_no_changes_nothing(config: Path, buffer: Path) 
         (("drop", "--yes", "--status", "synced"), "what is synced cannot be dropped"),
         (("retry", "x"), "not a UUID"),
         (("retry", "--stream", "a/#/b"), "--stream"),
-        (("drop", "--yes", "--older-than", "soon"), "soon"),
+        (("drop", "--yes", "--older-than", "soon"), "--older-than"),
+        (("retry", UNKNOWN), "none of these events is failed"),
+        (("drop", UNKNOWN), "none of these events is failed or corrupt"),
+        (("drop", "--yes", UNKNOWN), "none of these events is failed or corrupt"),
     ],
     ids=str,
 )

@@ -173,8 +173,10 @@ def test_a_client_that_never_says_hello_does_not_keep_it_from_stopping(broker: E
 def test_a_taken_port_is_a_broker_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         broker = EmbeddedBroker(port=other.getsockname()[1])
-        with pytest.raises(BrokerError, match="cannot be started"):
+        with pytest.raises(BrokerError, match=r"cannot be started on 127\.0\.0\.1:") as failed:
             broker.start()
+    assert "Address already in use" in str(failed.value)
+    assert "local.url" in failed.value.hint
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])  # noqa: S104 - it must be refused

@@ -423,6 +423,9 @@ def test_sighup_takes_up_a_sound_configuration_and_keeps_what_did_not_change(
         gateway.reload()
         wait_until(lambda: "is not taken up" in gateway.log(), "the refusal")
         assert "did you mean tumbling" in gateway.log().lower().replace("'", "")
+        config.unlink()
+        gateway.reload()
+        wait_until(lambda: "cannot read" in gateway.log(), "the refusal of a file that is gone")
         assert gateway.get("/readyz") is not None
 
         settings = yaml.safe_load(sound)

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from gateway import __version__
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, ConfigFileError, GatewayError, plain_reason
 
 # command → (module, function or Typer app, one line for the list)
 COMMANDS = {
@@ -81,15 +81,20 @@ def main() -> None:
         app()
     except ConfigError as exc:
         console = Console(stderr=True)
-        console.print(f"error: {exc}", style="bold red", markup=False, highlight=False)
+        console.print(f"error: {exc}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         for problem in exc.problems:
             console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
         _hint(console, exc)
-        sys.exit(1)
+        sys.exit(2 if isinstance(exc, ConfigFileError) else 1)
     except GatewayError as exc:
         console = Console(stderr=True)
         console.print(f"error: {exc}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         _hint(console, exc)
+        sys.exit(1)
+    except OSError as exc:
+        if exc.filename is None:
+            raise  # not about a file that somebody named: a fault of ours, which needs its traceback
+        typer.echo(f"error: {exc.filename}: {plain_reason(exc)}", err=True)
         sys.exit(1)
 
 

@@ -6,7 +6,7 @@ lock that keeps a gateway from starting meanwhile. What was done says which of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -76,6 +76,7 @@ def retry(
     choice = choice_of(None, kind, stream, older_than, newer_than, event_ids or ())
     _require_choice(choice, everything)
     done = _change(config, {"do": "retry", "choice": choice.as_json()}, "retrying")
+    _require_some(done.result["retried"], choice, "failed")
     _tell(done, as_json, f"{done.result['retried']:,} events are pending again")
 
 
@@ -103,8 +104,10 @@ def drop(
         )
     if not yes:
         wanted = _count(buffer_path(config), choice)
+        _require_some(wanted, choice, _named(_droppable(choice)))
         typer.confirm(f"Remove {wanted:,} events for good?", abort=True, err=True)
     done = _change(config, {"do": "drop", "choice": choice.as_json()}, "dropping")
+    _require_some(done.result["dropped"], choice, _named(_droppable(choice)))
     _tell(done, as_json, f"{done.result['dropped']:,} events were dropped")
 
 
@@ -151,6 +154,23 @@ CHANGES = (retry, drop, compact, restore)
 def _require_choice(choice: Choice, everything: bool) -> None:
     if choice.is_everything and not everything:
         raise typer.BadParameter("name event ids, or what they have in common, or --all")
+
+
+def _require_some(found: int, choice: Choice, status: str) -> None:
+    """Raise StoreError where events were named by their ids and none of them was found."""
+    if choice.event_ids and not found:
+        raise StoreError(
+            f"none of these events is {status} in this buffer",
+            hint="`gateway buffer list --status failed` shows those that failed",
+        )
+
+
+def _droppable(choice: Choice) -> Sequence[Status]:
+    return (Status.FAILED, Status.CORRUPT) if choice.status is None else (choice.status,)
+
+
+def _named(statuses: Sequence[Status]) -> str:
+    return " or ".join(status.name.lower() for status in statuses)
 
 
 def _change(config: Path, request: dict[str, Any], doing: str) -> Done:
@@ -223,10 +243,9 @@ def _stopped(path: Path, doing: str) -> Iterator[None]:
 
 
 def _count(path: Path, choice: Choice) -> int:
-    statuses = (Status.FAILED, Status.CORRUPT) if choice.status is None else (choice.status,)
     reader = Reader(path)
     try:
-        return reader.count(choice, statuses)
+        return reader.count(choice, _droppable(choice))
     finally:
         reader.close()
 

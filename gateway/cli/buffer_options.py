@@ -16,7 +16,7 @@ from rich.progress import Progress
 from gateway.app import BUFFER_FILE
 from gateway.buffer.choice import Choice
 from gateway.config import load_config
-from gateway.errors import StoreError, TopicError
+from gateway.errors import StoreError, TopicError, UnitError
 from gateway.events import Kind, Status
 from gateway.topics import check_filter
 from gateway.units import parse_duration_ms
@@ -56,10 +56,19 @@ def choice_of(
         None if status is None else Status[status.name.upper()],
         stream,
         None if kind is None else Kind[kind.name.upper()],
-        None if newer_than is None else now_ms - parse_duration_ms(newer_than),
-        None if older_than is None else now_ms - parse_duration_ms(older_than),
+        _ago(newer_than, now_ms, "--newer-than"),
+        _ago(older_than, now_ms, "--older-than"),
         tuple(map(_event_id, event_ids)) or None,
     )
+
+
+def _ago(duration: str | None, now_ms: int, option: str) -> int | None:
+    if duration is None:
+        return None
+    try:
+        return now_ms - parse_duration_ms(duration)
+    except UnitError as exc:
+        raise typer.BadParameter(f"{exc}; {exc.hint}", param_hint=option) from exc
 
 
 def _event_id(text: str) -> UUID:

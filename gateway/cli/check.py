@@ -12,7 +12,7 @@ import typer
 from gateway.config import Config, json_schema, load_config, warnings_of
 from gateway.config.document import Problem
 from gateway.config.models import Cloud
-from gateway.errors import ConfigError, PluginError
+from gateway.errors import ConfigError, ConfigFileError, PluginError
 from gateway.plugins_loader import find_plugins, load_window_plugin
 from gateway.units import format_bytes, format_duration
 from gateway.windows.spec import WindowSpec
@@ -35,8 +35,8 @@ def check(config: ConfigPath = None, schema: Schema = False, as_json: AsJson = F
         raise typer.Exit(2)
     try:
         checked = load_config(config, inspect=_plugins_work)
-    except OSError as exc:
-        typer.echo(f"Cannot read {config}: {exc.strerror or exc}", err=True)
+    except ConfigFileError as exc:
+        typer.echo(f"error: {exc}", err=True)
         raise typer.Exit(2) from exc
     except ConfigError as exc:
         _report(exc, as_json)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.config import load_config
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, plain_reason
 from gateway.units import format_duration
 
 app = typer.Typer(no_args_is_help=True, help="The gateway's time, and its devices' clocks.")
@@ -60,7 +60,9 @@ def ask(config: Path, path: str) -> dict[str, Any]:
     except (OSError, ValueError) as exc:
         if isinstance(exc, urllib.error.HTTPError):
             exc.close()
-        raise GatewayError(f"no answer from the gateway on {address}: {exc}", hint="does it run?") from exc
+        raise GatewayError(
+            f"no answer from the gateway on {address}: {plain_reason(exc)}", hint="does it run?"
+        ) from exc
 
 
 def describe(found: dict[str, Any]) -> Iterator[str]:

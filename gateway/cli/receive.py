@@ -21,7 +21,7 @@ from gateway.mqtt.connection import Link
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.receiver import Receiver
 from gateway.receiving import Ledger
-from gateway.sinks.choice import place_of, sink_of
+from gateway.sinks.choice import is_there, place_of, sink_of
 from gateway.sinks.sink import OutputError, Sink, reread, resume
 from gateway.units import parse_duration_ms
 
@@ -90,6 +90,8 @@ def receive(
             typer.echo(summary_text(receiver, ledger, name))
     elif not verify:
         raise typer.BadParameter("is needed, unless only to --verify", param_hint="--url")
+    elif not is_there(output):
+        raise typer.BadParameter(f"there is no {output} to verify", param_hint="--output")
     verdict = _verify(_sink(output)) if verify else None
     if verdict is not None:
         report["verify"] = verdict_fields(verdict)

@@ -21,7 +21,7 @@ from rich.live import Live
 
 from gateway.cli.top_screen import Top
 from gateway.config import load_config
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, plain_reason
 
 _EVERY_S = 1.0
 _TIMEOUT_S = 5.0
@@ -93,7 +93,9 @@ def _asking(url: str, token: str | None) -> Callable[[], dict[str, Any]]:
                 hint = "give --token-file" if exc.code == 401 else exc.read(200).decode(errors="replace")
                 raise GatewayError(f"{url} refuses: {exc.code} {exc.reason}", hint=hint) from exc
         except (OSError, ValueError) as exc:
-            raise GatewayError(f"{url} does not answer: {exc}", hint="does the gateway run?") from exc
+            raise GatewayError(
+                f"{url} does not answer: {plain_reason(exc)}", hint="does the gateway run?"
+            ) from exc
 
     return ask
 

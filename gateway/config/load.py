@@ -17,7 +17,7 @@ from gateway.config.problems import describe, from_pydantic
 from gateway.config.route_model import Route
 from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, ConfigFileError, plain_reason
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -31,11 +31,16 @@ def load_config(
 ) -> Config:
     """Read and check the configuration file at `path`; relative paths in it start from its folder.
 
-    Raises ConfigError with every problem, or OSError where the file cannot be read.
+    Raises ConfigError with every problem; ConfigFileError, which is one, where the file cannot be read.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as exc:
+        raise ConfigFileError(
+            f"cannot read {path}: {plain_reason(exc)}", hint="name the configuration file with -c FILE"
+        ) from exc
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:

@@ -27,7 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from gateway.errors import BrokerError
+from gateway.errors import BrokerError, plain_reason
 from gateway.events import Message
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.sockets import BufferedSocket
@@ -301,7 +301,7 @@ class Link:
 
     def _note_failure(self, error: Exception) -> None:
         self.metrics.failures += 1
-        self.metrics.last_error = str(error) or type(error).__name__
+        self.metrics.last_error = plain_reason(error)
         expected = isinstance(error, (OSError, BrokerError))
         log.warning(
             "%s: connection to %s lost: %s",
@@ -442,8 +442,8 @@ class _Client(paho.Client):
         return super()._handle_pubackcomp(cmd)
 
     def _handle_on_message(self, message: paho.MQTTMessage) -> None:
-        """paho first looks the topic up among callbacks for filters. Nobody registers any here, and the search
-        of that empty tree took 9 % of a busy gateway's time."""
+        """paho first looks the topic up among callbacks for filters. Nobody registers any here, and to search
+        that empty tree took 9 % of a busy gateway's time."""
         self.on_message(self, None, message)  # type: ignore[misc] # the link has set it
 
     def _create_socket(self) -> Any:

@@ -30,7 +30,7 @@ from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import ApplicationMessage, Session
 
-from gateway.errors import ConfigError
+from gateway.errors import BrokerError, ConfigError, plain_reason
 from gateway.mqtt.loop_thread import LoopThread, free_port
 
 _SESSION_EXPIRY_S = 3600  # amqtt keeps a vanished client's messages in memory, without any other bound
@@ -171,7 +171,13 @@ class EmbeddedBroker:
         """Return once clients can connect. Raises BrokerError, for instance when the port is taken."""
         _silence_amqtt()
         self.port = self.port or free_port(self.host)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BrokerError as exc:
+            raise BrokerError(
+                f"the embedded broker cannot be started on {self.host}:{self.port}: {_cause(exc)}",
+                hint="where a broker runs already, name it as local.url; or give another local.listen",
+            ) from exc
 
     def stop(self) -> None:
         """Disconnect everybody and close the port; `start` opens the same one again."""
@@ -215,3 +221,10 @@ def _silence_amqtt() -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL)
+
+
+def _cause(error: BaseException) -> str:
+    """What began it: amqtt wraps the system's errors in its own."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return plain_reason(error)

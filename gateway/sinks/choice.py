@@ -28,6 +28,11 @@ def sink_of(output: str) -> Sink:
     return EventFile(Path(output))
 
 
+def is_there(output: str) -> bool:
+    """Whether something was received into it before; a database server is asked only when it is opened."""
+    return output.startswith(POSTGRES) or Path(output.removeprefix(SQLITE)).exists()
+
+
 def place_of(output: str) -> str:
     """The same text for the same output, however it is written; without secrets."""
     if output.startswith(POSTGRES):

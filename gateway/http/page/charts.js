@@ -53,6 +53,7 @@ export class Chart {
     const options = {
       width: this.node.clientWidth || 300,
       height: this.node.clientHeight || 150,
+      padding: [8, 32, 0, 0], // the last label of the time axis stands under the last point
       cursor: { drag: { x: false, y: false }, points: { size: 6 } },
       legend: { show: false },
       scales: { y: { range } },

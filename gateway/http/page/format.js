@@ -10,6 +10,15 @@ export const count = (value) => whole.format(value);
 /** A measured value: as many digits as say something. */
 export const measure = (value) => (typeof value === "number" ? short.format(value) : "–");
 
+/** What a result says, as text: its values without those named in `but`. */
+export function measured(result, but = []) {
+  if (typeof result !== "object" || result === null) return measure(result);
+  const said = (value) => (typeof value === "number" ? measure(value) : typeof value === "string" ? value : JSON.stringify(value));
+  return Object.entries(result).filter(([name]) => !but.includes(name)).map(([name, value]) => `${words(name)} ${said(value)}`).join(", ");
+}
+
+export const plural = (number, one) => `${count(number)} ${one}${number === 1 ? "" : "s"}`;
+
 export const rate = (value) => (value >= 10 ? whole.format(value) : value === 0 ? "0" : value.toFixed(1));
 
 export function bytes(value) {
@@ -45,7 +54,7 @@ export const moment = (ms) => (Date.now() - ms < 43_200_000 ? clock : day).forma
 export const words = (name) => name.replaceAll("_", " ");
 
 /** Parts per million, of a clock: one is 86 ms a day. */
-export const ppm = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)} ppm`;
+export const ppm = (value) => `${Math.abs(value) < 0.005 ? "" : value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)} ppm`;
 
 export const share = (value) => `${Math.round(value * 100)} %`;
 

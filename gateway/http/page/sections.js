@@ -58,7 +58,7 @@ function clockCard(told) {
   const [pill, say] = CLOCK[told.state];
   const pairs = [
     ["uncertainty", told.uncertainty_s, (s) => `± ${duration(s)}`],
-    ["drift of the machine's quartz", told.drift_ppm, ppm],
+    ["drift of the machine's quartz", told.state === "free" ? null : told.drift_ppm, ppm],
     ["ahead of the system clock", Math.abs(told.system_offset_s) < 0.001 ? null : told.system_offset_s, signed],
     ["steps", told.steps || null, count],
     ...Object.entries(told.jumps).map(([kind, number]) => [`system clock: ${words(kind)}`, number || null, count]),

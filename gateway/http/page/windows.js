@@ -2,7 +2,7 @@
 
 import { Chart } from "./charts.js";
 import { byId, element, setText, show } from "./dom.js";
-import { count, duration, measure, words } from "./format.js";
+import { count, duration, measure, plural, words } from "./format.js";
 
 const LINES = 6;
 const POINTS = 240;
@@ -51,6 +51,7 @@ class Card {
     this.chartPlace.append(this.empty);
     this.keys = element("div", { class: "keys" });
     this.name = window.name;
+    this.lines = [];
     body.append(element("article", { class: "card", "aria-label": `Window ${window.name}` },
       element("div", { class: "head" }, element("h3", {}, window.name), this.choice),
       this.facts, this.chartPlace, this.keys));
@@ -58,20 +59,26 @@ class Card {
 
   show(window, listens) {
     const lag = window.lag_ms === null ? "no watermark yet" : `watermark ${duration(window.lag_ms / 1000)} behind`;
-    const parts = [describe(window), lag, `${count(window.keys)} keys`, `${count(window.open_windows)} open`, `${count(window.emitted)} results`];
+    const parts = [describe(window), lag, plural(window.keys, "key"), `${count(window.open_windows)} open`, plural(window.emitted, "result")];
     for (const name of ["corrections", "late_dropped", "plugin_errors", "keys_rejected"]) {
       if (window[name]) parts.push(`${count(window[name])} ${words(name)}`);
     }
     show(this.facts, parts, () => parts.map((part) => element("span", {}, part)));
-    setText(this.empty, window.events
-      ? "No result yet: the first comes when the watermark has passed a window's end."
-      : `No reading has come yet. This window waits for the field ${window.fields.join(", ")}${listens ? ` on ${listens}` : ""}.`);
+    setText(this.empty, whyEmpty(window, listens));
     this.draw();
+  }
+
+  /** The keys that have a line: once chosen they keep it, so that lines do not change places. */
+  choose(keys) {
+    const others = [...keys.keys()].filter((key) => !this.lines.includes(key)).sort();
+    this.lines = [...this.lines.filter((key) => keys.has(key)), ...others].slice(0, LINES);
+    return [...this.lines].sort();
   }
 
   draw() {
     const keys = series.get(this.name);
     this.empty.hidden = Boolean(keys);
+    this.chartPlace.classList.toggle("hollow", !keys);
     if (!keys) return;
     const newest = [...keys.values()].at(-1);
     const measures = measuresOf([...newest.values()].at(-1).result);
@@ -79,7 +86,7 @@ class Card {
     show(this.choice, measures, () => measures.map((name) => element("option", { value: name }, words(name))));
     this.choice.value = chosen;
     this.choice.hidden = measures.length < 2;
-    const shown = [...keys.keys()].slice(-LINES).sort();
+    const shown = this.choose(keys);
     const times = [...new Set(shown.flatMap((key) => [...keys.get(key).keys()]))].sort((a, b) => a - b).slice(-POINTS);
     const values = shown.map((key) => times.map((at) => valueOf(keys.get(key).get(at)?.result, chosen)));
     const lines = shown.map((key, at) => ({ label: key || "all", colour: `--s${at + 1}`, points: times.length < 40 }));
@@ -94,9 +101,15 @@ class Card {
     const hidden = keys.size - shown.length;
     show(this.keys, [shown, last, hidden], () => [
       ...shown.map((key, at) => element("span", {}, element("i", { class: `dot c${at + 1}`, "aria-hidden": "true" }), key || "all", element("b", {}, measure(last[at])))),
-      ...(hidden ? [element("span", { class: "quiet" }, `and ${count(hidden)} more keys`)] : []),
+      ...(hidden ? [element("span", { class: "quiet" }, `and ${count(hidden)} more ${hidden === 1 ? "key" : "keys"}`)] : []),
     ]);
   }
+}
+
+function whyEmpty(window, listens) {
+  if (window.emitted) return "No results lately but alerts, which stand above.";
+  if (window.events) return "No result yet: the first comes when the watermark has passed a window's end.";
+  return `No reading has come yet. This window waits for the field ${window.fields.join(", ")}${listens ? ` on ${listens}` : ""}.`;
 }
 
 function describe(window) {
