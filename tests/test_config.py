@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from gateway.config import json_schema, load_config, parse_config, warnings_of
 from gateway.config.reference import updated
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, ConfigFileError
 from gateway.events import Priority
 from gateway.timestamps import TimeBound
 
@@ -241,8 +241,8 @@ def test_the_schema_describes_every_key_and_writes_quantities_as_text():
             assert described, f"{name}.{key} has no description"
 
 
-def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+def test_a_file_that_cannot_be_read_is_a_config_error_of_its_own(tmp_path):
+    with pytest.raises(ConfigFileError, match=r"nope\.yaml: No such file"):
         load_config(tmp_path / "nope.yaml")
 
 

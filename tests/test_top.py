@@ -76,7 +76,10 @@ def state(**changes: Any) -> dict[str, Any]:
             "max_bytes": 2**31,
             "forecast": {"state": "draining", "waiting": 7084, "empty_in_s": 125.0, "full_in_s": None},
         },
-        "links": [{"name": name, "connected": name != "bridge-0"} for name in ("ingest", "bridge-0")],
+        "links": [
+            {"name": name, "connected": name != "bridge-0", "last_error": ""}
+            for name in ("ingest", "bridge-0")
+        ],
         "windows": [{"name": f"window_{n}", **window} for n in range(30)],
         "devices": {
             "known": 20,
@@ -97,6 +100,26 @@ def test_it_fits_the_terminal_however_much_there_is_to_show(width: int, height: 
     assert max(map(len, lines)) <= width
     assert "the backlog drains: about 2 min 5 s left" in captured.get()
     assert " more" in captured.get()
+
+
+def drawn(**changes: Any) -> str:
+    console = Console(file=io.StringIO(), width=80, height=24)
+    with console.capture() as captured:
+        console.print(Top(state(**changes)))
+    return captured.get()
+
+
+def test_it_says_without_colours_what_is_wrong_and_where() -> None:
+    result = {"alert": "raised", "mean": 24.31212121, "limit": 24}
+    alert = {"window": "too_warm", "key": "oven", "end_ms": 1_700_000_000_000, "result": result}
+    screen = drawn(
+        links=[{"name": "bridge-0", "connected": False, "last_error": "Connection refused"}],
+        sections={"backpressure": {"action": "SLOW_DOWN", "reasons": ["cpu", "queue"]}},
+        alerts=[alert],
+    )
+    assert "○ bridge-0  Connection refused" in screen
+    assert "backpressure: slow down; too much: cpu, queue" in screen
+    assert ":20  raised  too_warm / oven  mean 24.31, limit 24" in screen
 
 
 def test_a_state_that_is_old_says_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from gateway.units import format_bytes
 
-_FIXED_ROWS = 13  # of everything but windows, devices and alerts
+_FIXED_ROWS = 15  # of everything but windows, devices and alerts
 _STATUS = {"ok": "bold green", "degraded": "bold yellow", "failing": "bold red"}
 _COURSE = {
     "local": "kept here: no cloud is configured",
@@ -39,6 +40,7 @@ class Top:
         yield _numbers(state)
         yield _course(state["buffer"])
         yield _links(state["links"])
+        yield from _pressure(state.get("sections", {}))
         yield Text()
         yield _windows(state["windows"], room // 2)
         yield Text()
@@ -92,9 +94,20 @@ def _course(buffer: dict[str, Any]) -> RenderableType:
 def _links(links: Sequence[dict[str, Any]]) -> RenderableType:
     line = Text(no_wrap=True, overflow="ellipsis")
     for link in links:
-        line.append("● ", style="green" if link["connected"] else "red")
+        line.append("● " if link["connected"] else "○ ", style="green" if link["connected"] else "red")
         line.append(f"{link['name']}  ")
+        if not link["connected"]:
+            line.append(f"{link['last_error'] or 'not connected'}  ", style="yellow")
     return line
+
+
+def _pressure(sections: dict[str, Any]) -> RenderResult:
+    """Nothing while everything is taken as it comes."""
+    told = sections.get("backpressure") or {}
+    if told.get("action", "NONE") != "NONE":
+        why = ", ".join(told["reasons"])
+        text = f"backpressure: {told['action'].lower().replace('_', ' ')}; too much: {why}"
+        yield Text(text, style="yellow", no_wrap=True, overflow="ellipsis")
 
 
 def _windows(windows: Sequence[dict[str, Any]], rows: int) -> RenderableType:
@@ -127,11 +140,32 @@ def _devices(devices: dict[str, Any]) -> RenderResult:
 
 
 def _alerts(alerts: Sequence[dict[str, Any]], rows: int) -> RenderResult:
+    if alerts:
+        yield Text("alerts, newest first", style="dim")
     for alert in alerts[:rows]:
-        result = alert.get("result") or {}
-        name = alert.get("alert") or result.get("alert") or "alert"
-        said = alert.get("message") or result.get("message") or alert.get("key") or ""
-        yield Text.assemble((str(name), "bold yellow"), f"  {said}", no_wrap=True, overflow="ellipsis")
+        yield _alert(alert)
+
+
+def _alert(alert: dict[str, Any]) -> Text:
+    result = alert.get("result") or {}
+    name = alert.get("alert") or result.get("alert") or "alert"
+    where = " / ".join(filter(None, (alert.get("window"), alert.get("key"))))
+    said = alert.get("message") or result.get("message") or _measured(result)
+    text = "  ".join(filter(None, (where, said)))
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(f"{_time(alert)}  ", style="dim").append(str(name), style="bold yellow").append(f"  {text}")
+    return line
+
+
+def _time(alert: dict[str, Any]) -> str:
+    at_ms = alert.get("time_ms") or alert.get("end_ms")
+    return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%H:%M:%S") if at_ms else "--:--:--"
+
+
+def _measured(result: dict[str, Any]) -> str:
+    """The numbers of a result, four digits of each."""
+    numbers = ((k, v) for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool))
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers)
 
 
 def duration(seconds: float) -> str:
