@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from gateway.errors import DecodeError
+from gateway.flow.shed import ShedRange
 from gateway.numbers import Run
 from gateway.packed_json import packed
 
@@ -65,7 +66,8 @@ class Claim(NamedTuple):
 class AuditRecord(NamedTuple):
     """One message. `session` is new with every start of the gateway, which then claims everything anew.
 
-    `buffer` is how many events had which status in the gateway's buffer at `time_ms`.
+    `buffer` is how many events had which status in the gateway's buffer at `time_ms`, `shed` what it has not
+    taken in at all: ranges that are new or have become longer.
     """
 
     gateway_id: str
@@ -73,6 +75,7 @@ class AuditRecord(NamedTuple):
     time_ms: int
     buffer: Mapping[str, int]
     claims: tuple[Claim, ...]
+    shed: tuple[ShedRange, ...] = ()
 
 
 def audit_topic(prefix: str, gateway_id: str) -> str:
@@ -82,19 +85,32 @@ def audit_topic(prefix: str, gateway_id: str) -> str:
 
 def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iterator[bytes]:
     """The payloads of a record, in as many messages as it takes; at least one."""
+    claims = [packed(_claim_fields(part)) for whole in record.claims for part in whole.parts()]
+    batches = list(_batches(claims, limit_bytes))
+    for claimed in batches[:-1]:
+        yield _message(record, claimed, [])
+    shed = list(_batches([packed(one._asdict()) for one in record.shed], limit_bytes))
+    if len(shed) == 1 and sum(map(len, batches[-1] + shed[0])) <= limit_bytes:
+        yield _message(record, batches[-1], shed[0])
+        return
+    yield _message(record, batches[-1], [])
+    yield from (_message(record, [], ranges) for ranges in shed)
+
+
+def _batches(encoded: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]]:
+    """At least one; each of `limit_bytes`, or with one part that is larger."""
     batch: list[bytes] = []
     batch_bytes = 0
-    for claim in (part for whole in record.claims for part in whole.parts()):
-        encoded = packed(_claim_fields(claim))
-        if batch and batch_bytes + len(encoded) > limit_bytes:
-            yield _message(record, batch)
+    for one in encoded:
+        if batch and batch_bytes + len(one) > limit_bytes:
+            yield batch
             batch, batch_bytes = [], 0
-        batch.append(encoded)
-        batch_bytes += len(encoded)
-    yield _message(record, batch)
+        batch.append(one)
+        batch_bytes += len(one)
+    yield batch
 
 
-def _message(record: AuditRecord, claims: Iterable[bytes]) -> bytes:
+def _message(record: AuditRecord, claims: Iterable[bytes], shed: Iterable[bytes]) -> bytes:
     fields = {
         "version": VERSION,
         "gateway": record.gateway_id,
@@ -102,6 +118,7 @@ def _message(record: AuditRecord, claims: Iterable[bytes]) -> bytes:
         "time_ms": record.time_ms,
         "buffer": dict(record.buffer),
         "streams": [orjson.Fragment(claim) for claim in claims],
+        "shed": [orjson.Fragment(one) for one in shed],
     }
     return orjson.dumps(fields)
 
@@ -137,7 +154,24 @@ def read_audit(payload: bytes) -> AuditRecord:
         _number(fields, "time_ms", -_MAX_NUMBER),
         {name: _number(buffer, name, 0) for name in buffer},
         tuple(_claim(each) for each in streams),
+        tuple(map(_shed_range, _objects(fields, "shed"))),
     )
+
+
+def _shed_range(fields: dict[str, Any]) -> ShedRange:
+    stream = fields.get("stream")
+    if not isinstance(stream, str):  # empty: several streams
+        raise _refusal("stream is no text")
+    found = ShedRange(
+        _text(fields, "reason"),
+        stream,
+        _number(fields, "first_ms", -_MAX_NUMBER),
+        _number(fields, "last_ms", -_MAX_NUMBER),
+        _number(fields, "messages"),
+    )
+    if found.first_ms > found.last_ms:
+        raise _refusal(f"a range of {stream!r} ends before it begins")
+    return found
 
 
 def _claim(fields: Any) -> Claim:

@@ -205,6 +205,7 @@ class Pipeline:
             log.error("a message on %r cannot be taken in and is rejected", waiting[0].topic)
             store.count("outcome", "rejected")
             store.count("rejected", "poison")
+            store.shed.note("poison", waiting[0].topic, self._clock.now_ms())
             self._date_failures -= 1
             return
         try:
@@ -249,12 +250,15 @@ class Pipeline:
                 outcomes["outcome", "duplicate"] += 1
                 continue
             refused = self._take_in_one(message, events, emissions)
+            if not refused:
+                outcomes["outcome", "buffered"] += 1
+                continue
+            store.shed.note(refused, message.topic, message.arrival_ms)
             if refused == "sampled":
                 outcomes["outcome", "sampled"] += 1
                 continue
-            outcomes["outcome", "rejected" if refused else "buffered"] += 1
-            if refused:
-                outcomes["rejected", refused] += 1
+            outcomes["outcome", "rejected"] += 1
+            outcomes["rejected", refused] += 1
         self._append(store, events, emissions)
         if self._handed_on:
             self.checkpoint(store)

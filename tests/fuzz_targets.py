@@ -1,13 +1,11 @@
 """What reads bytes from outside, with the errors that each may raise, and sound inputs to begin with.
 
-`python tests/fuzz_targets.py TARGET -runs=1000000` runs one of them under Atheris, where that is installed
-(it is not among the dependencies); `test_fuzz.py` runs all of them with Hypothesis.
+`test_fuzz.py` runs all of them with Hypothesis, `fuzz_atheris.py` one of them under Atheris.
 """
 
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -178,16 +176,3 @@ TARGETS = {
     ),
     "control line": Target(_control, (ControlError,), (b'{"do":"retry","ids":[1,2]}\n',)),
 }
-
-
-def main() -> None:
-    import atheris  # type: ignore[import-not-found]  # noqa: PLC0415 - only here, and only by hand
-
-    target = TARGETS[sys.argv.pop(1)]
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, target.run)
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,10 +38,16 @@ class Fleet:
 
 
 @contextmanager
-def publishing_fleet(port: int, devices: int, rate_per_s: int, seconds: float) -> Iterator[Fleet]:
-    """`rate_per_s * seconds` readings of `devices` devices in turn; it ends by itself."""
+def publishing_fleet(
+    port: int,
+    devices: int,
+    rate_per_s: int,
+    seconds: float,
+    topics: Sequence[str] = ("sensors/h{hall}/d{device}",),
+) -> Iterator[Fleet]:
+    """`rate_per_s * seconds` readings of `devices` devices and on `topics` in turn; it ends by itself."""
     fleet = Fleet()
-    arguments = port, devices, rate_per_s, round(rate_per_s * seconds), fleet.count, fleet.late_s
+    arguments = port, devices, rate_per_s, round(rate_per_s * seconds), fleet.count, fleet.late_s, topics
     fleet.process = multiprocessing.get_context("spawn").Process(target=_publish, args=arguments)
     fleet.process.start()
     try:
@@ -51,7 +57,9 @@ def publishing_fleet(port: int, devices: int, rate_per_s: int, seconds: float) -
         fleet.process.join()
 
 
-def _publish(port: int, devices: int, rate_per_s: int, readings: int, count: Any, late_s: Any) -> None:
+def _publish(
+    port: int, devices: int, rate_per_s: int, readings: int, count: Any, late_s: Any, topics: Sequence[str]
+) -> None:
     """Keep to the schedule; when the broker is slow to acknowledge, wait for it and catch up later."""
     with connected("127.0.0.1", port, "fleet", clean=True) as sock:
         started_s, sent, acked_bytes = time.monotonic(), 0, 0
@@ -60,21 +68,22 @@ def _publish(port: int, devices: int, rate_per_s: int, readings: int, count: Any
             room = WINDOW - (sent - count.value)
             if due > sent and room > 0:
                 numbers = range(sent, min(due, sent + room))
-                sock.sendall(b"".join(_packet(number, devices) for number in numbers))
+                sock.sendall(b"".join(_packet(number, devices, topics) for number in numbers))
                 sent = numbers.stop
             late_s.value = (due - sent) / rate_per_s
             acked_bytes += _acks(sock)
             count.value = acked_bytes // 4
 
 
-def _packet(number: int, devices: int) -> bytes:
+def _packet(number: int, devices: int, topics: Sequence[str]) -> bytes:
     device = number % devices
     now_ms = time.time_ns() // 1_000_000
     payload = b'{"n":%d,"t":%d,"v":%.2f,"unit":"C","battery":%d}' % (
         *(number, now_ms, 20 + device % 10 + number % 97 / 97),
         100 - number % 60,
     )
-    return encode_publish(f"sensors/h{device % HALLS}/d{device}", payload, number % 65_535 + 1)
+    topic = topics[number % len(topics)].format(hall=device % HALLS, device=device)
+    return encode_publish(topic, payload, number % 65_535 + 1)
 
 
 def _acks(sock: socket.socket) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from gateway.buffer.reading import Reader, StreamNumbers
+from gateway.buffer.shed import shed_ranges
 from gateway.events import Status
+from gateway.flow.shed import ShedRange
 
 
 class Audit(NamedTuple):
@@ -17,6 +20,7 @@ class Audit(NamedTuple):
     statuses: dict[str, int]  # counted from the rows
     evicted: dict[str, int]  # by reason
     streams: int
+    shed: tuple[ShedRange, ...]
     problems: tuple[str, ...]
 
 
@@ -26,12 +30,15 @@ def audit(reader: Reader) -> Audit:
         counters = reader.counters()
         rows = reader.count_by_status()
         numbers = reader.count_numbers()
+        # A file of an earlier version that was not opened by a gateway since has only the counters.
+        shed = tuple(shed_ranges(reader)) if reader.has_table("shed_ranges") else None
     found = Audit(
         _labelled(counters, "outcome"),
         _labelled(counters, "appended"),
         {status.name.lower(): rows.pop(status, 0) for status in Status},
         _labelled(counters, "evicted"),
         numbers.streams,
+        shed or (),
         (),
     )
     problems = [
@@ -39,6 +46,8 @@ def audit(reader: Reader) -> Audit:
     ]
     problems += _sums(found, _labelled(counters, "status"))
     problems += _sequence(found, numbers, sum(_labelled(counters, "skipped").values()))
+    if shed is not None:
+        problems += _shed(found, _labelled(counters, "rejected"))
     return found._replace(problems=tuple(problems))
 
 
@@ -73,6 +82,19 @@ def _sequence(found: Audit, numbers: StreamNumbers, skipped: int) -> list[str]:
     if numbers.repeated:
         problems.append(f"{numbers.repeated} events have a sequence number that another one has")
     return problems
+
+
+def _shed(found: Audit, rejected: Mapping[str, int]) -> list[str]:
+    """Of each message that was not taken in it is known when it came."""
+    counted = Counter(rejected) + Counter(sampled=found.messages.get("sampled", 0))
+    ranges: Counter[str] = Counter()
+    for one in found.shed:
+        ranges[one.reason] += one.messages
+    return [
+        f"{counted[reason]} messages count as {reason}, but the ranges have {ranges[reason]}"
+        for reason in sorted(counted.keys() | ranges.keys())
+        if counted[reason] != ranges[reason]
+    ]
 
 
 def _labelled(counters: Mapping[tuple[str, str], int], name: str) -> dict[str, int]:

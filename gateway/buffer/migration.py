@@ -17,7 +17,7 @@ from gateway.files import replace_file
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VERSION = "schema_version"
 """Its name in `meta`."""
 
@@ -29,6 +29,14 @@ STEPS: dict[int, tuple[str, ...]] = {
         " PRIMARY KEY (stream, priority)) WITHOUT ROWID",
     ),
     2: ("DROP INDEX IF EXISTS buffer_events_unsettled",),  # opening makes it anew, with the stream in it
+    3: (
+        "CREATE TABLE shed_ranges (id INTEGER NOT NULL PRIMARY KEY, reason TEXT NOT NULL,"
+        " stream TEXT NOT NULL, first_ms BIGINT NOT NULL, last_ms BIGINT NOT NULL, messages BIGINT NOT NULL)",
+        # Of what was shed before only the counts are known.
+        "INSERT INTO shed_ranges (reason, stream, first_ms, last_ms, messages)"
+        " SELECT label, '', 0, 0, value FROM counters"
+        " WHERE (name = 'rejected' OR name = 'outcome' AND label = 'sampled') AND value > 0",
+    ),
 }
 
 

@@ -24,12 +24,12 @@ from gateway.events import Kind, Status
 UNREADABLE = (apsw.Error, UnicodeDecodeError)
 _STRETCH = 512
 _PLAIN_TABLES = (
-    *("streams", "dictionaries", "receipts", "losses", "loss_runs"),
+    *("streams", "dictionaries", "receipts", "losses", "loss_runs", "shed_ranges"),
     *("window_state", "counters", "meta", "undated"),
 )
 
-
-_HAS_UNDATED = "SELECT 1 FROM sqlite_schema WHERE name = 'undated'"
+_YOUNGER = {"undated", "shed_ranges"}  # than the first version of the schema
+_HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE name = ?"
 
 
 class Salvage(NamedTuple):
@@ -104,7 +104,7 @@ def _copy_table(source: apsw.Connection, target: apsw.Connection, table: str) ->
     target.execute(f"DELETE FROM {table}")  # noqa: S608 - one of our own names
     whole = True
     try:
-        if table == "undated" and not source.execute(_HAS_UNDATED).fetchone():
+        if table in _YOUNGER and not source.execute(_HAS_TABLE, (table,)).fetchone():
             return True  # an earlier version wrote the file
         for *row, fitting in source.execute(
             f"SELECT {columns(table)}, {fits(table)} FROM {table} NOT INDEXED"  # noqa: S608 - our own names
@@ -263,7 +263,24 @@ def _recount(target: apsw.Connection) -> None:
         " - (SELECT count(*) FROM buffer_events) WHERE true"
         " ON CONFLICT DO UPDATE SET value = value + excluded.value"
     )
+    _recount_shed(target)
     _admit_doubt(target)
+
+
+def _recount_shed(target: apsw.Connection) -> None:
+    """The counters say how many messages were shed; of those whose ranges are lost nobody knows when."""
+    for counter, of_it in (("outcome", "reason = 'sampled'"), ("rejected", "reason <> 'sampled'")):
+        target.execute(
+            "INSERT INTO counters SELECT ?, reason, sum(messages) FROM shed_ranges"  # noqa: S608 - constants
+            f" WHERE {of_it} GROUP BY reason ON CONFLICT DO UPDATE SET value = max(value, excluded.value)",
+            (counter,),
+        )
+    target.execute(
+        "INSERT INTO shed_ranges (reason, stream, first_ms, last_ms, messages)"
+        " SELECT label, '', 0, 0, value - coalesce("
+        "(SELECT sum(messages) FROM shed_ranges WHERE reason = label), 0) AS lost FROM counters"
+        " WHERE (name = 'rejected' OR name = 'outcome' AND label = 'sampled') AND lost > 0"
+    )
 
 
 def _admit_doubt(target: apsw.Connection) -> None:

@@ -177,6 +177,20 @@ class LossRun(Model):
         without_rowid = True
 
 
+class ShedRangeRow(Model):
+    """When messages of a stream were not taken in, and how many; see `shed`."""
+
+    id = AutoField()
+    reason = TextField()
+    stream = TextField()
+    first_ms = BigIntegerField()
+    last_ms = BigIntegerField()
+    messages = BigIntegerField()
+
+    class Meta:
+        table_name = "shed_ranges"
+
+
 class WindowState(Model):
     """The checkpointed state of one window and key, as the windowing engine wrote it."""
 
@@ -224,6 +238,7 @@ MODELS: tuple[type[Model], ...] = (
     Refusal,
     Loss,
     LossRun,
+    ShedRangeRow,
     WindowState,
     Count,
     Meta,

@@ -43,6 +43,7 @@ from gateway.buffer.schema import (
     ReceiptGroup,
     open_writer,
 )
+from gateway.buffer.shed import Shed
 from gateway.buffer.streams import Streams
 from gateway.buffer.undated import Undated
 from gateway.delivery import Backoff, Happening, target
@@ -117,6 +118,7 @@ class Store:
         self._streams = Streams(self._database)
         self._claims = Claims(self._connection)
         self.undated = Undated(self._connection)
+        self.shed = Shed(self._connection)
 
     def _begin(self) -> None:
         with self.transaction():
@@ -160,6 +162,7 @@ class Store:
         self._streams.recount(self.meta_int(CHECKPOINT_ID), self.meta_int(_FIRST_FREE))
         self._claims.reload()
         self.undated.reload()
+        self.shed.reload()
         groups = self._connection.execute("SELECT entries, count FROM receipts ORDER BY id").fetchall()
         self.receipts.load([entries for entries, _ in groups])
         self._stored_receipts = sum(count for _, count in groups)
@@ -186,6 +189,7 @@ class Store:
             if skipped:
                 self.count("skipped", "damage", skipped)
             self._save_receipts()
+            self.shed.save()
             self._save_counts()
         self.counts.update(self._moved)
         self._moved.clear()

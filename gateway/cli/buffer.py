@@ -98,7 +98,11 @@ def audit_command(
             streams = chosen_streams(reader, wanted, limit)
     problems = [*found.problems, *streams.problems]
     if as_json:
-        shown = {"per_stream": [one.as_json() for one in streams.shown], "incomplete": streams.incomplete}
+        shed = {"shed": [one._asdict() for one in found.shed]}
+        shown = shed | {
+            "per_stream": [one.as_json() for one in streams.shown],
+            "incomplete": streams.incomplete,
+        }
         typer.echo(orjson.dumps(found._asdict() | {"problems": problems} | shown).decode())
     else:
         print_audit(found, streams, problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import typer
@@ -10,8 +11,10 @@ import typer
 from gateway.buffer.audit import Audit
 from gateway.buffer.reading import Reader
 from gateway.buffer.stream_audit import StreamAudit, audit_streams
+from gateway.flow.shed import ShedRange
 
 _PROBLEMS_SHOWN = 20
+_SHED_SHOWN = 10
 
 
 class Streams(NamedTuple):
@@ -46,6 +49,7 @@ def print_audit(found: Audit, streams: Streams, problems: Sequence[str]) -> None
     typer.echo(f"appended   {_sum(found.appended)}")
     typer.echo(f"here now   {_sum(found.statuses)}")
     typer.echo(f"evicted    {_sum(found.evicted)}")
+    _print_shed(found.shed)
     for one in streams.shown:
         _print_stream(one)
     if streams.left_out:
@@ -58,12 +62,25 @@ def print_audit(found: Audit, streams: Streams, problems: Sequence[str]) -> None
         typer.echo(f"complete   {complete:,} streams have lost nothing")
 
 
+def _print_shed(ranges: Sequence[ShedRange]) -> None:
+    for one in sorted(ranges, key=lambda one: -one.messages)[:_SHED_SHOWN]:
+        stream = one.stream or "several streams"
+        times = f"{_time(one.first_ms)} to {_time(one.last_ms)}" if one.last_ms else "nobody knows when"
+        typer.echo(f"shed       {one.messages:,} {one.reason}, {stream}: {times}")
+    if len(ranges) > _SHED_SHOWN:
+        typer.echo(f"           and {len(ranges) - _SHED_SHOWN:,} smaller ranges; --json shows them")
+
+
 def _print_stream(one: StreamAudit) -> None:
     here = ", ".join(f"{count:,} {name}" for name, count in one.statuses.items()) or "none here"
     gone = f", {one.gone_after_delivery:,} delivered and gone" if one.gone_after_delivery > 0 else ""
     typer.echo(f"stream     {one.stream}: {one.given_out:,} numbers, {here}{gone}")
     for name, ranges in [*one.held.items(), *((f"lost, {why}", ranges) for why, ranges in one.lost.items())]:
         typer.echo(f"           {name}: {ranges}")
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(sep=" ", timespec="milliseconds") if ms else "?"
 
 
 def _sum(parts: dict[str, int]) -> str:

@@ -18,11 +18,15 @@ from pathlib import Path
 
 from gateway.auditing import AuditRecord, Claim, Exempt, audit_messages, audit_topic
 from gateway.buffer.reading import Reader
+from gateway.buffer.shed import shed_ranges
 from gateway.buffer.standing import Standing, lost, standing
 from gateway.buffer.writer import Writer
+from gateway.flow.shed import ShedRange
 from gateway.mqtt.connection import Link, Session
 
 log = logging.getLogger(__name__)
+
+_Told = tuple[dict[int, int], Mapping[int, tuple[Exempt, ...]], frozenset[ShedRange]]
 
 _IN_FLIGHT = 8
 _LOOK_EVERY_S = 1.0
@@ -64,7 +68,8 @@ class Auditor(Session):
         self._reader: Reader | None = None
         self._claimed: dict[int, int] = {}  # the last number of each stream that was claimed
         self._kept: Mapping[int, tuple[Exempt, ...]] = {}
-        self._next: tuple[dict[int, int], Mapping[int, tuple[Exempt, ...]]] | None = None
+        self._told: frozenset[ShedRange] = frozenset()
+        self._next: _Told | None = None
         self._waiting: deque[bytes] = deque()
         self._in_flight: set[int] = set()
         self._due_s = 0.0
@@ -82,7 +87,7 @@ class Auditor(Session):
             log.warning("the cloud broker refused an audit record: reason code 0x%02x", reason_code)
             self._give_up()
         elif self._next is not None and not self._waiting and not self._in_flight:
-            self._claimed, self._kept = self._next
+            self._claimed, self._kept, self._told = self._next
             self._next = None
             self.metrics.audits += 1
 
@@ -117,13 +122,17 @@ class Auditor(Session):
         with self._reader.snapshot():
             now = standing(self._reader)
             claims = list(self._claims(self._reader, now))
+            shed = frozenset(shed_ranges(self._reader))
         ended_s = time.monotonic()
         self.metrics.last_s = ended_s - started_s
         self._due_s = ended_s + max(self._interval_s, _REST * self.metrics.last_s)
-        if claims:
-            record = AuditRecord(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims))
+        untold = tuple(sorted(shed - self._told))
+        if claims or untold:
+            record = AuditRecord(
+                *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold)
+            )
             self._waiting.extend(audit_messages(record))
-            self._next = (self._claimed | dict(now.settled), now.kept)
+            self._next = (self._claimed | dict(now.settled), now.kept, shed)
 
     def _claims(self, reader: Reader, now: Standing) -> Iterator[Claim]:
         """A claim for each stream that has come further; from 1 again where what is kept has changed."""

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Do, Writer
@@ -115,13 +116,14 @@ class Ingest(Session):
                 self._submit([message])
             return
         log.error("a message on %r cannot be taken in and is rejected: %s", messages[0].topic, error)
-        self._writer.submit(Do(_count_poison))
+        self._writer.submit(Do(partial(_count_poison, messages[0])))
         self.acknowledge(messages)
 
     def _submit(self, messages: Sequence[Message]) -> None:
         self._writer.submit(self._make_append(messages, self.acknowledge, self.retry))
 
 
-def _count_poison(store: Store) -> None:
+def _count_poison(message: Message, store: Store) -> None:
     store.count("outcome", "rejected")
     store.count("rejected", "poison")
+    store.shed.note("poison", message.topic, message.arrival_ms)
