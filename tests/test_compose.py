@@ -229,10 +229,11 @@ def test_an_older_image_is_replaced_with_a_backlog_and_nothing_is_lost(project: 
     fleet.publish(BATCH)  # in the older version's buffer
     docker("stop", project.container("gateway"))
     docker("unpause", project.container("cloud-broker"))
+    wait_for(partial(is_healthy, project, "cloud-broker"))
     del project.variables["GATEWAY_IMAGE"]
     settings.write_text(current)
     start(project)
-    assert "events.db.v" in project.inside("gateway", "ls /data")  # what the migration keeps
+    assert "events.db.v" in project.inside("gateway", "ls /data"), project.run("logs", "gateway")
     assert_all_arrived_once(project, fleet)
     fleet.leave()
 
