@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -344,7 +345,7 @@ class Gateway:
 
     def _make_pipeline(self) -> Pipeline:
         config = self.config
-        specs = config.window_specs()
+        specs = self._bounded(config.window_specs())
         plugins = load_plugins(specs, config.plugins.directory)
         return Pipeline(
             self.topics,
@@ -371,6 +372,11 @@ class Gateway:
             backlog_rate=self._backlog_rate,
             hold=self._make_hold(),
         )
+
+    def _bounded(self, specs: Sequence[WindowSpec]) -> list[WindowSpec]:
+        """No window without a limit: where none is set, the one that the memory sets."""
+        most = self.budget.most_keys(len(specs))
+        return [spec if spec.max_keys else replace(spec, max_keys=most) for spec in specs]
 
     def _downsampling(self) -> Downsampling | None:
         cloud = self.config.cloud

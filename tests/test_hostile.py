@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
-from buffers import EPOCH_MS
+from bench_topics import flood as flood_of_topics
+from brokers import free_port
+from buffers import EPOCH_MS, reading
 from conftest import MosquittoFactory
 from gateways import GatewayProcess, gateway_config, wait_until
 from publishing import publish
@@ -19,7 +25,7 @@ from gateway.buffer.reading import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.streams import CACHED_CHARS
 from gateway.events import Message
-from gateway.mqtt.load import publish_all
+from gateway.mqtt.load import connected, encode_publish, publish_all
 from gateway.pipeline import MAX_TOPIC_CHARS, OutputTopics, Pipeline
 from gateway.routes import RouteSpec, RouteTable, is_scalar
 from gateway.testing import ManualClock
@@ -94,6 +100,91 @@ def test_a_flood_of_new_topics_takes_bounded_memory_and_costs_the_others_nothing
         assert gateway.stop() == 0
         assert gateway.audit().problems == ()
         assert gateway.audit().streams >= topics
+
+
+HOSTILE_PACKETS = {
+    "a topic that is no UTF-8": encode_publish("sensors/AA", b"1", 1).replace(b"AA", b"\xff\xfe"),
+    "a surrogate in a topic": encode_publish("sensors/AAA", b"1", 1).replace(b"AAA", b"\xed\xa0\x80"),
+    "NUL in a topic": encode_publish("sensors/\0b", b"1", 1),
+    "a wildcard in a topic": encode_publish("sensors/#", b"1", 1),
+    "an empty topic": encode_publish("", b"1", 1),
+    "a topic longer than its packet": b"\x30\x04\xff\xffab",
+    "QoS 3": b"\x36\x05\x00\x01aXX",
+    "an unknown packet": b"\xf0\x00",
+    "a length of five bytes": b"\x30\xff\xff\xff\xff\x7f",
+}
+
+
+def send_raw(port: int, packet: bytes) -> None:
+    """As a device that has connected; the broker may do with it what it likes."""
+    with connected("127.0.0.1", port, "hostile", clean=True) as sock, suppress(OSError):
+        sock.sendall(packet)
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(4096):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
+def test_packets_that_break_the_protocol_keep_nobody_elses_messages_out(
+    mosquitto: MosquittoFactory, tmp_path: Path, kind: str
+) -> None:
+    if kind == "mosquitto":
+        broker = mosquitto()
+        port, local = broker.port, {"url": broker.url}
+    else:
+        port = free_port()
+        local = {"url": "embedded", "listen": f"127.0.0.1:{port}"}
+    with GatewayProcess(gateway_config(tmp_path, local["url"], local=local)) as gateway:
+        gateway.wait_ready()
+        for sent, packet in enumerate(HOSTILE_PACKETS.values(), 1):
+            send_raw(port, packet)
+            publish(port, [("sensors/calm", json.dumps({"t": EPOCH_MS + sent, "v": sent}))])
+        wait_until(
+            lambda: len([*each_calm(gateway)]) == len(HOSTILE_PACKETS), "the messages of the calm device"
+        )
+        assert gateway.get("/readyz") is not None
+        assert gateway.stop() == 0
+        assert gateway.audit().problems == ()
+
+
+def test_a_device_that_floods_keeps_nobody_elses_messages_out(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    broker, flood, calm = mosquitto(["max_queued_messages 1000000"]), 20_000, 100
+    with (
+        GatewayProcess(gateway_config(tmp_path, broker.url)) as gateway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        gateway.wait_ready()
+        messages = [("sensors/flood", b'{"t":%d,"v":1}' % EPOCH_MS)] * flood
+        flooding = pool.submit(publish_all, broker.host, broker.port, messages)
+        for number in range(calm):
+            publish(broker.port, [(f"sensors/calm{number % 10}", json.dumps({"t": EPOCH_MS, "v": number}))])
+        assert flooding.result() == flood
+        taken = 'gateway_messages_total{outcome="buffered"}'
+        wait_until(lambda: gateway.metric(taken) == flood + calm, "everything")
+        assert gateway.stop() == 0
+        assert gateway.audit().problems == ()
+        assert sorted(each_calm(gateway)) == [*range(calm)]
+
+
+def each_calm(gateway: GatewayProcess) -> Iterator[object]:
+    """The readings of the calm devices that are in the buffer."""
+    with reading(gateway.buffer_path) as reader:
+        for events in reader.raw_after(0):
+            names = reader.names(events.stream_ids)
+            for name, payload in zip(names, reader.payloads(events), strict=True):
+                if name.startswith("sensors/calm"):
+                    yield json.loads(payload)["v"]
+
+
+@pytest.mark.slow
+def test_a_million_topics_take_bounded_memory_and_what_is_beyond_the_limit_is_counted(tmp_path: Path) -> None:
+    seen = list(flood_of_topics(tmp_path, 1_000_000, 256 * MIB))
+    assert seen[-1].keys + seen[-1].rejected == seen[-1].topics == 1_000_000
+    assert seen[-1].rejected > 0
+    # After the limit nothing grows any more but the buffer's own file.
+    assert seen[-1].rss_bytes - seen[len(seen) // 2].rss_bytes < 40 * MIB
 
 
 def test_long_topics_are_not_remembered_by_the_thousand(tmp_path: Path) -> None:

@@ -80,3 +80,10 @@ def test_the_budget_shares_out_what_is_not_reserved(total_mib: int) -> None:
     shared = total_mib * MIB - min(512, total_mib / 2) * MIB
     parts = (budget.ingest_bytes, budget.windows_bytes, budget.cache_bytes, budget.processing_bytes)
     assert [part / shared for part in parts] == pytest.approx([0.1, 0.4, 0.2, 0.2], rel=0.001)
+
+
+def test_the_names_of_all_keys_fit_into_the_share_of_the_windows() -> None:
+    small, large = memory_budget(128 * MIB), memory_budget(8192 * MIB)
+    assert small.most_keys(1) * 256 <= small.windows_bytes
+    assert small.most_keys(1) > 100_000
+    assert large.most_keys(3) > 4_000_000

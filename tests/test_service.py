@@ -160,3 +160,11 @@ def test_a_stop_does_not_wait_for_a_cloud_that_accepts_and_says_nothing(tmp_path
             started_s = time.monotonic()
             assert gateway.stop() == 0
             assert time.monotonic() - started_s < STOP_S
+
+
+def test_a_window_without_a_limit_gets_the_one_that_the_memory_sets(tmp_path: Path) -> None:
+    window = {"route": "sensors", "field": "v", "window": {"type": "count", "count": 3}}
+    windows = [{"name": "a", **window}, {"name": "b", "max_keys": 7, **window}]
+    config = gateway_config(tmp_path, NOBODY, windows=windows, flow={"memory": "128MiB"})
+    gateway = Gateway(load_config(config))
+    assert [spec.max_keys for spec in gateway._bounded(gateway.config.window_specs())] == [52_428, 7]

@@ -215,7 +215,9 @@ class Window(Section):
     )
     early: Early | None = setting(None, description="Results before the window ends.")
     max_keys: MaxKeys | None = setting(
-        None, description="Bound on the keys held at a time: a number, or `{limit, policy}`."
+        None,
+        description="Bound on the keys held at a time: a number, or `{limit, policy}`. Unset: as many as the "
+        "memory for windows has room for the names of (docs/flow.md).",
     )
     ttl: PositiveDurationMs | None = setting(
         None, description="Silence after which the state of a key is given up. Unset: never."
