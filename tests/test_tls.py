@@ -70,14 +70,17 @@ def test_a_gateway_between_two_brokers_with_certificates_sends_readings_up_and_c
         secret(cloud, "operator"),
         protocol=MQTTProtocolVersion.MQTTv5,
     )
-    device = join(local.ports[8883], "hall-1", secure=local.tls("hall-1"))
+    device = join(
+        local.ports[8883], "hall-1", secure=local.tls("hall-1"), protocol=MQTTProtocolVersion.MQTTv5
+    )
     device.subscribe("cmnd/hall-1/#")
     with GatewayProcess(config) as gateway:
         wait_until(
             lambda: "downlink: connected" in gateway.log() and "ingest: connected" in gateway.log(), "links"
         )
         wait_until(lambda: "downlink-local: connected" in gateway.log(), "links")
-        device.publish("sensors/hall-1/temperature", b'{"v": 1}')
+        assert device.publish("sensors/hall-2/temperature", b'{"v": 2}') == "Not authorized"
+        assert not device.publish("sensors/hall-1/temperature", b'{"v": 1}').is_failure
         assert receiver.next()[0] == "gateway/plant-7/up/event/sensors/hall-1/temperature"
         assert not operator.publish("commands/plant-7/hall-1/power", b"ON").is_failure
         assert device.next()[:2] == ("cmnd/hall-1/POWER", b"ON")
