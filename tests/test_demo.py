@@ -32,6 +32,7 @@ AUDIT = Audit(
     statuses={"pending": 0, "syncing": 0, "synced": 107, "failed": 0, "corrupt": 0},
     evicted={},
     streams=12,
+    shed=(),
     problems=(),
 )
 COUNTED = Counted(100, 100, AUDIT, {"raw": 100, "aggregate": 7}, duplicates=5, missing=0)
