@@ -44,7 +44,9 @@ TRANSITIONS: dict[tuple[Status, Happening], Status | None] = {
     (Status.SYNCED, Happening.EVICT): GONE,
     (Status.FAILED, Happening.RETRY): Status.PENDING,
     (Status.FAILED, Happening.DROP): GONE,
+    (Status.FAILED, Happening.EVICT): GONE,
     (Status.CORRUPT, Happening.DROP): GONE,
+    (Status.CORRUPT, Happening.EVICT): GONE,
 }
 
 

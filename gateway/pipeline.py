@@ -306,6 +306,8 @@ class Pipeline:
     def ticked(self, store: Store) -> None:
         """The tick is on the disk. Never raises."""
         self._room.committed(store)
+        if self._downsampling:
+            self._downsampling.committed()
 
     def check(self) -> None:
         """Raise OSError when the disk is as good as full."""
@@ -479,9 +481,8 @@ class Pipeline:
         if self._downsampling is None:
             return
         rate_per_s = self._backlog_rate(self._downsampling.measured_s)
-        announcement = self._downsampling.run(store, now_ms, self._checkpointed, rate_per_s)
-        if announcement:
-            self.alert(store, "downsampled", announcement)
+        for said in self._downsampling.run(store, now_ms, self._checkpointed, rate_per_s):
+            self.alert(store, "downsampled", said.message, said.details)
 
     def _announce_wrong_clocks(self, store: Store) -> None:
         """One alert for all that were found since the last tick: a whole fleet may be wrong at once."""

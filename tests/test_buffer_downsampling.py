@@ -17,7 +17,13 @@ from publishing import publish
 from test_receiver_proof import Consumer
 
 from gateway.buffer.audit import audit
-from gateway.buffer.downsampling import EDGE_MS, IDS_PER_STEP, STEPS_PER_RUN, Downsampling
+from gateway.buffer.downsampling import (
+    EDGE_MS,
+    IDS_PER_STEP,
+    STEPS_PER_RUN,
+    Announcement,
+    Downsampling,
+)
 from gateway.buffer.store import NewEvent, Store
 from gateway.events import Kind, Priority
 
@@ -38,13 +44,22 @@ def backlog(count: int, **nature: Any) -> list[NewEvent]:
     return [event(f"s/{n % STREAMS}", b"%d" % n, **nature) for n in range(count)]
 
 
-def run(store: Store, downsampling: Downsampling, rate_per_s: float | None, ticks: int = 1) -> list[str]:
-    said = []
+def announced(
+    store: Store, downsampling: Downsampling, rate_per_s: float | None, ticks: int
+) -> list[Announcement]:
+    said: list[Announcement] = []
     for _ in range(ticks):
         with store.transaction():
             store.checkpoint([])
-            said.append(downsampling.run(store, NOW_MS, store.last_id(), rate_per_s))
-    return [each for each in said if each]
+            said += downsampling.run(store, NOW_MS, store.last_id(), rate_per_s)
+        downsampling.committed()
+    return said
+
+
+def run(store: Store, downsampling: Downsampling, rate_per_s: float | None, ticks: int = 1) -> list[str]:
+    """What is said of the passes that begin."""
+    said = announced(store, downsampling, rate_per_s, ticks)
+    return [each.message for each in said if "keep_one_in" in each.details]
 
 
 def numbers(store: Store) -> dict[str, list[int]]:
@@ -81,7 +96,8 @@ def test_what_is_urgent_derived_or_live_is_not_touched(store: Store) -> None:
 def test_nothing_behind_the_window_checkpoint_is_touched(store: Store) -> None:
     append(store, backlog(1000))
     with store.transaction():
-        assert "ids 1 and 500 " in Downsampling(HOUR_MS).run(store, NOW_MS, 500, 0.1)
+        (begun, _) = Downsampling(HOUR_MS).run(store, NOW_MS, 500, 0.1)
+        assert "ids 1 and 500 " in begun.message
     assert sql(store.path, "SELECT count(*) FROM buffer_events WHERE id > 500") == [(500,)]
 
 
@@ -123,6 +139,25 @@ def test_after_a_rollback_the_pass_begins_and_is_announced_again(store: Store) -
     downsampling.rolled_back()
     assert "one in 2 " in run(store, downsampling, 1.5)[0]
     assert all({b - a for a, b in pairwise(kept)} == {2} for kept in numbers(store).values())
+
+
+def test_the_end_of_a_pass_says_of_which_streams_it_took_how_many_events_also_of_ticks_before_a_rollback(
+    store: Store,
+) -> None:
+    per_tick = IDS_PER_STEP * STEPS_PER_RUN
+    append(store, backlog(per_tick + 700))
+    downsampling = Downsampling(1000)
+    (begun,) = announced(store, downsampling, per_tick / 1.5, ticks=1)
+    assert begun.details["last_id"] == per_tick + 700
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        downsampling.run(store, NOW_MS, store.last_id(), None)
+        _ = 1 / 0
+    with store.transaction():
+        store.reload()
+    downsampling.rolled_back()
+    (done,) = announced(store, downsampling, per_tick / 1.5, ticks=3)
+    assert done.details["events"] == store.counts["evicted", "downsampled"]
+    assert {loss["stream"] for loss in done.details["streams"]} == {f"s/{n}" for n in range(STREAMS)}
 
 
 @pytest.mark.slow

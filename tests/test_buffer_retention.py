@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.buffer.audit import audit
+from gateway.buffer.losses import Removal
 from gateway.buffer.reading import Reader
 from gateway.buffer.retention import IDS_PER_RUN, STEPS_PER_RUN, Loss, Retention
 from gateway.buffer.store import NewEvent, Store
@@ -152,6 +153,77 @@ def test_when_thinning_is_not_enough_the_lowest_priority_goes_oldest_first(store
     assert max(newest_high) == 9000 // STREAMS
     assert store.used_bytes() <= MAX_BYTES
     check_balance(store)
+
+
+def test_what_could_not_be_delivered_goes_before_what_still_can(store: Store) -> None:
+    append(store, range(9000))
+    with store.transaction():
+        store.reject(store.claim(300), "not allowed")
+        store.move(range(301, 401), Status.PENDING, Happening.MISMATCH)
+        store.move(store.claim(100), Status.SYNCING, Happening.PUBACK)
+    losses = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=500)
+    assert [loss.reason for loss in losses[:3]] == ["corrupt", "failed", "thinned"], "SYNCED go before all"
+    assert store.counts["evicted", "synced"] == 100
+    assert store.counts["evicted", "failed"] == 300
+    assert store.counts["evicted", "corrupt"] == 100
+    assert store._connection.execute("SELECT count(*) FROM refusals").fetchone() == (0,)
+    check_balance(store)
+
+
+def test_a_buffer_full_of_failed_events_gives_up_the_oldest_of_them_and_nothing_else(store: Store) -> None:
+    append(store, range(9000))
+    with store.transaction():
+        store.reject(store.claim(8900), "not allowed")
+    losses = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=9000)
+    assert {loss.reason for loss in losses} == {"failed"}
+    assert store.counts["status", "PENDING"] == 100
+    left = store._connection.execute(
+        "SELECT min(id), count(*) FROM buffer_events WHERE status = 3"
+    ).fetchone()
+    gone = sum(loss.events for loss in losses)
+    assert left == (gone + 1, 8900 - gone), "the newest of them stay for a retry"
+    assert store.used_bytes() <= MAX_BYTES
+    check_balance(store)
+
+
+def test_a_cloud_that_refuses_everything_never_makes_the_buffer_grow_past_its_size(store: Store) -> None:
+    retention = Retention(MAX_BYTES, HOUR_MS)
+    for start in range(0, 30_000, 500):
+        append(store, range(start, start + 500))
+        with store.transaction():
+            store.reject(store.claim(500), "not allowed")
+        retain(store, retention, now_ms=start, runs=2)
+        assert store.used_bytes() <= MAX_BYTES
+    assert store.counts["evicted", "thinned"] == 0
+    assert store.counts["evicted", "failed"] > 20_000
+    check_balance(store)
+
+
+def test_what_was_retried_in_the_meantime_is_not_given_up(store: Store) -> None:
+    append(store, range(9000))
+    with store.transaction():
+        store.reject(store.claim(9000), "not allowed")
+    retention = Retention(MAX_BYTES, HOUR_MS)
+    with store.transaction():
+        (first, *_) = retention.run(store, 9000, store.last_id(), steps=1, step_ids=10)
+        assert store.move(range(1, 21), Status.FAILED, Happening.RETRY) == 10
+        (second, *_) = retention.run(store, 9000, store.last_id(), steps=1, step_ids=20)
+    assert (first.events, second.events) == (10, 10)
+    assert [n for _, n, _ in pending(store)] == [2] * 10
+    check_balance(store)
+
+
+def test_a_loss_says_when_the_events_happened_and_what_each_stream_lost(store: Store) -> None:
+    append(store, range(9000))
+    losses = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=9000)
+    lost = Removal.together(loss.removal for loss in losses)
+    assert lost.events == sum(loss.events for loss in losses) == sum(each.events for each in lost.streams)
+    assert {each.stream for each in lost.streams} == {f"s/{n}" for n in range(STREAMS)}
+    assert all(each.first_sequence == 1 for each in lost.streams)
+    assert lost.from_ms == 0
+    assert lost.to_ms is not None
+    assert lost.to_ms < 4600, "the older half"
+    assert lost.details("thinned")["more_streams"] == 0
 
 
 def test_nothing_behind_the_checkpoint_is_touched(store: Store) -> None:

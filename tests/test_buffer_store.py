@@ -215,7 +215,7 @@ class StoreMachine(RuleBasedStateMachine):
             return from_id <= row["id"] <= to_id and is_meant and row["sequence"] % keep_one_in != 0
 
         expected = model.remove("thinned", Status.PENDING, goes)
-        assert self.store.thin(from_id, to_id, keep_one_in, priority) == expected
+        assert self.store.thin(from_id, to_id, keep_one_in, priority).events == expected
 
     def drop(self, model: Model, priority: Priority, limit: int) -> None:
         waiting = [row for row in model.rows if row["status"] is Status.PENDING]
@@ -223,7 +223,7 @@ class StoreMachine(RuleBasedStateMachine):
         found = self.store.oldest_pending(priority, model.checkpoint_id, limit)
         assert found == oldest[:limit]
         expected = model.remove("oldest", Status.PENDING, lambda row: row["id"] in found)
-        assert self.store.drop_pending(found) == expected
+        assert self.store.drop_pending(found).events == expected
 
     def checkpoint(self, model: Model, key: bytes, state: bytes | None) -> None:
         assert self.store.checkpoint([("w", key, state)]) == model.last_id

@@ -154,7 +154,7 @@ def room_of(store: Store) -> tuple[Room, DiskSpace, list[str]]:
     space.look()
     assert space.fill_ballast()
     retention = Retention(64 * MIB, HOUR_MS)
-    return Room(retention, lambda _store, _name, text: alerts.append(text), space), space, alerts
+    return Room(retention, lambda _store, _name, text, _details: alerts.append(text), space), space, alerts
 
 
 def checkpointed(store: Store) -> int:
@@ -216,7 +216,10 @@ def test_what_the_emergency_takes_is_one_alert_even_when_its_transaction_is_roll
     for _ in range(2):
         alerts.clear()
         room.run(store, EPOCH_MS, 0)
-        assert len([text for text in alerts if f"{thinned} events were evicted (thinned)" in text]) == 1
+        assert (
+            len([text for text in alerts if f"{thinned} events of 10 streams were evicted (thinned)" in text])
+            == 1
+        )
         room.rolled_back()
     with reading(store.path) as reader:
         assert audit(reader).problems == ()

@@ -485,7 +485,9 @@ def test_a_full_buffer_keeps_its_size_takes_in_more_and_says_what_it_gave_up(
         wait_until(lambda: operator.messages, "an alert")
         alert = json.loads(operator.messages[0].payload)
         assert alert["alert"] == "evicted"
-        assert "events were evicted (thinned)" in alert["message"]
+        assert "events of 10 streams were evicted (thinned)" in alert["message"]
+        assert sum(stream["events"] for stream in alert["streams"]) == alert["events"]
+        assert 0 < alert["from_ms"] <= alert["to_ms"]
         assert gateway.stop() == 0
         assert gateway.buffer_path.stat().st_size <= 4 * 1024 * 1024
         found = gateway.audit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -12,6 +12,12 @@ from gateway.events import Kind, Priority
 
 DERIVED_FAMILY = "aggregates"
 """Whose dictionary compresses what the gateway itself makes."""
+
+
+class Alert(Protocol):
+    """Stores an alert with a name, a message and more fields, inside the transaction of what it announces."""
+
+    def __call__(self, store: Store, name: str, message: str, details: Mapping[str, Any], /) -> None: ...
 
 
 def append_alert(

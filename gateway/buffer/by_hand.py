@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
+from gateway.buffer.alerts import Alert
 from gateway.buffer.choice import Choice
-from gateway.buffer.store import CHECKPOINT_ID, NUMBERED, Store
+from gateway.buffer.losses import Removal
+from gateway.buffer.store import CHECKPOINT_ID, Store
 from gateway.delivery import Happening, sources, target
 from gateway.events import Status
 
 IDS_PER_STEP = 10_000
 PAGES_PER_STEP = 1024  # 4 MiB
-_STREAMS_PER_ALERT = 20
 _GIVEN_UP = (Status.FAILED, Status.CORRUPT)  # what a drop takes that names no status
 
 T = TypeVar("T")
@@ -35,21 +36,6 @@ class Run(Protocol):
     """Runs a function of the store in a transaction of its own."""
 
     def __call__(self, change: Callable[[Store], T], /) -> T: ...
-
-
-class Alert(Protocol):
-    """Stores an alert, inside the transaction."""
-
-    def __call__(self, store: Store, name: str, message: str, details: Mapping[str, Any], /) -> None: ...
-
-
-class StreamLoss(NamedTuple):
-    """What was removed of one stream at once."""
-
-    stream: str
-    events: int
-    first_sequence: int
-    last_sequence: int
 
 
 class _Step(Protocol):
@@ -92,10 +78,10 @@ class ByHand:
 
         def step(store: Store, from_id: int, to_id: int) -> int:
             ids = _chosen_ids(store, choice, allowed, from_id, to_id)
-            removed, losses = _drop(store, ids, allowed)
-            if removed:
-                self._announce(store, removed, losses, (ids[0], ids[-1]))
-            return removed
+            removal = _drop(store, ids, allowed)
+            if removal.events:
+                self._announce(store, removal, (ids[0], ids[-1]))
+            return removal.events
 
         def checkpoint(store: Store) -> int:
             self._checkpoint(store)
@@ -139,20 +125,10 @@ class ByHand:
             from_id = following[0]
         return changed
 
-    def _announce(
-        self, store: Store, events: int, losses: Sequence[StreamLoss], ids: tuple[int, int]
-    ) -> None:
-        streams = losses[0].stream if len(losses) == 1 else f"{len(losses)} streams"
+    def _announce(self, store: Store, removal: Removal, ids: tuple[int, int]) -> None:
+        what = f"{removal.events} events of {removal.whose} were dropped by hand"
         between = f"between buffer ids {ids[0]} and {ids[1]}"
-        details = {
-            "reason": "dropped",
-            "events": events,
-            "streams": [loss._asdict() for loss in losses[:_STREAMS_PER_ALERT]],
-            "more_streams": max(0, len(losses) - _STREAMS_PER_ALERT),
-        }
-        self._alert(
-            store, "dropped", f"{events} events of {streams} were dropped by hand, {between}", details
-        )
+        self._alert(store, "dropped", f"{what}, {between}", removal.details("dropped"))
 
 
 def operations(by_hand: ByHand) -> dict[str, Operation]:
@@ -181,16 +157,12 @@ def _chosen_ids(
     return ids
 
 
-def _drop(store: Store, ids: Sequence[int], statuses: Sequence[Status]) -> tuple[int, list[StreamLoss]]:
-    """Remove those of `ids` in one of those statuses; returns how many, and what each stream lost."""
+def _drop(store: Store, ids: Sequence[int], statuses: Sequence[Status]) -> Removal:
+    """Remove those of `ids` in one of those statuses."""
     chosen = orjson.dumps(list(ids)).decode()
-    losses: list[StreamLoss] = []
-    removed = 0
-    for status in statuses if ids else ():
-        (rows,) = store.arrays(_LOSSES, (chosen, int(status)))
-        losses += [StreamLoss(*row) for row in rows]
-        removed += store.evict("dropped", status, _THESE, (chosen, int(status)))
-    return removed, losses
+    return Removal.together(
+        store.evict("dropped", status, _THESE, (chosen, int(status))) for status in statuses if ids
+    )
 
 
 def _allowed(choice: Choice, default: Sequence[Status], happening: Happening) -> tuple[Status, ...]:
@@ -202,8 +174,3 @@ def _allowed(choice: Choice, default: Sequence[Status], happening: Happening) ->
 
 
 _THESE = "id IN (SELECT value FROM json_each(?)) AND status = ?"
-_LOSSES = f"""
-SELECT json_group_array(json_array(coalesce(name, 'stream ' || stream), events, first, last)) FROM
-  (SELECT stream, count(*) AS events, min(sequence_num) AS first, max(sequence_num) AS last
-   FROM buffer_events WHERE {_THESE} AND {NUMBERED} GROUP BY stream) LEFT JOIN streams ON streams.id = stream
-"""  # noqa: S608 - constants

@@ -1,12 +1,14 @@
 """What leaves the buffer, and in which order, so that it never grows past its size.
 
 1. SYNCED events older than `keep_synced`; above the soft mark SYNCED events of any age, oldest first.
-2. Above the hard mark, thinning: of the older half of the pending raw events of normal and low priority
-   every other one of each stream goes, then every other one of what is left, and so on. A trend survives
-   that; dropping the oldest would cut it off.
-3. When thinning has nothing more to give: the lowest priority, oldest first.
+2. Above the hard mark, what could not be delivered: CORRUPT events, then FAILED ones, oldest first. They stay
+   for inspection and for a retry by hand while there is room; what can still be delivered comes before that.
+3. Thinning: of the older half of the pending raw events of normal and low priority every other one of each
+   stream goes, then every other one of what is left, and so on. A trend survives that; dropping the oldest
+   would cut it off.
+4. When thinning has nothing more to give: the lowest priority, oldest first.
 
-Nothing behind the window checkpoint is touched: a restart still has to replay it. 2 and 3 lose data, so each
+Nothing behind the window checkpoint is touched: a restart still has to replay it. 2 to 4 lose data, so each
 removal is counted per stream and reason, and the caller gets a `Loss` to announce.
 A run takes a bounded number of steps; it is called again with the next tick. On a full disk the steps are
 small ones, because each needs room itself: see `room`.
@@ -14,10 +16,12 @@ small ones, because each needs room itself: see `room`.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
+from gateway.buffer.losses import Removal
 from gateway.buffer.store import Store
-from gateway.events import Priority
+from gateway.events import Priority, Status
 
 SOFT_MARK = 0.80
 HARD_MARK = 0.92
@@ -25,18 +29,23 @@ RELIEF_MARK = 0.87  # what is given up then makes room for a while, not for the 
 WAL_ALLOWANCE_BYTES = 8 * 1024 * 1024
 IDS_PER_RUN = 10_000
 OLDEST_PER_STEP = 1_000
+KEPT_PER_SEARCH = 100_000  # a search looks at all that failed, so it must not be one for each step
 STEPS_PER_RUN = 8
 _ANY_AGE = 1 << 62
 _THINNEST = 6  # one in 64 is left; then whole stretches go
 
 
 class Loss(NamedTuple):
-    """Events that were removed before the cloud had them."""
+    """Events that were removed before the cloud had them, all between two ids."""
 
-    reason: str  # thinned, oldest
-    events: int
+    reason: str  # corrupt, failed, thinned, oldest
+    removal: Removal
     first_id: int
     last_id: int
+
+    @property
+    def events(self) -> int:
+        return self.removal.events
 
 
 def usable_bytes(max_bytes: int) -> int:
@@ -72,6 +81,8 @@ class Retention:
         self._thinned_to = 0  # where the current pass goes on
         self._pass_end: int | None = None
         self._level = 1  # of 2 ** level events one is kept
+        # Found by one search and removed step by step; what was retried or is gone by then is left alone.
+        self._undelivered: dict[Status, deque[int]] = {Status.CORRUPT: deque(), Status.FAILED: deque()}
 
     def run(
         self,
@@ -95,7 +106,11 @@ class Retention:
             self._pressed = used_bytes > (marks.relief if self._pressed else marks.hard)
             searching = removed or self._synced_from
             if self._pressed and not searching:
-                loss = self._thin(store, checkpoint_id) or self._drop_oldest(store, checkpoint_id)
+                loss = (
+                    self._give_up(store, checkpoint_id)
+                    or self._thin(store, checkpoint_id)
+                    or self._drop_oldest(store, checkpoint_id)
+                )
                 if loss is None:
                     self.finished = True
                     break
@@ -107,7 +122,7 @@ class Retention:
         return losses
 
     def _evict_synced(self, store: Store, now_ms: int, older_than_ms: int, checkpoint_id: int) -> int:
-        if not store.synced_events():
+        if not store.events_that_are(Status.SYNCED):
             self._synced_from = 0  # to look through a large backlog for nothing takes longer than it fills up
             return 0
         oldest = store.first_from(self._synced_from)
@@ -118,6 +133,21 @@ class Retention:
         end = min(checkpoint_id, oldest[0] + self._step_ids - 1)
         self._synced_from = end + 1
         return store.evict_synced(oldest[0], end, older_than_ms)
+
+    def _give_up(self, store: Store, checkpoint_id: int) -> Loss | None:
+        """The oldest of what could not be delivered."""
+        for status in (Status.CORRUPT, Status.FAILED):
+            if not store.events_that_are(status):
+                continue
+            if not self._undelivered[status]:
+                found = store.oldest_kept(status, checkpoint_id, KEPT_PER_SEARCH)
+                self._undelivered[status] = deque(found)
+            waiting = self._undelivered[status]
+            step = min(self._step_ids, OLDEST_PER_STEP, len(waiting))
+            ids = [waiting.popleft() for _ in range(step)]
+            if ids:
+                return Loss(status.name.lower(), store.give_up(status, ids), ids[0], ids[-1])
+        return None
 
     def _thin(self, store: Store, checkpoint_id: int) -> Loss | None:
         """One stretch of the current pass over the older half; the next pass thins more."""
@@ -133,7 +163,7 @@ class Retention:
                 continue
             self._thinned_to = end + 1
             removed = store.thin(start, end, 2**self._level, Priority.NORMAL)
-            if removed:
+            if removed.events:
                 return Loss("thinned", removed, start, end)
         return None
 

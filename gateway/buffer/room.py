@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 
 import apsw
 
+from gateway.buffer.alerts import Alert
+from gateway.buffer.losses import Removal
 from gateway.buffer.retention import IDS_PER_RUN, STEPS_PER_RUN, Loss, Retention
 from gateway.buffer.schema import PAGE_BYTES
 from gateway.buffer.space import DiskSpace
@@ -35,12 +36,12 @@ _SHARE_TO_WRITE = 4  # one transaction writes about a quarter of what is free at
 
 
 class Room:
-    """Runs retention on one buffer and answers for its disk. `alert(store, name, message)` stores one."""
+    """Runs retention on one buffer and answers for its disk."""
 
     def __init__(
         self,
         retention: Retention,
-        alert: Callable[[Store, str, str], None],
+        alert: Alert,
         space: DiskSpace | None = None,
     ) -> None:
         self._retention = retention
@@ -138,22 +139,29 @@ class Room:
 
     def _watch(self, store: Store, space: DiskSpace) -> None:
         space.look()
+        figures = {"free_bytes": space.free_bytes, "total_bytes": space.total_bytes}
         if self._was_full:
             self._was_full, self._wanted_bytes = False, 0
-            self._alert(store, "disk_full", f"the disk was full, nothing was acknowledged meanwhile; {space}")
+            said = f"the disk was full, nothing was acknowledged meanwhile; {space}"
+            self._alert(store, "disk_full", said, figures)
         if space.low and not self._was_low:
             self._was_low = True
             limit = format_bytes(space.reserve_bytes)
-            self._alert(
-                store, "disk_low", f"the disk is low: {space}; below {limit} the buffer gives up room"
-            )
+            said = f"the disk is low: {space}; below {limit} the buffer gives up room"
+            self._alert(store, "disk_low", said, figures)
         elif space.roomy and space.fill_ballast():
             self._was_low = self._without_ballast = False
 
     def _announce(self, store: Store, losses: list[Loss]) -> None:
-        for reason in sorted({loss.reason for loss in losses}):
+        for reason in sorted({loss.reason for loss in losses if loss.events}):
             found = [loss for loss in losses if loss.reason == reason]
-            events = f"{sum(loss.events for loss in found)} events were evicted ({reason})"
-            first, last = min(loss.first_id for loss in found), max(loss.last_id for loss in found)
-            stretch = f"between buffer ids {first} and {last}"
-            self._alert(store, "evicted", f"the buffer is full: {events}, {stretch}")
+            lost = Removal.together(loss.removal for loss in found)
+            ids = {
+                "first_id": min(loss.first_id for loss in found),
+                "last_id": max(loss.last_id for loss in found),
+            }
+            events = f"{lost.events} events of {lost.whose} were evicted ({reason})"
+            stretch = f"between buffer ids {ids['first_id']} and {ids['last_id']}"
+            self._alert(
+                store, "evicted", f"the buffer is full: {events}, {stretch}", lost.details(reason) | ids
+            )

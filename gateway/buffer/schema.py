@@ -138,7 +138,7 @@ class Held(Model):
 
 
 class Refusal(Model):
-    """Why the cloud last refused an event. It stays when the event goes, until the next start."""
+    """Why the cloud last refused an event. It goes with the event."""
 
     id = IntegerField(primary_key=True)  # of the event
     reason = TextField()

@@ -28,7 +28,7 @@ from gateway.buffer.backlog import Backlog
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims, first_since
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
-from gateway.buffer.losses import note_losses
+from gateway.buffer.losses import Removal, note_losses
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.reading import BATCH_BYTES
 from gateway.buffer.receipts import KEPT, Receipts
@@ -64,9 +64,6 @@ CHECKPOINT_ID = "checkpoint_id"
 _FIRST_FREE = "sequence_floor"
 """In `meta`: so many events were lost together with the names of their streams."""
 REPUBLISHED_ID = "republished_id"
-
-# Of a corrupt event any column may be damaged: it may be of no stream, and have no number.
-NUMBERED = "typeof(stream) = 'integer' AND typeof(sequence_num) = 'integer'"
 
 _COLUMNS = tuple(field.name for field in BufferEvent._meta.sorted_fields if field.name != "id")
 
@@ -290,24 +287,23 @@ class Store:
 
     def evict_synced(self, from_id: int, to_id: int, older_than_ms: int) -> int:
         """Remove the SYNCED events of an id range that arrived before `older_than_ms`."""
-        self._database.execute_sql(
-            "DELETE FROM buffer_events WHERE id BETWEEN ? AND ? AND status = ? AND ingest_time < ?",
-            (from_id, to_id, int(Status.SYNCED), older_than_ms),
-        )
+        where = "id BETWEEN ? AND ? AND status = ? AND ingest_time < ?"
+        values = (from_id, to_id, int(Status.SYNCED), older_than_ms)
+        self._forget_refusals(where, values)
+        self._database.execute_sql(f"DELETE FROM buffer_events WHERE {where}", values)  # noqa: S608 - constants
         removed = int(self._connection.changes())
         self._moved["status", Status.SYNCED.name] -= removed
         self._moved["evicted", "synced"] += removed
         return removed
 
-    def synced_events(self) -> int:
-        """How many events are SYNCED, with what this transaction has changed."""
-        synced = ("status", Status.SYNCED.name)
-        return self.counts[synced] + self._moved[synced]
+    def events_that_are(self, *statuses: Status) -> int:
+        """How many events have one of these statuses, with what this transaction has changed."""
+        names = [("status", status.name) for status in statuses]
+        return sum(self.counts[each] + self._moved[each] for each in names)
 
     def waiting_events(self) -> int:
         """How many events the cloud does not have yet, with what this transaction has changed."""
-        waiting = [("status", status.name) for status in (Status.PENDING, Status.SYNCING)]
-        return sum(self.counts[each] + self._moved[each] for each in waiting)
+        return self.events_that_are(Status.PENDING, Status.SYNCING)
 
     def used_bytes(self) -> int:
         """How much of the file is in use, without the pages that are free."""
@@ -326,9 +322,9 @@ class Store:
         rows = sum(self.counts["status", status.name] for status in Status)
         return max(_LEAST_ROW_BYTES, self.used_bytes() // max(1, rows))
 
-    def thin(self, from_id: int, to_id: int, keep_one_in: int, priority: int) -> int:
+    def thin(self, from_id: int, to_id: int, keep_one_in: int, priority: int) -> Removal:
         """Remove PENDING raw events of that priority or lower in an id range, but one in `keep_one_in` of
-        each stream; returns how many."""
+        each stream."""
         return self.evict(
             "thinned",
             Status.PENDING,
@@ -336,10 +332,12 @@ class Store:
             (from_id, to_id, int(Status.PENDING), int(Kind.RAW), priority, keep_one_in),
         )
 
-    def halve(self, reason: str, from_id: int, to_id: int, level: int, priority: int, before_ms: int) -> int:
+    def halve(
+        self, reason: str, from_id: int, to_id: int, level: int, priority: int, before_ms: int
+    ) -> Removal:
         """Where of each stream one in 2 ** (level - 1) is left, leave one in 2 ** level: of the PENDING raw
-        events of that priority or lower in an id range that arrived before `before_ms`; returns how many
-        went. Each level takes numbers with one step, so what is lost stays one run."""
+        events of that priority or lower in an id range that arrived before `before_ms`. Each level takes
+        numbers with one step, so what is lost stays one run."""
         return self.evict(
             reason,
             Status.PENDING,
@@ -372,13 +370,32 @@ class Store:
         )
         return ids
 
-    def drop_pending(self, ids: Sequence[int]) -> int:
-        """Remove those of `ids` that are PENDING, for want of room; returns how many."""
+    def drop_pending(self, ids: Sequence[int]) -> Removal:
+        """Remove those of `ids` that are PENDING, for want of room."""
         return self.evict(
             "oldest",
             Status.PENDING,
             "id IN (SELECT value FROM json_each(?)) AND status = ?",
             (orjson.dumps(list(ids)).decode(), int(Status.PENDING)),
+        )
+
+    def oldest_kept(self, status: Status, to_id: int, limit: int) -> list[int]:
+        """The ids of the oldest events that are FAILED, or CORRUPT."""
+        (ids,) = self.arrays(
+            "SELECT json_group_array(id) FROM (SELECT id FROM buffer_events"
+            " WHERE status = ? AND status > 2 AND id <= ? ORDER BY id LIMIT ?)",
+            (int(status), to_id, limit),
+        )
+        return ids
+
+    def give_up(self, status: Status, ids: Sequence[int]) -> Removal:
+        """Remove those of `ids` that are `status`, FAILED or CORRUPT, for want of room."""
+        target(status, Happening.EVICT)
+        return self.evict(
+            status.name.lower(),
+            status,
+            "id IN (SELECT value FROM json_each(?)) AND status = ?",
+            (orjson.dumps(list(ids)).decode(), int(status)),
         )
 
     def give_back(self, pages: int) -> int:
@@ -393,24 +410,16 @@ class Store:
         ((number,),) = self._connection.execute(sql)
         return int(number)
 
-    def evict(self, reason: str, status: Status, where: str, values: tuple[object, ...]) -> int:
-        """Remove events, which `where` says to be `status`, and note per stream and reason what is lost;
-        returns how many. Whether the state table allows it is for the caller to ask."""
-        self._database.execute_sql(
-            "INSERT INTO losses (stream, reason, events, first_sequence, last_sequence)"  # noqa: S608 - constants
-            f" SELECT stream, '{reason}', count(*), min(sequence_num), max(sequence_num)"
-            f" FROM buffer_events WHERE {where} AND {NUMBERED} GROUP BY stream"
-            " ON CONFLICT (stream, reason) DO UPDATE SET events = events + excluded.events,"
-            " first_sequence = min(first_sequence, excluded.first_sequence),"
-            " last_sequence = max(last_sequence, excluded.last_sequence)",
-            values,
-        )
-        note_losses(self._connection, reason, f"{where} AND {NUMBERED}", values)
+    def evict(self, reason: str, status: Status, where: str, values: tuple[object, ...]) -> Removal:
+        """Remove events, which `where` says to be `status`, and note per stream and reason what is lost.
+        Whether the state table allows it is for the caller to ask."""
+        lost = note_losses(self._connection, reason, where, values)
+        self._forget_refusals(where, values)
         self._database.execute_sql(f"DELETE FROM buffer_events WHERE {where}", values)  # noqa: S608
         removed = int(self._connection.changes())
         self._moved["status", status.name] -= removed
         self._moved["evicted", reason] += removed
-        return removed
+        return lost._replace(events=removed)
 
     # --- changes by hand; see `by_hand` and `restore` ---
 
@@ -553,6 +562,14 @@ class Store:
         self._connection.execute(
             "INSERT OR REPLACE INTO refusals (id, reason) SELECT value, ? FROM json_each(?)",
             (reason, orjson.dumps(list(ids)).decode()),
+        )
+
+    def _forget_refusals(self, where: str, values: tuple[object, ...]) -> None:
+        """Of events that are about to be removed. Almost always there are none, and then it costs nothing."""
+        self._connection.execute(
+            "DELETE FROM refusals WHERE EXISTS (SELECT 1 FROM refusals)"  # noqa: S608 - constants
+            f" AND id IN (SELECT id FROM buffer_events WHERE {where})",
+            values,
         )
 
     def _moved_to(self, status: Status, after: Status) -> int:
