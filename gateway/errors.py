@@ -57,6 +57,11 @@ class StoreError(GatewayError):
     """Raised when the buffer cannot be opened or cannot do what was asked of it."""
 
 
+class LogHeldError(StoreError):
+    """Raised when nothing may be committed for now, because a reader keeps the write-ahead log from being
+    reset. Nothing has been begun."""
+
+
 class DamageError(StoreError):
     """Raised when the buffer's file itself is damaged, so that only a new start can mend it."""
 

@@ -280,7 +280,8 @@ class Pipeline:
         self._append(store, owed, emissions)
         self._date(store)
         now_s = self._clock.monotonic_s()
-        if self.windows.progressed or self._handed_on or now_s >= self._next_checkpoint_s:
+        due = self.windows.progressed or self._handed_on or self._room.starved
+        if due or now_s >= self._next_checkpoint_s:
             self.checkpoint(store)
         self._announce_failed(store)
         self._keep_drain_target(store, now_ms)
@@ -309,9 +310,9 @@ class Pipeline:
         if self._downsampling:
             self._downsampling.committed()
 
-    def check(self) -> None:
-        """Raise OSError when the disk is as good as full."""
-        self._room.check()
+    def check(self, store: Store) -> None:
+        """Raise OSError when the disk is as good as full, LogHeldError when the log must not grow."""
+        self._room.check(store)
 
     def release(self) -> None:
         """Give the ballast's room away."""

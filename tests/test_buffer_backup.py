@@ -14,7 +14,6 @@ from brokers import free_port
 from buffers import EPOCH_MS, append, event, events, opened, sql
 from gateways import HOST, GatewayProcess, gateway_config, wait_until
 
-from gateway.buffer import backup as backup_module
 from gateway.buffer.backup import back_up
 from gateway.buffer.recovery import backup_path, check
 from gateway.buffer.schema import PAGE_BYTES
@@ -68,15 +67,16 @@ def test_no_backup_is_made_where_the_disk_would_be_left_with_too_little(tmp_path
     assert rows(backup_path(path)) == 100
 
 
-def test_a_backup_is_given_up_when_the_log_grows_too_much_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backup_module, "LOG_LIMIT_BYTES", 256 * 1024)
+def test_a_backup_is_given_up_when_the_log_grows_too_much_meanwhile(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     fill(path, 50_000)
     with opened(path) as store:
         with pytest.raises(StoreError, match="write-ahead log grew"):
-            back_up(path, progress=lambda *_: append(store, [event(payload=os.urandom(500_000))]))
+            back_up(
+                path,
+                progress=lambda *_: append(store, [event(payload=os.urandom(500_000))]),
+                log_limit_bytes=256 * 1024,
+            )
         busy, _, _ = store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert not busy  # the snapshot is let go
 

@@ -167,7 +167,7 @@ def meet_full_disk(store: Store, room: Room, refusals: int) -> None:
     refused = 0
     for attempt in range(TRIES):
         try:
-            room.check()
+            room.check(store)
             append(store, blobs(300, random.Random(attempt)))
         except (OperationalError, OSError):
             refused += 1

@@ -696,6 +696,21 @@ def test_what_is_synced_later_is_evicted_later(tmp_path: Path) -> None:
     world.close()
 
 
+def test_a_buffer_that_fills_up_before_the_next_checkpoint_is_due_takes_one_and_keeps_its_size(
+    tmp_path: Path,
+) -> None:
+    max_bytes = 1024 * 1024
+    world = World(tmp_path, (), max_size_bytes=max_bytes, checkpoint_interval_ms=1_000_000)
+    world.tick()
+    for start in range(0, 20_000, 500):
+        world.take_in(*(world.reading("a", number) for number in range(start, start + 500)))
+        world.tick(250)
+        assert world.store.used_bytes() <= max_bytes
+    assert world.store.counts["evicted", "thinned"] > 0
+    assert audit(world.reader).problems == ()
+    world.close()
+
+
 def test_an_event_from_before_the_clock_was_set_back_does_not_hold_up_eviction(tmp_path: Path) -> None:
     world = World(tmp_path, (), keep_synced_ms=1_000, checkpoint_interval_ms=1_000)
     world.clock.jump(86_400_000)

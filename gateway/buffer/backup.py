@@ -11,14 +11,13 @@ from pathlib import Path
 
 import apsw
 
+from gateway.buffer.held_log import COPY_ALLOWANCE_BYTES
 from gateway.buffer.recovery import backup_path, check
 from gateway.errors import StoreError
 from gateway.files import replace_file
 from gateway.units import format_bytes
 
 _PAGES_PER_STEP = 512  # 2 MiB: a gateway that writes meanwhile does not notice
-# The copy is of one commit, so the write-ahead log cannot be reset until it is done.
-LOG_LIMIT_BYTES = 64 * 1024 * 1024
 
 Progress = Callable[[int, int], None]
 
@@ -28,27 +27,28 @@ def back_up(
     target: Path | None = None,
     progress: Progress = lambda done, total: None,
     keep_free_bytes: int = 0,
+    log_limit_bytes: int = COPY_ALLOWANCE_BYTES,
 ) -> Path:
     """Copy the buffer `path` as of its last commit, verify the copy, and make it the backup.
 
     `progress` gets the pages that are done and all pages after each step; what it raises ends the copying.
     Returns where the backup is: `target`, or beside the buffer, where a start finds it. Raises StoreError,
     and the last backup stays, when the disk would be left with less than `keep_free_bytes`, when the copying
-    takes so long that the log grows by LOG_LIMIT_BYTES, when the copy is not whole, or when another one is
-    being made.
+    takes so long that the log grows by `log_limit_bytes` (it cannot be reset until it is made), when the
+    copy is not whole, or when another one is being made.
     """
     target = target or backup_path(path)
     copy = target.with_name(target.name + ".new")
     with _alone_in(target.parent):
         copy.unlink(missing_ok=True)
         _check_room(path, target, keep_free_bytes)
-        _make(path, copy, target, progress)
+        _make(path, copy, target, progress, log_limit_bytes)
     return target
 
 
-def _make(path: Path, copy: Path, target: Path, progress: Progress) -> None:
+def _make(path: Path, copy: Path, target: Path, progress: Progress, log_limit_bytes: int) -> None:
     try:
-        _copy(path, copy, progress)
+        _copy(path, copy, progress, log_limit_bytes)
         problem = check(copy, thorough=True)
         if problem:
             raise StoreError(
@@ -85,7 +85,7 @@ def _check_room(path: Path, target: Path, keep_free_bytes: int) -> None:
         )
 
 
-def _copy(path: Path, copy: Path, progress: Progress) -> None:
+def _copy(path: Path, copy: Path, progress: Progress, log_limit_bytes: int) -> None:
     with (
         closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)) as source,
         closing(apsw.Connection(str(copy))) as target,
@@ -96,14 +96,14 @@ def _copy(path: Path, copy: Path, progress: Progress) -> None:
         # One snapshot for all steps: else every commit of the gateway would start the copy anew.
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        log_limit = _log_bytes(path) + LOG_LIMIT_BYTES
+        most_bytes = _log_bytes(path) + log_limit_bytes
         with target.backup("main", source, "main") as backup:
             while not backup.done:
                 backup.step(_PAGES_PER_STEP)
                 progress(backup.page_count - backup.remaining, backup.page_count)
-                if _log_bytes(path) > log_limit:
+                if _log_bytes(path) > most_bytes:
                     raise StoreError(
-                        f"the backup is given up: the write-ahead log grew by {format_bytes(LOG_LIMIT_BYTES)}"
+                        f"the backup is given up: the write-ahead log grew by {format_bytes(log_limit_bytes)}"
                         " meanwhile, and it cannot be reset until the copy is made"
                     )
         source.execute("COMMIT")

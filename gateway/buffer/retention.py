@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from gateway.buffer.held_log import log_allowance_bytes
 from gateway.buffer.losses import Removal
 from gateway.buffer.store import Store
 from gateway.events import Priority, Status
@@ -26,7 +27,6 @@ from gateway.events import Priority, Status
 SOFT_MARK = 0.80
 HARD_MARK = 0.92
 RELIEF_MARK = 0.87  # what is given up then makes room for a while, not for the next few events only
-WAL_ALLOWANCE_BYTES = 8 * 1024 * 1024
 IDS_PER_RUN = 10_000
 OLDEST_PER_STEP = 1_000
 KEPT_PER_SEARCH = 100_000  # a search looks at all that failed, so it must not be one for each step
@@ -50,7 +50,7 @@ class Loss(NamedTuple):
 
 def usable_bytes(max_bytes: int) -> int:
     """What of the size is for the database itself, without its write-ahead log."""
-    return max_bytes - min(WAL_ALLOWANCE_BYTES, max_bytes // 8)
+    return max_bytes - log_allowance_bytes(max_bytes)
 
 
 class Marks(NamedTuple):
@@ -73,7 +73,9 @@ class Retention:
     def __init__(self, max_bytes: int, keep_synced_ms: int) -> None:
         self.finished = True
         """Whether the last run found nothing more to do."""
-        self._max_bytes = max_bytes
+        self.starved = False
+        """Whether the last run ended for want of something that may be given up."""
+        self.max_bytes = max_bytes
         self._keep_synced_ms = keep_synced_ms
         self._pressed = False  # above the hard mark, and not yet below that of relief
         self._step_ids = IDS_PER_RUN
@@ -96,8 +98,8 @@ class Retention:
     ) -> list[Loss]:
         """Make the room that is needed, as far as `steps` go; inside a transaction. Returns what had to be
         given up. `room_bytes` is what there is for the buffer, when the disk has less than its size."""
-        marks = Marks.of(self._max_bytes if room_bytes is None else min(room_bytes, self._max_bytes))
-        self._step_ids, self.finished = step_ids, False
+        marks = Marks.of(self.max_bytes if room_bytes is None else min(room_bytes, self.max_bytes))
+        self._step_ids, self.finished, self.starved = step_ids, False, False
         losses: list[Loss] = []
         for _ in range(steps):
             used_bytes = store.used_bytes()
@@ -112,7 +114,7 @@ class Retention:
                     or self._drop_oldest(store, checkpoint_id)
                 )
                 if loss is None:
-                    self.finished = True
+                    self.finished = self.starved = True
                     break
                 losses.append(loss)
             elif not self._pressed:

@@ -19,6 +19,7 @@ from contextlib import suppress
 import apsw
 
 from gateway.buffer.alerts import Alert
+from gateway.buffer.held_log import QUIET_TURNS, HeldLog
 from gateway.buffer.losses import Removal
 from gateway.buffer.retention import IDS_PER_RUN, STEPS_PER_RUN, Loss, Retention
 from gateway.buffer.schema import PAGE_BYTES
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
 RELIEF_ROWS = 100  # a DELETE of 1000 rows fails where the ballast is all there is
 RELIEF_PAGES = 16  # moving one writes up to three: itself, where it points from, the list of free ones
-QUIET_TURNS = 8  # two seconds
 _SHARE_TO_WRITE = 4  # one transaction writes about a quarter of what is free at most
 
 
@@ -47,6 +47,7 @@ class Room:
         self._retention = retention
         self._alert = alert
         self._space = space
+        self._held_log = HeldLog(space, retention.max_bytes) if space else None
         self._was_low = False
         self._was_full = False
         self._without_ballast = space is not None and not space.ballast_held
@@ -54,6 +55,11 @@ class Room:
         self._wanted_bytes = 0  # to be free before the next attempt on a full disk
         self._owed: list[Loss] = []  # what the emergency eviction took, to be announced
         self._announced: list[Loss] = []  # owed again if the last announcement was rolled back
+
+    @property
+    def starved(self) -> bool:
+        """Whether the room is short, and nothing before the checkpoint is left to be given up."""
+        return self._retention.starved
 
     def run(self, store: Store, now_ms: int, checkpoint_id: int) -> None:
         """One turn, inside a transaction, which also announces what is lost: one alert per reason."""
@@ -65,11 +71,14 @@ class Room:
             losses = self._retain(store, self._space, now_ms, checkpoint_id, self._space.free_bytes)
         self._announced, self._owed = self._owed, []
         self._announce(store, [*self._announced, *losses])
+        if self._held_log:
+            self._held_log.announce(store, self._alert)
 
     def committed(self, store: Store) -> None:
         """After the turn: move the log into the file once nothing happens, or where room is short."""
-        if self._space is None or not self._space.wal_bytes():
+        if self._space is None or self._held_log is None or not self._space.wal_bytes():
             return
+        self._held_log.look(store)
         changes = store.changes()
         self._quiet_turns = self._quiet_turns + 1 if changes == self._changes else 0
         self._changes = changes
@@ -80,9 +89,12 @@ class Room:
     def rolled_back(self) -> None:
         """The last turn is not on the disk."""
         self._owed, self._announced = [*self._announced, *self._owed], []
+        if self._held_log:
+            self._held_log.rolled_back()
 
-    def check(self) -> None:
-        """Raise OSError when the disk is as good as full.
+    def check(self, store: Store) -> None:
+        """Raise OSError when the disk is as good as full, LogHeldError when a reader keeps the log from
+        being reset and there is no room for more of it.
 
         Without the ballast as much must stay free as it had: else the next emergency could not even move the
         write-ahead log into the file.
@@ -91,6 +103,8 @@ class Room:
             self._space.look()
             if self._space.free_bytes < self._space.ballast_bytes:
                 raise OSError(errno.ENOSPC, "the disk is full")
+        if self._held_log:
+            self._held_log.check(store)
 
     def release(self) -> None:
         """Give the ballast's room away."""

@@ -32,6 +32,7 @@ class DiskSpace:
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
+        self.path = path
         self._folder = path.parent
         self._files = (path, path.with_name(path.name + "-wal"))
         self._ballast = path.with_name(BALLAST_FILE)

@@ -19,6 +19,7 @@ from peewee import PeeweeException
 
 from gateway.buffer.backup import back_up
 from gateway.buffer.damage import note_damage
+from gateway.buffer.held_log import copy_allowance_bytes
 from gateway.buffer.reading import Reader
 from gateway.buffer.recovery import backup_path
 from gateway.buffer.store import Store
@@ -144,7 +145,12 @@ class Upkeep:
         every_s = plan.every_ms / 1000
         may_grow_bytes = max(0, plan.max_size_bytes - self._path.stat().st_size)
         try:
-            back_up(self._path, progress=self._rest, keep_free_bytes=may_grow_bytes)
+            back_up(
+                self._path,
+                progress=self._rest,
+                keep_free_bytes=may_grow_bytes,
+                log_limit_bytes=copy_allowance_bytes(plan.max_size_bytes),
+            )
         except _Stopped:
             return
         except (StoreError, apsw.Error, OSError) as exc:

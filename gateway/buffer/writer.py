@@ -23,7 +23,7 @@ from peewee import DataError, IntegrityError, PeeweeException, ProgrammingError
 
 from gateway.buffer.mark import Mark
 from gateway.buffer.store import Store
-from gateway.errors import StoreError
+from gateway.errors import LogHeldError, StoreError
 from gateway.events import Status
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def is_storage_fault(error: Exception) -> bool:
     """Whether the disk or the file is at fault, so that trying again later makes sense."""
     if isinstance(error, _COMMAND_FAULTS):
         return False
-    return isinstance(error, (apsw.Error, PeeweeException, OSError))
+    return isinstance(error, (apsw.Error, PeeweeException, OSError, LogHeldError))
 
 
 def is_disk_full(error: Exception) -> bool:
@@ -148,8 +148,9 @@ class _CallOutside(_Call[T]):
 class Relief(Protocol):
     """What makes room on a full disk. On the writer's thread, outside of a transaction."""
 
-    def check(self) -> None:
-        """Raise OSError (ENOSPC) when what is left is needed to make room; asked before each group."""
+    def check(self, store: Store) -> None:
+        """Raise OSError (ENOSPC) when what is left is needed to make room, and LogHeldError when a group has
+        to wait; asked before each group."""
 
     def release(self) -> None:
         """Give away what can be given away without the database."""
@@ -311,6 +312,12 @@ class Writer:
         while group:
             try:
                 count = self._commit(group)
+            except LogHeldError as exc:  # nothing was begun, and nothing has to be opened anew
+                self.metrics.failures += 1
+                self._wait(exc)
+                if self._stopping:
+                    _fail_all(group, exc)
+                    return
             except Exception as exc:  # noqa: BLE001 - told apart below; this thread must go on
                 self.metrics.failures += 1
                 # No command is at fault either when memory could not be brought back to what the disk holds.
@@ -341,7 +348,7 @@ class Writer:
         """Commit as many of `group` as its time allows, in one transaction; returns how many."""
         self._catch_up()
         if self._relief:
-            self._relief.check()
+            self._relief.check(self._store)
         group_time_s = self._group_time_s * self.metrics.stretch
         count, started_s = 0, time.monotonic()
         with self._store.transaction():
@@ -394,11 +401,14 @@ class Writer:
         # After a failed fsync the operating system may have dropped the pages: start from the file again.
         self._state = _REOPEN
         self._full = is_disk_full(error)
+        if isinstance(_cause(error), (apsw.CorruptError, apsw.NotADBError)):
+            self.metrics.damage = str(error) or type(error).__name__
+        self._wait(error)
+
+    def _wait(self, error: Exception) -> None:
         if not self.metrics.storage_error:
             log.error("the buffer cannot be written; nothing is acknowledged until it can: %s", error)
         self.metrics.storage_error = str(error) or type(error).__name__
-        if isinstance(_cause(error), (apsw.CorruptError, apsw.NotADBError)):
-            self.metrics.damage = self.metrics.storage_error
         self._stop_waiting.wait(RETRY_AFTER_S)
 
 

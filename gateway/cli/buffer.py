@@ -21,6 +21,7 @@ from rich.table import Table
 from gateway.buffer.audit import audit
 from gateway.buffer.backup import back_up
 from gateway.buffer.choice import Choice
+from gateway.buffer.held_log import copy_allowance_bytes
 from gateway.buffer.reading import Reader
 from gateway.cli.buffer_audit import chosen_streams, print_audit
 from gateway.cli.buffer_changes import CHANGES
@@ -227,6 +228,7 @@ def backup(
             buffer_path(config),
             output,
             lambda done, total: progress.update(task, completed=done, total=total),
+            log_limit_bytes=copy_allowance_bytes(load_config(config).buffer.max_size),
         )
     typer.echo(f"{path} ({format_bytes(path.stat().st_size)})")
 
