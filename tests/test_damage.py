@@ -60,6 +60,11 @@ def a_whole_page(files: Files, victim: Victim, chance: random.Random) -> None:
     overwrite(files[FILE], any_page(files, chance) * PAGE_BYTES, PAGE_BYTES, chance)
 
 
+def the_first_page(files: Files, victim: Victim, chance: random.Random) -> None:
+    """The one that says where each table begins."""
+    overwrite(files[FILE], 0, PAGE_BYTES, chance)
+
+
 def five_pages(files: Files, victim: Victim, chance: random.Random) -> None:
     for _ in range(5):
         a_whole_page(files, victim, chance)
@@ -101,7 +106,7 @@ def any_page(files: Files, chance: random.Random) -> int:
 
 
 DAMAGES: tuple[Damage, ...] = (
-    *(bytes_of_a_page, one_bit, a_whole_page, five_pages, sixteen_pages_of_zeros),
+    *(bytes_of_a_page, one_bit, a_whole_page, the_first_page, five_pages, sixteen_pages_of_zeros),
     *(an_index_page, the_file_cut_short, one_bit_of_the_log, the_log_cut_short, the_log_deleted),
 )
 

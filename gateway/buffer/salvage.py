@@ -6,6 +6,7 @@ the unreadable ids stand alone, so the rest of a large file is read at full spee
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -17,12 +18,15 @@ import apsw
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.fitness import columns, fits
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
-from gateway.buffer.schema import BufferEvent, open_writer
+from gateway.buffer.schema import PAGE_BYTES, BufferEvent, open_writer
 from gateway.events import Kind, Status
 
 # What reading a damaged page raises: SQLite's own word, or bytes in a text column that are no text.
 UNREADABLE = (apsw.Error, UnicodeDecodeError)
 _STRETCH = 512
+# In the header of a file: https://sqlite.org/fileformat2.html#the_database_header
+_PAGE_COUNT = slice(28, 32)
+_FREE_PAGES = slice(32, 40)
 _PLAIN_TABLES = (
     *("streams", "dictionaries", "receipts", "losses", "loss_runs", "shed_ranges"),
     *("window_state", "counters", "meta", "undated"),
@@ -43,10 +47,35 @@ class Salvage(NamedTuple):
 
 
 def salvage(damaged: Path, fresh: Path) -> Salvage:
-    """Copy what is readable of `damaged` into the new file `fresh`.
+    """Copy what is readable of `damaged`, which is changed for that, into the new file `fresh`.
 
     Raises apsw.Error when `damaged` cannot be read at all.
     """
+    with suppress(apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
+        found = _take_over(damaged, fresh)
+        if found.events:
+            return found
+    # The first page says where every table begins. Without it nothing can be read, and all of it is known.
+    _replace_first_page(damaged, fresh)
+    fresh.unlink()
+    return _take_over(damaged, fresh)
+
+
+def _replace_first_page(damaged: Path, fresh: Path) -> None:
+    """Give `damaged` the first page of the new file: both were made by the same statements, so their tables
+    begin at the same pages. Where they do not, because an earlier version made it, nothing is found there that
+    fits."""
+    with fresh.open("rb") as file:
+        page = bytearray(file.read(PAGE_BYTES))
+    with damaged.open("r+b") as file:
+        pages = file.seek(0, os.SEEK_END) // PAGE_BYTES
+        page[_PAGE_COUNT] = struct.pack(">I", pages)
+        page[_FREE_PAGES] = bytes(8)
+        file.seek(0)
+        file.write(page)
+
+
+def _take_over(damaged: Path, fresh: Path) -> Salvage:
     target = open_writer(fresh, "full")
     connection = target.connection()
     try:
