@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gateway.buffer.audit import audit
+from gateway.buffer.by_hand import ByHand
+from gateway.buffer.choice import Choice
 from gateway.buffer.compression import train
 from gateway.buffer.reading import BATCH_BYTES, Reader
+from gateway.buffer.recovery import WHOLE, recover
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.delivery import TRANSITIONS, Backoff, Happening
 from gateway.errors import DeliveryError, StoreError
 from gateway.events import Kind, Priority, Status
+from gateway.topics import filter_matches
 
 SAMPLE = b'{"device": "d%d", "temperature": %d.5, "humidity": 40, "unit": "C"}'
 DICTIONARY = train([SAMPLE % (n % 20, n % 40) for n in range(1000)])
@@ -98,7 +103,12 @@ class Model:
         for row in moved:
             row["status"] = TRANSITIONS[status, happening]
             row["retries"] += happening is Happening.FAILURE
+            row["retries"] *= happening is not Happening.RETRY
         return len(moved)
+
+    def chosen(self, stream: str | None, statuses: Sequence[Status]) -> list[int]:
+        rows = [row for row in self.rows if row["status"] in statuses]
+        return [row["id"] for row in rows if stream is None or filter_matches(stream, row["topic"])]
 
     def remove(self, reason: str, status: Status, goes: Callable[[dict[str, Any]], bool]) -> int:
         gone = [row for row in self.rows if row["status"] is status and goes(row)]
@@ -130,6 +140,7 @@ steps = st.one_of(
     st.tuples(st.just("evict"), st.integers(0, 20), st.integers(0, 20)),
     st.tuples(st.just("thin"), st.integers(0, 20), st.sampled_from([2, 4]), st.sampled_from(list(Priority))),
     st.tuples(st.just("drop"), st.sampled_from(list(Priority)), st.integers(1, 3)),
+    st.tuples(st.just("give_up"), st.sampled_from([Status.FAILED, Status.CORRUPT]), st.integers(1, 3)),
     st.tuples(st.just("checkpoint"), st.sampled_from([b"a", b"b"]), st.sampled_from([b"1", b"2", None])),
     st.tuples(st.just("dictionary"), st.sampled_from(["f", "g"])),
 )
@@ -172,6 +183,55 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.close()
         self.store = Store(self.path, "normal")
         self.store.open()
+
+    @rule(group=st.lists(steps, max_size=5))
+    def crash(self, group: list[tuple]) -> None:
+        """In the middle of a group: what goes on is a copy of the files as they are at that moment."""
+        unfinished = copy.deepcopy(self.model)
+        left = Path(tempfile.mkdtemp(dir=self.folder)) / "events.db"
+        with contextlib.suppress(InterruptedError), self.store.transaction():
+            for name, *arguments in group:
+                getattr(self, name)(unfinished, *arguments)
+            for suffix in ("", "-wal"):
+                shutil.copyfile(f"{self.path}{suffix}", f"{left}{suffix}")
+            raise InterruptedError
+        self.reader.close()
+        self.store.close()
+        self.path = left
+        assert recover(self.path, 0, "normal") == WHOLE
+        self.store = Store(self.path, "normal")
+        self.store.open()
+        self.reader = Reader(self.path)
+
+    @rule(stream=st.sampled_from(["t/a", "t/+", None]))
+    def retry_by_hand(self, stream: str | None) -> None:
+        chosen = self.model.chosen(stream, (Status.FAILED,))
+        expected = self.model.move(chosen, Status.FAILED, Happening.RETRY)
+        done = self.by_hand([]).retry(Choice(stream=stream), lambda _done, _all: None)
+        assert done["retried"] == expected
+        self.model.held.clear()
+
+    @rule(
+        stream=st.sampled_from(["t/b", "t/#", None]),
+        status=st.sampled_from([None, Status.PENDING, Status.FAILED, Status.CORRUPT]),
+    )
+    def drop_by_hand(self, stream: str | None, status: Status | None) -> None:
+        statuses = (Status.FAILED, Status.CORRUPT) if status is None else (status,)
+        gone = [i for i in self.model.chosen(stream, statuses) if i <= self.model.checkpoint_id]
+        expected = sum(self.model.remove("dropped", one, lambda row: row["id"] in gone) for one in statuses)
+        announced: list[int] = []
+        done = self.by_hand(announced).drop(Choice(status=status, stream=stream), lambda _done, _all: None)
+        assert done["dropped"] == expected == sum(announced)
+
+    def by_hand(self, announced: list[int]) -> ByHand:
+        def run(change: Callable[[Store], Any], /) -> Any:
+            with self.store.transaction():
+                return change(self.store)
+
+        def alert(store: Store, name: str, message: str, details: Mapping[str, Any], /) -> None:
+            announced.append(details["events"])
+
+        return ByHand(run, run, alert)
 
     # --- the changes, each in both worlds ---
 
@@ -224,6 +284,13 @@ class StoreMachine(RuleBasedStateMachine):
         assert found == oldest[:limit]
         expected = model.remove("oldest", Status.PENDING, lambda row: row["id"] in found)
         assert self.store.drop_pending(found).events == expected
+
+    def give_up(self, model: Model, status: Status, limit: int) -> None:
+        ids = [r["id"] for r in model.rows if r["status"] is status and r["id"] <= model.checkpoint_id]
+        found = self.store.oldest_kept(status, model.checkpoint_id, limit)
+        assert found == ids[:limit]
+        expected = model.remove(status.name.lower(), status, lambda row: row["id"] in found)
+        assert self.store.give_up(status, found).events == expected
 
     def checkpoint(self, model: Model, key: bytes, state: bytes | None) -> None:
         assert self.store.checkpoint([("w", key, state)]) == model.last_id
@@ -290,10 +357,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.meta_int(CHECKPOINT_ID) == self.model.checkpoint_id
 
 
+_ANY_PACE = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 TestStoreAgainstAList = StoreMachine.TestCase
-TestStoreAgainstAList.settings = settings(
-    max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestStoreAgainstAList.settings = settings(max_examples=40, stateful_step_count=20, **_ANY_PACE)
+
+
+@pytest.mark.slow
+class TestStoreAgainstAListForLong(StoreMachine.TestCase):
+    settings = settings(max_examples=1500, stateful_step_count=40, **_ANY_PACE)
 
 
 # --- sequence numbers ---

@@ -63,8 +63,7 @@ def salvage(damaged: Path, fresh: Path) -> Salvage:
 
 def _replace_first_page(damaged: Path, fresh: Path) -> None:
     """Give `damaged` the first page of the new file: both were made by the same statements, so their tables
-    begin at the same pages. Where they do not, because an earlier version made it, nothing is found there that
-    fits."""
+    begin at the same pages. Where an earlier version made it some do not, and nothing that fits is found."""
     with fresh.open("rb") as file:
         page = bytearray(file.read(PAGE_BYTES))
     with damaged.open("r+b") as file:
