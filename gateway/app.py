@@ -543,7 +543,9 @@ class Gateway:
     # --- while running, on the writer's thread ---
 
     def _course(self) -> dict[str, Any]:
-        return {**self.forecast()._asdict(), "drain_per_s": round(self.drain.drain_rate(), 1)}
+        verified_share = self.upkeep.metrics.verified_share
+        drain_per_s = round(self.drain.drain_rate(), 1)
+        return {**self.forecast()._asdict(), "drain_per_s": drain_per_s, "verified_share": verified_share}
 
     def _after_tick(self) -> None:
         self.backpressure.check(self.writer, self.store.used_bytes)

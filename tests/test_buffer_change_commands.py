@@ -14,6 +14,7 @@ from gateways import GatewayProcess, gateway_config, wait_until
 from typer.testing import CliRunner
 
 from gateway.buffer.lock import DataDirLock
+from gateway.buffer.mark import Mark
 from gateway.cli.buffer import app
 from gateway.control import SOCKET_FILE
 from gateway.delivery import Happening
@@ -105,6 +106,43 @@ def test_a_restore_needs_a_stop_and_then_takes_the_backup(config: Path, buffer: 
     assert (done["events"], done["live"], done["numbers_known"]) == (200, False, True)
     assert Path(done["kept_aside"]).is_dir()
     assert reported("audit", config)["problems"] == []
+
+
+def test_on_a_stopped_gateway_whose_log_was_deleted_a_drop_gives_no_number_twice(
+    config: Path, buffer: Path
+) -> None:
+    Mark(buffer).write(230)  # thirty more were committed, and went with the log
+    done = gateway("buffer", "drop", "-c", config, "--stream", "sensors/3", "--yes")
+    assert "15 events were dropped" in done.stdout
+    assert "the events from 201 to 230 are lost" in done.stderr
+    assert sql(buffer, "SELECT min(id) FROM buffer_events WHERE kind <> 0") == [(231,)]
+    assert Mark(buffer).read() == 232, "of the loss and of the drop there is an alert each"
+    assert reported("audit", config)["problems"] == []
+
+
+def test_a_log_that_is_damaged_in_its_middle_is_mended_before_a_stopped_gateways_buffer_is_changed(
+    config: Path, buffer: Path, tmp_path: Path
+) -> None:
+    with opened(buffer) as store:
+        for number in range(20):
+            append(store, [event("sensors/3", b"%d" % number)])
+        log = bytearray(buffer.with_name("events.db-wal").read_bytes())
+        file = buffer.read_bytes()
+    log[len(log) // 2] ^= 1
+    buffer.write_bytes(file)
+    buffer.with_name("events.db-wal").write_bytes(log)
+    assert reported("retry", config, "--all")["retried"] == 150
+    assert sql(buffer, "SELECT count(*) FROM buffer_events WHERE kind = 0") == [(220,)]
+
+
+def test_stats_of_a_running_gateway_say_how_far_its_verification_is(config: Path, buffer: Path) -> None:
+    with GatewayProcess(config):
+        wait_until((buffer.parent / SOCKET_FILE).exists, "its control socket")
+        wait_until(lambda: reported("stats", config)["drain"]["verified_share"] == 1.0, "all are verified")
+        assert (
+            "verified in the background: 100% of the buffer"
+            in gateway("buffer", "stats", "-c", config).stdout
+        )
 
 
 def test_a_drop_asks_first_and_a_no_changes_nothing(config: Path, buffer: Path) -> None:

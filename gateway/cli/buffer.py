@@ -56,7 +56,8 @@ for change in CHANGES:
 
 @app.command()
 def stats(config: ConfigFile, as_json: AsJson = False) -> None:
-    """How many messages came and what became of them; of a running gateway also how the drain goes."""
+    """How many messages came and what became of them; of a running gateway also how the drain goes, and how
+    far the verification in the background is."""
     path = buffer_path(config)
     with closing(Reader(path)) as reader:
         counters = reader.counters()
@@ -250,7 +251,7 @@ def _course(drain: Mapping[str, Any]) -> str:
         parts.append(f"gone in {format_duration(drain['empty_in_s'])}")
     if drain["full_in_s"] is not None:
         parts.append(f"room for {format_duration(drain['full_in_s'])}")
-    return ", ".join(parts)
+    return f"{', '.join(parts)}\nverified in the background: {drain['verified_share']:.0%} of the buffer"
 
 
 def _all(reader: Reader, choice: Choice) -> Iterator[tuple[int, int, int]]:

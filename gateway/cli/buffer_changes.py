@@ -22,9 +22,12 @@ from gateway.app import BUFFER_FILE
 from gateway.buffer.alerts import append_alert
 from gateway.buffer.by_hand import ByHand, Operation, operations
 from gateway.buffer.choice import Choice
+from gateway.buffer.damage import using
 from gateway.buffer.lock import DataDirLock
+from gateway.buffer.mark import Mark
+from gateway.buffer.opening import Opening
 from gateway.buffer.reading import Reader
-from gateway.buffer.recovery import backup_path
+from gateway.buffer.recovery import Recovery, backup_path, recover
 from gateway.buffer.restore import restore as restore_buffer
 from gateway.buffer.store import Store
 from gateway.cli.buffer_options import (
@@ -128,10 +131,9 @@ def restore(
     """Put a backup in the place of the buffer of a stopped gateway. What was there is kept aside."""
     settings = load_config(config)
     path = Path(settings.gateway.data_dir) / BUFFER_FILE
-    now_ms = round(datetime.now(UTC).timestamp() * 1000)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _stopped(path, "restore"):
-        done = restore_buffer(path, backup or backup_path(path), now_ms, partial(_announce, settings))
+        done = restore_buffer(path, backup or backup_path(path), _now_ms(), partial(_announce, settings))
     result = done._asdict() | {"kept_aside": str(done.kept_aside) if done.kept_aside else None}
     aside = f"; what was there is in {done.kept_aside}" if done.kept_aside else ""
     _tell(
@@ -195,18 +197,36 @@ def _change(config: Path, request: dict[str, Any], doing: str) -> Done:
 
 @contextmanager
 def _opened(settings: Config, path: Path) -> Iterator[dict[str, Operation]]:
-    """What can be done to the buffer of a stopped gateway."""
-    store = Store(path, settings.buffer.synchronous)
+    """What can be done to the buffer of a stopped gateway. It is opened as a start opens it: what is damaged
+    is mended first, and numbers that a lost log may have given out are not given again."""
+    store, mark = Store(path, settings.buffer.synchronous), Mark(path)
     try:
-        store.open()
+        recovery = recover(path, _now_ms(), settings.buffer.synchronous)
+        with using(path):
+            store.open()
     except (apsw.Error, PeeweeException, OSError) as exc:
         raise StoreError(
-            f"the buffer {path} cannot be opened: {exc}", hint="a start of the gateway mends what is damaged"
+            f"the buffer {path} cannot be opened: {exc}; it is left as it is",
+            hint="can its folder be written, and is there room?",
         ) from exc
     try:
+        _begin(store, settings, recovery, mark.read())
         yield operations(_by_hand(store, settings))
+        if settings.buffer.synchronous == "full":
+            mark.write(store.last_id())
     finally:
         store.close()
+
+
+def _begin(store: Store, settings: Config, recovery: Recovery, marked_id: int) -> None:
+    def alert(store: Store, name: str, message: str) -> None:
+        append_alert(store, _alerts(settings), _now_ms(), name, message)
+
+    opening = Opening(recovery, alert, marked_id)
+    with store.transaction():
+        opening.apply(store)
+    for said in filter(None, (recovery.alert, opening.lost)):
+        typer.echo(said, err=True)
 
 
 def _by_hand(store: Store, settings: Config) -> ByHand:
@@ -215,15 +235,17 @@ def _by_hand(store: Store, settings: Config) -> ByHand:
             return change(store)
 
     def alert(store: Store, name: str, message: str, details: Mapping[str, Any]) -> None:
-        now_ms = round(datetime.now(UTC).timestamp() * 1000)
-        append_alert(store, _alerts(settings), now_ms, name, message, details)
+        append_alert(store, _alerts(settings), _now_ms(), name, message, details)
 
     return ByHand(run, lambda change: change(store), alert)
 
 
 def _announce(settings: Config, store: Store, text: str) -> None:
-    now_ms = round(datetime.now(UTC).timestamp() * 1000)
-    append_alert(store, _alerts(settings), now_ms, "buffer_restored", text)
+    append_alert(store, _alerts(settings), _now_ms(), "buffer_restored", text)
+
+
+def _now_ms() -> int:
+    return round(datetime.now(UTC).timestamp() * 1000)
 
 
 def _alerts(settings: Config) -> str:
