@@ -1,7 +1,8 @@
 """A buffer that the version before wrote: it is migrated whole or not at all, and can be read before that.
 
 `files/events-v1.db.gz` is what schema version 1 wrote: 375 events of nine streams in all states, with a
-dictionary, receipts, window states and losses.
+dictionary, receipts, window states and losses. `files/events-v3.db.gz` is what version 3 wrote: 353 events,
+the same, and refusals, a stream that waits, messages that were sampled and rejected.
 """
 
 from __future__ import annotations
@@ -14,22 +15,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buffers import append, events, opened, reading, sql
+from buffers import EPOCH_MS, append, events, opened, reading, sql
 
 from gateway.buffer.audit import audit
 from gateway.buffer.migration import SCHEMA_VERSION, STEPS, copy_path
 from gateway.buffer.recovery import recover
 from gateway.buffer.store import CHECKPOINT_ID
+from gateway.delivery import Happening
 from gateway.errors import StoreError
+from gateway.events import Status
 
-VERSION_1 = Path(__file__).parent / "files" / "events-v1.db.gz"
+FILES = Path(__file__).parent / "files"
 STATUSES = {"PENDING": 258, "SYNCING": 10, "SYNCED": 75, "FAILED": 5, "CORRUPT": 1}
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "events.db"
-    path.write_bytes(gzip.decompress(VERSION_1.read_bytes()))
+    return written(path, 1)
+
+
+@pytest.fixture
+def path_3(tmp_path: Path) -> Path:
+    return written(tmp_path / "events.db", 3)
+
+
+def written(path: Path, version: int) -> Path:
+    """The file that a gateway of that schema version wrote."""
+    path.write_bytes(gzip.decompress((FILES / f"events-v{version}.db.gz").read_bytes()))
     return path
 
 
@@ -62,6 +75,43 @@ def test_a_file_of_version_1_is_migrated_with_all_that_it_holds(path: Path) -> N
         assert audit(reader).problems == ()
         for chunk in reader.raw_after(0):
             assert reader.without_corrupt(chunk)[1] == []
+
+
+def test_a_file_of_version_3_is_migrated_with_all_that_it_holds(path_3: Path) -> None:
+    tables = ("buffer_events", "dictionaries", "receipts", "losses", "loss_runs", "window_state", "counters")
+    others = ("held", "refusals", "undated")
+    before = [sql(path_3, f"SELECT * FROM {table}") for table in (*tables, *others)]  # noqa: S608
+    assert all(before[: len(tables)])
+    with opened(path_3) as store:
+        assert store.counts["status", "FAILED"] == 5
+        assert store.receipts.seen(5, True, "sensors/d4", b"x4")
+    assert version(path_3) == SCHEMA_VERSION
+    assert [sql(path_3, f"SELECT * FROM {table}") for table in (*tables, *others)] == before  # noqa: S608
+    assert version(copy_path(path_3, 3)) == 3
+    with reading(path_3) as reader:
+        found = audit(reader)
+        assert found.problems == ()
+        assert {(one.reason, one.stream, one.first_ms, one.last_ms, one.messages) for one in found.shed} == {
+            ("sampled", "", 0, 0, 7),
+            ("no_route", "", 0, 0, 3),
+            ("priority", "", 0, 0, 2),
+        }, "of these only the counts were known"
+
+
+def test_what_version_3_could_do_goes_on_in_this_one(path_3: Path) -> None:
+    with opened(path_3) as store:
+        append(store, events(10, "sensors/d1"))
+        with store.transaction():
+            store.shed.note("sampled", "sensors/d1", EPOCH_MS)
+            store.count("outcome", "sampled")
+        with store.transaction():
+            store.release_all()
+            store.move(store.claim(1000, now_ms=EPOCH_MS * 2), Status.SYNCING, Happening.PUBACK)
+            store.checkpoint([])
+        with store.transaction():
+            assert store.evict_synced(1, store.last_id(), EPOCH_MS * 2) > 300
+    with reading(path_3) as reader:
+        assert audit(reader).problems == ()
 
 
 def test_the_file_as_it_was_is_kept_and_can_be_opened_as_it_was(path: Path) -> None:
@@ -150,9 +200,10 @@ print(countdown)
 """
 
 
-def test_a_kill_in_the_middle_leaves_the_old_or_the_new_file(path: Path) -> None:
+@pytest.mark.parametrize("old", [1, 3])
+def test_a_kill_in_the_middle_leaves_the_old_or_the_new_file(path: Path, old: int) -> None:
     """At each statement of the migration in turn."""
-    before, original = [*content(path)], path.read_bytes()
+    before, original = [*content(written(path, old))], path.read_bytes()
     for statement in range(1, 100):
         for file in path.parent.iterdir():
             file.unlink()
@@ -168,10 +219,10 @@ def test_a_kill_in_the_middle_leaves_the_old_or_the_new_file(path: Path) -> None
             break
         assert child.returncode == -signal.SIGKILL, child.stderr
         assert recover(path, 0).kind == "whole"
-        assert version(path) in (1, SCHEMA_VERSION)
+        assert version(path) in (old, SCHEMA_VERSION)
         with opened(path):
             pass
         assert version(path) == SCHEMA_VERSION
         assert [*content(path)] == before
-        assert [*content(copy_path(path, 1))] == before
-    assert statement > 5, "it was not killed anywhere"
+        assert [*content(copy_path(path, old))] == before
+    assert statement > 3, "it was not killed anywhere"
