@@ -40,6 +40,7 @@ class Victim(NamedTuple):
     files: dict[str, bytes]
     messages: int
     index_pages: list[int]
+    root_page: int
 
 
 Files = dict[str, bytearray]
@@ -63,6 +64,11 @@ def a_whole_page(files: Files, victim: Victim, chance: random.Random) -> None:
 def the_first_page(files: Files, victim: Victim, chance: random.Random) -> None:
     """The one that says where each table begins."""
     overwrite(files[FILE], 0, PAGE_BYTES, chance)
+
+
+def the_root_of_the_events(files: Files, victim: Victim, chance: random.Random) -> None:
+    """The page through which every event is reached."""
+    overwrite(files[FILE], victim.root_page * PAGE_BYTES, PAGE_BYTES, chance)
 
 
 def five_pages(files: Files, victim: Victim, chance: random.Random) -> None:
@@ -106,7 +112,15 @@ def any_page(files: Files, chance: random.Random) -> int:
 
 
 DAMAGES: tuple[Damage, ...] = (
-    *(bytes_of_a_page, one_bit, a_whole_page, the_first_page, five_pages, sixteen_pages_of_zeros),
+    *(
+        bytes_of_a_page,
+        one_bit,
+        a_whole_page,
+        the_first_page,
+        the_root_of_the_events,
+        five_pages,
+        sixteen_pages_of_zeros,
+    ),
     *(an_index_page, the_file_cut_short, one_bit_of_the_log, the_log_cut_short, the_log_deleted),
 )
 
@@ -123,7 +137,8 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Victim:
     pages = sql(shift.path, "SELECT pageno FROM dbstat WHERE name LIKE '%index%' OR name LIKE '%unsettled%'")
     in_the_file = range(len(files[FILE]) // PAGE_BYTES)  # others are in the log still
     index_pages = [page - 1 for (page,) in pages if isinstance(page, int) and page - 1 in in_the_file]
-    return Victim(files, messages, index_pages)
+    ((root,),) = sql(shift.path, "SELECT rootpage FROM sqlite_schema WHERE name = 'buffer_events'")
+    return Victim(files, messages, index_pages, int(str(root)) - 1)
 
 
 class Found(NamedTuple):

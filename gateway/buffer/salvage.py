@@ -1,7 +1,8 @@
 """Takes every row that can still be read out of a damaged buffer, into a fresh one.
 
-A damaged page costs the rows on it. Rows are read by id in stretches; a stretch that fails is halved until
-the unreadable ids stand alone, so the rest of a large file is read at full speed.
+A damaged page costs the rows on it. Rows are read by id in stretches; a stretch that fails is halved a few
+times, so the rest of a large file is read at full speed. What is still missing then is looked for in the
+pages themselves, see `carving`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import apsw
 
+from gateway.buffer.carving import Pages
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.fitness import columns, fits
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
@@ -24,6 +26,7 @@ from gateway.events import Kind, Status
 # What reading a damaged page raises: SQLite's own word, or bytes in a text column that are no text.
 UNREADABLE = (apsw.Error, UnicodeDecodeError)
 _STRETCH = 512
+_SMALLEST_STRETCH = 16
 # In the header of a file: https://sqlite.org/fileformat2.html#the_database_header
 _PAGE_COUNT = slice(28, 32)
 _FREE_PAGES = slice(32, 40)
@@ -53,7 +56,7 @@ def salvage(damaged: Path, fresh: Path) -> Salvage:
     """
     with suppress(apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
         found = _take_over(damaged, fresh)
-        if found.events:
+        if len(found.tables_lost) < len(_PLAIN_TABLES):
             return found
     # The first page says where every table begins. Without it nothing can be read, and all of it is known.
     _replace_first_page(damaged, fresh)
@@ -95,6 +98,8 @@ def _take_over(damaged: Path, fresh: Path) -> Salvage:
                 events += kept
                 corrupt += wrong
                 lost += unreadable + len(rows) - kept
+            carved, wrong = _carve(damaged, connection)
+            events, corrupt, lost = events + carved, corrupt + wrong, max(0, lost - carved)
             _name_lost_streams(connection)
             _skip_numbers(connection, _id_range(source)[1])
             _skip_codecs(connection)
@@ -110,6 +115,8 @@ def _opened(damaged: Path) -> apsw.Connection:
     source.execute("PRAGMA cell_size_check = 1")
     source.execute("PRAGMA writable_schema = 1")  # else SQLite reads nothing of a file that was cut short
     source.execute("SELECT 1 FROM sqlite_schema LIMIT 0")  # raises when there is nothing to read
+    with suppress(*UNREADABLE):
+        source.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)  # then the file has all there is
     return source
 
 
@@ -167,12 +174,25 @@ def _read(source: apsw.Connection, first: int, last: int) -> tuple[list[tuple[ob
     try:
         return list(source.execute(_SELECT, (first, last))), 0
     except UNREADABLE:
-        if first == last:
-            return [], 1
+        if last - first < _SMALLEST_STRETCH:
+            return [], last - first + 1
     middle = (first + last) // 2
     rows, lost = _read(source, first, middle)
     more, also_lost = _read(source, middle + 1, last)
     return rows + more, lost + also_lost
+
+
+def _carve(damaged: Path, target: apsw.Connection) -> tuple[int, int]:
+    """Take the events that no tree leads to any more out of their pages; returns how many there were, and how
+    many of these are corrupt."""
+    events = corrupt = 0
+    with damaged.open("rb") as file:
+        for leaf in Pages(file).leaves():
+            known = _one_number(target, _KNOWN, (min(leaf.places), max(leaf.places)))
+            if known < len(leaf.places):
+                kept, wrong = _insert_events(target, [*leaf.rows()])
+                events, corrupt = events + kept, corrupt + wrong
+    return events, corrupt
 
 
 def _id_range(source: apsw.Connection) -> tuple[int, int]:
@@ -182,9 +202,9 @@ def _id_range(source: apsw.Connection) -> tuple[int, int]:
     return _one_number(source, "SELECT min(id) FROM buffer_events") or 1, last
 
 
-def _one_number(source: apsw.Connection, sql: str) -> int:
+def _one_number(source: apsw.Connection, sql: str, values: tuple[object, ...] = ()) -> int:
     try:
-        row = source.execute(sql).fetchone()
+        row = source.execute(sql, values).fetchone()
     except UNREADABLE:
         return 0
     return row[0] if row and isinstance(row[0], int) else 0
@@ -197,8 +217,8 @@ def _insert_events(target: apsw.Connection, rows: Sequence[tuple[object, ...]]) 
         values = dict(zip(_COLUMNS, row, strict=True))
         if not _is_right(values):
             values["status"] = int(Status.CORRUPT)
-        elif values["status"] == Status.SYNCING:
-            values["status"] = int(Status.PENDING)
+        elif values["status"] not in _SETTLED:
+            values["status"] = int(Status.PENDING)  # also where a damaged page holds what is no status
         target.execute(_INSERT, tuple(values.values()))
         if target.changes():
             kept += 1
@@ -327,6 +347,8 @@ _CHECKED = (
     *("event_id", "stream", "sequence_num", "event_time", "ingest_time", "device_time"),
     *("priority", "kind", "flags", "codec", "payload"),
 )
+_SETTLED = {int(status) for status in Status} - {int(Status.SYNCING)}
+_KNOWN = "SELECT count(*) FROM buffer_events WHERE id BETWEEN ? AND ?"
 _NAMED = "name > '' AND typeof(name) = 'text' AND typeof(id) = 'integer'"
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM buffer_events WHERE id BETWEEN ? AND ?"  # noqa: S608
 # What a damaged page gives may not even fit the columns: such a row is lost.
