@@ -27,6 +27,7 @@ from gateway.events import Kind, Status
 UNREADABLE = (apsw.Error, UnicodeDecodeError)
 _STRETCH = 512
 _SMALLEST_STRETCH = 16
+_LARGEST_ID = 1 << 48  # where nobody knows how many were given out
 # In the header of a file: https://sqlite.org/fileformat2.html#the_database_header
 _PAGE_COUNT = slice(28, 32)
 _FREE_PAGES = slice(32, 40)
@@ -98,7 +99,7 @@ def _take_over(damaged: Path, fresh: Path) -> Salvage:
                 events += kept
                 corrupt += wrong
                 lost += unreadable + len(rows) - kept
-            carved, wrong = _carve(damaged, connection)
+            carved, wrong = _carve(damaged, connection, _id_range(source)[1] or _LARGEST_ID)
             events, corrupt, lost = events + carved, corrupt + wrong, max(0, lost - carved)
             _name_lost_streams(connection)
             _skip_numbers(connection, _id_range(source)[1])
@@ -182,15 +183,15 @@ def _read(source: apsw.Connection, first: int, last: int) -> tuple[list[tuple[ob
     return rows + more, lost + also_lost
 
 
-def _carve(damaged: Path, target: apsw.Connection) -> tuple[int, int]:
+def _carve(damaged: Path, target: apsw.Connection, last_id: int) -> tuple[int, int]:
     """Take the events that no tree leads to any more out of their pages; returns how many there were, and how
-    many of these are corrupt."""
+    many of these are corrupt. A damaged id may be any number: behind `last_id` there is none."""
     events = corrupt = 0
     with damaged.open("rb") as file:
         for leaf in Pages(file).leaves():
-            known = _one_number(target, _KNOWN, (min(leaf.places), max(leaf.places)))
-            if known < len(leaf.places):
-                kept, wrong = _insert_events(target, [*leaf.rows()])
+            ids = {id_ for id_ in leaf.places if 0 < id_ <= last_id}
+            if ids and _one_number(target, _KNOWN, (min(ids), max(ids))) < len(ids):
+                kept, wrong = _insert_events(target, [row for row in leaf.rows() if row[0] in ids])
                 events, corrupt = events + kept, corrupt + wrong
     return events, corrupt
 
