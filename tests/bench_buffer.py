@@ -24,7 +24,7 @@ from gateway.buffer import schema
 from gateway.buffer.compression import train
 from gateway.buffer.store import NewEvent, Store
 from gateway.delivery import Happening
-from gateway.events import Status
+from gateway.events import Priority, Status
 
 GROUP, GROUPS, RUNS = 1000, 50, 5
 EVENTS = GROUP * GROUPS
@@ -105,6 +105,24 @@ class Ours:
                 first, self._evicted_to = self._evicted_to + 1, self._evicted_to + IDS_PER_EVICTION
                 assert self.store.evict_synced(first, self._evicted_to, 2**60) == IDS_PER_EVICTION
 
+    def give_way(self) -> tuple[float, float]:
+        """Events a second that thinning takes of the newest EVENTS, and that go by age of what it left."""
+        store = self.store
+        self.append()
+        with store.transaction():
+            last_id = store.checkpoint([])
+        starts = range(last_id - EVENTS + 1, last_id, IDS_PER_EVICTION)
+        started_s, thinned = time.perf_counter(), 0
+        for start in starts:
+            with store.transaction():
+                thinned += store.thin(start, start + IDS_PER_EVICTION - 1, 2, Priority.NORMAL).events
+        thinned_s, dropped = time.perf_counter(), 0
+        for start in starts:
+            with store.transaction():
+                dropped += store.drop_pending(range(start, start + IDS_PER_EVICTION)).events
+        assert thinned + dropped == EVENTS
+        return thinned / (thinned_s - started_s), dropped / (time.perf_counter() - thinned_s)
+
     def payload_at_rest(self) -> float:
         group = self.groups[0]
         stored = sum(len(self.store.compressor.compress(e.family, e.payload)[1]) for e in group)
@@ -171,6 +189,8 @@ def main() -> None:
             )
         for size, rates in (("small", small), ("large", large)):
             print(f"append of bare, {size}: {rates['append'] / rates['bare sqlite3.executemany']:.2f}")
+        thinned, dropped = map(median, zip(*(ours.give_way() for _ in range(RUNS)), strict=True))
+        print(f"given up and noted: {thinned:,.0f}/s thinned, {dropped:,.0f}/s by age")
         with busy_thread():
             print(f"append beside a thread that holds the GIL: {rate(ours.append):,.0f}/s")
 

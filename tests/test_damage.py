@@ -40,7 +40,6 @@ class Victim(NamedTuple):
     files: dict[str, bytes]
     messages: int
     index_pages: list[int]
-    root_page: int
 
 
 Files = dict[str, bytearray]
@@ -64,11 +63,6 @@ def a_whole_page(files: Files, victim: Victim, chance: random.Random) -> None:
 def the_first_page(files: Files, victim: Victim, chance: random.Random) -> None:
     """The one that says where each table begins."""
     overwrite(files[FILE], 0, PAGE_BYTES, chance)
-
-
-def the_root_of_the_events(files: Files, victim: Victim, chance: random.Random) -> None:
-    """The page through which every event is reached."""
-    overwrite(files[FILE], victim.root_page * PAGE_BYTES, PAGE_BYTES, chance)
 
 
 def five_pages(files: Files, victim: Victim, chance: random.Random) -> None:
@@ -117,7 +111,6 @@ DAMAGES: tuple[Damage, ...] = (
         one_bit,
         a_whole_page,
         the_first_page,
-        the_root_of_the_events,
         five_pages,
         sixteen_pages_of_zeros,
     ),
@@ -137,8 +130,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Victim:
     pages = sql(shift.path, "SELECT pageno FROM dbstat WHERE name LIKE '%index%' OR name LIKE '%unsettled%'")
     in_the_file = range(len(files[FILE]) // PAGE_BYTES)  # others are in the log still
     index_pages = [page - 1 for (page,) in pages if isinstance(page, int) and page - 1 in in_the_file]
-    ((root,),) = sql(shift.path, "SELECT rootpage FROM sqlite_schema WHERE name = 'buffer_events'")
-    return Victim(files, messages, index_pages, int(str(root)) - 1)
+    return Victim(files, messages, index_pages)
 
 
 class Found(NamedTuple):
@@ -247,6 +239,25 @@ def test_a_damaged_name_counter_or_schema_costs_no_message(
             shutil.rmtree(folder)
         expect_all_noticed(name, found, victim)
         assert [one.saved for one in found if one.saved != victim.messages] == []
+
+
+def test_destroyed_pages_between_the_root_and_the_events_cost_no_message(
+    tmp_path: Path, victim: Victim
+) -> None:
+    """Neither does the root, through which every event is reached."""
+    chance = seeded(victim)
+    whole, _ = without_log(victim, tmp_path / "whole")
+    inner = sql(
+        tmp_path / "whole" / FILE,
+        "SELECT pageno FROM dbstat WHERE name = 'buffer_events' AND pagetype = 'internal'",
+    )
+    assert inner
+    content = bytearray(whole)
+    for (page,) in inner:
+        overwrite(content, (int(str(page)) - 1) * PAGE_BYTES, PAGE_BYTES, chance)
+    found = start_on({FILE: content}, tmp_path / "damaged")
+    expect_all_noticed("all inner pages", [found], victim)
+    assert (found.how, found.saved) == ("salvaged", victim.messages)
 
 
 def seeded(victim: Victim) -> random.Random:

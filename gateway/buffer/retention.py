@@ -29,6 +29,7 @@ HARD_MARK = 0.92
 RELIEF_MARK = 0.87  # what is given up then makes room for a while, not for the next few events only
 IDS_PER_RUN = 10_000
 OLDEST_PER_STEP = 1_000
+_STEPS_OF_A_ROOM = 512  # in a large room a step takes more, up to IDS_PER_RUN: that is faster
 KEPT_PER_SEARCH = 100_000  # a search looks at all that failed, so it must not be one for each step
 STEPS_PER_RUN = 8
 _ANY_AGE = 1 << 62
@@ -145,7 +146,7 @@ class Retention:
                 found = store.oldest_kept(status, checkpoint_id, KEPT_PER_SEARCH)
                 self._undelivered[status] = deque(found)
             waiting = self._undelivered[status]
-            step = min(self._step_ids, OLDEST_PER_STEP, len(waiting))
+            step = min(self._oldest_per_step(store), len(waiting))
             ids = [waiting.popleft() for _ in range(step)]
             if ids:
                 return Loss(status.name.lower(), store.give_up(status, ids), ids[0], ids[-1])
@@ -171,7 +172,12 @@ class Retention:
 
     def _drop_oldest(self, store: Store, checkpoint_id: int) -> Loss | None:
         for priority in sorted(Priority, reverse=True):
-            ids = store.oldest_pending(priority, checkpoint_id, min(self._step_ids, OLDEST_PER_STEP))
+            ids = store.oldest_pending(priority, checkpoint_id, self._oldest_per_step(store))
             if ids:
                 return Loss("oldest", store.drop_pending(ids), ids[0], ids[-1])
         return None
+
+    def _oldest_per_step(self, store: Store) -> int:
+        """So many that no more room is made than is needed, but for a little."""
+        rows = self.max_bytes // _STEPS_OF_A_ROOM // store.row_bytes()
+        return min(self._step_ids, max(OLDEST_PER_STEP, rows))

@@ -566,11 +566,11 @@ class Store:
 
     def _forget_refusals(self, where: str, values: tuple[object, ...]) -> None:
         """Of events that are about to be removed. Almost always there are none, and then it costs nothing."""
-        self._connection.execute(
-            "DELETE FROM refusals WHERE EXISTS (SELECT 1 FROM refusals)"  # noqa: S608 - constants
-            f" AND id IN (SELECT id FROM buffer_events WHERE {where})",
-            values,
-        )
+        if self._connection.execute("SELECT 1 FROM refusals LIMIT 1").fetchone():
+            self._connection.execute(
+                f"DELETE FROM refusals WHERE id IN (SELECT id FROM buffer_events WHERE {where})",  # noqa: S608
+                values,
+            )
 
     def _moved_to(self, status: Status, after: Status) -> int:
         changed = int(self._connection.changes())
