@@ -6,6 +6,9 @@
 - A frame aims at FRAME_S of the link, and what is under way at a round trip and FRAME_S. So each round trip
   the rate may grow until the link is full, a slow link is never asked for more than it acknowledges in
   seconds, and an urgent event never waits behind more than that.
+- A frame larger than any that the connection has taken so far is a probe: nothing goes behind it before its
+  answer, so nothing overtakes its halves if it is refused for its size. A probe costs a round trip, so frames
+  grow by doubling.
 - After a lost connection it begins again with a small frame, half as large each time nothing got through.
 """
 
@@ -18,6 +21,7 @@ FRAME_S = 1.0
 FIRST_FRAME_BYTES = 16 * 1024  # two seconds of a link of 64 kbit/s
 LEAST_FRAME_BYTES = 512
 _SAMPLES_FOR_S = 10.0
+_NO_PROBE = 0.9  # of the largest frame taken: frames are as large as wanted on the average only
 _FIRST_EVENT_BYTES = 64.0  # of one event in a frame, until frames have told
 _WEIGHT = 0.25  # of the latest frame in the mean size of an event
 
@@ -41,6 +45,8 @@ class Pace:
         self._round_trip_s = 0.0  # the shortest seen
         self._acked_bytes = 0
         self._under_way_bytes = 0
+        self._taken_bytes = 0  # the largest frame that this connection has taken
+        self._probing = False  # a larger one is under way
         self._offered_until_bytes = -1  # before so much is acknowledged, samples tell what was offered
 
     @property
@@ -52,6 +58,8 @@ class Pace:
     def frame_bytes(self) -> int:
         """How large the next frame should be at most."""
         wanted = self.rate_bytes_per_s * FRAME_S or self._first_bytes
+        if self._taken_bytes < wanted < 2 * self._taken_bytes:
+            wanted = _NO_PROBE * self._taken_bytes
         return int(max(LEAST_FRAME_BYTES, min(wanted, self.limit_bytes or wanted)))
 
     @property
@@ -61,8 +69,11 @@ class Pace:
         return int(max(wanted, self.frame_bytes))
 
     def room_for(self, size_bytes: int) -> bool:
-        """Whether a frame of that size may go now. One may always be under way."""
-        return self._under_way_bytes + size_bytes <= self.window_bytes or not self._under_way_bytes
+        """Whether a frame of that size may go now: if most of it fits. One may always be under way, and
+        nothing goes behind a probe."""
+        if self._probing:
+            return False
+        return self._under_way_bytes + size_bytes // 2 <= self.window_bytes or not self._under_way_bytes
 
     def events(self, at_most: int) -> int:
         """How many events the next frame should have, from 1 to `at_most`."""
@@ -73,16 +84,20 @@ class Pace:
         self._event_bytes += _WEIGHT * (size_bytes / events - self._event_bytes)
 
     def sent(self, size_bytes: int, now_s: float) -> Flight:
-        """A frame was handed to the network. The result is for `acked`."""
+        """A frame was handed to the network. The result is for `answered`."""
         self._under_way_bytes += size_bytes
+        self._probing = size_bytes > self._taken_bytes
         return Flight(size_bytes, now_s, self._acked_bytes)
 
     def idle(self) -> None:
         """There is nothing more to send now, though the window is open."""
         self._offered_until_bytes = self._acked_bytes + self._under_way_bytes
 
-    def acked(self, flight: Flight, now_s: float) -> None:
-        """The cloud broker answered that frame."""
+    def answered(self, flight: Flight, now_s: float, *, taken: bool) -> None:
+        """The cloud broker took that frame, or refused it."""
+        if flight.size_bytes > self._taken_bytes:
+            self._probing = False
+            self._taken_bytes = flight.size_bytes if taken else self._taken_bytes
         only_offered = flight.acked_bytes_before < self._offered_until_bytes
         self._under_way_bytes -= flight.size_bytes
         self._acked_bytes += flight.size_bytes
@@ -101,7 +116,8 @@ class Pace:
             self._first_bytes = max(LEAST_FRAME_BYTES, self._first_bytes // 2)
         self._samples.clear()
         self._round_trip_s = 0.0
-        self._acked_bytes = self._under_way_bytes = 0
+        self._acked_bytes = self._under_way_bytes = self._taken_bytes = 0
+        self._probing = False
         self._offered_until_bytes = -1
 
     def _sample(self, rate: float, now_s: float, only_offered: bool) -> None:

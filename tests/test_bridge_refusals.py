@@ -79,9 +79,6 @@ def test_one_refused_event_is_found_in_its_frame_and_fails_alone(
     assert arrived == [n for n in range(200) if n != 57]
 
 
-@pytest.mark.xfail(
-    reason="a frame that is split while later ones are in flight may be overtaken", strict=False
-)
 def test_events_that_are_too_large_for_the_broker_are_sent_in_smaller_frames_or_fail_alone(
     tmp_path: Path,
 ) -> None:

@@ -22,11 +22,11 @@ def drive(pace: Pace, rate_bytes_per_s: float, delay_s: float, until_s: float) -
             under_way.append((busy_until_s + delay_s, pace.sent(size, now_s)))
         now_s, flight = under_way.popleft()
         longest_s = max(longest_s, now_s - flight.sent_s)  # type: ignore[attr-defined]
-        pace.acked(flight, now_s)  # type: ignore[arg-type]
+        pace.answered(flight, now_s, taken=True)  # type: ignore[arg-type]
         if now_s > until_s / 2:
             through += flight.size_bytes  # type: ignore[attr-defined]
     for _, flight in under_way:
-        pace.acked(flight, now_s + 1.0)  # type: ignore[arg-type]
+        pace.answered(flight, now_s + 1.0, taken=True)  # type: ignore[arg-type]
     return through / (until_s / 2), longest_s
 
 
@@ -48,7 +48,7 @@ def test_a_lone_small_frame_says_nothing_about_what_the_link_carries() -> None:
     for second in range(30):
         flight = pace.sent(100, 100.0 + second)
         pace.idle()
-        pace.acked(flight, 100.2 + second)
+        pace.answered(flight, 100.2 + second, taken=True)
     assert pace.rate_bytes_per_s == before
 
 
@@ -70,7 +70,7 @@ def test_each_connection_that_gets_nothing_through_halves_the_first_frame() -> N
         pace.lost()
     assert sizes[:3] == [FIRST_FRAME_BYTES, FIRST_FRAME_BYTES // 2, FIRST_FRAME_BYTES // 4]
     assert sizes[-1] == LEAST_FRAME_BYTES
-    pace.acked(pace.sent(100, 0.0), 0.1)
+    pace.answered(pace.sent(100, 0.0), 0.1, taken=True)
     pace.lost()
     assert pace.frame_bytes == 2 * LEAST_FRAME_BYTES
 
@@ -82,6 +82,25 @@ def test_a_frame_that_was_too_large_bounds_the_next_ones() -> None:
     assert pace.frame_bytes == 25_000
     pace.too_large(60_000)  # one that was under way already
     assert pace.frame_bytes <= 25_000
+
+
+def test_nothing_goes_behind_a_frame_that_is_larger_than_any_before_until_it_is_answered() -> None:
+    pace = Pace()
+    first = pace.sent(1000, 0.0)
+    assert not pace.room_for(10)
+    pace.answered(first, 0.1, taken=True)
+    same, smaller = pace.sent(1000, 0.1), pace.sent(900, 0.1)
+    assert pace.room_for(10)
+    larger = pace.sent(1001, 0.1)
+    for flight in (same, smaller):
+        pace.answered(flight, 0.2, taken=True)
+        assert not pace.room_for(10)
+    pace.answered(larger, 0.3, taken=False)
+    again = pace.sent(1001, 0.3)
+    assert not pace.room_for(10), "a refusal proves no size"
+    pace.answered(again, 0.4, taken=True)
+    pace.sent(1001, 0.4)
+    assert pace.room_for(10)
 
 
 def test_frames_are_counted_in_events_by_what_events_have_taken() -> None:

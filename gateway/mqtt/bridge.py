@@ -100,7 +100,7 @@ class Bridge(Session):
         if sent is None:
             return  # our status; paho has left out what the broker acknowledges twice, or without having it
         now_s = self._last_ack_s = time.monotonic()
-        self._pace.acked(sent.flight, now_s)
+        self._pace.answered(sent.flight, now_s, taken=reason_code < REFUSED)
         self._newest_acked = max(self._newest_acked, sent.number)
         link.progressed()
         if reason_code >= REFUSED:
