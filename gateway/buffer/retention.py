@@ -1,11 +1,11 @@
 """What leaves the buffer, and in which order, so that it never grows past its size.
 
 1. SYNCED events older than `keep_synced`; above the soft mark SYNCED events of any age, oldest first.
-2. Above the hard mark, what could not be delivered: CORRUPT events, then FAILED ones, oldest first. They stay
+2. Above the soft mark, what could not be delivered: CORRUPT events, then FAILED ones, oldest first. They stay
    for inspection and for a retry by hand while there is room; what can still be delivered comes before that.
-3. Thinning: of the older half of the pending raw events of normal and low priority every other one of each
-   stream goes, then every other one of what is left, and so on. A trend survives that; dropping the oldest
-   would cut it off.
+3. Above the hard mark, thinning: of the older half of the pending raw events of normal and low priority every
+   other one of each stream goes, then every other one of what is left, and so on. A trend survives that;
+   dropping the oldest would cut it off.
 4. When thinning has nothing more to give: the lowest priority, oldest first.
 
 Nothing behind the window checkpoint is touched: a restart still has to replay it. 2 to 4 lose data, so each
@@ -24,7 +24,7 @@ from gateway.buffer.losses import Removal
 from gateway.buffer.store import Store
 from gateway.events import Priority, Status
 
-SOFT_MARK = 0.80
+SOFT_MARK = 0.75  # below where new messages are rejected, see `flow.capacity`: what has no future goes first
 HARD_MARK = 0.92
 RELIEF_MARK = 0.87  # what is given up then makes room for a while, not for the next few events only
 IDS_PER_RUN = 10_000
@@ -107,22 +107,24 @@ class Retention:
             older_than_ms = _ANY_AGE if used_bytes > marks.soft else now_ms - self._keep_synced_ms
             removed = self._evict_synced(store, now_ms, older_than_ms, checkpoint_id)
             self._pressed = used_bytes > (marks.relief if self._pressed else marks.hard)
-            searching = removed or self._synced_from
-            if self._pressed and not searching:
-                loss = (
-                    self._give_up(store, checkpoint_id)
-                    or self._thin(store, checkpoint_id)
-                    or self._drop_oldest(store, checkpoint_id)
-                )
-                if loss is None:
-                    self.finished = self.starved = True
-                    break
-                losses.append(loss)
-            elif not self._pressed:
+            if not self._pressed:
                 self._pass_end, self._level = None, 1  # the next time of need starts afresh
-                self.finished = not searching
+            if removed or self._synced_from:
+                if not self._pressed:
+                    break
+                continue
+            loss = self._next_loss(store, checkpoint_id) if used_bytes > marks.soft else None
+            if loss is None:
+                self.finished, self.starved = True, self._pressed
                 break
+            losses.append(loss)
         return losses
+
+    def _next_loss(self, store: Store, checkpoint_id: int) -> Loss | None:
+        loss = self._give_up(store, checkpoint_id)
+        if loss is None and self._pressed:
+            loss = self._thin(store, checkpoint_id) or self._drop_oldest(store, checkpoint_id)
+        return loss
 
     def _evict_synced(self, store: Store, now_ms: int, older_than_ms: int, checkpoint_id: int) -> int:
         if not store.events_that_are(Status.SYNCED):

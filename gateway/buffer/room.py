@@ -177,5 +177,5 @@ class Room:
             events = f"{lost.events} events of {lost.whose} were evicted ({reason})"
             stretch = f"between buffer ids {ids['first_id']} and {ids['last_id']}"
             self._alert(
-                store, "evicted", f"the buffer is full: {events}, {stretch}", lost.details(reason) | ids
+                store, "evicted", f"the buffer needs room: {events}, {stretch}", lost.details(reason) | ids
             )

@@ -221,6 +221,7 @@ def backup(
         Path | None,
         typer.Option("--output", "-o", help="File; unset: beside the buffer, where a start finds it."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Copy the buffer as it is now, verify the copy, and keep it as the backup. The gateway goes on."""
     with progress_bar() as progress:
@@ -231,7 +232,11 @@ def backup(
             lambda done, total: progress.update(task, completed=done, total=total),
             log_limit_bytes=copy_allowance_bytes(load_config(config).buffer.max_size),
         )
-    typer.echo(f"{path} ({format_bytes(path.stat().st_size)})")
+    size_bytes = path.stat().st_size
+    if as_json:
+        typer.echo(orjson.dumps({"backup": str(path), "bytes": size_bytes}).decode())
+    else:
+        typer.echo(f"{path} ({format_bytes(size_bytes)})")
 
 
 def _drain(socket: Path) -> Mapping[str, Any] | None:
