@@ -227,13 +227,16 @@ def test_a_loss_says_when_the_events_happened_and_what_each_stream_lost(store: S
     assert lost.details("thinned")["more_streams"] == 0
 
 
-def test_nothing_behind_the_checkpoint_is_touched(store: Store) -> None:
+@pytest.mark.parametrize("failed", [0, 9000])
+def test_nothing_behind_the_checkpoint_is_touched(store: Store, failed: int) -> None:
     append(store, range(9000))
+    with store.transaction():
+        store.reject(store.claim(failed), "not allowed")
     retention = Retention(MAX_BYTES, HOUR_MS)
     for _ in range(5):
         with store.transaction():
             retention.run(store, 9000, 0)
-    assert len(pending(store)) == 9000
+    assert len(pending(store)) + store.counts["status", "FAILED"] == 9000
 
 
 def test_what_is_lost_is_noted_per_stream_and_reason(store: Store) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,10 +95,12 @@ def audit_command(
     Shows the streams that have lost, failed or corrupt events, or with --stream those that are asked for.
     """
     wanted = choice_of(None, None, stream, None).stream
-    with closing(Reader(buffer_path(config))) as reader:
+    with closing(Reader(buffer_path(config))) as reader, progress_bar() as progress:
+        task = progress.add_task("counting", total=None)
         found = audit(reader)
+        progress.update(task, description="streams", total=found.streams)
         with reader.snapshot():
-            streams = chosen_streams(reader, wanted, limit)
+            streams = chosen_streams(reader, wanted, limit, partial(progress.advance, task))
     problems = [*found.problems, *streams.problems]
     if as_json:
         shed = {"shed": [one._asdict() for one in found.shed]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -27,12 +27,18 @@ class Streams(NamedTuple):
     problems: list[str]
 
 
-def chosen_streams(reader: Reader, topic_filter: str | None, limit: int) -> Streams:
-    """The streams of the filter; without one, those that are incomplete. Inside a snapshot of the reader."""
+def chosen_streams(
+    reader: Reader, topic_filter: str | None, limit: int, looked_at: Callable[[], object] = lambda: None
+) -> Streams:
+    """The streams of the filter; without one, those that are incomplete. Inside a snapshot of the reader.
+
+    `looked_at` is called for each stream that was looked at.
+    """
     shown: list[StreamAudit] = []
     problems: list[str] = []
     wanted = incomplete = 0
     for one in audit_streams(reader, topic_filter):
+        looked_at()
         incomplete += not one.is_complete
         if one.problem and len(problems) < _PROBLEMS_SHOWN:
             problems.append(one.problem)

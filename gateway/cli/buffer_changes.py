@@ -132,7 +132,8 @@ def restore(
     settings = load_config(config)
     path = Path(settings.gateway.data_dir) / BUFFER_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _stopped(path, "restore"):
+    with _stopped(path, "restore"), progress_bar() as progress:
+        progress.add_task("copying and checking", total=None)
         done = restore_buffer(path, backup or backup_path(path), _now_ms(), partial(_announce, settings))
     result = done._asdict() | {"kept_aside": str(done.kept_aside) if done.kept_aside else None}
     aside = f"; what was there is in {done.kept_aside}" if done.kept_aside else ""
