@@ -310,9 +310,15 @@ class Pipeline:
         if self._downsampling:
             self._downsampling.committed()
 
-    def check(self, store: Store) -> None:
-        """Raise OSError when the disk is as good as full, LogHeldError when the log must not grow."""
-        self._room.check(store)
+    def check(self, store: Store, size_bytes: int) -> None:
+        """Make room for a group of that size, in transactions of its own. Raises OSError when the disk is as
+        good as full, LogHeldError when the log must not grow."""
+        now_ms = self._clock.now_ms()
+        self._room.check(store, now_ms, self._checkpointed, size_bytes)
+        if self._room.starved and self._checkpointed < store.last_id():
+            with store.transaction():
+                self.checkpoint(store)  # what came since the last one may then be given up
+            self._room.check(store, now_ms, self._checkpointed, size_bytes)
 
     def release(self) -> None:
         """Give the ballast's room away."""

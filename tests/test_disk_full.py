@@ -167,7 +167,7 @@ def meet_full_disk(store: Store, room: Room, refusals: int) -> None:
     refused = 0
     for attempt in range(TRIES):
         try:
-            room.check(store)
+            room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), 0)
             append(store, blobs(300, random.Random(attempt)))
         except (OperationalError, OSError):
             refused += 1

@@ -9,20 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
 
 import pytest
-from buffers import EPOCH_MS, append, event, opened
+from buffers import EPOCH_MS, append, event, opened, reading
 from conftest import MosquittoFactory
 from gateways import GatewayProcess, gateway_config, wait_until
 from publishing import Watcher, publish
 
+from gateway.buffer.audit import audit
 from gateway.buffer.held_log import QUIET_TURNS, HeldLog, readers_of
 from gateway.buffer.retention import Retention
 from gateway.buffer.room import Room
 from gateway.buffer.schema import wal_pages
 from gateway.buffer.space import DiskSpace
-from gateway.buffer.store import Store
+from gateway.buffer.store import CHECKPOINT_ID, Store
 from gateway.errors import LogHeldError
 
 MIB = 1024 * 1024
@@ -70,7 +72,7 @@ class Alerts:
 
 def fill(store: Store, room: Room, chance: Random) -> None:
     """A group and a tick, as the writer does them."""
-    room.check(store)
+    room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), 0)
     append(store, [event(f"t/{n % 10}", chance.randbytes(300), at=n) for n in range(200)])
     with store.transaction():
         room.run(store, EPOCH_MS, store.checkpoint([]))
@@ -92,7 +94,7 @@ def test_file_and_log_stay_within_the_size_while_somebody_reads_and_it_goes_on_a
                 fill(store, room, chance)
                 assert file_bytes(store.path) <= MAX_BYTES
         with pytest.raises(LogHeldError, match="end that"):
-            room.check(store)
+            room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), 0)
     (announced,) = [said for name, said in alerts.said if name == "log_held"]
     assert "python" in announced
     assert f"(process {reader})" in announced
@@ -112,7 +114,7 @@ def test_a_log_that_is_large_for_a_moment_is_not_announced(store: Store) -> None
         with store.transaction():
             log.announce(store, alerts)
         log.look(store)
-        log.check(store)
+        log.check()
     assert alerts.said == []
 
 
@@ -167,6 +169,54 @@ def test_a_gateway_acknowledges_nothing_beyond_its_size_and_goes_on_when_the_rea
         wait_until(lambda: "log_held" in said(operator), "the alert")
         assert gateway.stop() == 0
         assert file_bytes_left(gateway.buffer_path) <= MAX_BYTES
+        assert gateway.audit().problems == ()
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["pending", "failed"])
+def test_a_flood_never_makes_file_and_log_larger_than_the_size(store: Store, refused: bool) -> None:
+    """With groups as large as a writer makes them, and ticks only every now and then."""
+    chance = Random(4)
+    space = DiskSpace(store.path, MAX_BYTES)
+    room = Room(Retention(MAX_BYTES, HOUR_MS), Alerts(), space)
+    for number in range(300):
+        room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), size_bytes=300 * 500)
+        append(store, [event(f"t/{n % 10}", chance.randbytes(500), at=n) for n in range(300)])
+        assert file_bytes(store.path) <= MAX_BYTES
+        checkpoint_id = store.meta_int(CHECKPOINT_ID)
+        room.check(store, EPOCH_MS, checkpoint_id, size_bytes=0)
+        with store.transaction():
+            store.checkpoint([])
+            if refused:
+                store.reject(store.claim(300), "not allowed")
+            if number % 20 == 0:
+                room.run(store, EPOCH_MS, checkpoint_id)
+        room.committed(store)
+        assert file_bytes(store.path) <= MAX_BYTES
+    with reading(store.path) as reader:
+        assert audit(reader).problems == ()
+
+
+@pytest.mark.slow
+def test_a_gateway_that_is_flooded_keeps_file_and_log_within_the_size(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    broker = mosquitto(["max_queued_messages 0", "max_inflight_messages 1000"])
+    route = {"name": "blobs", "topic": "blobs/{device}", "decoder": "raw", "priority": "high"}
+    config = gateway_config(tmp_path, broker.url, buffer={"max_size": "4MiB"}, routes=[route], windows=[])
+    chance, sent = Random(5), 60_000
+    messages = ((f"blobs/d{n % 1000}", chance.randbytes(700)) for n in range(sent))
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        flood = Thread(target=publish, args=(broker.port, messages))
+        flood.start()
+
+        def all_are_stored() -> bool:
+            assert file_bytes(gateway.buffer_path) <= MAX_BYTES
+            return gateway.metric('gateway_messages_total{outcome="buffered"}') == sent
+
+        wait_until(all_are_stored, "all that was sent")
+        flood.join()
+        assert gateway.stop() == 0
         assert gateway.audit().problems == ()
 
 

@@ -74,15 +74,13 @@ class HeldLog:
         """What was announced last is not on the disk."""
         self._announced = False
 
-    def check(self, store: Store) -> None:
-        """Before a group, outside of a transaction. Raises LogHeldError while there is no room for one."""
+    def check(self) -> None:
+        """There is no room for another group, and the log could not be emptied. Raises LogHeldError when it
+        is the log that takes the room."""
         log_bytes = self._space.wal_bytes()
-        if log_bytes <= self._allowance_bytes:
-            return
-        if self._space.file_bytes() + self._space.group_bytes <= self._max_bytes or store.empty_wal():
-            return
-        self._withheld = self._reason(log_bytes)
-        raise LogHeldError(self._withheld)
+        if log_bytes > self._allowance_bytes:
+            self._withheld = self._reason(log_bytes)
+            raise LogHeldError(self._withheld)
 
     def _reason(self, log_bytes: int) -> str:
         who = " and ".join(readers_of(self._space.path)) or "a process that cannot be seen from here"

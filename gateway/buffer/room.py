@@ -1,7 +1,8 @@
 """What keeps the buffer within its room, on a disk that others fill as well. All on the writer's thread.
 
 Four times a second: retention within what the size and the disk allow, free pages given back, the disk
-watched, the ballast put back. And when the disk was full all the same, the emergency eviction, in this order:
+watched, the ballast put back. Before each group: where file and log together leave no room for it, retention
+in small steps comes first. And when the disk was full all the same, the emergency eviction, in this order:
 
 1. the ballast goes, and the write-ahead log is moved into the file;
 2. retention in small steps, each a transaction of its own, because each needs room itself; after each the
@@ -33,6 +34,7 @@ VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
 RELIEF_ROWS = 100  # a DELETE of 1000 rows fails where the ballast is all there is
 RELIEF_PAGES = 16  # moving one writes up to three: itself, where it points from, the list of free ones
 _SHARE_TO_WRITE = 4  # one transaction writes about a quarter of what is free at most
+_HEADROOM_GROUPS = 4  # a group is written to the log with more than it carries, and then to the file as well
 
 
 class Room:
@@ -92,9 +94,10 @@ class Room:
         if self._held_log:
             self._held_log.rolled_back()
 
-    def check(self, store: Store) -> None:
-        """Raise OSError when the disk is as good as full, LogHeldError when a reader keeps the log from
-        being reset and there is no room for more of it.
+    def check(self, store: Store, now_ms: int, checkpoint_id: int, size_bytes: int) -> None:
+        """See to it that there is room for a group of that size; outside of a transaction. Raises OSError
+        when the disk is as good as full, LogHeldError when a reader keeps the log from being reset and it
+        must not grow.
 
         Without the ballast as much must stay free as it had: else the next emergency could not even move the
         write-ahead log into the file.
@@ -103,8 +106,19 @@ class Room:
             self._space.look()
             if self._space.free_bytes < self._space.ballast_bytes:
                 raise OSError(errno.ENOSPC, "the disk is full")
-        if self._held_log:
-            self._held_log.check(store)
+        if self._space is None or self._held_log is None or self._fits(self._space, size_bytes):
+            return
+        if not store.empty_wal():
+            self._held_log.check()
+        while not self._fits(self._space, size_bytes) and self._step(
+            store, self._space, now_ms, checkpoint_id, self._space.free_bytes
+        ):
+            pass
+
+    def _fits(self, space: DiskSpace, size_bytes: int) -> bool:
+        """Whether another group keeps file and log within the buffer's size."""
+        headroom_bytes = _HEADROOM_GROUPS * max(space.group_bytes, size_bytes)
+        return space.file_bytes() + headroom_bytes <= self._retention.max_bytes
 
     def release(self) -> None:
         """Give the ballast's room away."""
@@ -123,21 +137,27 @@ class Room:
         store.empty_wal()
         space.look()
         while space.free_bytes < self._wanted_bytes:
-            used_bytes = store.used_bytes()
-            with store.transaction():
-                lost = self._retain(store, space, now_ms, checkpoint_id, 0)
-            self._owed += lost
-            store.empty_wal()
-            space.look()
-            if self._retention.finished and store.used_bytes() == used_bytes and not store.free_pages():
+            if not self._step(store, space, now_ms, checkpoint_id, 0):
                 log.error("the disk is full, and the buffer has nothing more to give up: %s", space)
                 return
+
+    def _step(self, store: Store, space: DiskSpace, now_ms: int, checkpoint_id: int, free_bytes: int) -> bool:
+        """A turn of retention in a transaction of its own; whether there may be more to give up."""
+        used_bytes = store.used_bytes()
+        with store.transaction():
+            lost = self._retain(store, space, now_ms, checkpoint_id, free_bytes)
+        self._owed += lost
+        store.empty_wal()
+        space.look()
+        return not self._retention.finished or store.used_bytes() != used_bytes or store.free_pages() > 0
 
     def _retain(
         self, store: Store, space: DiskSpace, now_ms: int, checkpoint_id: int, free_bytes: int
     ) -> list[Loss]:
         """A turn of retention that itself fits on the disk; as if there were `free_bytes` left."""
-        rows = space.free_bytes // _SHARE_TO_WRITE // store.row_bytes()
+        most_bytes = self._retention.max_bytes - space.file_bytes()
+        room_bytes = min(space.free_bytes, max(most_bytes, _HEADROOM_GROUPS * space.group_bytes))
+        rows = room_bytes // _SHARE_TO_WRITE // store.row_bytes()
         step_ids = min(max(RELIEF_ROWS, rows), IDS_PER_RUN)
         losses = self._retention.run(
             store,
@@ -147,7 +167,7 @@ class Room:
             steps=min(max(1, rows // step_ids), STEPS_PER_RUN),
             step_ids=step_ids,
         )
-        pages = space.free_bytes // _SHARE_TO_WRITE // PAGE_BYTES // 3
+        pages = room_bytes // _SHARE_TO_WRITE // PAGE_BYTES // 3
         store.give_back(min(max(RELIEF_PAGES, pages), VACUUM_PAGES))
         return losses
 

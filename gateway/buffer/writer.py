@@ -148,9 +148,9 @@ class _CallOutside(_Call[T]):
 class Relief(Protocol):
     """What makes room on a full disk. On the writer's thread, outside of a transaction."""
 
-    def check(self, store: Store) -> None:
-        """Raise OSError (ENOSPC) when what is left is needed to make room, and LogHeldError when a group has
-        to wait; asked before each group."""
+    def check(self, store: Store, size_bytes: int) -> None:
+        """Make room for a group that carries so much; asked before each. Raises OSError (ENOSPC) when what is
+        left is needed to make room, and LogHeldError when the group has to wait."""
 
     def release(self) -> None:
         """Give away what can be given away without the database."""
@@ -348,7 +348,7 @@ class Writer:
         """Commit as many of `group` as its time allows, in one transaction; returns how many."""
         self._catch_up()
         if self._relief:
-            self._relief.check(self._store)
+            self._relief.check(self._store, sum(command.size_bytes for command in group))
         group_time_s = self._group_time_s * self.metrics.stretch
         count, started_s = 0, time.monotonic()
         with self._store.transaction():
