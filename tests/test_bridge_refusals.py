@@ -173,13 +173,18 @@ def test_answers_for_unknown_packets_and_second_answers_settle_nothing(tmp_path:
 
 def test_no_more_is_under_way_than_the_broker_takes(tmp_path: Path) -> None:
     receive_maximum_2 = b"\x20\x06\x00\x00\x03\x21\x00\x02"
-    cloud = ScriptedCloud(lambda publish: b"", receive_maximum_2)
+    largest = event("t/a", bytes(500))  # once it is taken, the others need not go one by one
+
+    def answer(publish: Publish) -> bytes:
+        return puback(publish) if publish.payload == largest.payload else b""
+
+    cloud = ScriptedCloud(answer, receive_maximum_2)
     with (
         cloud.running(),
-        sending(tmp_path / "events.db", port_of(cloud), events(100), format="event") as sender,
+        sending(tmp_path / "events.db", port_of(cloud), [largest, *events(100)], format="event") as sender,
     ):
-        wait_until(lambda: len(cloud.publishes) == 2, "two messages")
-        assert sender.bridges[0].metrics.frames == 2  # the turn that sent these would have sent all
+        wait_until(lambda: len(cloud.publishes) == 3, "the first message and two more")
+        assert sender.bridges[0].metrics.frames == 3  # the turn that sent these would have sent all
 
 
 def test_a_cloud_of_mqtt_3_takes_events_in_envelopes(mosquitto: MosquittoFactory, tmp_path: Path) -> None:

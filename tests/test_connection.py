@@ -252,12 +252,19 @@ def test_mqtt_5_tells_a_refusal_from_an_acknowledgement(mosquitto: MosquittoFact
         assert session.lost or session.answers[0][1] >= 0x80
 
 
-def test_a_refused_connection_says_why_and_is_tried_again(mosquitto: MosquittoFactory) -> None:
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+@pytest.mark.parametrize("credentials", [{}, {"username": "u", "password": "wrong"}])
+def test_a_refused_connection_says_why_and_is_tried_again(
+    mosquitto: MosquittoFactory, protocol: str, credentials: dict[str, str]
+) -> None:
     broker = mosquitto(["allow_anonymous false"])
     session = Recorder()
-    with running(session, port=broker.port) as link:
+    with running(session, port=broker.port, protocol=protocol, **credentials) as link:
         wait_until(lambda: link.metrics.failures >= 2, "two attempts")
-        assert "refused" in link.metrics.last_error
+        assert link.metrics.last_error == (
+            f"127.0.0.1:{broker.port} refused the connection: Not authorized; "
+            "check the username, the password and the client_id that the configuration gives"
+        )
         assert not session.sessions
 
 

@@ -40,6 +40,8 @@ _CONNECT_TIMEOUT_S = 10.0
 _MISC_EVERY_S = 1.0
 _UNSENT_LIMIT_BYTES = 4 * 1024 * 1024  # a peer that does not read must not fill our memory
 _PACKETS_PER_TURN = 2000
+_CREDENTIALS_REFUSED = (0x86, 0x87)  # bad user name or password, not authorized
+_CREDENTIALS_HINT = "; check the username, the password and the client_id that the configuration gives"
 
 
 class Session:
@@ -254,7 +256,10 @@ class Link:
         for _ in range(_PACKETS_PER_TURN):
             if not connection.readable:
                 break
-            _check(client.loop_read())
+            code = client.loop_read()
+            if not self.connected:
+                self._raise_refusal()  # it says why; paho's code only that something was wrong
+            _check(code)
             self._raise_refusal()
         if self._inbox:
             messages, self._inbox = self._inbox, []
@@ -355,7 +360,8 @@ class Link:
 
     def _on_connect(self, _client: Any, _data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self._refused = f"{self._place} refused the connection: {reason}"
+            hint = _CREDENTIALS_HINT if reason.value in _CREDENTIALS_REFUSED else ""
+            self._refused = f"{self._place} refused the connection: {reason}{hint}"
             return
         self.epoch += 1
         self.connected = True
@@ -399,7 +405,7 @@ class Link:
     def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
         if flags.is_disconnect_packet_from_server and reason is not None:
             self.farewell_code = int(reason.value)
-        if not self._stop.is_set():
+        if not self._stop.is_set() and not self._refused:
             self._refused = f"{self._place} closed the connection: {reason}"
 
     def _require_client(self) -> _Client:

@@ -21,7 +21,7 @@ from gateway.event_lines import event_line, identity_of_line
 from gateway.events import Message
 from gateway.files import sync_folder
 from gateway.receiving import Identity
-from gateway.sinks.sink import OutputError, Received
+from gateway.sinks.sink import IN_USE_HINT, OutputError, Received
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class EventFile:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise OutputError(f"another process writes to {self.path}") from exc
+            raise OutputError(f"another process writes to {self.path}", hint=IN_USE_HINT) from exc
         if is_new:
             sync_folder(self.path.parent)
         position, state = self._saved()

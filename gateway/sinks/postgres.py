@@ -14,7 +14,7 @@ from gateway.errors import DecodeError
 from gateway.events import Message
 from gateway.receiving import Identity
 from gateway.sinks.rows import COLUMNS, IDENTITY, row_of
-from gateway.sinks.sink import OutputError, Received
+from gateway.sinks.sink import IN_USE_HINT, OutputError, Received
 
 # `place` is the order of arrival. A BRIN index over it is a few pages, and enough to find the latest rows.
 _SCHEMA = """
@@ -64,7 +64,7 @@ class EventDatabase:
             connection = self._connection = psycopg.connect(self._url, connect_timeout=10)
             (locked,) = self._one("SELECT pg_try_advisory_lock(%s)", _ADVISORY_LOCK)
             if not locked:
-                raise OutputError(f"another process writes to {self.name}")
+                raise OutputError(f"another process writes to {self.name}", hint=IN_USE_HINT)
             connection.execute(_SCHEMA)
             # Of this session: a server may be set to answer before the disk has it.
             connection.execute("SET synchronous_commit = on")

@@ -13,6 +13,8 @@ from gateway.errors import DecodeError, GatewayError
 from gateway.events import Message, WireEvent
 from gateway.receiving import Identity, Ledger
 
+IN_USE_HINT = "stop it first, or verify a copy of its output and of the files beside it"
+
 
 class OutputError(GatewayError):
     """Raised when an output cannot be used as it is."""

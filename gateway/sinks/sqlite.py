@@ -16,7 +16,7 @@ from gateway.errors import DecodeError
 from gateway.events import Message
 from gateway.receiving import Identity
 from gateway.sinks.rows import COLUMNS, IDENTITY, row_of
-from gateway.sinks.sink import OutputError, Received
+from gateway.sinks.sink import IN_USE_HINT, OutputError, Received
 from gateway.uplink import id_text
 
 _SCHEMA = """
@@ -55,7 +55,7 @@ class EventTable:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
-                raise OutputError(f"another process writes to {self.path}") from exc
+                raise OutputError(f"another process writes to {self.path}", hint=IN_USE_HINT) from exc
             self._connection = apsw.Connection(str(self.path))
             self._connection.set_busy_timeout(5000)
             self._connection.execute("PRAGMA journal_mode = wal")
