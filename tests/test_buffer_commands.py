@@ -129,6 +129,7 @@ def test_a_backup_of_a_running_gateway_is_whole_and_a_start_uses_it(
         done = gateway_buffer("backup", "-c", config)
         assert done.returncode == 0, done.stderr
         publish(broker.port, messages[:10])
+        wait_until(lambda: gateway.audit().messages.get("buffered") == 510, "what the backup lacks")
         assert gateway.stop() == 0
         backup = backup_path(gateway.buffer_path)
         copy = sqlite3.connect(backup)

@@ -173,10 +173,14 @@ class Retention:
         return None
 
     def _drop_oldest(self, store: Store, checkpoint_id: int) -> Loss | None:
+        """The lowest priority there is. While all of it is newer than the checkpoint, nothing: it is given up
+        after the next one, before anything that matters more."""
         for priority in sorted(Priority, reverse=True):
             ids = store.oldest_pending(priority, checkpoint_id, self._oldest_per_step(store))
             if ids:
                 return Loss("oldest", store.drop_pending(ids), ids[0], ids[-1])
+            if store.oldest_pending(priority, store.last_id(), 1):
+                return None
         return None
 
     def _oldest_per_step(self, store: Store) -> int:
