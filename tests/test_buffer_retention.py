@@ -200,6 +200,20 @@ def test_a_cloud_that_refuses_everything_never_makes_the_buffer_grow_past_its_si
     check_balance(store)
 
 
+def test_what_matters_more_waits_for_the_checkpoint_before_it_goes_for_something_newer(store: Store) -> None:
+    append(store, range(10), Priority.CRITICAL, Kind.ALERT)
+    behind_id = store.last_id()
+    append(store, range(10, 9010))
+    retention = Retention(MAX_BYTES, HOUR_MS)
+    with store.transaction():
+        assert retention.run(store, 9000, behind_id) == []
+    assert retention.starved, "so the caller makes a checkpoint"
+    losses = retain(store, retention, now_ms=9000)
+    assert losses
+    assert Counter(priority for *_, priority in pending(store))[Priority.CRITICAL] == 10
+    check_balance(store)
+
+
 def test_what_was_retried_in_the_meantime_is_not_given_up(store: Store) -> None:
     append(store, range(9000))
     with store.transaction():
