@@ -268,10 +268,10 @@ def make_broker(kind: type[Broker], setup: BrokerSetup) -> Broker:
     return broker
 
 
-def free_port() -> int:
+def free_port(*, besides: int | None = None) -> int:
     """A TCP port of the loopback on which nobody listens now."""
     for port in random.sample(_PORTS, 200):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
+            if port != besides and probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
     raise RuntimeError(f"none of 200 ports in {_PORTS} is free")

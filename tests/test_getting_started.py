@@ -27,8 +27,10 @@ def blocks() -> list[str]:
 def script() -> str:
     """The page's commands with free ports and windows of two seconds."""
     text = "\n".join(block for block in blocks() if not any(words in block for words in ELSEWHERE))
-    for port in ("1883", "8080"):
-        text = text.replace(port, str(free_port()))
+    # Both at once: a free port may hold the digits of the other.
+    ports = {"1883": free_port()}
+    ports["8080"] = free_port(besides=ports["1883"])
+    text = re.sub(r"\b(1883|8080)\b", lambda match: str(ports[match[1]]), text)
     text = text.replace("size: 10s", "size: 2s").replace("idle_timeout: 5s", "idle_timeout: 1s")
     # An error ends it, and whatever still runs then.
     return "set -e; trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + text
@@ -46,15 +48,18 @@ def test_a_newcomers_commands_lead_to_an_aggregate_an_alert_metrics_and_a_dashbo
     (tmp_path / "docker").symlink_to(ROOT / "docker")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "gateway").symlink_to(Path(sys.executable).parent / "gateway")
-    done = subprocess.run(
-        ["bash", "-c", script()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "gateway.log").read_text()
+    with (tmp_path / "errors").open("w") as errors:
+        done = subprocess.run(
+            ["bash", "-xc", script()],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    logs = [file for name in ("errors", "mosquitto.log", "gateway.log") if (file := tmp_path / name).exists()]
+    assert done.returncode == 0, done.stdout + "\n".join(file.read_text() for file in logs)
     results = dict(
         line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith("gateway/first/")
     )
