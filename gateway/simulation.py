@@ -11,12 +11,11 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import NamedTuple
 
-import orjson
+from gateway.fleet_presets import PRESETS, Reading
 
 _DISORDER_MS = 2_000  # how long a message in disorder is held back at most
 _LATE_MS = (10_000, 60_000)
@@ -62,85 +61,6 @@ class FleetSpec:
     seed: int = 1
 
 
-class Reading(NamedTuple):
-    """What a device measured, by its own clock."""
-
-    device: str
-    time_ms: int
-    temperature: float
-    humidity: float
-    pressure: float
-
-
-def _tasmota(reading: Reading) -> tuple[str, bytes, int]:
-    """Whole seconds, without a zone: Tasmota's default, here in UTC."""
-    sensor = {"Temperature": reading.temperature, "Humidity": reading.humidity, "Pressure": reading.pressure}
-    time_ms = reading.time_ms // 1000 * 1000
-    body = {"Time": _iso(time_ms)[:19], "BME280": sensor, "PressureUnit": "hPa", "TempUnit": "C"}
-    return f"tele/{reading.device}/SENSOR", orjson.dumps(body), time_ms
-
-
-def _zigbee2mqtt(reading: Reading) -> tuple[str, bytes, int]:
-    """With `last_seen: ISO_8601`."""
-    body = {
-        "battery": 100,
-        "humidity": reading.humidity,
-        "last_seen": _iso(reading.time_ms) + "Z",
-        "linkquality": 120,
-        "pressure": reading.pressure,
-        "temperature": reading.temperature,
-    }
-    return f"zigbee2mqtt/{reading.device}", orjson.dumps(body), reading.time_ms
-
-
-def _plain(reading: Reading) -> tuple[str, bytes, int]:
-    """A bare number: whoever receives it has only the time of arrival."""
-    return f"sensors/{reading.device}/temperature", b"%.2f" % reading.temperature, reading.time_ms
-
-
-def _shelly_gen2(reading: Reading) -> tuple[str, bytes, int]:
-    """A notification of the add-on's sensors."""
-    sensors = {
-        "temperature:100": {"id": 100, "tC": reading.temperature},
-        "humidity:100": {"id": 100, "rh": reading.humidity},
-    }
-    body = {
-        "src": reading.device,
-        "dst": f"{reading.device}/events",
-        "method": "NotifyStatus",
-        "params": {"ts": reading.time_ms / 1000, **sensors},
-    }
-    return f"{reading.device}/events/rpc", orjson.dumps(body), reading.time_ms
-
-
-def _esphome(reading: Reading) -> tuple[str, bytes, int]:
-    """A bare number, as `_plain`."""
-    return f"{reading.device}/sensor/temperature/state", b"%.1f" % reading.temperature, reading.time_ms
-
-
-def _chirpstack(reading: Reading) -> tuple[str, bytes, int]:
-    """An uplink that a codec has read."""
-    body = {
-        "time": _iso(reading.time_ms) + "+00:00",
-        "deviceInfo": {"applicationId": "fleet", "devEui": reading.device},
-        "fPort": 1,
-        "object": {"temperature": reading.temperature, "humidity": reading.humidity},
-        "rxInfo": [{"gatewayId": "0016c001f153a14c", "rssi": -90, "snr": 7.5}],
-    }
-    topic = f"application/fleet/device/{reading.device}/event/up"
-    return topic, orjson.dumps(body), reading.time_ms
-
-
-PRESETS: dict[str, Callable[[Reading], tuple[str, bytes, int]]] = {
-    "tasmota": _tasmota,
-    "zigbee2mqtt": _zigbee2mqtt,
-    "plain": _plain,
-    "shelly_gen2": _shelly_gen2,
-    "esphome": _esphome,
-    "chirpstack": _chirpstack,
-}
-
-
 def simulate(spec: FleetSpec, start_ms: int) -> Iterator[Publication]:
     """Everything the fleet publishes, in the order of sending. `start_ms` is when it begins.
 
@@ -154,7 +74,8 @@ def simulate(spec: FleetSpec, start_ms: int) -> Iterator[Publication]:
         taken_ms = _taken_ms(spec, start_ms, number)
         while waiting and waiting[0][0] <= taken_ms:
             yield heapq.heappop(waiting)[2]
-        reading = devices[number % len(devices)].read(taken_ms, start_ms, randomness)
+        turn, device = divmod(number, len(devices))
+        reading = devices[device].read(turn, taken_ms, start_ms, randomness)
         topic, payload, event_time_ms = PRESETS[spec.preset](reading)
         for copy, delay_ms in enumerate(_delays(spec, randomness)):
             send_at_ms = int(min(_after_outage(spec.outage, taken_ms + delay_ms, start_ms), last_ms))
@@ -205,19 +126,15 @@ class _Device:
         self._phase = randomness.uniform(0, math.tau)
         self._base = (randomness.gauss(21, 2), randomness.gauss(45, 5), randomness.gauss(1005, 3))
 
-    def read(self, time_ms: int, start_ms: int, randomness: random.Random) -> Reading:
+    def read(self, turn: int, time_ms: int, start_ms: int, randomness: random.Random) -> Reading:
         elapsed_ms = time_ms - start_ms
         wave = math.sin(self._phase + math.tau * elapsed_ms / self._period_ms)
         temperature, humidity, pressure = self._base
         return Reading(
             self._name,
+            turn,
             time_ms + round(self._offset_ms + self._drift * elapsed_ms),
             round(temperature + 3 * wave + randomness.gauss(0, 0.1), 1),
             round(humidity - 5 * wave + randomness.gauss(0, 0.3), 1),
             round(pressure + wave + randomness.gauss(0, 0.1), 1),
         )
-
-
-def _iso(time_ms: int) -> str:
-    moment = datetime.fromtimestamp(time_ms / 1000, UTC).replace(tzinfo=None)
-    return moment.isoformat(timespec="milliseconds")

@@ -20,7 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
 
-from gateway.simulation import PRESETS, FleetSpec, Outage, Publication, simulate
+from gateway.cli.simulate import Preset
+from gateway.fleet_presets import PRESETS
+from gateway.simulation import FleetSpec, Outage, Publication, simulate
 
 START_MS = 1_763_900_000_000
 WAIT_S = 30.0
@@ -226,3 +228,15 @@ def test_a_wrong_option_exits_with_2_and_names_itself(options: tuple[str, ...]) 
     _, stderr = process.communicate(timeout=WAIT_S)
     assert process.returncode == 2
     assert options[0] in stderr
+
+
+def test_each_layout_of_devices_can_be_chosen():
+    assert {preset.value for preset in Preset} == PRESETS.keys()
+
+
+def test_a_sparkplug_node_is_born_before_it_speaks_and_counts_its_messages():
+    pytest.importorskip("google.protobuf")
+    sequence = published(preset="sparkplug", devices=2, count=600)
+    for node in ("sensor-000", "sensor-001"):
+        topics = [each.topic for each in sequence if each.topic.endswith(node)]
+        assert topics == [f"spBv1.0/fleet/NBIRTH/{node}"] + [f"spBv1.0/fleet/NDATA/{node}"] * 299

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from gateway.cli import connecting
+from gateway.decoders import missing_extra
 from gateway.errors import UnitError
 from gateway.logs import set_up_logging
 from gateway.mqtt.connection import Link
@@ -31,9 +32,14 @@ class Preset(StrEnum):
     TASMOTA = "tasmota"
     ZIGBEE2MQTT = "zigbee2mqtt"
     PLAIN = "plain"
+    SHELLY_GEN1 = "shelly_gen1"
     SHELLY_GEN2 = "shelly_gen2"
     ESPHOME = "esphome"
     CHIRPSTACK = "chirpstack"
+    TTN = "ttn"
+    OWNTRACKS = "owntracks"
+    SENML = "senml"
+    SPARKPLUG = "sparkplug"
 
 
 def simulate(
@@ -73,6 +79,11 @@ def simulate(
     Connections that break are made again, and what was not acknowledged is sent again.
     Exits with 0 when the broker acknowledged everything, else with 1.
     """
+    if extra := missing_extra(preset.value):
+        raise typer.BadParameter(
+            f"{preset.value} needs more packages: pip install 'mqtt-edge-gateway[{extra}]'",
+            param_hint="'--preset'",
+        )
     endpoint = connecting.endpoint(
         url,
         client_id,
