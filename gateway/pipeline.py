@@ -35,10 +35,11 @@ from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
 from gateway.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message, Priority, Status
 from gateway.flow.admission import Admission
-from gateway.identifiers import aggregate_id, split_ids
+from gateway.identifiers import aggregate_id
 from gateway.packed_json import packed
 from gateway.presence import Presence
 from gateway.routes import RouteSpec, RouteTable
+from gateway.stored_history import derived_ids, raw_messages, rebuild, replay_one
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.hold import Hold, never
 from gateway.timekeeping.jumps import StepWatch
@@ -346,22 +347,15 @@ class Pipeline:
         for note in self.windows.restore(self._routes.edge_nodes.restore(store.window_states())):
             log.warning("%s", note)
         after_id = self._checkpointed = store.meta_int(CHECKPOINT_ID)
-        known = self._derived_ids(reader, after_id)
+        if self.windows.unrestored:
+            log.info("%s", rebuild(self.windows, self._routes, reader, after_id))
+            self._handed_on = True  # not to be done again at the next start
+        known = derived_ids(reader, after_id)
         self._owed, replayed = [], 0
-        for stored in reader.raw_after(after_id):
-            events, corrupt = reader.without_corrupt(stored)
-            if corrupt:
-                log.error("%d events have a wrong checksum; the windows go on without them", len(corrupt))
-            replayed += len(events.ids)
-            rows = zip(
-                reader.names(events.stream_ids),
-                reader.payloads(events),
-                events.ingest_times_ms,
-                strict=True,
-            )
-            for topic, payload, arrival_ms in rows:
-                emissions = self._replay_one(topic, payload, arrival_ms)
-                self._owed += [e for e in map(self._derived, emissions) if e.event_id not in known]
+        for message in raw_messages(reader, after_id):
+            replayed += 1
+            emissions = replay_one(self.windows, self._routes, message)
+            self._owed += [e for e in map(self._derived, emissions) if e.event_id not in known]
         self.windows.resume(self._clock.now_ms())
         return replayed
 
@@ -421,14 +415,6 @@ class Pipeline:
             for kind in skew_kinds(device_time_ms, message.arrival_ms, flags, spec.skew):
                 self.skew[spec.name, kind] += 1
 
-    def _replay_one(self, topic: str, payload: bytes, arrival_ms: int) -> list[Emission]:
-        found = self._routes.match(topic)
-        if found is None:
-            return []
-        route, levels = found
-        decoded = route.decode(topic, levels, payload, arrival_ms)
-        return self.windows.process(topic, route.spec.name, levels, decoded.samples, arrival_ms)
-
     def _hand_on(
         self,
         store: Store,
@@ -476,13 +462,6 @@ class Pipeline:
             return self._topics.alerts, Kind.ALERT, Priority.CRITICAL
         priority = self._window_priorities.get(emission.window, Priority.NORMAL)
         return self._topics.aggregate(emission.window, emission.key), Kind.AGGREGATE, priority
-
-    def _derived_ids(self, reader: Reader, after_id: int) -> set[bytes]:
-        known: set[bytes] = set()
-        while (events := reader.derived_after(after_id, 2000)).ids:
-            known.update(split_ids(events.event_ids))
-            after_id = events.ids[-1]
-        return known
 
     def _keep_drain_target(self, store: Store, now_ms: int) -> None:
         if self._downsampling is None:

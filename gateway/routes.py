@@ -259,6 +259,10 @@ class RouteTable:
         """The route of `topic` and the topic's named levels, or None where no route takes it."""
         return self._remembered(topic) if len(topic) <= CACHED_TOPIC_CHARS else self._find(topic)
 
+    def forgetful(self) -> RouteTable:
+        """The same routes, to which no Sparkplug message has come yet."""
+        return RouteTable(route.spec for route in self.routes)
+
     def subscriptions(self) -> dict[str, int]:
         """The topic filters to subscribe to, each with its QoS: the highest where routes share a filter."""
         wanted: dict[str, int] = {}

@@ -145,10 +145,15 @@ class Reader:
         ).fetchone()
         return 0 if row is None else int(row[0])
 
-    def raw_after(self, after_id: int, chunk: int = 2000) -> Iterator[StoredEvents]:
-        """All raw events behind `after_id`, oldest first, in chunks of up to `chunk` or BATCH_BYTES."""
+    def raw_after(self, after_id: int, chunk: int = 2000, to_id: int | None = None) -> Iterator[StoredEvents]:
+        """All raw events behind `after_id`, up to `to_id` if given, oldest first.
+
+        They come in chunks of up to `chunk` or BATCH_BYTES.
+        """
         while (last_id := self._stretch_end(_RAW, after_id, chunk)) > after_id:
-            yield self._stretch(_RAW, after_id, last_id)
+            yield self._stretch(_RAW, after_id, last_id if to_id is None else min(last_id, to_id))
+            if to_id is not None and last_id >= to_id:
+                return
             after_id = last_id
 
     def all_after(self, after_id: int, limit: int) -> StoredEvents:

@@ -222,6 +222,11 @@ class Window(Section):
     ttl: PositiveDurationMs | None = setting(
         None, description="Silence after which the state of a key is given up. Unset: never."
     )
+    on_change: Literal["drop", "replay"] = setting(
+        "drop",
+        description="What becomes of its open windows when its plugin, options or shape change: `drop`, or "
+        "`replay` them out of what the buffer still has.",
+    )
     publish: Publish = setting({}, description="How aggregates are published on the local broker.")
     priority: PriorityName = setting("normal", description="Order of the aggregates on the way out.")
 
@@ -273,6 +278,7 @@ class Window(Section):
             max_keys=limit.limit if limit else None,
             max_keys_policy=limit.policy if limit else "drop",
             ttl_ms=self.ttl,
+            on_change=self.on_change,
             retain=self.publish.retain,
             priority=int(self.priority),
         )

@@ -6,7 +6,8 @@ the caller, so that a replay gives what the live run gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -88,11 +89,13 @@ class WindowEngine:
         self._codes = fingerprints or {}
         self._fetch = fetch
         self._hot_keys = hot_keys
-        self._orphans: list[tuple[str, bytes]] = []
+        self._orphans: set[tuple[str, bytes]] = set()
         self.hand_on: Callable[[list[Emission], bool], None] | None = None
         """Called with the list when emissions pile up: it may empty it, and where the second argument is True
         call `take_changes`. `process` and `advance` return what is left."""
         self._progressed = False
+        self.unrestored: set[str] = set()
+        """Windows with `on_change: replay` whose state could not be restored: see `part`."""
         for spec in specs:
             self._start(spec)
 
@@ -195,19 +198,25 @@ class WindowEngine:
     # --- the checkpoint ---
 
     def take_changes(self) -> list[tuple[str, bytes, bytes | None]]:
-        """(window, row, state) of all state that changed since the last call; None: delete the row."""
-        changes: list[tuple[str, bytes, bytes | None]] = [(*orphan, None) for orphan in self._orphans]
-        self._orphans.clear()
+        """(window, row, state) of all state that changed since the last call; None: delete the row.
+
+        No row comes twice.
+        """
+        changes: list[tuple[str, bytes, bytes | None]] = []
         for name, checkpoint in self._checkpoints.items():
             changes += [(name, row, state) for row, state in checkpoint.take_changes()]
+        if self._orphans:
+            self._orphans.difference_update((name, row) for name, row, _ in changes)
+            changes += [(*orphan, None) for orphan in sorted(self._orphans)]
+            self._orphans.clear()
         return changes
 
     def restore(self, rows: Iterable[tuple[str, bytes, bytes]]) -> list[str]:
         """Take over the rows of a checkpoint into a new engine; a sentence for each window that could not.
 
         State of windows that are gone, or whose plugin, options or shape changed, is dropped and counted, and
-        its rows are deleted with the next changes. Afterwards `process` every event after the checkpoint
-        again, with its first arrival time.
+        its rows are deleted with the next changes; `unrestored` has those that are to be replayed.
+        Afterwards `process` every event after the checkpoint again, with its first arrival time.
         """
         found: dict[str, Restoration] = {}
         for window, row, state in rows:
@@ -220,10 +229,30 @@ class WindowEngine:
         """Start a window anew and have its rows deleted; say why."""
         rows = restoration.rows()
         keys = sum(row.startswith(b"k") for row in rows)
+        self._orphans.update((window, row) for row in rows)
+        fate = "dropped"
         if window in self._operators:
-            self._start(self._operators[window].spec).counters.state_dropped = keys
-        self._orphans += [(window, row) for row in rows]
-        return f"window {window}: the state of {keys} keys is dropped: {restoration.why_not}"
+            spec = self._operators[window].spec
+            counters = self._start(spec).counters
+            if spec.on_change == "replay":
+                self.unrestored.add(window)
+                fate = "made anew from the buffer"
+            else:
+                counters.state_dropped = keys
+        return f"window {window}: the state of {keys} keys is {fate}: {restoration.why_not}"
+
+    def part(self, names: Collection[str]) -> WindowEngine:
+        """These windows alone: what it processes reaches no other. For state that is made anew."""
+        part = copy(self)
+        part._operators = {name: self._operators[name] for name in names}
+        part._bound = {}
+        return part
+
+    def renew(self, now_ms: int) -> None:
+        """What was processed up to `now_ms` made the state anew: what follows is not to be taken for what an
+        earlier state of these windows gave."""
+        for operator in self._operators.values():
+            operator.renew(now_ms)
 
 
 def _operator(spec: WindowSpec, plugin: CombineFn, code: str) -> Operator[Any]:

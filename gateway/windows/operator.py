@@ -202,6 +202,12 @@ class Operator(ABC, Generic[K]):
             key.clock.wm_ms = END_OF_INPUT
             self.fire(key.clock, out)
 
+    def renew(self, now_ms: int) -> None:
+        """The state up to `now_ms` was made anew: results from here on have identities of their own.
+
+        On a grid they are those of the windows that are still open, so there is nothing to do.
+        """
+
     def flush(self, out: list[Emission]) -> None:
         """Take the watermark of every key to the end of time."""
         for clock in [self.shared] if self.shared is not None else (key.clock for key in self.keys.each()):

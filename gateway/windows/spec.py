@@ -43,5 +43,6 @@ class WindowSpec:
     max_keys: int | None = None
     max_keys_policy: Literal["drop", "sample"] = "drop"
     ttl_ms: int | None = None
+    on_change: Literal["drop", "replay"] = "drop"
     retain: bool = False
     priority: int = 2

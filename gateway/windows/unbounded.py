@@ -103,6 +103,10 @@ class UnboundedOperator(Operator[UnboundedKey]):
         for key in self.keys.each() if self.ticks.has_pulses else ():
             self.pulse_key(key, out)
 
+    def renew(self, now_ms: int) -> None:
+        for key in self.keys.each():
+            key.born_ms = now_ms
+
     def dump_key(self, key: UnboundedKey) -> Any:
         numbers = [key.born_ms, key.count, key.firing, key.fresh, key.first_ms, key.last_ms]
         return [key.accumulator, *numbers]
