@@ -14,12 +14,14 @@ from windowing import shipped, spec
 from gateway.buffer.audit import audit
 from gateway.buffer.store import NewEvent, Store
 from gateway.events import Message
+from gateway.flow.memory import MIB, memory_budget
 from gateway.pipeline import OutputTopics, Pipeline
 from gateway.routes import RouteSpec, RouteTable
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
 from gateway.windows.operator import MANY
 
+BUDGET_MIB = 256
 MINUTE = spec(size_ms=60_000, key="{k}", topic=None, route="r", fields=("v",))
 
 
@@ -91,7 +93,7 @@ def test_a_crash_right_behind_them_repeats_none_and_goes_on(tmp_path: Path) -> N
 
 
 def peak_mib(path: Path, keys: int) -> None:
-    run(path, keys, 100_000)
+    run(path, keys, memory_budget(BUDGET_MIB * MIB).hot_keys(1))
     (path.parent / "peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
 
 
@@ -101,4 +103,4 @@ def test_a_million_keys_that_close_at_once_do_not_fill_the_memory(tmp_path: Path
     child.start()
     child.join()
     assert child.exitcode == 0
-    assert int((tmp_path / "peak").read_text()) < 400, "MiB; all of their results together take 1.6 GB"
+    assert int((tmp_path / "peak").read_text()) < BUDGET_MIB, "all of their results together take 1.6 GB"

@@ -74,6 +74,7 @@ class SharedClock:
         self._serial = 0
         self._times: list[int] = []
         self._waiting: dict[int, set[str]] = {}
+        self._handing_out_ms = NEVER
 
     def source(self, name: str) -> Source:
         """The source of that name, made when it is new. It counts only once it is heard."""
@@ -180,20 +181,21 @@ class SharedClock:
     def schedule(self, time_ms: int, key: str) -> None:
         """Hand out (time_ms, key) from `pop_due` once the watermark is there."""
         waiting = self._waiting.get(time_ms)
-        if waiting is None:
+        if waiting is not None:
+            waiting.add(key)
+        elif time_ms != self._handing_out_ms:  # else it is read back because of this very timer
             self._waiting[time_ms] = {key}
             heappush(self._times, time_ms)
             self.next_due_ms = self._times[0]
-        else:
-            waiting.add(key)
 
     def pop_due(self) -> Iterator[tuple[int, str]]:
         """The timers that are due, by time and then by key; new ones may be scheduled meanwhile."""
         while self.next_due_ms <= self.wm_ms:
-            time_ms = heappop(self._times)
+            time_ms = self._handing_out_ms = heappop(self._times)
             self.next_due_ms = self._times[0] if self._times else ENDLESS
             for key in sorted(self._waiting.pop(time_ms)):
                 yield time_ms, key
+        self._handing_out_ms = NEVER
 
     def restore_source(self, name: str, max_ms: int, heard_ms: int, *, idle: bool) -> None:
         """Put a source back as a checkpoint had it."""
