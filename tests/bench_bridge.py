@@ -164,6 +164,8 @@ def latency(folder: Path, count: int) -> dict[str, list[float]]:
         consumer.start()
         is_ready.recv()
         with sending(path, cloud.port, []) as sender:
+            # What is there when the drain begins is backlog, and its stream waits its turn.
+            wait_until(lambda: sender.writer.pending_events < count, "the drain to begin", PATIENCE_S)
             while sender.writer.pending_events > count // 20:
                 now = str(time.monotonic()).encode()
                 priorities = (("probe/critical", Priority.CRITICAL), ("probe/raw", Priority.NORMAL))

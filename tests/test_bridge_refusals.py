@@ -57,6 +57,26 @@ def test_a_quota_that_is_exceeded_makes_everything_wait_and_counts_for_nothing(t
     assert check_complete(cloud.events, sent) == 0
 
 
+def test_what_was_claimed_ahead_does_not_overtake_a_refused_event_of_its_stream(tmp_path: Path) -> None:
+    sent, chance = [event(f"s/{n % 3}", f"{n}".encode()) for n in range(3000)], random.Random(5)
+    arrived: dict[str, list[int]] = {}
+
+    def answer(publish: Publish) -> bytes:
+        (one,) = publish.events
+        if one.stream == "s/0" and chance.random() < 0.05:
+            return puback(publish, 0x83)
+        arrived.setdefault(one.stream, []).append(one.sequence_num)
+        return puback(publish)
+
+    cloud = ScriptedCloud(answer)
+    limits = {"batch_events": 1, "in_flight": 1, "backoff": Backoff(1, 2, 100)}
+    with cloud.running(), sending(tmp_path / "events.db", port_of(cloud), sent, **limits) as sender:
+        sender.wait_drained()
+        assert sender.counts()[Status.SYNCED] == 3000
+    assert arrived == {stream: sorted(numbers) for stream, numbers in arrived.items()}
+    assert check_complete(cloud.events, sent) == 0
+
+
 @pytest.mark.parametrize(
     ("code", "reason"), [(0x99, "payload format invalid (0x99)"), (0x80, "unspecified error (0x80)")]
 )

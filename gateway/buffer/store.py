@@ -30,7 +30,7 @@ from gateway.buffer.claims import Claims, first_since
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
 from gateway.buffer.losses import Removal, note_losses
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
-from gateway.buffer.reading import BATCH_BYTES
+from gateway.buffer.reading import BATCH_BYTES, among
 from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
     BUSY_TIMEOUT_S,
@@ -252,10 +252,10 @@ class Store:
         if not ids:
             return 0
         retry = _RETRIES.get(happening, "")
+        where, *values = among(ids)
         self._database.execute_sql(
-            f"UPDATE buffer_events SET status = ?{retry}"  # noqa: S608 - constants only
-            " WHERE id IN (SELECT value FROM json_each(?)) AND status = ?",
-            (int(after), orjson.dumps(list(ids)).decode(), int(status)),
+            f"UPDATE buffer_events SET status = ?{retry} WHERE {where} AND status = ?",  # noqa: S608 - constants
+            (int(after), *values, int(status)),
         )
         if after is Status.PENDING:
             self._claims.forget()

@@ -139,7 +139,7 @@ class Bridge(Session):
         if now_s < self._paused_until_s:
             return min(self._paused_until_s - now_s, 1.0)
         if self._ready is None:
-            self._ready, self._packed_to = self._supply.take(), 0
+            self._ready, self._packed_to = self._supply.take(now_s), 0
         wait_s = self._send(link, now_s)
         if self._ready is None and not self._outgoing:
             self._supply.ask(now_s)
@@ -266,6 +266,7 @@ class Bridge(Session):
         events = message.events
         arguments = self._spec.backoff, self._now_ms(), random.random()
         self._writer.submit(Refuse(events.ids, reason_text(reason_code), *arguments))
+        self._supply.hold(events.stream_ids[0], events.priorities[0])
         held: list[int] = []
         kept: list[Outgoing] = []
         for waiting in self._outgoing:

@@ -50,6 +50,7 @@ class Supply:
         self._wake = wake
         self._opened: Reader | None = None
         self._claimed: deque[list[int]] = deque()  # filled on the writer's thread, at most one list
+        self._held: set[tuple[int, int]] = set()  # (stream, priority) pairs that wait since that was claimed
         self._claiming = False
         self._epoch = 0  # of the connection: claims of an earlier one are given back
         self._next_claim_s = 0.0
@@ -67,14 +68,27 @@ class Supply:
         if self._opened is not None:
             self._opened.close()
 
-    def take(self) -> StoredEvents | None:
-        """What was claimed, once; None when nothing is there."""
-        return self._read(self._claimed.popleft()) if self._claimed else None
+    def take(self, now_s: float) -> StoredEvents | None:
+        """What was claimed, once; None when nothing is there. On a fast link the writer claims the next round
+        while this one is read, packed and sent."""
+        if not self._claimed:
+            return None
+        ids = self._claimed.popleft()
+        held, self._held = self._held, set()
+        if self._is_fast and not held:  # what goes back has to be there before the next claim
+            self.ask(now_s)
+        return self._read(ids, held)
+
+    def hold(self, stream_id: int, priority: int) -> None:
+        """A stream has to wait: what is claimed of it already goes back when it is taken."""
+        if self._claiming or self._claimed:
+            self._held.add((stream_id, priority))
 
     def abandon(self) -> list[int]:
         """The connection ended: what was claimed and not taken. What is being claimed right now goes back
         too: behind these it would overtake them."""
         self._epoch += 1
+        self._held.clear()
         self._look_again_s = 0.0  # what failed was claimed, and is not any more
         lost: list[int] = []
         while self._claimed:
@@ -82,8 +96,8 @@ class Supply:
         return lost
 
     def ask(self, now_s: float) -> None:
-        """Claim a round, unless one is on its way or it is too early."""
-        if self._claiming or now_s < self._next_claim_s:
+        """Claim a round, unless one is on its way or not taken yet, or it is too early."""
+        if self._claiming or self._claimed or now_s < self._next_claim_s:
             return
         pending = self._writer.pending_events
         if pending == 0:
@@ -104,11 +118,20 @@ class Supply:
             self._backlog = Backlog(*found, self._spec.order == "newest")
             self._look_again_s = time.monotonic() + LOOK_AGAIN_S
 
-    def _read(self, ids: list[int]) -> StoredEvents | None:
+    @property
+    def _is_fast(self) -> bool:
+        """Whether the link takes whole batches."""
+        return self._pace.events(self._spec.batch_events) >= self._spec.batch_events
+
+    def _read(self, ids: list[int], held: set[tuple[int, int]]) -> StoredEvents | None:
         events, corrupt = self.reader.without_corrupt(self.reader.by_ids(ids).in_order_of(ids))
         if corrupt:
             log.error("%d events have a wrong checksum; they are kept and not sent", len(corrupt))
             self._writer.submit(Settle(corrupt, Happening.MISMATCH))
+        if held:
+            positions = sorted({at for pair in held for at in events.positions_of(*pair)})
+            self._writer.submit(Settle([events.ids[at] for at in positions], Happening.FAILURE))
+            events = events.pick([at for at in range(len(events.ids)) if at not in positions])
         return events if events.ids else None
 
     # --- on the writer's thread ---
