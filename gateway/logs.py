@@ -9,6 +9,9 @@ from typing import Literal
 
 import orjson
 
+_CHATTY = ("asyncio", "peewee", "transitions")
+"""Libraries that on level debug write each statement with its values, or each step of an inner machine."""
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object per record: time (RFC 3339), level, logger, thread, message, and error if any."""
@@ -34,3 +37,5 @@ def set_up_logging(level: str, form: Literal["auto", "text", "json"]) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(max(logging.INFO, logging.getLevelName(level.upper())))

@@ -82,7 +82,7 @@ def test_a_gateway_that_two_brokers_refuse_tells_no_password_in_log_page_or_metr
     with GatewayProcess(gateway_config(tmp_path, "unused", **settings)) as gateway:
         for link in ("ingest", "bridge-0"):
             wait_until(
-                lambda link=link: f"{link}: connection to 127.0.0.1:{port} lost" in gateway.log(), link
+                lambda link=link: f"{link}: no connection to 127.0.0.1:{port}: " in gateway.log(), link
             )
         wait_until(lambda: gateway.get("/metrics"), "the page")
         told = [gateway.get(path) for path in ("/metrics", "/api/state", "/readyz")]

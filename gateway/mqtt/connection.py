@@ -309,8 +309,9 @@ class Link:
         self.metrics.last_error = plain_reason(error)
         expected = isinstance(error, (OSError, BrokerError))
         log.warning(
-            "%s: connection to %s lost: %s",
+            "%s: %s %s: %s",
             self.name,
+            "lost the connection to" if self.connected else "no connection to",
             self._place,
             self.metrics.last_error,
             exc_info=None if expected else error,

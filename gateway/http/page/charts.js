@@ -7,6 +7,9 @@ import { count, measure, time } from "./format.js";
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const charts = new Set();
 
+/** Between two ticks of the time axis: a label shows no less than a second. */
+const SPANS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
+
 /** Times of day, with seconds only where they tell the ticks apart. */
 function stamps(ticks) {
   const short = ticks.length > 1 && ticks[1] - ticks[0] >= 60;
@@ -57,7 +60,7 @@ export class Chart {
       cursor: { drag: { x: false, y: false }, points: { size: 6 } },
       legend: { show: false },
       scales: { y: { range } },
-      axes: [{ ...axis, space: 80, size: 26, values: (_plot, ticks) => stamps(ticks) }, { ...axis, size: 56, space: 26, values: (_plot, ticks) => ticks.map((n) => (fromZero ? count(n) : measure(n))), incrs: fromZero ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6] : undefined }],
+      axes: [{ ...axis, space: 80, size: 26, incrs: SPANS_S, values: (_plot, ticks) => stamps(ticks) }, { ...axis, size: 56, space: 26, values: (_plot, ticks) => ticks.map((n) => (fromZero ? count(n) : measure(n))), incrs: fromZero ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6] : undefined }],
       series: [{}, ...this.lines.map((line) => ({
         label: line.label,
         stroke: colour(line.colour),

@@ -172,7 +172,7 @@ export function showAlerts(alerts) {
 
 export function showLinks(links) {
   show(byId("links-body"), links, () => table("MQTT connections",
-    [{ name: "name" }, { name: "broker" }, { name: "state" }, { name: "lost", number: true }],
+    [{ name: "name" }, { name: "broker" }, { name: "state" }, { name: "failures", number: true }],
     links.map((link) => [link.name, link.peer, stateOf(link), count(link.failures)])));
 }
 
