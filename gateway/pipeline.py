@@ -151,6 +151,7 @@ class Pipeline:
         self._owed: list[NewEvent] = []
         self._handed_on = False  # state of the windows was stored: a checkpoint has to follow
         self._slow: set[str] = set()
+        self._crowded: set[str] = set()  # windows that turned keys away, once that is announced
 
     @property
     def edge_nodes(self) -> sparkplug.EdgeNodes:
@@ -285,6 +286,7 @@ class Pipeline:
         if due or now_s >= self._next_checkpoint_s:
             self.checkpoint(store)
         self._announce_failed(store)
+        self._announce_crowded(store)
         self._keep_drain_target(store, now_ms)
         self._room.run(store, now_ms, self._checkpointed)
 
@@ -341,6 +343,7 @@ class Pipeline:
         is missing (it can only be when plugins or windows changed) is stored with the next tick.
         """
         self._room.rolled_back()
+        self._crowded.clear()
         if self._downsampling:
             self._downsampling.rolled_back()
         self.windows, self._handed_on = self._new_windows(), False
@@ -503,6 +506,15 @@ class Pipeline:
             self.alert(store, "failed", f"{events}; {hint}", {"events": failed - announced})
         if failed != announced:
             store.set_meta(FAILED_ANNOUNCED, failed)
+
+    def _announce_crowded(self, store: Store) -> None:
+        """Say it once when a window turns keys away: their readings are stored, but in no aggregate."""
+        for window, counters in self.windows.counters.items():
+            if counters.keys_rejected and window not in self._crowded:
+                self._crowded.add(window)
+                full = f"window {window} has {counters.keys} keys and takes no more"
+                hint = "is its `key` what it should be? else raise `max_keys`, or set `ttl`"
+                self.alert(store, "max_keys", f"{full}; {hint}", {"window": window, "keys": counters.keys})
 
 
 class AppendBatch(Command):

@@ -862,3 +862,25 @@ def test_a_device_whose_clock_is_wrong_is_announced_once(tmp_path: Path) -> None
     assert [alert["alert"] for alert in alerts] == ["device_clock"]
     assert "s/a" in alerts[0]["message"]
     world.close()
+
+
+def test_a_window_that_turns_keys_away_is_announced_once_and_again_after_a_rollback(tmp_path: Path) -> None:
+    world = World(tmp_path, [window("few", size_ms=60_000, max_keys=2)])
+
+    def alerts() -> list[str]:
+        return [payload["message"] for *_, payload in world.derived if payload.get("alert") == "max_keys"]
+
+    world.take_in(*(world.reading(device, 1) for device in "ab"))
+    world.tick(250)
+    assert alerts() == []
+    world.take_in(world.reading("c", 2))
+    world.tick(250)
+    world.take_in(world.reading("d", 3))
+    world.tick(250)
+    assert [text.split(";")[0] for text in alerts()] == ["window few has 2 keys and takes no more"]
+    world.checkpoint()
+    world.catch_up()
+    world.take_in(world.reading("d", 4))
+    world.tick(250)
+    assert len(alerts()) == 2
+    world.close()
