@@ -23,6 +23,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from gateway import sparkplug
+from gateway.announcements import Announcements
 from gateway.buffer.alerts import DERIVED_FAMILY, append_alert
 from gateway.buffer.downsampling import Downsampling
 from gateway.buffer.reading import Reader
@@ -33,7 +34,7 @@ from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.buffer.undated import UndatedMessage
 from gateway.buffer.writer import Command, is_storage_fault
 from gateway.clock import Clock
-from gateway.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message, Priority, Status
+from gateway.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message, Priority
 from gateway.flow.admission import Admission
 from gateway.identifiers import aggregate_id
 from gateway.packed_json import packed
@@ -50,14 +51,11 @@ from gateway.windows.engine import WindowEngine
 
 log = logging.getLogger(__name__)
 
-FAILED_ANNOUNCED = "failed_announced"
 KNOWN_MS = "known_ms"
 """In `meta`: a time that has certainly passed."""
 DATED_PER_TURN = 4_096  # some 100 ms of the writer's thread, four times a second
-SHOWN_DEVICES = 10
 _HISTORICAL = int(Flag.HISTORICAL)
 MAX_TOPIC_CHARS = 1024  # of 65,535 that MQTT allows: every stream that is remembered costs its name
-SLOW_SAMPLE_US = 200.0  # at a thousand samples a second that is a fifth of a core
 
 
 class OutputTopics(NamedTuple):
@@ -150,8 +148,7 @@ class Pipeline:
         self._backlog_rate = backlog_rate
         self._owed: list[NewEvent] = []
         self._handed_on = False  # state of the windows was stored: a checkpoint has to follow
-        self._slow: set[str] = set()
-        self._crowded: set[str] = set()  # windows that turned keys away, once that is announced
+        self._announcements = Announcements(self.alert)
 
     @property
     def edge_nodes(self) -> sparkplug.EdgeNodes:
@@ -270,10 +267,12 @@ class Pipeline:
     def tick(self, store: Store) -> None:
         """What time alone brings about: idle sources, early results, the checkpoint, eviction."""
         now_ms = self._clock.now_ms()
-        self._announce_wrong_clocks(store)
+        self._announcements.wrong_clocks(store, self.devices.newly_wrong())
         if self._steps.stepped(now_ms, self._clock.monotonic_s()):
             self.windows.resume(now_ms)  # what the step leaps over is no device's silence
-        self._find_rebirths(store)
+        rebirths = self._routes.edge_nodes.rebirths(round(self._clock.monotonic_s() * 1000))
+        self.rebirths.update(rebirths)
+        self._announcements.rebirths(store, rebirths)
         owed, self._owed = self._owed, []
         self.windows.hand_on = partial(self._hand_on, store, owed, [])
         # While messages wait, no device is silent, and nobody knows what time it is.
@@ -285,8 +284,8 @@ class Pipeline:
         due = self.windows.progressed or self._handed_on or self._room.starved
         if due or now_s >= self._next_checkpoint_s:
             self.checkpoint(store)
-        self._announce_failed(store)
-        self._announce_crowded(store)
+        self._announcements.failed(store)
+        self._announcements.crowded(store, self.windows.counters)
         self._keep_drain_target(store, now_ms)
         self._room.run(store, now_ms, self._checkpointed)
 
@@ -294,7 +293,7 @@ class Pipeline:
         """Store the state of the windows as of the newest event, unless nothing has changed."""
         self._next_checkpoint_s = self._clock.monotonic_s() + self._checkpoint_interval_ms / 1000
         self._handed_on = False
-        self._watch_plugins()
+        self._announcements.slow(self.windows.counters)
         changes = [*self.windows.take_changes(), *self._routes.edge_nodes.take_changes()]
         if changes or store.last_id() != self._checkpointed:
             self._checkpointed = store.checkpoint(changes)
@@ -343,7 +342,7 @@ class Pipeline:
         is missing (it can only be when plugins or windows changed) is stored with the next tick.
         """
         self._room.rolled_back()
-        self._crowded.clear()
+        self._announcements.rolled_back()
         if self._downsampling:
             self._downsampling.rolled_back()
         self.windows, self._handed_on = self._new_windows(), False
@@ -472,49 +471,6 @@ class Pipeline:
         rate_per_s = self._backlog_rate(self._downsampling.measured_s)
         for said in self._downsampling.run(store, now_ms, self._checkpointed, rate_per_s):
             self.alert(store, "downsampled", said.message, said.details)
-
-    def _announce_wrong_clocks(self, store: Store) -> None:
-        """One alert for all that were found since the last tick: a whole fleet may be wrong at once."""
-        found = self.devices.newly_wrong()
-        if found:
-            some = ", ".join(found[:SHOWN_DEVICES]) + (", …" if len(found) > SHOWN_DEVICES else "")
-            self.alert(store, "device_clock", f"{len(found)} devices' clocks are wrong: {some}")
-
-    def _find_rebirths(self, store: Store) -> None:
-        found = self._routes.edge_nodes.rebirths(round(self._clock.monotonic_s() * 1000))
-        if found:
-            self.rebirths.update(found)
-            some = ", ".join(f"{node}: {why}" for node, why in list(found.items())[:SHOWN_DEVICES])
-            self.alert(store, "sparkplug", f"{len(found)} edge nodes are asked to be born again ({some})")
-
-    def _watch_plugins(self) -> None:
-        """Say it once when a window's plugin is slow: everything behind it waits."""
-        for window, counters in self.windows.counters.items():
-            if window in self._slow or not counters.timed_samples:
-                continue
-            sample_us = counters.timed_ns / counters.timed_samples / 1000
-            if sample_us > SLOW_SAMPLE_US:
-                self._slow.add(window)
-                log.warning("window %s takes %.0f µs per sample; its plugin is slow", window, sample_us)
-
-    def _announce_failed(self, store: Store) -> None:
-        """Say it when events became FAILED since the last time; the file knows how many were announced."""
-        failed, announced = store.counts["status", Status.FAILED.name], store.meta_int(FAILED_ANNOUNCED)
-        if failed > announced:
-            events = f"{failed - announced} events failed, {failed} altogether: the cloud refuses them"
-            hint = "`gateway buffer list --status failed` shows them, retry or drop settles them"
-            self.alert(store, "failed", f"{events}; {hint}", {"events": failed - announced})
-        if failed != announced:
-            store.set_meta(FAILED_ANNOUNCED, failed)
-
-    def _announce_crowded(self, store: Store) -> None:
-        """Say it once when a window turns keys away: their readings are stored, but in no aggregate."""
-        for window, counters in self.windows.counters.items():
-            if counters.keys_rejected and window not in self._crowded:
-                self._crowded.add(window)
-                full = f"window {window} has {counters.keys} keys and takes no more"
-                hint = "is its `key` what it should be? else raise `max_keys`, or set `ttl`"
-                self.alert(store, "max_keys", f"{full}; {hint}", {"window": window, "keys": counters.keys})
 
 
 class AppendBatch(Command):
