@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from gateway.numbers import Run, Stretch, Stretches, size_of, without
@@ -34,6 +35,7 @@ class Verdict(NamedTuple):
     received: int
     duplicates: int
     declared: dict[str, int]
+    shed: dict[str, int]  # messages that were never taken in, by reason; they have no numbers
     open: int
     missing: tuple[Gap, ...]
     unproven: tuple[Gap, ...]
@@ -58,6 +60,9 @@ def judge(ledger: Ledger) -> Verdict:
         declared.update(found.declared)
         missing += _gaps(gateway_id, name, found.missing)
         unproven += _gaps(gateway_id, name, found.unproven)
+    shed: Counter[str] = Counter()
+    for one in chain.from_iterable(ledger.shed.values()):
+        shed[one.reason] += one.messages
     silent = sorted({gateway_id for gateway_id, _, _ in ledger} - ledger.words.keys())
     return Verdict(
         ledger.words,
@@ -66,6 +71,7 @@ def judge(ledger: Ledger) -> Verdict:
         received,
         ledger.duplicates,
         dict(declared),
+        dict(shed),
         still_open,
         tuple(missing),
         tuple(unproven),

@@ -19,6 +19,7 @@ import orjson
 
 from gateway.auditing import AuditRecord, Claim, Exempt
 from gateway.events import WireEvent
+from gateway.flow.shed import ShedRange, told
 from gateway.numbers import Run, Stretches
 
 RECENT_IDS = 200_000  # about 20 MB; far more than a bridge has in flight, which is what it sends again
@@ -103,6 +104,8 @@ class Ledger:
         """Times that a stream began to count anew."""
         self.words: dict[str, GatewayWord] = {}
         """By gateway: what it last said of itself."""
+        self.shed: dict[str, list[ShedRange]] = {}
+        """By gateway: what it says that it has not taken in."""
         self._streams: dict[tuple[str, str], StreamLedger] = {}
         self._recent: set[bytes] = set()
         self._recent_order: deque[bytes] = deque()
@@ -147,9 +150,12 @@ class Ledger:
             for (gateway_id, _), stream in self._streams.items():
                 if gateway_id == record.gateway_id:
                     stream.claimed, stream.exempt = Stretches(), []
+            self.shed.pop(record.gateway_id, None)
         self.words[record.gateway_id] = GatewayWord(record.session, record.time_ms, dict(record.buffer))
         for claim in record.claims:
             self._stream(record.gateway_id, claim.stream).claim(claim)
+        if record.shed:
+            self.shed[record.gateway_id] = told(self.shed.get(record.gateway_id, ()), record.shed)
 
     def gaps(self) -> Iterator[Gap]:
         """What is missing between the first and the last event of every stream, and was not declared lost."""
@@ -159,7 +165,7 @@ class Ledger:
 
     def adopt_claims(self, other: Ledger) -> None:
         """Take over what `other` was told, but not what it has seen."""
-        self.words = dict(other.words)
+        self.words, self.shed = dict(other.words), dict(other.shed)
         for gateway_id, name, stream in other:
             own = self._stream(gateway_id, name)
             own.claimed, own.exempt = stream.claimed, stream.exempt
@@ -168,7 +174,9 @@ class Ledger:
         """Everything but the latest ids, for `load` after a restart."""
         streams = [[gateway_id, name, stream.dump()] for gateway_id, name, stream in self]
         words = {gateway_id: [*word] for gateway_id, word in self.words.items()}
-        return orjson.dumps({"version": 1, "events": self.events, "words": words, "streams": streams})
+        shed = {gateway_id: [[*one] for one in ranges] for gateway_id, ranges in self.shed.items()}
+        fields = {"version": 1, "events": self.events, "words": words, "shed": shed, "streams": streams}
+        return orjson.dumps(fields)
 
     def load(self, state: bytes) -> None:
         """Go on where `dump` was. Raises ValueError for anything else."""
@@ -178,6 +186,8 @@ class Ledger:
                 raise ValueError("it is of another version")
             self.events = int(fields["events"])
             self.words = {gateway_id: GatewayWord(*word) for gateway_id, word in fields["words"].items()}
+            for gateway_id, ranges in fields.get("shed", {}).items():  # older states have none
+                self.shed[gateway_id] = [ShedRange(*each) for each in ranges]
             for gateway_id, name, values in fields["streams"]:
                 self._streams[gateway_id, name] = StreamLedger.load(values)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:

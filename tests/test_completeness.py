@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.auditing import AuditRecord, Claim, Exempt
+from gateway.cli.receive_report import verdict_text
 from gateway.completeness import Verdict, judge
+from gateway.flow.shed import OTHERS, ShedRange
 from gateway.numbers import Run
 from gateway.receiving import Gap, Identity, Ledger
 
@@ -147,3 +149,31 @@ def test_the_verdict_is_the_difference_of_sets(
     missing = {n for gap in found.missing for n in range(gap.first, gap.last + 1)}
     assert missing == {*range(1, settled + 1)} - seen - gone - kept
     assert found.open == len({*range(settled + 1, max(seen, default=0) + 1)} - seen)
+
+
+def shed(ledger: Ledger, *ranges: ShedRange, session: str = "one") -> Ledger:
+    ledger.hear(AuditRecord("g", session, 1000, {"pending": 0}, (), ranges))
+    return ledger
+
+
+def test_what_was_not_taken_in_is_counted_by_reason_however_often_it_is_told() -> None:
+    ledger = shed(
+        took(Ledger(), [1]), ShedRange("sampled", "a", 10, 20, 5), ShedRange("overload", "a", 1, 9, 2)
+    )
+    shed(ledger, ShedRange("sampled", "a", 10, 90, 8), ShedRange("sampled", "b", 50, 60, 1))
+    found = verdict(heard(ledger, Claim("t", 1, 1)), [1])
+    assert found.shed == {"sampled": 9, "overload": 2}
+    assert found.complete
+    assert "shed        9 messages not taken in: sampled" in verdict_text(found)
+    # Of many ranges the gateway makes one of no stream, which stands for those that ended before.
+    shed(ledger, ShedRange("sampled", OTHERS, 10, 90, 9), ShedRange("sampled", "b", 99, 99, 1))
+    assert judge(ledger).shed == {"sampled": 10, "overload": 2}
+    # After a start it tells all anew.
+    shed(ledger, ShedRange("sampled", "a", 10, 90, 8), session="two")
+    assert judge(ledger).shed == {"sampled": 8}
+
+
+def test_a_state_of_an_earlier_version_knows_nothing_of_what_was_shed() -> None:
+    ledger = Ledger()
+    ledger.load(b'{"version": 1, "events": 3, "words": {}, "streams": []}')
+    assert (ledger.events, ledger.shed) == (3, {})

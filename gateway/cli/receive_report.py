@@ -63,6 +63,7 @@ def verdict_fields(verdict: Verdict) -> dict[str, object]:
         "received": verdict.received,
         "duplicates": verdict.duplicates,
         "declared": verdict.declared,
+        "shed": verdict.shed,
         "open": verdict.open,
         "missing": _size(verdict.missing),
         "missing_gaps": [gap._asdict() for gap in verdict.missing[:_LISTED_GAPS]],
@@ -79,6 +80,7 @@ def verdict_text(verdict: Verdict) -> str:
         still = f", {waiting:,} events were still on their way" if waiting else ""
         lines.append(f"audit       {name}: {_time(word.time_ms)}{still}")
     lines += [f"declared    {count:,} {reason}" for reason, count in verdict.declared.items()]
+    lines += [f"shed        {count:,} messages not taken in: {why}" for why, count in verdict.shed.items()]
     if verdict.open:
         lines.append(f"open        {verdict.open:,} numbers behind the last audit; the next one will tell")
     if verdict.missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 OTHERS = ""
@@ -21,3 +22,17 @@ class ShedRange(NamedTuple):
         """One range that covers both."""
         first_ms, last_ms = min(self.first_ms, other.first_ms), max(self.last_ms, other.last_ms)
         return ShedRange(self.reason, self.stream, first_ms, last_ms, self.messages + other.messages)
+
+    def holds(self, other: ShedRange) -> bool:
+        """Whether `other` went into this range, which has become longer or stands for several streams."""
+        alike = self.reason == other.reason and self.stream in (other.stream, OTHERS)
+        return alike and self.first_ms <= other.first_ms and other.last_ms <= self.last_ms
+
+
+def told(known: Iterable[ShedRange], news: Iterable[ShedRange]) -> list[ShedRange]:
+    """The ranges that stand once `news` was told too: each in place of those that it holds."""
+    standing = [*known]
+    for new in news:
+        standing = [one for one in standing if not new.holds(one)]
+        standing.append(new)
+    return standing
