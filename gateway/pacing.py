@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import NamedTuple
 
@@ -35,9 +36,11 @@ class Flight(NamedTuple):
 
 
 class Pace:
-    """The pace of one connection. All times are monotonic seconds."""
+    """The pace of one connection, which may send `most_bytes_per_s` whatever the link would carry. All times
+    are monotonic seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes_per_s: float = math.inf) -> None:
+        self._most_bytes_per_s = most_bytes_per_s
         self._first_bytes = FIRST_FRAME_BYTES
         self.limit_bytes: int | None = None  # the cloud broker found a larger frame too large
         self._event_bytes = _FIRST_EVENT_BYTES
@@ -51,13 +54,13 @@ class Pace:
 
     @property
     def rate_bytes_per_s(self) -> float:
-        """What the link is known to carry; 0 as long as nothing is known."""
-        return self._samples[0][1] if self._samples else 0.0
+        """What the link is known to carry, and the connection may use; 0 as long as nothing is known."""
+        return min(self._samples[0][1], self._most_bytes_per_s) if self._samples else 0.0
 
     @property
     def frame_bytes(self) -> int:
         """How large the next frame should be at most."""
-        wanted = self.rate_bytes_per_s * FRAME_S or self._first_bytes
+        wanted = self.rate_bytes_per_s * FRAME_S or min(self._first_bytes, self._most_bytes_per_s * FRAME_S)
         if self._taken_bytes < wanted < 2 * self._taken_bytes:
             wanted = _NO_PROBE * self._taken_bytes
         return int(max(LEAST_FRAME_BYTES, min(wanted, self.limit_bytes or wanted)))

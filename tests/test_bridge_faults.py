@@ -170,6 +170,23 @@ def test_64_kbit_a_second_never_meet_the_ack_timeout(mosquitto: MosquittoFactory
     assert check_complete(consumer.events, sent) == 0
 
 
+def test_what_is_urgent_does_not_wait_behind_what_the_bandwidth_takes_minutes_for(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    cloud, draw = mosquitto(["max_queued_messages 0"]), random.Random(1)
+    backlog = [event(f"t/{n % 5}", draw.randbytes(100)) for n in range(5000)]  # a minute and more
+    with (
+        Consumer(cloud.port) as consumer,
+        sending(tmp_path / "events.db", cloud.port, backlog, bandwidth=8_000) as sender,
+    ):
+        consumer.wait_for(100)
+        before = len(consumer.events)
+        sender.append([event("alarm", b"now", priority=Priority.CRITICAL)])
+        wait_until(lambda: any(e.stream == "alarm" for e in consumer.events), "the alarm")
+        at = next(at for at, e in enumerate(consumer.events) if e.stream == "alarm")
+        assert at - before < 500
+
+
 def test_the_bandwidth_bounds_what_all_connections_put_on_the_wire(
     mosquitto: MosquittoFactory, tmp_path: Path
 ) -> None:

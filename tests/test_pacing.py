@@ -112,3 +112,12 @@ def test_frames_are_counted_in_events_by_what_events_have_taken() -> None:
     for _ in range(50):
         pace.packed(1, 1_000_000)
     assert pace.events(10) == 1
+
+
+def test_a_bandwidth_bounds_frames_however_fast_the_link_answers() -> None:
+    pace = Pace(4096.0)
+    for second in range(20):
+        flight = pace.sent(min(4096, pace.frame_bytes), float(second))
+        pace.answered(flight, second + 0.001, taken=True)
+        assert pace.frame_bytes <= 4096
+    assert pace.rate_bytes_per_s == 4096.0

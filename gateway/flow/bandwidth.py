@@ -15,6 +15,11 @@ class TokenBucket:
         self._tokens = float(self._rate or 0)
         self._updated_s: float | None = None
 
+    @property
+    def rate_bytes_per_s(self) -> int | None:
+        """The average; None: any."""
+        return self._rate
+
     def delay_s(self, now_s: float) -> float:
         """How long to wait before the next frame; 0 when it may go now."""
         if self._rate is None:

@@ -63,7 +63,7 @@ class Bridge(Session):
         self._writer = writer
         self._now_ms = now_ms
         self._bucket = bucket
-        self._pace = Pace()
+        self._pace = Pace(bucket.share_bytes_per_s(spec.connections))
         self._supply = Supply(spec, lane, path, writer, now_ms, self._pace, self._wake)
         self._packer: Packer | None = None
         self._ready: StoredEvents | None = None  # one claim, up to `_packed_to` packed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 from gateway.flow.bandwidth import TokenBucket
@@ -14,6 +15,11 @@ class SharedBucket:
     def __init__(self, rate_bytes_per_s: int | None) -> None:
         self._bucket = TokenBucket(rate_bytes_per_s)
         self._lock = threading.Lock()
+
+    def share_bytes_per_s(self, connections: int) -> float:
+        """What one of so many connections may send on average."""
+        rate = self._bucket.rate_bytes_per_s
+        return math.inf if rate is None else rate / connections
 
     def delay_s(self, now_s: float) -> float:
         """How long to wait before the next frame; 0 when it may go now."""
