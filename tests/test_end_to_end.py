@@ -407,6 +407,10 @@ def test_sighup_takes_up_a_sound_configuration_and_keeps_what_did_not_change(
 ) -> None:
     local = mosquitto()
     config = gateway_config(tmp_path, local.url)
+    settings = yaml.safe_load(config.read_text())
+    minute = settings["windows"][0]
+    settings["windows"].append(minute | {"name": "changed", "on_change": "replay"})
+    config.write_text(yaml.safe_dump(settings))
     start_ms = 1_700_000_040_000  # a full minute
 
     def readings(numbers: range) -> list[tuple[str, str]]:
@@ -428,17 +432,18 @@ def test_sighup_takes_up_a_sound_configuration_and_keeps_what_did_not_change(
         wait_until(lambda: "cannot read" in gateway.log(), "the refusal of a file that is gone")
         assert gateway.get("/readyz") is not None
 
-        settings = yaml.safe_load(sound)
-        settings["windows"].append(settings["windows"][0] | {"name": "added"})
+        settings["windows"][1]["plugin"] = "percentiles"
+        settings["windows"].append(minute | {"name": "added"})
         config.write_text(yaml.safe_dump(settings))
         gateway.reload()
         wait_until(lambda: gateway.metric('gateway_window_events_total{window="added"}') == 0, "not yet")
         wait_until(lambda: gateway.log().count("gateway g1 is running") == 2, "the new configuration")
         gateway.wait_ready()
         publish(local.port, readings(range(30, 61)))
-        wait_until(lambda: len(dashboard.messages) == 2, "one result of each window")
-        results = {a["window"]: a["count"] for a in (json.loads(m.payload) for m in dashboard.messages)}
-        assert results == {"minute": 60, "added": 30}
+        wait_until(lambda: len(dashboard.messages) == 3, "one result of each window")
+        found = {a["window"]: a for a in (json.loads(m.payload) for m in dashboard.messages)}
+        assert {name: a["count"] for name, a in found.items()} == {"minute": 60, "changed": 60, "added": 30}
+        assert "p50" in found["changed"]["result"]
         gateway.stop()
         assert [p["n"] for p in gateway.raw_payloads()] == list(range(61))
         assert not gateway.audit().problems
