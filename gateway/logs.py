@@ -9,8 +9,8 @@ from typing import Literal
 
 import orjson
 
-_CHATTY = ("asyncio", "peewee", "transitions")
-"""Libraries that on level debug write each statement with its values, or each step of an inner machine."""
+_CHATTY = ("asyncio", "peewee")
+"""Libraries that on level debug write each statement with its values, or each step of their own."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -38,4 +38,4 @@ def set_up_logging(level: str, form: Literal["auto", "text", "json"]) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(max(logging.INFO, logging.getLevelName(level.upper())))
+        logging.getLogger(chatty).setLevel(logging.INFO)
