@@ -38,4 +38,4 @@ def set_up_logging(level: str, form: Literal["auto", "text", "json"]) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(logging.INFO)
+        logging.getLogger(chatty).setLevel(logging.INFO if level == "debug" else logging.NOTSET)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from test_mosquitto import shipped
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from gateway.logs import set_up_logging
 
 SECRET = "hunter2-which-nobody-may-read"  # noqa: S105 - made up
 
@@ -89,3 +92,23 @@ def test_a_gateway_that_two_brokers_refuse_tells_no_password_in_log_page_or_metr
         assert gateway.stop() == 0
         assert all(told[:2])
         assert SECRET not in gateway.log() + "".join(map(str, told))
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", ["a word"]), ("warning", [])])
+def test_values_of_statements_are_in_no_log(
+    level: str, shown: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    handlers, root_level = root.handlers[:], root.level
+    try:
+        set_up_logging(level, "json")
+        logging.getLogger("peewee").debug("('INSERT …', ['a secret'])")
+        logging.getLogger("asyncio").info("nothing that matters")
+        logging.getLogger("gateway").debug("a word")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(root_level)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["message"] for line in lines if line["logger"] == "gateway"] == shown
+    assert not any("secret" in line["message"] for line in lines)
+    assert level == "debug" or lines == []
