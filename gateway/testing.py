@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gateway.events import FieldValue, Reading
-from gateway.plugins_loader import load_file
+from gateway.core.events import FieldValue, Reading
+from gateway.pipeline.plugins_loader import load_file
 from gateway.windows.plugin import Accumulator, CombineFn, Output, check_contract
 
 
 class ManualClock:
-    """A `gateway.clock.Clock` that stands still until it is moved."""
+    """A `gateway.core.clock.Clock` that stands still until it is moved."""
 
     def __init__(self, now_ms: int = 0) -> None:
         self._now_ms = now_ms

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 import pytest
-from broker_kinds import REASONS, best_broker_kind
-from brokers import Broker, BrokerSetup, free_port, make_broker
 from hypothesis import settings
+
+from tests.support.broker_kinds import REASONS, best_broker_kind
+from tests.support.brokers import Broker, BrokerSetup, free_port, make_broker
 
 
 class MosquittoFactory(Protocol):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import orjson
 
 from gateway.buffer.store import NewEvent, Store
-from gateway.events import Kind, Priority
+from gateway.core.events import Kind, Priority
 
 DERIVED_FAMILY = "aggregates"
 """Whose dictionary compresses what the gateway itself makes."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gateway.events import Kind, Priority
+from gateway.core.events import Kind, Priority
 
 RECENT_MS = 3_600_000
 _SHARE = 0.5

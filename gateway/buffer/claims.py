@@ -18,9 +18,9 @@ import apsw
 import orjson
 
 from gateway.buffer.backlog import RECENT_MS, Backlog, Query, bands, newest
-from gateway.buffer.reading import BATCH_BYTES, fitting
-from gateway.delivery import Backoff, Happening, sources
-from gateway.events import Priority
+from gateway.buffer.reader import BATCH_BYTES, fitting
+from gateway.core.events import Priority
+from gateway.delivery.states import Backoff, Happening, sources
 
 _LOOK_AGAIN_MS = 60_000  # at pauses that are over, whether their event has gone
 _BANDS = 4  # that share the memory of a claim

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import zstandard
 
 from gateway.buffer.ratio import TRAINING_SAMPLES, Ratio, is_sample
-from gateway.errors import DecodeError
+from gateway.core.errors import DecodeError
 
 RAW = 0
 PLAIN_ZSTD = 1

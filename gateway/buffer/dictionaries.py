@@ -9,7 +9,7 @@ import threading
 from gateway.buffer.compression import Trained, Training, learn
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
-from gateway.clock import Clock
+from gateway.core.clock import Clock
 
 log = logging.getLogger(__name__)
 

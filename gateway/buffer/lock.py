@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from gateway.errors import BufferLockedError, StoreError
+from gateway.core.errors import BufferLockedError, StoreError
 
 LOCK_FILE = "gateway.lock"
 

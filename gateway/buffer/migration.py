@@ -12,8 +12,8 @@ from pathlib import Path
 import apsw
 from playhouse.apsw_ext import APSWDatabase
 
-from gateway.errors import StoreError
-from gateway.files import replace_file
+from gateway.core.errors import StoreError
+from gateway.host.files import replace_file
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from peewee import (
 from playhouse.apsw_ext import APSWDatabase
 
 from gateway.buffer.migration import migrate, version_of
-from gateway.errors import StoreError
-from gateway.topics import filter_matches
+from gateway.core.errors import StoreError
+from gateway.core.topics import filter_matches
 
 # 4 MB of WAL before SQLite moves it into the database: large enough that pages which change in every
 # group are written once, small enough for a flash card.

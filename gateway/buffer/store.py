@@ -3,7 +3,7 @@
 Invariants:
 - Every method that changes something runs inside `transaction()`; nothing is true before its commit.
 - After a rollback `reload()` brings everything that is cached in memory back to what is committed.
-- Each status moves as `gateway.delivery` says, and its count moves in the same transaction.
+- Each status moves as `gateway.delivery.states` says, and its count moves in the same transaction.
 - SQLite gives up the GIL for every step of a statement, and gets it back only when another thread lets
   go of it. So each method takes few steps: many rows per INSERT, id lists as one JSON value.
 """
@@ -28,9 +28,11 @@ from gateway.buffer.backlog import Backlog
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims, first_since
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
-from gateway.buffer.losses import Removal, note_losses
+from gateway.buffer.dropped_messages import Shed
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
-from gateway.buffer.reading import BATCH_BYTES, among
+from gateway.buffer.pending_time import Undated
+from gateway.buffer.proof.losses import Removal, note_losses
+from gateway.buffer.reader import BATCH_BYTES, among
 from gateway.buffer.receipts import KEPT, Receipts
 from gateway.buffer.schema import (
     BUSY_TIMEOUT_S,
@@ -43,13 +45,11 @@ from gateway.buffer.schema import (
     ReceiptGroup,
     open_writer,
 )
-from gateway.buffer.shed import Shed
 from gateway.buffer.streams import Streams
-from gateway.buffer.undated import Undated
-from gateway.delivery import Backoff, Happening, target
-from gateway.errors import StoreError
-from gateway.events import Kind, Priority, Status
-from gateway.identifiers import EventIds
+from gateway.core.errors import StoreError
+from gateway.core.events import Kind, Priority, Status
+from gateway.core.identifiers import EventIds
+from gateway.delivery.states import Backoff, Happening, target
 
 log = logging.getLogger(__name__)
 

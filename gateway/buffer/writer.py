@@ -21,10 +21,10 @@ from typing import Generic, Protocol, TypeVar
 import apsw
 from peewee import DataError, IntegrityError, PeeweeException, ProgrammingError
 
-from gateway.buffer.mark import Mark
+from gateway.buffer.repair.commit_marker import Mark
 from gateway.buffer.store import Store
-from gateway.errors import LogHeldError, StoreError
-from gateway.events import Status
+from gateway.core.errors import LogHeldError, StoreError
+from gateway.core.events import Status
 
 log = logging.getLogger(__name__)
 

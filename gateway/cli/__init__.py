@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from gateway import __version__
-from gateway.errors import ConfigError, ConfigFileError, GatewayError, plain_reason
+from gateway.core.errors import ConfigError, ConfigFileError, GatewayError, plain_reason
 
 # command → (module, function or Typer app, one line for the list)
 COMMANDS = {

@@ -19,9 +19,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from gateway.errors import GatewayError
-from gateway.mqtt.bare import receive_all
-from gateway.mqtt.load import publish_all, reserve_session
+from gateway.core.errors import GatewayError
+from gateway.lab.load import publish_all, reserve_session
+from gateway.mqtt.baseline_receiver import receive_all
 from gateway.mqtt.loop_thread import free_port
 
 HOST = "127.0.0.1"

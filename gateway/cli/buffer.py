@@ -19,11 +19,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.buffer.audit import audit
-from gateway.buffer.backup import back_up
-from gateway.buffer.choice import Choice
-from gateway.buffer.held_log import copy_allowance_bytes
-from gateway.buffer.reading import Reader
+from gateway.buffer.event_filter import Choice
+from gateway.buffer.proof.balance import audit
+from gateway.buffer.reader import Reader
+from gateway.buffer.repair.backup import back_up
+from gateway.buffer.retention.log_guard import copy_allowance_bytes
 from gateway.cli.buffer_audit import chosen_streams, print_audit
 from gateway.cli.buffer_changes import CHANGES
 from gateway.cli.buffer_options import (
@@ -38,13 +38,13 @@ from gateway.cli.buffer_options import (
     choice_of,
     progress_bar,
 )
-from gateway.codec import wire_events
 from gateway.config import load_config
-from gateway.control import SOCKET_FILE, ask
-from gateway.errors import ControlError, StoreError
-from gateway.event_lines import event_line
-from gateway.events import Kind, Status
-from gateway.units import format_bytes, format_duration
+from gateway.core.errors import ControlError, StoreError
+from gateway.core.events import Kind, Status
+from gateway.core.units import format_bytes, format_duration
+from gateway.host.control import SOCKET_FILE, ask
+from gateway.receiver.event_lines import event_line
+from gateway.wire.frame import wire_events
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import typer
 
-from gateway.buffer.audit import Audit
-from gateway.buffer.reading import Reader
-from gateway.buffer.stream_audit import StreamAudit, audit_streams
-from gateway.flow.shed import ShedRange
+from gateway.buffer.proof.balance import Audit
+from gateway.buffer.proof.stream_audit import StreamAudit, audit_streams
+from gateway.buffer.reader import Reader
+from gateway.flow.dropped_ranges import ShedRange
 
 _PROBLEMS_SHOWN = 20
 _SHED_SHOWN = 10

@@ -18,17 +18,17 @@ import orjson
 import typer
 from peewee import PeeweeException
 
-from gateway.app import BUFFER_FILE
+from gateway.app.gateway import BUFFER_FILE
 from gateway.buffer.alerts import append_alert
-from gateway.buffer.by_hand import ByHand, Operation, operations
-from gateway.buffer.choice import Choice
-from gateway.buffer.damage import using
+from gateway.buffer.event_filter import Choice
 from gateway.buffer.lock import DataDirLock
-from gateway.buffer.mark import Mark
-from gateway.buffer.opening import Opening
-from gateway.buffer.reading import Reader
-from gateway.buffer.recovery import Recovery, backup_path, recover
-from gateway.buffer.restore import restore as restore_buffer
+from gateway.buffer.operator_actions import ByHand, Operation, operations
+from gateway.buffer.reader import Reader
+from gateway.buffer.repair.commit_marker import Mark
+from gateway.buffer.repair.damage import using
+from gateway.buffer.repair.recovery import Recovery, backup_path, recover
+from gateway.buffer.repair.restore import restore as restore_buffer
+from gateway.buffer.startup_command import Opening
 from gateway.buffer.store import Store
 from gateway.cli.buffer_options import (
     AsJson,
@@ -43,12 +43,12 @@ from gateway.cli.buffer_options import (
     progress_bar,
 )
 from gateway.config import Config, load_config
-from gateway.control import SOCKET_FILE, ask
-from gateway.delivery import Happening, sources
-from gateway.errors import BufferLockedError, StoreError
-from gateway.events import Status
-from gateway.pipeline import OutputTopics
-from gateway.units import format_bytes
+from gateway.core.errors import BufferLockedError, StoreError
+from gateway.core.events import Status
+from gateway.core.units import format_bytes
+from gateway.delivery.states import Happening, sources
+from gateway.host.control import SOCKET_FILE, ask
+from gateway.pipeline.pipeline import OutputTopics
 
 ROLE = "`gateway buffer` command"
 

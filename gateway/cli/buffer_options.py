@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from gateway.app import BUFFER_FILE
-from gateway.buffer.choice import Choice
+from gateway.app.gateway import BUFFER_FILE
+from gateway.buffer.event_filter import Choice
 from gateway.config import load_config
-from gateway.errors import StoreError, TopicError, UnitError
-from gateway.events import Kind, Status
-from gateway.topics import check_filter
-from gateway.units import parse_duration_ms
+from gateway.core.errors import StoreError, TopicError, UnitError
+from gateway.core.events import Kind, Status
+from gateway.core.topics import check_filter
+from gateway.core.units import parse_duration_ms
 
 StatusName = Enum("StatusName", {s.name.lower(): s.name.lower() for s in Status}, type=str)  # type: ignore[misc]
 KindName = Enum("KindName", {k.name.lower(): k.name.lower() for k in Kind}, type=str)  # type: ignore[misc]

@@ -12,9 +12,9 @@ import typer
 from gateway.config import Config, json_schema, load_config, warnings_of
 from gateway.config.document import Problem
 from gateway.config.models import Cloud
-from gateway.errors import ConfigError, ConfigFileError, PluginError
-from gateway.plugins_loader import find_plugins, load_window_plugin
-from gateway.units import format_bytes, format_duration
+from gateway.core.errors import ConfigError, ConfigFileError, PluginError
+from gateway.core.units import format_bytes, format_duration
+from gateway.pipeline.plugins_loader import find_plugins, load_window_plugin
 from gateway.windows.spec import WindowSpec
 
 ConfigPath = Annotated[Path | None, typer.Option("--config", "-c", help="The configuration file.")]

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.config import load_config
-from gateway.errors import GatewayError, plain_reason
-from gateway.units import format_duration
+from gateway.core.errors import GatewayError, plain_reason
+from gateway.core.units import format_duration
 
 app = typer.Typer(no_args_is_help=True, help="The gateway's time, and its devices' clocks.")
 

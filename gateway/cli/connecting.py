@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast
 import typer
 
 from gateway.config.types import broker_address
-from gateway.errors import ConfigError
+from gateway.core.errors import ConfigError
 from gateway.mqtt.endpoint import Endpoint, Tls
 
 Url = Annotated[str, typer.Option("--url", help="The broker: mqtt://host:1883 or mqtts://host:8883.")]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 
 from gateway.cli.demo_screen import Act, Check, Screen, Story, balance, balance_checks, progress_line
-from gateway.cli.demo_stage import Counted, DemoSpec, Numbers, Stage
+from gateway.lab.demo_stage import Counted, DemoSpec, Numbers, Stage
 
 _FRAME_S = 0.25
 _LINE_S = 2.0  # between progress lines

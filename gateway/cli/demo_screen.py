@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.demo_stage import Counted, Numbers
+from gateway.lab.demo_stage import Counted, Numbers
 
 _RATE_OVER_S = 1.0
 _SPARKS = " ▁▂▃▄▅▆▇█"

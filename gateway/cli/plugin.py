@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from gateway.errors import PluginError
-from gateway.plugins_loader import FoundPlugin, find_plugins, load_window_plugin, plugin_file
+from gateway.core.errors import PluginError
+from gateway.pipeline.plugins_loader import FoundPlugin, find_plugins, load_window_plugin, plugin_file
 from gateway.windows.spec import WindowSpec
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Window plugins: list, check, new.")
@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.events import Reading
+from gateway.core.events import Reading
 
 
 class Plugin:

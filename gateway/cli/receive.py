@@ -14,16 +14,16 @@ from rich.console import Console
 
 from gateway.cli import connecting
 from gateway.cli.receive_report import summary, summary_text, verdict_fields, verdict_text
-from gateway.completeness import Verdict, judge
-from gateway.errors import UnitError
-from gateway.logs import set_up_logging
-from gateway.mqtt.connection import Link
+from gateway.core.errors import UnitError
+from gateway.core.units import parse_duration_ms
+from gateway.host.logs import set_up_logging
 from gateway.mqtt.endpoint import Endpoint
-from gateway.mqtt.receiver import Receiver
-from gateway.receiving import Ledger
-from gateway.sinks.choice import is_there, place_of, sink_of
-from gateway.sinks.sink import OutputError, Sink, reread, resume
-from gateway.units import parse_duration_ms
+from gateway.mqtt.link import Link
+from gateway.receiver.completeness import Verdict, judge
+from gateway.receiver.ledger import Ledger
+from gateway.receiver.session import Receiver
+from gateway.receiver.sinks.choice import is_there, place_of, sink_of
+from gateway.receiver.sinks.sink import OutputError, Sink, reread, resume
 
 _GIVE_UP_S = 5.0  # how much longer --once waits for a broker that is not there
 

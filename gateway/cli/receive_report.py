@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
-from gateway.completeness import Verdict
-from gateway.mqtt.receiver import Receiver
-from gateway.receiving import Gap, Ledger
+from gateway.receiver.completeness import Verdict
+from gateway.receiver.ledger import Gap, Ledger
+from gateway.receiver.session import Receiver
 
 _SHOWN_GAPS = 10
 _LISTED_GAPS = 1000  # in the JSON; the numbers beside it count all

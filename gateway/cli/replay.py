@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gateway.config import Config, load_config
-from gateway.plugins_loader import load_plugins
-from gateway.replay import Recorded, Replay, line_of, read_events
-from gateway.routes import RouteTable
+from gateway.decode.routes import RouteTable
+from gateway.pipeline.plugins_loader import load_plugins
+from gateway.pipeline.replay import Recorded, Replay, line_of, read_events
 from gateway.windows.counters import Counters
 from gateway.windows.engine import WindowEngine
 

@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from gateway.app import Gateway
+from gateway.app.gateway import Gateway
 from gateway.config import Config, load_config, warnings_of
-from gateway.errors import ConfigError, DamageError, GatewayError
-from gateway.logs import set_up_logging
-from gateway.systemd import Service
+from gateway.core.errors import ConfigError, DamageError, GatewayError
+from gateway.host.logs import set_up_logging
+from gateway.host.systemd import Service
 
 log = logging.getLogger(__name__)
 

@@ -13,14 +13,14 @@ import typer
 from rich.console import Console
 
 from gateway.cli import connecting
-from gateway.decoders import missing_extra
-from gateway.errors import UnitError
-from gateway.logs import set_up_logging
-from gateway.mqtt.connection import Link
-from gateway.mqtt.fleet import Fleet
-from gateway.simulation import FleetSpec, Outage
-from gateway.simulation import simulate as simulated
-from gateway.units import format_duration, parse_duration_ms
+from gateway.core.errors import UnitError
+from gateway.core.units import format_duration, parse_duration_ms
+from gateway.decode.decoders import missing_extra
+from gateway.host.logs import set_up_logging
+from gateway.lab.fleet_publisher import Fleet
+from gateway.lab.fleet_simulator import FleetSpec, Outage
+from gateway.lab.fleet_simulator import simulate as simulated
+from gateway.mqtt.link import Link
 
 _CONNECT_TIMEOUT_S = 10.0
 _LAST_ACKS_S = 10.0  # how long the end waits for acknowledgements of a broker that has stopped answering

@@ -21,7 +21,7 @@ from rich.live import Live
 
 from gateway.cli.top_screen import Top
 from gateway.config import load_config
-from gateway.errors import GatewayError, plain_reason
+from gateway.core.errors import GatewayError, plain_reason
 
 _EVERY_S = 1.0
 _TIMEOUT_S = 5.0

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from gateway.units import format_bytes
+from gateway.core.units import format_bytes
 
 _FIXED_ROWS = 15  # of everything but windows, devices and alerts
 _STATUS = {"ok": "bold green", "degraded": "bold yellow", "failing": "bold red"}

@@ -13,11 +13,11 @@ from gateway.config.problems import suggestion
 from gateway.config.route_model import Route
 from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
-from gateway.errors import ConfigError, PluginError
-from gateway.expressions import compile_expression
-from gateway.plugins_loader import find_plugins
-from gateway.routes import field_names
-from gateway.topics import TopicTemplate, covers, filter_matches, placeholders
+from gateway.core.errors import ConfigError, PluginError
+from gateway.core.expressions import compile_expression
+from gateway.core.topics import TopicTemplate, covers, filter_matches, placeholders
+from gateway.decode.routes import field_names
+from gateway.pipeline.plugins_loader import find_plugins
 
 _THIS_HOST = ("localhost", "127.0.0.1", "::1")
 

@@ -9,8 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.config.document import Problem
 from gateway.config.types import Section, SizeBytes, Template, fault, reading, setting
-from gateway.downlink import DownlinkRule
-from gateway.topics import TopicTemplate, check_filter, overlap
+from gateway.core.topics import TopicTemplate, check_filter, overlap
+from gateway.wire.command_topics import DownlinkRule
 
 if TYPE_CHECKING:
     from gateway.config.models import Config

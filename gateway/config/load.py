@@ -17,7 +17,7 @@ from gateway.config.problems import describe, from_pydantic
 from gateway.config.route_model import Route
 from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
-from gateway.errors import ConfigError, ConfigFileError, plain_reason
+from gateway.core.errors import ConfigError, ConfigFileError, plain_reason
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -41,11 +41,11 @@ from gateway.config.types import (
     setting,
 )
 from gateway.config.window_model import Window
-from gateway.frames import Encoding
-from gateway.routes import RouteSpec
+from gateway.core.topics import TopicTemplate, check_topic, covers
+from gateway.decode.routes import RouteSpec
 from gateway.timekeeping.normalize import SkewPolicy
-from gateway.topics import TopicTemplate, check_topic, covers
 from gateway.windows.spec import WindowSpec
+from gateway.wire.encodings import Encoding
 
 CLIENT_ID = "gateway-{id}"
 

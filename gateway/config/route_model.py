@@ -18,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.config.presets import further_routes, with_preset
 from gateway.config.types import (
     Bound,
     Expression,
@@ -32,8 +31,9 @@ from gateway.config.types import (
     fault,
     setting,
 )
-from gateway.decoders import missing_extra
-from gateway.routes import RouteSpec
+from gateway.decode.decoders import missing_extra
+from gateway.decode.presets import further_routes, with_preset
+from gateway.decode.routes import RouteSpec
 from gateway.timekeeping.normalize import SkewPolicy
 
 DecoderName = Literal["json", "number", "text", "raw", "cbor", "sparkplug_b", "senml"]
@@ -163,7 +163,7 @@ class Route(Section):
         return decoder
 
     def spec(self, skew: SkewPolicy) -> RouteSpec:
-        """What `gateway.routes` needs to know of this route."""
+        """What `gateway.decode.routes` needs to know of this route."""
         return RouteSpec(
             name=self.name,
             topic=self.topic,

@@ -35,12 +35,12 @@ from gateway.config.types import (
     reading,
     setting,
 )
-from gateway.delivery import Backoff
-from gateway.errors import UnitError
-from gateway.timesources.gps import GPSD_PORT
-from gateway.timesources.make import SourceSpec
-from gateway.timesources.ntp import NTP_PORT
-from gateway.units import parse_size_bytes
+from gateway.core.errors import UnitError
+from gateway.core.units import parse_size_bytes
+from gateway.delivery.states import Backoff
+from gateway.timekeeping.sources.gps import GPSD_PORT
+from gateway.timekeeping.sources.make_sources import SourceSpec
+from gateway.timekeeping.sources.ntp import NTP_PORT
 
 
 class Retry(Section):
@@ -144,7 +144,7 @@ class Time(Section):
     )
 
     def sources(self) -> SourceSpec:
-        """What `gateway.timesources` needs to know."""
+        """What `gateway.timekeeping.sources` needs to know."""
         return SourceSpec(self.ntp, self.ptp, self.gps, self.min_poll / 1000)
 
 

@@ -23,12 +23,12 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from gateway import units
-from gateway.errors import ConfigError, GatewayError
-from gateway.events import Priority
-from gateway.expressions import compile_expression
-from gateway.timestamps import TimeBound, check_format, find_timezone, parse_time_bound
-from gateway.topics import TopicTemplate
+from gateway.core import units
+from gateway.core.errors import ConfigError, GatewayError
+from gateway.core.events import Priority
+from gateway.core.expressions import compile_expression
+from gateway.core.timestamps import TimeBound, check_format, find_timezone, parse_time_bound
+from gateway.core.topics import TopicTemplate
 
 T = TypeVar("T")
 

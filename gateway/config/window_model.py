@@ -31,9 +31,9 @@ from gateway.config.types import (
     none_if_off,
     setting,
 )
-from gateway.home_assistant import Shown
-from gateway.topics import TopicTemplate, placeholders
+from gateway.core.topics import TopicTemplate, placeholders
 from gateway.windows.spec import WindowSpec, WindowType
+from gateway.wire.home_assistant import Shown
 
 _OFFSET = "Shift of the grid, which is aligned to 1970-01-01T00:00:00Z."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gateway.events import Priority
+from gateway.core.events import Priority
 from gateway.flow.capacity import Signal
 from gateway.flow.sampling import FairSampler
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from gateway.events import Priority
+from gateway.core.events import Priority
 
 MAX_DELAY_MS = 1000
 FULL_LEVEL = 3.0

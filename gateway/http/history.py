@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gateway.progress import Totals, rate
+from gateway.delivery.forecast import Totals, rate
 
 KEPT_ROWS = 900
 RATE_OVER_S = 5.0

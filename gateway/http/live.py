@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from gateway.buffer.reading import ReadError
+from gateway.buffer.reader import ReadError
 from gateway.http.results import FIRST_LOOK, Results
 from gateway.http.state import State
 

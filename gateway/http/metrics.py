@@ -8,8 +8,8 @@ from dataclasses import fields
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.buffer.recovery import backup_path
-from gateway.events import Status
+from gateway.buffer.repair.recovery import backup_path
+from gateway.core.events import Status
 from gateway.flow.capacity import Action
 from gateway.http.clock import clock_metrics
 from gateway.http.view import GatewayView, buffer_bytes

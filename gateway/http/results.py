@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from gateway.buffer.reading import Reader
-from gateway.events import Kind
+from gateway.buffer.reader import Reader
+from gateway.core.events import Kind
 
 FIRST_LOOK = 2000
 """So many results and alerts are read when somebody begins to look, and at once at most."""

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from gateway.errors import GatewayError
+from gateway.core.errors import GatewayError
 from gateway.http.api import Api, json_answer
 from gateway.http.assets import Assets
 from gateway.http.clock import clock_status, device_clocks

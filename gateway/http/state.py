@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from gateway import __version__
-from gateway.events import Status
+from gateway.core.events import Status
+from gateway.decode.presence import Device
 from gateway.http.history import STALLED_AFTER_S, History
 from gateway.http.results import Results
 from gateway.http.view import GatewayView, buffer_bytes
-from gateway.mqtt.connection import Link
-from gateway.presence import Device
+from gateway.mqtt.link import Link
 from gateway.timekeeping.devices import DeviceClock
 from gateway.windows.spec import WindowSpec
 

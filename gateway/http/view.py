@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from gateway.buffer.space import DiskSpace
+from gateway.buffer.repair.upkeep import Upkeep
+from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.store import Store
-from gateway.buffer.upkeep import Upkeep
 from gateway.buffer.writer import Writer
-from gateway.clock import Clock
+from gateway.cloud.bridge import Bridge
+from gateway.cloud.downlink import CloudSide
+from gateway.core.clock import Clock
+from gateway.decode.presence import Presence
+from gateway.delivery.forecast import Forecast, Progress, Totals
 from gateway.flow.capacity import Load, Signal
-from gateway.mqtt.bridge import Bridge
-from gateway.mqtt.connection import Link
-from gateway.mqtt.downlink import CloudSide
-from gateway.presence import Presence
-from gateway.progress import Forecast, Progress, Totals
+from gateway.mqtt.link import Link
 from gateway.timekeeping.devices import DeviceClocks
-from gateway.timesources.keeper import Timekeeper
+from gateway.timekeeping.sources.keeper import Timekeeper
 from gateway.windows.counters import Counters
 from gateway.windows.spec import WindowSpec
 
@@ -28,7 +28,7 @@ thread, once a second: it reads plain numbers and returns at once."""
 
 
 class GatewayView(Protocol):
-    """`gateway.app.Gateway`, as far as it is looked at from here."""
+    """`gateway.app.gateway.Gateway`, as far as it is looked at from here."""
 
     store: Store
     writer: Writer

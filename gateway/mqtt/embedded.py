@@ -30,7 +30,7 @@ from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import ApplicationMessage, Session
 
-from gateway.errors import BrokerError, ConfigError, plain_reason
+from gateway.core.errors import BrokerError, ConfigError, plain_reason
 from gateway.mqtt.loop_thread import LoopThread, free_port
 
 _SESSION_EXPIRY_S = 3600  # amqtt keeps a vanished client's messages in memory, without any other bound

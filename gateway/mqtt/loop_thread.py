@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from gateway.errors import BrokerError
+from gateway.core.errors import BrokerError
 
 
 class LoopThread:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from gateway.clock import Line
+from gateway.core.clock import Line
 from gateway.timekeeping.estimate import Estimate, Estimator, Sample
 
 State = Literal["unset", "free", "synchronised", "holdover"]

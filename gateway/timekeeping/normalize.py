@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from gateway.events import Flag
+from gateway.core.events import Flag
 
 Verdict = Literal["device", "blended", "future"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from gateway.packed_json import packed
-from gateway.windows.border import Key
-from gateway.windows.operator import Operator
+from gateway.core.packed_json import packed
+from gateway.windows.operators.operator import Operator
+from gateway.windows.plugin_runner import Key
 from gateway.windows.watermark import KeyClock
 
 Row = tuple[bytes, bytes]

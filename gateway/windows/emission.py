@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.events import Emission
+from gateway.core.events import Emission
 
 Bounds = tuple[int, int]
 

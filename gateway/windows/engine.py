@@ -14,16 +14,16 @@ from typing import Any
 
 import orjson
 
-from gateway.events import Emission, Sample
-from gateway.topics import TopicTemplate
+from gateway.core.events import Emission, Sample
+from gateway.core.topics import TopicTemplate
 from gateway.windows.checkpoint import Checkpoint, Restoration
 from gateway.windows.counters import Counters
-from gateway.windows.grid import GridOperator
-from gateway.windows.operator import Binding, Operator
+from gateway.windows.operators.grid import GridOperator
+from gateway.windows.operators.operator import Binding, Operator
+from gateway.windows.operators.session import SessionOperator
+from gateway.windows.operators.unbounded import UnboundedOperator
 from gateway.windows.plugin import CombineFn, PerField
-from gateway.windows.session import SessionOperator
 from gateway.windows.spec import WindowSpec
-from gateway.windows.unbounded import UnboundedOperator
 
 MAX_BOUND_TOPICS = 65_536
 """Topics whose bindings are remembered. Beyond it they are worked out again: topics come from outside."""
@@ -64,7 +64,7 @@ class WindowEngine:
     """Runs the windows of a configuration.
 
     `plugins` has a plugin, already set up, for each window's name; `fingerprints` the fingerprint of its
-    code (see `gateway.plugins_loader`), so that state of other code is recognised. With a `stopwatch_ns`
+    code (see `pipeline.plugins_loader`), so that state of other code is recognised. With a `stopwatch_ns`
     the counters show what a sample costs in each window. With `fetch`, which gives the state of a (window,
     row) as the checkpoint has it, each window keeps at most `hot_keys` keys in memory from one checkpoint to
     the next, and reads the others back when something happens to them.

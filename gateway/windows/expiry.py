@@ -6,7 +6,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
-from gateway.windows.border import Key
+from gateway.windows.plugin_runner import Key
 from gateway.windows.watermark import NEVER, silent_since_ms
 
 K = TypeVar("K", bound=Key)

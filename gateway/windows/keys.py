@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from gateway.events import FieldValue
-from gateway.topics import placeholders
+from gateway.core.events import FieldValue
+from gateway.core.topics import placeholders
 from gateway.windows.values import word
 
 ONLY_KEY = "all"

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-from gateway.windows.border import Key
 from gateway.windows.counters import Counters
+from gateway.windows.plugin_runner import Key
 from gateway.windows.spec import WindowSpec
 
 K = TypeVar("K", bound=Key)

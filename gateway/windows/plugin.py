@@ -13,8 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import orjson
 
-from gateway.errors import PluginError
-from gateway.events import Reading
+from gateway.core.errors import PluginError
+from gateway.core.events import Reading
 from gateway.windows.values import number, number_or_text
 
 Accumulator = Any

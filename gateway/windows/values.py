@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from gateway.events import FieldValue
+from gateway.core.events import FieldValue
 
 
 def number(value: FieldValue) -> float | None:

@@ -1,0 +1,82 @@
+"""Which events of a buffer an operator means."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.core.errors import StoreError
+from gateway.core.events import Kind, Status
+
+
+@dataclass(frozen=True)
+class Choice:
+    """All conditions hold at once; one that is None holds always. `stream` is a topic or a topic filter;
+    `from_ms` (included) and `before_ms` bound the arrival time."""
+
+    status: Status | None = None
+    stream: str | None = None
+    kind: Kind | None = None
+    from_ms: int | None = None
+    before_ms: int | None = None
+    event_ids: tuple[uuid.UUID, ...] | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        return self == Choice()
+
+    def where(self) -> tuple[str, tuple[object, ...]]:
+        """The condition in SQL, and its parameters."""
+        ids = None if self.event_ids is None else orjson.dumps([one.hex for one in self.event_ids]).decode()
+        conditions = {
+            "status = ?": None if self.status is None else int(self.status),
+            "stream IN (SELECT id FROM streams WHERE topic_matches(?, name))": self.stream,
+            "kind = ?": None if self.kind is None else int(self.kind),
+            "ingest_time >= ?": self.from_ms,
+            "ingest_time < ?": self.before_ms,
+            "lower(hex(event_id)) IN (SELECT value FROM json_each(?))": ids,
+        }
+        given = {sql: value for sql, value in conditions.items() if value is not None}
+        return " AND ".join(given) or "true", tuple(given.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        ids = None if self.event_ids is None else [str(one) for one in self.event_ids]
+        values = {
+            "status": None if self.status is None else self.status.name,
+            "stream": self.stream,
+            "kind": None if self.kind is None else self.kind.name,
+            "from_ms": self.from_ms,
+            "before_ms": self.before_ms,
+            "event_ids": ids,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Choice:
+        """Raises StoreError when it is not what `as_json` gives: that of another version, perhaps."""
+        try:
+            ids = found.get("event_ids")
+            chosen = cls(
+                None if found.get("status") is None else Status[found["status"]],
+                found.get("stream"),
+                None if found.get("kind") is None else Kind[found["kind"]],
+                found.get("from_ms"),
+                found.get("before_ms"),
+                None if ids is None else tuple(uuid.UUID(one) for one in ids),
+            )
+        except (KeyError, ValueError, TypeError, AttributeError) as exc:
+            raise StoreError(f"the choice of events cannot be read: {exc}") from exc
+        unknown = found.keys() - chosen.as_json().keys()
+        if unknown or not _is_plain(chosen):
+            raise StoreError(f"the choice of events cannot be read: {', '.join(unknown) or found}")
+        return chosen
+
+
+def _is_plain(choice: Choice) -> bool:
+    times = all(isinstance(at, (int, type(None))) for at in (choice.from_ms, choice.before_ms))
+    return times and isinstance(choice.stream, (str, type(None)))

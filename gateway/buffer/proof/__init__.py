@@ -1,0 +1,1 @@
+"""Proof that the buffer balances, in total and for each stream."""

@@ -1,0 +1,101 @@
+"""Does the buffer balance? Both sums of promise P3, and the rows against the counters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gateway.buffer.dropped_messages import shed_ranges
+from gateway.buffer.reader import Reader, StreamNumbers
+from gateway.core.events import Status
+from gateway.flow.dropped_ranges import ShedRange
+
+
+class Audit(NamedTuple):
+    """Every number that the two sums are made of, and in `problems` where they do not balance."""
+
+    messages: dict[str, int]  # by outcome
+    appended: dict[str, int]  # by kind
+    statuses: dict[str, int]  # counted from the rows
+    evicted: dict[str, int]  # by reason
+    streams: int
+    shed: tuple[ShedRange, ...]
+    problems: tuple[str, ...]
+
+
+def audit(reader: Reader) -> Audit:
+    """Count everything anew in one snapshot. Takes about a second per million events."""
+    with reader.snapshot():
+        counters = reader.counters()
+        rows = reader.count_by_status()
+        numbers = reader.count_numbers()
+        # A file of an earlier version that was not opened by a gateway since has only the counters.
+        shed = tuple(shed_ranges(reader)) if reader.has_table("shed_ranges") else None
+    found = Audit(
+        _labelled(counters, "outcome"),
+        _labelled(counters, "appended"),
+        {status.name.lower(): rows.pop(status, 0) for status in Status},
+        _labelled(counters, "evicted"),
+        numbers.streams,
+        shed or (),
+        (),
+    )
+    problems = [
+        f"{count} rows have the status {status}, which does not exist" for status, count in rows.items()
+    ]
+    problems += _sums(found, _labelled(counters, "status"))
+    problems += _sequence(found, numbers, sum(_labelled(counters, "skipped").values()))
+    if shed is not None:
+        problems += _shed(found, _labelled(counters, "rejected"))
+    return found._replace(problems=tuple(problems))
+
+
+def _sums(found: Audit, counted: Mapping[str, int]) -> list[str]:
+    problems = []
+    buffered, raw = found.messages.get("buffered", 0), found.appended.get("raw", 0)
+    if buffered != raw:
+        problems.append(f"{buffered} messages count as buffered, but {raw} raw events were appended")
+    appended, evicted = sum(found.appended.values()), sum(found.evicted.values())
+    kept = sum(found.statuses.values())
+    if appended != kept + evicted:
+        problems.append(f"{appended} events were appended, but {kept} are here and {evicted} evicted")
+    for status, rows in found.statuses.items():
+        if counted.get(status.upper(), 0) != rows:
+            problems.append(f"{rows} rows are {status}, the counter says {counted.get(status.upper(), 0)}")
+    return problems
+
+
+def _sequence(found: Audit, numbers: StreamNumbers, skipped: int) -> list[str]:
+    """Every event takes the next number of its stream; so those that are missing were evicted.
+
+    That is exact, unless damage made events corrupt or skipped numbers: then it holds within these.
+    """
+    problems = []
+    appended, evicted = sum(found.appended.values()), sum(found.evicted.values())
+    unsure = found.statuses["corrupt"] + skipped
+    if abs(numbers.given_out - appended) > unsure:
+        problems.append(f"{numbers.given_out} sequence numbers were given to {appended} events")
+    missing = numbers.given_out - numbers.present
+    if abs(missing - evicted) > unsure:
+        problems.append(f"{missing} sequence numbers are missing, but {evicted} events were evicted")
+    if numbers.repeated:
+        problems.append(f"{numbers.repeated} events have a sequence number that another one has")
+    return problems
+
+
+def _shed(found: Audit, rejected: Mapping[str, int]) -> list[str]:
+    """Of each message that was not taken in it is known when it came."""
+    counted = Counter(rejected) + Counter(sampled=found.messages.get("sampled", 0))
+    ranges: Counter[str] = Counter()
+    for one in found.shed:
+        ranges[one.reason] += one.messages
+    return [
+        f"{counted[reason]} messages count as {reason}, but the ranges have {ranges[reason]}"
+        for reason in sorted(counted.keys() | ranges.keys())
+        if counted[reason] != ranges[reason]
+    ]
+
+
+def _labelled(counters: Mapping[tuple[str, str], int], name: str) -> dict[str, int]:
+    return {label: value for (counter, label), value in counters.items() if counter == name}

@@ -1,0 +1,74 @@
+"""What the gateway can claim about its streams: how far each has come, what is on its way, lost or kept."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+import orjson
+
+from gateway.buffer.reader import Reader
+from gateway.core.events import Status
+from gateway.core.sequence_sets import Run, runs_of
+from gateway.wire.audit_record import Exempt
+
+_LAST = "SELECT json_group_array(id), json_group_array(last_sequence) FROM streams WHERE last_sequence > 0"
+_WAITING = """
+SELECT json_group_array(stream), json_group_array(first) FROM
+(SELECT stream, min(sequence_num) AS first FROM buffer_events WHERE status < 2 GROUP BY stream)
+"""
+_KEPT = """
+SELECT json_group_array(stream), json_group_array(status), json_group_array(sequence_num) FROM
+(SELECT DISTINCT stream, status, sequence_num FROM buffer_events WHERE status > 2
+ AND typeof(stream) = 'integer' AND typeof(sequence_num) = 'integer' ORDER BY stream, status, sequence_num)
+"""
+_LOST = """
+SELECT json_group_array(stream), json_group_array(reason), json_group_array(first_sequence),
+       json_group_array(last_sequence), json_group_array(step) FROM
+(SELECT loss_runs.* FROM json_each(?) AS wanted JOIN loss_runs
+ ON stream = json_extract(value, '$[0]') AND last_sequence >= json_extract(value, '$[1]')
+ ORDER BY stream, first_sequence)
+"""
+# Of a corrupt event any column may be damaged, so it may hold anything.
+
+
+class Standing(NamedTuple):
+    """One snapshot, by the number of the stream."""
+
+    settled: Mapping[int, int]
+    """All numbers up to this one have left for the cloud, are lost or kept."""
+    kept: Mapping[int, tuple[Exempt, ...]]
+    statuses: Mapping[str, int]
+    """How many events have which status."""
+
+
+def standing(reader: Reader) -> Standing:
+    """Where every stream stands, as of the last checkpoint of its numbers. Inside `reader.snapshot()`."""
+    last = dict(zip(*reader.arrays(_LAST), strict=True))
+    waiting = dict(zip(*reader.arrays(_WAITING), strict=True))
+    settled = {stream: min(number, waiting.get(stream, number + 1) - 1) for stream, number in last.items()}
+    counters = reader.counters()
+    statuses = {status.name.lower(): counters.get(("status", status.name), 0) for status in Status}
+    return Standing(settled, _kept(reader), statuses)
+
+
+def lost(reader: Reader, wanted: Iterable[tuple[int, int]]) -> Mapping[int, list[Exempt]]:
+    """What was evicted before the cloud had it, of the (stream, from number) pairs in `wanted`."""
+    found: defaultdict[int, list[Exempt]] = defaultdict(list)
+    arrays = reader.arrays(_LOST, orjson.dumps(list(wanted)).decode())
+    for stream, reason, *run in zip(*arrays, strict=True):
+        found[stream].append(Exempt(reason, Run(*run)))
+    return found
+
+
+def _kept(reader: Reader) -> Mapping[int, tuple[Exempt, ...]]:
+    rows = zip(*reader.arrays(_KEPT), strict=True)
+    found: defaultdict[int, tuple[Exempt, ...]] = defaultdict(tuple)
+    for (stream, status), numbers in groupby(rows, key=itemgetter(0, 1)):
+        name = Status(status).name.lower()
+        runs = runs_of([number for *_, number in numbers])
+        found[stream] += tuple(Exempt(name, run, kept=True) for run in runs)
+    return found

@@ -1,0 +1,402 @@
+"""Read-only views of the buffer, each on a snapshot of the last commit. One Reader per thread.
+
+A SELECT that steps row by row gives up the GIL at every row, and under load gets it back a switch interval
+later: 2000 rows then take 400 ms instead of 3. So the rows of a batch come back as one row of columns.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import apsw
+import orjson
+
+from gateway.buffer.checksum import event_checksum
+from gateway.buffer.compression import PayloadDecompressor, raw_size
+from gateway.buffer.event_filter import Choice
+from gateway.buffer.schema import open_reader
+from gateway.core.events import Status
+from gateway.core.identifiers import split_ids
+from gateway.wire.frame import EventColumns
+
+# A damaged row may hold a BLOB in any column, which JSON refuses: as a number it has a wrong checksum.
+_BATCH = """
+SELECT json_group_array(id), group_concat(substr(hex(event_id) || '{zeros}', 1, 32), ''),
+       json_group_array(CAST(stream AS INTEGER)), json_group_array(CAST(sequence_num AS INTEGER)),
+       json_group_array(CAST(event_time AS INTEGER)), json_group_array(CAST(ingest_time AS INTEGER)),
+       json_group_array(CAST(device_time AS INTEGER)), json_group_array(CAST(priority AS INTEGER)),
+       json_group_array(CAST(kind AS INTEGER)), json_group_array(CAST(flags AS INTEGER)),
+       json_group_array(CAST(codec AS INTEGER)), json_group_array(CAST(checksum AS INTEGER)),
+       json_group_array(coalesce(octet_length(payload), 0)), group_concat(hex(payload), '')
+FROM (SELECT * FROM buffer_events WHERE {where} ORDER BY id)
+"""
+_SIZES = """
+SELECT json_group_array(id), json_group_array(size)
+FROM (SELECT id, octet_length(payload) AS size FROM buffer_events WHERE id > ? AND {kinds}
+      ORDER BY id LIMIT ?)
+"""
+_RAW, _DERIVED, _ANY = "kind = 0", "kind <> 0", "true"
+# The same count and sum out of the table and out of an index: where they differ, one of the two is damaged.
+_OF_TABLE = "SELECT count(*), total(id) FROM buffer_events NOT INDEXED WHERE id > ? AND id <= ? AND {where}"
+_OF_INDEX = (
+    "SELECT count(*), total(id) FROM buffer_events INDEXED BY {index} WHERE id > ? AND id <= ? AND {where}"
+)
+_INDEXES = {
+    "buffer_events_unsettled": "status < 2 AND status IN (0, 1) AND priority IN (0, 1, 2, 3)",
+    "buffer_events_derived": "kind <> 0",
+}
+
+# What one batch may hold, or one event alone if it is larger: a value of SQLite ends at 1 GB, and the memory
+# of an edge device long before that.
+BATCH_BYTES = 8 * 1024 * 1024
+
+ReadError = apsw.Error
+"""What a Reader raises when the file cannot be read."""
+
+
+class StoredEvents(NamedTuple):
+    """Some events, column by column. `payloads` are as stored: see `Reader.payloads`."""
+
+    ids: list[int]
+    event_ids: bytes  # 16 bytes each
+    stream_ids: list[int]
+    sequence_nums: list[int]
+    event_times_ms: list[int]
+    ingest_times_ms: list[int]
+    device_times_ms: list[int | None]
+    priorities: list[int]
+    kinds: list[int]
+    flags: list[int]
+    codecs: list[int]
+    checksums: list[int]
+    stored: list[bytes]
+
+    def pick(self, positions: Sequence[int]) -> StoredEvents:
+        """Only the events at those positions."""
+        event_ids = b"".join(self.event_ids[16 * at : 16 * at + 16] for at in positions)
+        ids, _, *columns = ([column[at] for at in positions] for column in self)
+        return StoredEvents(ids, event_ids, *columns)  # type: ignore[arg-type]
+
+    def in_order_of(self, ids: Sequence[int]) -> StoredEvents:
+        """The same events in the order of `ids`."""
+        if all(first < second for first, second in pairwise(ids)):
+            return self
+        places = {buffer_id: at for at, buffer_id in enumerate(self.ids)}
+        return self.pick([places[buffer_id] for buffer_id in ids if buffer_id in places])
+
+    def part(self, start: int, end: int) -> StoredEvents:
+        """The events from `start` up to, not including, `end`."""
+        ids, _, *columns = (column[start:end] for column in self)
+        return StoredEvents(ids, self.event_ids[16 * start : 16 * end], *columns)  # type: ignore[arg-type]
+
+    def fitting(self, start: int, end: int, limit_bytes: int) -> int:
+        """Up to where the events from `start`, at most up to `end`, have payloads of at most `limit_bytes`
+        together once they are decompressed; at least one."""
+        sizes = list(map(raw_size, self.codecs[start:end], self.stored[start:end]))
+        return start + fitting(sizes, limit_bytes)
+
+    def positions_of(self, stream_id: int, priority: int) -> set[int]:
+        """Where the events of one stream and priority are."""
+        pairs = enumerate(zip(self.stream_ids, self.priorities, strict=True))
+        return {at for at, pair in pairs if pair == (stream_id, priority)}
+
+
+class StreamNumbers(NamedTuple):
+    """The sequence numbers of all streams together. Each stream counts from 1."""
+
+    streams: int  # that have events here
+    given_out: int
+    present: int
+    repeated: int
+
+
+class Reader:
+    """One read-only connection, with the stream names and dictionaries that it has met."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = open_reader(path)
+        self._connection = self._database.connection()
+        self._names: dict[int, str] = {}
+        self._decompressor = PayloadDecompressor()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def by_ids(self, ids: Sequence[int]) -> StoredEvents:
+        """The events of `ids`, in the order of their ids; missing ones are left out."""
+        return self._batch(*among(ids))
+
+    def derived_after(self, after_id: int, limit: int) -> StoredEvents:
+        """Aggregates, alerts and reports behind `after_id`, oldest first: up to `limit` or BATCH_BYTES."""
+        return self._stretch(_DERIVED, after_id, self._stretch_end(_DERIVED, after_id, limit))
+
+    def derived_before(self, count: int) -> int:
+        """The id behind which there are up to `count` aggregates, alerts and reports; 0: all of them."""
+        row = self._connection.execute(
+            f"SELECT id FROM buffer_events WHERE {_DERIVED} ORDER BY id DESC LIMIT 1 OFFSET ?",  # noqa: S608
+            (count,),
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def raw_after(self, after_id: int, chunk: int = 2000, to_id: int | None = None) -> Iterator[StoredEvents]:
+        """All raw events behind `after_id`, up to `to_id` if given, oldest first.
+
+        They come in chunks of up to `chunk` or BATCH_BYTES.
+        """
+        while (last_id := self._stretch_end(_RAW, after_id, chunk)) > after_id:
+            yield self._stretch(_RAW, after_id, last_id if to_id is None else min(last_id, to_id))
+            if to_id is not None and last_id >= to_id:
+                return
+            after_id = last_id
+
+    def all_after(self, after_id: int, limit: int) -> StoredEvents:
+        """Events of every kind behind `after_id`, oldest first: up to `limit` or BATCH_BYTES."""
+        return self._stretch(_ANY, after_id, self._stretch_end(_ANY, after_id, limit))
+
+    def superseded_codecs(self) -> set[int]:
+        """The dictionaries with which nothing is compressed any more."""
+        rows = self._connection.execute(
+            "SELECT codec FROM dictionaries"
+            " WHERE codec NOT IN (SELECT max(codec) FROM dictionaries GROUP BY family)"
+        )
+        return {codec for (codec,) in rows}
+
+    def id_range(self) -> tuple[int, int]:
+        """The ids of the oldest and the newest event; (1, 0) when there is none."""
+        first, last = self._connection.execute(
+            "SELECT coalesce((SELECT min(id) FROM buffer_events), 1),"
+            " coalesce((SELECT max(id) FROM buffer_events), 0)"
+        ).fetchone()
+        return int(first), int(last)
+
+    def differing_indexes(self, after_id: int, last_id: int) -> list[str]:
+        """The indexes that do not hold, of that range of ids, what the table holds."""
+        return [
+            index
+            for index, where in _INDEXES.items()
+            if self._row(_OF_TABLE.format(where=where), after_id, last_id)
+            != self._row(_OF_INDEX.format(index=index, where=where), after_id, last_id)
+        ]
+
+    def problem_of_table(self, table: str) -> str:
+        """What is wrong with one table and its indexes; empty when it is whole."""
+        (found,) = self._row(f"PRAGMA integrity_check({table})")
+        return "" if found == "ok" else str(found)
+
+    def chosen(self, choice: Choice, after_id: int = 0, limit: int = 1000) -> list[tuple[int, int, int]]:
+        """(id, status, retry count) of the next chosen events behind `after_id`, oldest first."""
+        where, values = choice.where()
+        row = self._connection.execute(
+            "SELECT json_group_array(id), json_group_array(status), json_group_array(retry_count) FROM"  # noqa: S608
+            f" (SELECT * FROM buffer_events WHERE id > ? AND {where} ORDER BY id LIMIT ?)",
+            (after_id, *values, limit),
+        ).fetchone()
+        return list(zip(*map(orjson.loads, row), strict=True))
+
+    def count(self, choice: Choice, statuses: Sequence[Status]) -> int:
+        """How many chosen events are in one of those statuses."""
+        where, values = choice.where()
+        ((count,),) = self._connection.execute(
+            "SELECT count(*) FROM buffer_events"  # noqa: S608 - constants only
+            f" WHERE status IN (SELECT value FROM json_each(?)) AND {where}",
+            (orjson.dumps([int(status) for status in statuses]).decode(), *values),
+        )
+        return int(count)
+
+    def backlog(self, shard: int, shards: int, to_id: int | None = None) -> tuple[int, str]:
+        """`to_id`, or the id of the newest event; and the numbers of the streams of a shard that are not all
+        acknowledged up to there, as a JSON array."""
+        with self.snapshot():
+            if to_id is None:
+                sequence = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'buffer_events'"
+                ((to_id,),) = self._connection.execute(sequence)
+            ((streams,),) = self._connection.execute(
+                "SELECT json_group_array(DISTINCT stream) FROM buffer_events"
+                " WHERE status IN (0, 1) AND status < 2 AND id <= ? AND stream % ? = ?",
+                (to_id, shards, shard),
+            )
+        return to_id, streams
+
+    def refusals(self, ids: Sequence[int]) -> dict[int, str]:
+        """Why the cloud last refused those of `ids` that it has refused. Files of before knew no reasons."""
+        ((kept,),) = self._connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'refusals'")
+        if not kept:
+            return {}
+        row = self._connection.execute(
+            "SELECT json_group_object(id, reason) FROM refusals WHERE id IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(list(ids)).decode(),),
+        ).fetchone()
+        return {int(event): reason for event, reason in orjson.loads(row[0]).items()}
+
+    def columns(self, events: StoredEvents) -> EventColumns:
+        """The events as the codec and the consumers know them. Raises DecodeError."""
+        return EventColumns(
+            events.event_ids,
+            self.names(events.stream_ids),
+            events.sequence_nums,
+            events.event_times_ms,
+            events.ingest_times_ms,
+            events.device_times_ms,
+            events.priorities,
+            events.kinds,
+            events.flags,
+            self.payloads(events),
+        )
+
+    def without_corrupt(self, events: StoredEvents) -> tuple[StoredEvents, list[int]]:
+        """The events that are as they were appended, and the ids of the others.
+
+        An event whose dictionary is lost counts as corrupt too: `payloads` can read all that remain.
+        """
+        self._meet(events.codecs)
+        columns = (events.stream_ids, *events[3:10], events.codecs, events.stored)
+        actual = map(_checksum, zip(split_ids(events.event_ids), *columns, strict=True))
+        known = map(self._decompressor.knows, events.codecs)
+        good = [
+            at
+            for at, found in enumerate(zip(actual, known, strict=True))
+            if found == (events.checksums[at], True)
+        ]
+        if len(good) == len(events.ids):
+            return events, []
+        kept = events.pick(good)
+        return kept, sorted({*events.ids} - {*kept.ids})
+
+    def payloads(self, events: StoredEvents) -> list[bytes]:
+        """The payloads as they were received. Raises DecodeError when one does not decompress."""
+        self._meet(events.codecs)
+        return self._decompressor.decompress_all(events.codecs, events.stored)
+
+    def names(self, stream_ids: Sequence[int]) -> list[str]:
+        """The topics of those streams."""
+        unknown = {*stream_ids} - self._names.keys()
+        if unknown:
+            if len(self._names) > _CACHED_NAMES:
+                self._names.clear()
+                unknown = {*stream_ids}
+            rows = self._connection.execute(
+                "SELECT id, name FROM streams WHERE id IN (SELECT value FROM json_each(?))",
+                (orjson.dumps([*unknown]).decode(),),
+            )
+            self._names.update(rows)
+        return [self._names[stream] for stream in stream_ids]
+
+    def streams_after(self, name: str, limit: int) -> list[tuple[str, int]]:
+        """(topic, last sequence number as of the checkpoint) of the next `limit` streams by name."""
+        rows = self._connection.execute(
+            "SELECT name, last_sequence FROM streams WHERE name > ? ORDER BY name LIMIT ?", (name, limit)
+        )
+        return [(topic, last) for topic, last in rows]
+
+    def arrays(self, sql: str, *values: object) -> list[list[Any]]:
+        """The JSON arrays that a query gives in its one row."""
+        return list(map(orjson.loads, self._connection.execute(sql, values).fetchone()))
+
+    def counters(self) -> dict[tuple[str, str], int]:
+        """Every counter of the last commit, by (name, label)."""
+        rows = self._connection.execute("SELECT name, label, value FROM counters")
+        return {(name, label): value for name, label, value in rows}
+
+    def count_undated(self) -> int:
+        """How many messages wait until the time is known. A file of an earlier version has none."""
+        there = self._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'undated'").fetchone()
+        return self._connection.execute("SELECT count(*) FROM undated").fetchone()[0] if there else 0
+
+    def count_by_status(self) -> dict[int, int]:
+        """How many rows have which status, counted from the rows themselves: slow on a large buffer."""
+        return dict(self._connection.execute("SELECT status, count(*) FROM buffer_events GROUP BY status"))
+
+    def count_numbers(self) -> StreamNumbers:
+        """How many sequence numbers were given out, and how many rows have one: slow on a large buffer.
+
+        Corrupt events do not count: their numbers may be what is damaged.
+        """
+        row = self._connection.execute(
+            "SELECT count(newest), coalesce(sum(max(last_sequence, coalesce(newest, 0))), 0),"
+            " coalesce(sum(numbers), 0), coalesce(sum(events - numbers), 0) FROM streams LEFT JOIN"
+            " (SELECT stream, max(sequence_num) AS newest, count(DISTINCT sequence_num) AS numbers,"
+            " count(*) AS events FROM buffer_events WHERE status <> ? GROUP BY stream)"
+            " ON stream = streams.id",
+            (int(Status.CORRUPT),),
+        ).fetchone()
+        return StreamNumbers(*row)
+
+    def rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, one by one: for a process that has no busy threads beside it."""
+        return iter(self._connection.execute(sql, values))
+
+    def has_table(self, name: str) -> bool:
+        return (
+            self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+            is not None
+        )
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read inside sees one and the same commit. Keep it short: the WAL grows meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
+
+    def _meet(self, codecs: Sequence[int]) -> None:
+        """Load the dictionaries if one of `codecs` is new."""
+        if all(map(self._decompressor.knows, {*codecs})):
+            return
+        rows = self._connection.execute("SELECT codec, content, checksum FROM dictionaries")
+        for codec, content, checksum in rows:
+            if crc32(content) == checksum:
+                self._decompressor.install(codec, content)
+
+    def _stretch_end(self, kinds: str, after_id: int, limit: int) -> int:
+        """The last id of the next up to `limit` events or BATCH_BYTES; `after_id` when there are none."""
+        row = self._connection.execute(_SIZES.format(kinds=kinds), (after_id, limit)).fetchone()
+        ids, sizes = orjson.loads(row[0]), orjson.loads(row[1])
+        return int(ids[fitting(sizes, BATCH_BYTES) - 1]) if ids else after_id
+
+    def _row(self, sql: str, *values: object) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self._connection.execute(sql, values).fetchone()
+        return row
+
+    def _stretch(self, kinds: str, after_id: int, last_id: int) -> StoredEvents:
+        return self._batch(f"id > ? AND id <= ? AND {kinds}", after_id, last_id)
+
+    def _batch(self, where: str, *values: object) -> StoredEvents:
+        row = self._connection.execute(_BATCH.format(where=where, zeros="0" * 32), values).fetchone()
+        numbers = [orjson.loads(row[position]) for position in (0, *range(2, 13))]
+        *columns, lengths = numbers
+        packed = bytes.fromhex(row[13] or "")
+        ends = accumulate(lengths, initial=0)
+        stored = [packed[start:end] for start, end in pairwise(ends)]
+        return StoredEvents(columns[0], bytes.fromhex(row[1] or ""), *columns[1:], stored)  # type: ignore[call-arg]
+
+
+def among(ids: Sequence[int]) -> tuple[str, *tuple[int | str, ...]]:
+    """The condition that an event has one of `ids`, and its values. A range costs a fifth less."""
+    if ids and [*ids] == [*range(ids[0], ids[0] + len(ids))]:
+        return "id BETWEEN ? AND ?", ids[0], ids[-1]
+    return "id IN (SELECT value FROM json_each(?))", orjson.dumps([*ids]).decode()
+
+
+def fitting(sizes_bytes: Sequence[int], limit_bytes: int) -> int:
+    """How many of the first `sizes_bytes` go into `limit_bytes` together; at least one, if there is one."""
+    return max(1, bisect_left([*accumulate(sizes_bytes)], limit_bytes + 1)) if sizes_bytes else 0
+
+
+def _checksum(row: Sequence[Any]) -> int:
+    """The checksum that a row should have, or -1 where a column holds what was never appended."""
+    try:
+        return event_checksum(*row)
+    except struct.error:
+        return -1
+
+
+_CACHED_NAMES = 100_000

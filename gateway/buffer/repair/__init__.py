@@ -1,0 +1,1 @@
+"""Start-up recovery, salvage of damaged files, backups, and the upkeep of a buffer in use."""

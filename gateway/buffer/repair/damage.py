@@ -1,0 +1,58 @@
+"""The note that a running gateway leaves beside its buffer when it finds the file damaged.
+
+The next start reads it, and then checks the whole file, however large it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from gateway.core.errors import DamageError
+from gateway.host.files import sync_folder
+
+# SQLError: the statement that made a table is damaged, and a column is not found. Not IOError: what the disk
+# does not give now it may give later.
+_DAMAGES = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeError)
+
+
+def note_damage(path: Path, problem: str) -> None:
+    """Leave word that the buffer `path` is damaged. Raises OSError."""
+    _note(path).write_text(problem)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def using(path: Path) -> Iterator[None]:
+    """While the buffer `path` is used for the first time: what turns out to be damaged is noted.
+
+    Raises DamageError then: the next start mends it.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if not isinstance(getattr(exc, "orig", exc), _DAMAGES):  # peewee keeps the driver's error there
+            raise
+        problem = str(exc) or type(exc).__name__
+        note_damage(path, problem)
+        raise DamageError(
+            f"the buffer {path} is damaged: {problem}", hint="start again: what is readable is saved then"
+        ) from exc
+
+
+def noted_damage(path: Path) -> str:
+    """What was noted; empty when nothing was."""
+    note = _note(path)
+    return note.read_text(errors="replace") or "no reason given" if note.exists() else ""
+
+
+def forget_damage(path: Path) -> None:
+    """The file was looked through, and mended where it had to be."""
+    _note(path).unlink(missing_ok=True)
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(path.name + ".damaged")

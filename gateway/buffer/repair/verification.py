@@ -1,0 +1,76 @@
+"""Looks through a buffer in use, a little at a time: checksums of events, pages, indexes.
+
+- Nothing outlives a step, no snapshot and no lock: the write-ahead log can be reset in between.
+- An event whose checksum is wrong is that event's damage, and is given to the caller to be marked.
+- A page that cannot be read, or an index that disagrees with its table, is damage of the file: DamageError.
+  It ends the walk, because only a start can mend the file, and it looks at everything anyway.
+
+A `quick_check` would be one statement over the whole file, and keep the log from shrinking all the while.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+from gateway.buffer.reader import Reader
+from gateway.buffer.schema import MODELS, BufferEvent
+from gateway.core.errors import DamageError
+
+STEP_EVENTS = 500  # some 5 ms: the other threads hardly notice
+_PLAIN_TABLES = tuple(model._meta.table_name for model in MODELS if model is not BufferEvent)
+
+DAMAGES = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, ValueError)
+"""What reading a damaged page raises; ValueError where a text column holds what is no text."""
+
+
+class Verification:
+    """One walk over the events that are there when it begins. `done` and `total` count ids, for progress."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.unused_codecs = reader.superseded_codecs()
+        """Superseded dictionaries that no event needs, of those that were looked at."""
+        self._reader = reader
+        self._first, self._last = reader.id_range()
+        self._at = self._first - 1
+        self._tables = list(_PLAIN_TABLES)
+
+    @property
+    def total(self) -> int:
+        return self._last - self._first + 1
+
+    @property
+    def done(self) -> int:
+        return min(self._at, self._last) - self._first + 1
+
+    @property
+    def finished(self) -> bool:
+        return self._at >= self._last and not self._tables
+
+    def step(self) -> tuple[int, list[int]]:
+        """Look at the next events, or behind the last one at a small table; returns how many events, and the
+        ids of those whose checksum is wrong. Raises DamageError."""
+        try:
+            return self._events() if self._at < self._last else self._table()
+        except DAMAGES as exc:
+            place = f"behind event {self._at}" if self._at < self._last else "in a small table"
+            raise DamageError(f"unreadable {place}: {exc}") from exc
+
+    def _events(self) -> tuple[int, list[int]]:
+        reader = self._reader
+        with reader.snapshot():
+            events = reader.all_after(self._at, STEP_EVENTS)
+            end = events.ids[-1] if events.ids else self._last
+            differing = reader.differing_indexes(self._at, end)
+        if differing:
+            raise DamageError(f"{' and '.join(differing)} differ from the table behind event {self._at}")
+        _, wrong = reader.without_corrupt(events)
+        self.unused_codecs -= {*events.codecs}
+        self._at = end
+        return len(events.ids), wrong
+
+    def _table(self) -> tuple[int, list[int]]:
+        table = self._tables.pop()
+        problem = self._reader.problem_of_table(table)
+        if problem:
+            raise DamageError(f"table {table}: {problem}")
+        return 0, []

@@ -1,0 +1,201 @@
+"""What keeps the buffer within its room, on a disk that others fill as well. All on the writer's thread.
+
+Four times a second: retention within what the size and the disk allow, free pages given back, the disk
+watched, the ballast put back. Before each group: where file and log together leave no room for it, retention
+in small steps comes first. And when the disk was full all the same, the emergency eviction, in this order:
+
+1. the ballast goes, and the write-ahead log is moved into the file;
+2. retention in small steps, each a transaction of its own, because each needs room itself; after each the
+   pages that became free and the log go back to the file system;
+3. until the reserve is free, and twice as much each time that it was not enough, or until nothing more may be
+   given up.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from contextlib import suppress
+
+import apsw
+
+from gateway.buffer.alerts import Alert
+from gateway.buffer.proof.losses import Removal
+from gateway.buffer.retention.disk_space import DiskSpace
+from gateway.buffer.retention.log_guard import QUIET_TURNS, HeldLog
+from gateway.buffer.retention.policy import IDS_PER_RUN, STEPS_PER_RUN, Loss, Retention
+from gateway.buffer.schema import PAGE_BYTES
+from gateway.buffer.store import Store
+from gateway.core.units import format_bytes
+
+log = logging.getLogger(__name__)
+
+VACUUM_PAGES = 256  # 1 MiB per tick goes back to the file system
+RELIEF_ROWS = 100  # a DELETE of 1000 rows fails where the ballast is all there is
+RELIEF_PAGES = 16  # moving one writes up to three: itself, where it points from, the list of free ones
+_SHARE_TO_WRITE = 4  # one transaction writes about a quarter of what is free at most
+_HEADROOM_GROUPS = 4  # a group is written to the log with more than it carries, and then to the file as well
+
+
+class Room:
+    """Runs retention on one buffer and answers for its disk."""
+
+    def __init__(
+        self,
+        retention: Retention,
+        alert: Alert,
+        space: DiskSpace | None = None,
+    ) -> None:
+        self._retention = retention
+        self._alert = alert
+        self._space = space
+        self._held_log = HeldLog(space, retention.max_bytes) if space else None
+        self._was_low = False
+        self._was_full = False
+        self._without_ballast = space is not None and not space.ballast_held
+        self._changes = self._quiet_turns = 0
+        self._wanted_bytes = 0  # to be free before the next attempt on a full disk
+        self._owed: list[Loss] = []  # what the emergency eviction took, to be announced
+        self._announced: list[Loss] = []  # owed again if the last announcement was rolled back
+
+    @property
+    def starved(self) -> bool:
+        """Whether the room is short, and nothing before the checkpoint is left to be given up."""
+        return self._retention.starved
+
+    def run(self, store: Store, now_ms: int, checkpoint_id: int) -> None:
+        """One turn, inside a transaction, which also announces what is lost: one alert per reason."""
+        if self._space is None:
+            losses = self._retention.run(store, now_ms, checkpoint_id)
+            store.give_back(VACUUM_PAGES)
+        else:
+            self._watch(store, self._space)
+            losses = self._retain(store, self._space, now_ms, checkpoint_id, self._space.free_bytes)
+        self._announced, self._owed = self._owed, []
+        self._announce(store, [*self._announced, *losses])
+        if self._held_log:
+            self._held_log.announce(store, self._alert)
+
+    def committed(self, store: Store) -> None:
+        """After the turn: move the log into the file once nothing happens, or where room is short."""
+        if self._space is None or self._held_log is None or not self._space.wal_bytes():
+            return
+        self._held_log.look(store)
+        changes = store.changes()
+        self._quiet_turns = self._quiet_turns + 1 if changes == self._changes else 0
+        self._changes = changes
+        if self._quiet_turns >= QUIET_TURNS or self._without_ballast:
+            with suppress(apsw.Error):  # a later commit meets the same disk, and acts on it
+                store.empty_wal()
+
+    def rolled_back(self) -> None:
+        """The last turn is not on the disk."""
+        self._owed, self._announced = [*self._announced, *self._owed], []
+        if self._held_log:
+            self._held_log.rolled_back()
+
+    def check(self, store: Store, now_ms: int, checkpoint_id: int, size_bytes: int) -> None:
+        """See to it that there is room for a group of that size; outside of a transaction. Raises OSError
+        when the disk is as good as full, LogHeldError when a reader keeps the log from being reset and it
+        must not grow.
+
+        Without the ballast as much must stay free as it had: else the next emergency could not even move the
+        write-ahead log into the file.
+        """
+        if self._without_ballast and self._space is not None:
+            self._space.look()
+            if self._space.free_bytes < self._space.ballast_bytes:
+                raise OSError(errno.ENOSPC, "the disk is full")
+        if self._space is None or self._held_log is None or self._fits(self._space, size_bytes):
+            return
+        if not store.empty_wal():
+            self._held_log.check()
+        while not self._fits(self._space, size_bytes) and self._step(
+            store, self._space, now_ms, checkpoint_id, self._space.free_bytes
+        ):
+            pass
+
+    def _fits(self, space: DiskSpace, size_bytes: int) -> bool:
+        """Whether another group keeps file and log within the buffer's size."""
+        headroom_bytes = _HEADROOM_GROUPS * max(space.group_bytes, size_bytes)
+        return space.file_bytes() + headroom_bytes <= self._retention.max_bytes
+
+    def release(self) -> None:
+        """Give the ballast's room away."""
+        self._without_ballast = True
+        if self._space is not None and self._space.release_ballast():
+            log.warning("the disk is full: the ballast is released")
+
+    def relieve(self, store: Store, now_ms: int, checkpoint_id: int) -> None:
+        """Make room on a full disk; outside of a transaction. Raises what the disk raises."""
+        space = self._space
+        if space is None:
+            return
+        self._was_full = True
+        self._wanted_bytes = max(space.reserve_bytes, 2 * self._wanted_bytes)
+        self.release()
+        store.empty_wal()
+        space.look()
+        while space.free_bytes < self._wanted_bytes:
+            if not self._step(store, space, now_ms, checkpoint_id, 0):
+                log.error("the disk is full, and the buffer has nothing more to give up: %s", space)
+                return
+
+    def _step(self, store: Store, space: DiskSpace, now_ms: int, checkpoint_id: int, free_bytes: int) -> bool:
+        """A turn of retention in a transaction of its own; whether there may be more to give up."""
+        used_bytes = store.used_bytes()
+        with store.transaction():
+            lost = self._retain(store, space, now_ms, checkpoint_id, free_bytes)
+        self._owed += lost
+        store.empty_wal()
+        space.look()
+        return not self._retention.finished or store.used_bytes() != used_bytes or store.free_pages() > 0
+
+    def _retain(
+        self, store: Store, space: DiskSpace, now_ms: int, checkpoint_id: int, free_bytes: int
+    ) -> list[Loss]:
+        """A turn of retention that itself fits on the disk; as if there were `free_bytes` left."""
+        most_bytes = self._retention.max_bytes - space.file_bytes()
+        room_bytes = min(space.free_bytes, max(most_bytes, _HEADROOM_GROUPS * space.group_bytes))
+        rows = room_bytes // _SHARE_TO_WRITE // store.row_bytes()
+        step_ids = min(max(RELIEF_ROWS, rows), IDS_PER_RUN)
+        losses = self._retention.run(
+            store,
+            now_ms,
+            checkpoint_id,
+            room_bytes=space.budget_bytes(free_bytes),
+            steps=min(max(1, rows // step_ids), STEPS_PER_RUN),
+            step_ids=step_ids,
+        )
+        pages = room_bytes // _SHARE_TO_WRITE // PAGE_BYTES // 3
+        store.give_back(min(max(RELIEF_PAGES, pages), VACUUM_PAGES))
+        return losses
+
+    def _watch(self, store: Store, space: DiskSpace) -> None:
+        space.look()
+        figures = {"free_bytes": space.free_bytes, "total_bytes": space.total_bytes}
+        if self._was_full:
+            self._was_full, self._wanted_bytes = False, 0
+            said = f"the disk was full, nothing was acknowledged meanwhile; {space}"
+            self._alert(store, "disk_full", said, figures)
+        if space.low and not self._was_low:
+            self._was_low = True
+            limit = format_bytes(space.reserve_bytes)
+            said = f"the disk is low: {space}; below {limit} the buffer gives up room"
+            self._alert(store, "disk_low", said, figures)
+        elif space.roomy and space.fill_ballast():
+            self._was_low = self._without_ballast = False
+
+    def _announce(self, store: Store, losses: list[Loss]) -> None:
+        for reason in sorted({loss.reason for loss in losses if loss.events}):
+            found = [loss for loss in losses if loss.reason == reason]
+            lost = Removal.together(loss.removal for loss in found)
+            ids = {
+                "first_id": min(loss.first_id for loss in found),
+                "last_id": max(loss.last_id for loss in found),
+            }
+            events = f"{lost.events} events of {lost.whose} were evicted ({reason})"
+            stretch = f"between buffer ids {ids['first_id']} and {ids['last_id']}"
+            self._alert(
+                store, "evicted", f"the buffer needs room: {events}, {stretch}", lost.details(reason) | ids
+            )

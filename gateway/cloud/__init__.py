@@ -1,0 +1,1 @@
+"""The bridge to the cloud broker: claims, frames, acknowledgements, audit records and commands."""

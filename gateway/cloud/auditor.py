@@ -1,0 +1,156 @@
+"""Sends the audit records: what this gateway has brought to the cloud, so that a receiver can prove it.
+
+Invariants:
+- A number is claimed once the cloud broker's PUBACK for its event is committed, never before; so a receiver
+  that has taken what the broker held when the claim arrived must have the event.
+- Claims are remembered as made only after all of their messages were acknowledged; else they are made again.
+- It only reads: a session of its own, so that a large audit holds up neither the drain nor live data.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from gateway.buffer.dropped_messages import shed_ranges
+from gateway.buffer.proof.positions import Standing, lost, standing
+from gateway.buffer.reader import Reader
+from gateway.buffer.writer import Writer
+from gateway.flow.dropped_ranges import ShedRange
+from gateway.mqtt.link import Link, Session
+from gateway.wire.audit_record import AuditRecord, Claim, Exempt, audit_messages, audit_topic
+
+log = logging.getLogger(__name__)
+
+_Told = tuple[dict[int, int], Mapping[int, tuple[Exempt, ...]], frozenset[ShedRange]]
+
+_IN_FLIGHT = 8
+_LOOK_EVERY_S = 1.0
+_BACKLOG_EVENTS = 1000  # once so many have drained, their audit does not wait for its turn
+_REST = 20  # an audit that takes long is made seldom: it may take a twentieth of the time
+_REFUSED = 0x80
+
+
+class AuditorMetrics:
+    """Plain numbers, written by the auditor's thread, read by any."""
+
+    def __init__(self) -> None:
+        self.audits = 0
+        self.messages = 0
+        self.refused = 0
+        self.last_s = 0.0  # how long the last look at the buffer took
+
+
+class Auditor(Session):
+    """The session of `gateway.audit`: every `interval_s`, and when a backlog has drained, what is new."""
+
+    def __init__(
+        self,
+        prefix: str,
+        gateway_id: str,
+        path: Path,
+        writer: Writer,
+        now_ms: Callable[[], int],
+        interval_s: float = 60.0,
+    ) -> None:
+        self.metrics = AuditorMetrics()
+        self._topic = audit_topic(prefix, gateway_id)
+        self._gateway_id = gateway_id
+        self._path = path
+        self._writer = writer
+        self._now_ms = now_ms
+        self._interval_s = interval_s
+        self._session = uuid.uuid4().hex
+        self._reader: Reader | None = None
+        self._claimed: dict[int, int] = {}  # the last number of each stream that was claimed
+        self._kept: Mapping[int, tuple[Exempt, ...]] = {}
+        self._told: frozenset[ShedRange] = frozenset()
+        self._next: _Told | None = None
+        self._waiting: deque[bytes] = deque()
+        self._in_flight: set[int] = set()
+        self._due_s = 0.0
+        self._behind = False
+
+    # --- on the link's thread ---
+
+    def connected(self, link: Link, session_present: bool) -> None:
+        self._due_s = 0.0
+
+    def published(self, link: Link, packet_id: int, reason_code: int) -> None:
+        self._in_flight.discard(packet_id)
+        if reason_code >= _REFUSED:
+            self.metrics.refused += 1
+            log.warning("the cloud broker refused an audit record: reason code 0x%02x", reason_code)
+            self._give_up()
+        elif self._next is not None and not self._waiting and not self._in_flight:
+            self._claimed, self._kept, self._told = self._next
+            self._next = None
+            self.metrics.audits += 1
+
+    def disconnected(self, link: Link) -> None:
+        self._give_up()
+
+    def work(self, link: Link) -> float:
+        if self._next is None and self._is_due():
+            self._audit()
+        while self._waiting and len(self._in_flight) < _IN_FLIGHT and not link.congested:
+            self._in_flight.add(link.publish(self._topic, self._waiting.popleft()))
+            self.metrics.messages += 1
+        return _LOOK_EVERY_S
+
+    def finish(self) -> None:
+        """After the link has stopped: close what this session opened."""
+        if self._reader is not None:
+            self._reader.close()
+
+    # --- inside ---
+
+    def _is_due(self) -> bool:
+        pending = self._writer.pending_events
+        drained = self._behind and pending == 0
+        self._behind = pending > _BACKLOG_EVENTS or (self._behind and not drained)
+        return drained or time.monotonic() >= self._due_s
+
+    def _audit(self) -> None:
+        started_s = time.monotonic()
+        if self._reader is None:
+            self._reader = Reader(self._path)
+        with self._reader.snapshot():
+            now = standing(self._reader)
+            claims = list(self._claims(self._reader, now))
+            shed = frozenset(shed_ranges(self._reader))
+        ended_s = time.monotonic()
+        self.metrics.last_s = ended_s - started_s
+        self._due_s = ended_s + max(self._interval_s, _REST * self.metrics.last_s)
+        untold = tuple(sorted(shed - self._told))
+        if claims or untold:
+            record = AuditRecord(
+                *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold)
+            )
+            self._waiting.extend(audit_messages(record))
+            self._next = (self._claimed | dict(now.settled), now.kept, shed)
+
+    def _claims(self, reader: Reader, now: Standing) -> Iterator[Claim]:
+        """A claim for each stream that has come further; from 1 again where what is kept has changed."""
+        wanted = {}
+        for stream, settled in now.settled.items():
+            same = now.kept.get(stream) == self._kept.get(stream)
+            first = self._claimed.get(stream, 0) + 1 if same else 1
+            if first <= settled:
+                wanted[stream] = first
+        names = dict(zip(wanted, reader.names([*wanted]), strict=True))
+        losses = lost(reader, wanted.items())
+        for stream, first in wanted.items():
+            last = now.settled[stream]
+            clipped = (e.within(first, last) for e in (*losses.get(stream, ()), *now.kept.get(stream, ())))
+            yield Claim(names[stream], first, last, tuple(each for each in clipped if each))
+
+    def _give_up(self) -> None:
+        """What is not acknowledged is claimed again by the next audit."""
+        self._waiting.clear()
+        self._in_flight.clear()
+        self._next = None

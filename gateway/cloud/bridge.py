@@ -1,0 +1,318 @@
+"""Sends what the buffer holds to the cloud broker; its PUBACK, and nothing else, makes an event SYNCED.
+
+Invariants:
+- The packet id → events map belongs to this thread. Claims and settlements are commands to the writer.
+- Nothing is published while disconnected, and paho never resends: when a connection ends, what was in
+  flight on it failed, goes back to PENDING, and is claimed again in the same order.
+- An overdue PUBACK ends the connection: half-open links are found by progress, not by the socket.
+- A refusal costs neither the connection nor the others: the refused message goes again in halves until the
+  one event is found that is meant. `gateway.delivery.refusals` says what then becomes of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.buffer.reader import StoredEvents
+from gateway.buffer.writer import Writer
+from gateway.cloud.bridge_spec import BridgeMetrics, BridgeSpec
+from gateway.cloud.claim_prefetcher import LINGER_S, Supply
+from gateway.cloud.commands import Refuse, Reject, Settle
+from gateway.cloud.frame_builder import Outgoing, Packer
+from gateway.cloud.shared_bucket import SharedBucket
+from gateway.delivery.pacing import Flight, Pace
+from gateway.delivery.refusals import REFUSED, TOO_LARGE, Verdict, reason_text, verdict
+from gateway.delivery.states import Happening
+from gateway.local.republish import status_payload
+from gateway.mqtt.link import Link, Session
+
+log = logging.getLogger(__name__)
+
+_REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
+_EVENTS_IN_FLIGHT = 100  # of the event format, one message each
+
+
+class _Sent(NamedTuple):
+    number: int
+    message: Outgoing
+    flight: Flight
+
+
+class Bridge(Session):
+    """The session of `gateway.bridge-N`: one cloud connection and the streams that hash to it."""
+
+    def __init__(
+        self,
+        spec: BridgeSpec,
+        lane: int,
+        path: Path,
+        writer: Writer,
+        now_ms: Callable[[], int],
+        bucket: SharedBucket,
+    ) -> None:
+        self.metrics = BridgeMetrics()
+        self._spec = spec
+        self._lane = lane
+        self._writer = writer
+        self._now_ms = now_ms
+        self._bucket = bucket
+        self._pace = Pace(bucket.share_bytes_per_s(spec.connections))
+        self._supply = Supply(spec, lane, path, writer, now_ms, self._pace, self._wake)
+        self._packer: Packer | None = None
+        self._ready: StoredEvents | None = None  # one claim, up to `_packed_to` packed
+        self._packed_to = 0
+        self._outgoing: list[Outgoing] = []  # packed, or refused; in the order of their places
+        self._in_flight: OrderedDict[int, _Sent] = OrderedDict()
+        self._sent = self._newest_acked = 0  # numbers of messages
+        self._last_ack_s = 0.0
+        self._acked: list[int] = []
+        self._refusals = 0  # in a row
+        self._paused_until_s = 0.0
+        self._most_in_flight = spec.in_flight if spec.format == "batch" else _EVENTS_IN_FLIGHT
+        self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
+        self._events_limit = spec.batch_events  # less after the broker ended a connection over a message
+        self._counted_bytes = self._prepaid_bytes = 0
+        self._link: Link | None = None
+
+    # --- on the link's thread ---
+
+    def connected(self, link: Link, session_present: bool) -> None:
+        self._link = link
+        self._packer = Packer(
+            *(self._spec.prefix, self._spec.gateway_id, self._lane, self._spec.format),
+            encoding=self._spec.encoding,
+            envelopes=self._spec.envelopes or link.endpoint.protocol != "5",
+        )
+        self._say(link, "online")
+
+    def leaving(self, link: Link) -> None:
+        self._say(link, "offline")
+
+    def published(self, link: Link, packet_id: int, reason_code: int) -> None:
+        sent = self._in_flight.pop(packet_id, None)
+        if sent is None:
+            return  # our status; paho has left out what the broker acknowledges twice, or without having it
+        now_s = self._last_ack_s = time.monotonic()
+        self._pace.answered(sent.flight, now_s, taken=reason_code < REFUSED)
+        self._newest_acked = max(self._newest_acked, sent.number)
+        link.progressed()
+        if reason_code >= REFUSED:
+            self._refused(link, sent.message, reason_code)
+            return
+        self._refusals, self.metrics.refusal = 0, ""
+        self._window = min(2 * self._window, self._most_in_flight)
+        self._events_limit = min(2 * self._events_limit, self._spec.batch_events)
+        self.metrics.events_acked += len(sent.message.events.ids)
+        self._acked += sent.message.events.ids
+
+    def disconnected(self, link: Link) -> None:
+        """Everything on this connection that has no PUBACK failed."""
+        self._settle()
+        if link.farewell_code is not None:
+            self._note_farewell(link.farewell_code)
+        lost = [i for sent in self._in_flight.values() for i in sent.message.events.ids]
+        lost += [i for outgoing in self._outgoing for i in outgoing.events.ids]
+        if self._ready is not None:
+            lost += self._ready.ids[self._packed_to :]
+        lost += self._supply.abandon()
+        if self._in_flight:
+            self._window = 1
+        self._in_flight.clear()
+        self._outgoing.clear()
+        self._ready = None
+        self._pace.lost()
+        if lost:
+            self._writer.submit(Settle(lost, Happening.FAILURE))
+
+    def work(self, link: Link) -> float:
+        self._settle()
+        now_s = time.monotonic()
+        self._check_overdue(link, now_s)
+        self._count_wire(link)
+        if now_s < self._paused_until_s:
+            return min(self._paused_until_s - now_s, 1.0)
+        if self._ready is None:
+            self._ready, self._packed_to = self._supply.take(now_s), 0
+        wait_s = self._send(link, now_s)
+        if self._ready is None and not self._outgoing:
+            self._supply.ask(now_s)
+        return min(wait_s, LINGER_S)
+
+    def finish(self) -> None:
+        """After the link has stopped: close what this session opened."""
+        self._supply.close()
+
+    def _wake(self) -> None:
+        """From the writer's thread: there is something to send."""
+        if self._link is not None:
+            self._link.wake()
+
+    # --- sending ---
+
+    def _send(self, link: Link, now_s: float) -> float:
+        """Publish what is ready, as far as window and bandwidth allow; returns how long to wait."""
+        window = min(self._window, link.receive_maximum)
+        while len(self._in_flight) < window and not link.congested:
+            if not self._outgoing and not self._pack_next(link):
+                self._pace.idle()
+                break
+            message = self._outgoing[0]
+            if not self._pace.room_for(message.size_bytes):
+                break
+            delay_s = self._bucket.delay_s(now_s)
+            if delay_s > 0:
+                return delay_s
+            self._publish(link, message, now_s)
+            del self._outgoing[0]
+        return LINGER_S
+
+    def _pack_next(self, link: Link) -> bool:
+        """Make the next messages of what was claimed; whether there is something to send now."""
+        while self._ready is not None and not self._outgoing:
+            limit = self._pace.events(min(self._events_limit, self._spec.batch_events))
+            start, end = self._packed_to, len(self._ready.ids)
+            end = self._ready.fitting(start, min(start + limit, end), self._spec.frame_bytes)
+            part, self._packed_to = self._ready.part(start, end), end
+            if end == len(self._ready.ids):
+                self._ready = None
+            for message in self._require_packer().pack(self._supply.reader, part):
+                self._pace.packed(len(message.events.ids), message.size_bytes)
+                self._put_up(link, message)
+        return bool(self._outgoing)
+
+    def _put_up(self, link: Link, message: Outgoing) -> None:
+        """Queue a message, in parts if the broker takes no packet of this size, as it said or as we found."""
+        single = len(message.events.ids) == 1
+        announced_bytes = link.max_packet_bytes or message.size_bytes
+        learnt_bytes = message.size_bytes if single else self._pace.limit_bytes or message.size_bytes
+        if message.size_bytes <= min(announced_bytes, learnt_bytes):
+            insort(self._outgoing, message, key=_place)
+        elif single:
+            self._reject(message, TOO_LARGE)
+        else:
+            for half in self._require_packer().halves(self._supply.reader, message):
+                self._put_up(link, half)
+
+    def _publish(self, link: Link, message: Outgoing, now_s: float) -> None:
+        packet_id = link.publish(message.topic, message.payload, properties=message.properties)
+        self._sent += 1
+        self._in_flight[packet_id] = _Sent(self._sent, message, self._pace.sent(message.size_bytes, now_s))
+        self._bucket.spend(message.size_bytes)
+        self._prepaid_bytes += message.size_bytes
+        self.metrics.frames += 1
+        self.metrics.events_sent += len(message.events.ids)
+        self.metrics.payload_bytes += len(message.payload)
+
+    def _count_wire(self, link: Link) -> None:
+        """Correct what was spent at each publish to what has really gone to the network since."""
+        gone_bytes = link.wire_bytes - self._counted_bytes
+        self._bucket.spend(gone_bytes - self._prepaid_bytes)
+        self._counted_bytes += gone_bytes
+        self._prepaid_bytes = 0
+        self.metrics.wire_bytes = self._counted_bytes
+
+    def _say(self, link: Link, state: str) -> None:
+        if self._lane == 0 and self._spec.status_topic:
+            link.publish(self._spec.status_topic, status_payload(state), retain=True)
+
+    # --- answers ---
+
+    def _settle(self) -> None:
+        if self._acked:
+            acked, self._acked = self._acked, []
+            self._writer.submit(Settle(acked, Happening.PUBACK))
+
+    def _refused(self, link: Link, message: Outgoing, reason_code: int) -> None:
+        """The broker answered this message with a refusal; see `gateway.delivery.refusals`."""
+        self.metrics.refused += 1
+        self.metrics.refusal = reason_text(reason_code)
+        found = verdict(reason_code, own_topic=self._spec.format == "event")
+        if found is Verdict.SPLIT:
+            self._pace.too_large(message.size_bytes)
+        self._refusals += 1
+        self._window = 1  # so that what is behind it does not go before it
+        if found is Verdict.WAIT or self._refusals > _REFUSALS_IN_A_ROW:
+            self._pause()
+        if found is Verdict.WAIT:
+            insort(self._outgoing, message, key=_place)
+        elif len(message.events.ids) > 1:
+            for half in self._require_packer().halves(self._supply.reader, message):
+                self._put_up(link, half)
+        elif found is Verdict.RETRY:
+            self._hold(message, reason_code)
+        else:
+            self._reject(message, reason_code)
+
+    def _pause(self) -> None:
+        pause_ms = self._spec.backoff.pause_ms(self._refusals, random.random())
+        self._paused_until_s = max(self._paused_until_s, time.monotonic() + pause_ms / 1000)
+        log.warning(
+            "bridge-%d: the cloud broker refuses: %s; a pause of %.1f s",
+            *(self._lane, self.metrics.refusal, pause_ms / 1000),
+        )
+
+    def _reject(self, message: Outgoing, reason_code: int) -> None:
+        self._writer.submit(Reject(message.events.ids, reason_text(reason_code)))
+
+    def _hold(self, message: Outgoing, reason_code: int) -> None:
+        """One event was refused and will be tried again: what waits here of its stream goes back with it."""
+        events = message.events
+        arguments = self._spec.backoff, self._now_ms(), random.random()
+        self._writer.submit(Refuse(events.ids, reason_text(reason_code), *arguments))
+        self._supply.hold(events.stream_ids[0], events.priorities[0])
+        held: list[int] = []
+        kept: list[Outgoing] = []
+        for waiting in self._outgoing:
+            positions = waiting.events.positions_of(events.stream_ids[0], events.priorities[0])
+            held += [waiting.events.ids[at] for at in positions]
+            packer = self._require_packer()
+            kept += packer.without(self._supply.reader, waiting, positions) if positions else [waiting]
+        self._outgoing = kept
+        if self._ready is not None:
+            rest = self._ready.part(self._packed_to, len(self._ready.ids))
+            positions = rest.positions_of(events.stream_ids[0], events.priorities[0])
+            held += [rest.ids[at] for at in positions]
+            left = [at for at in range(len(rest.ids)) if at not in positions]
+            self._ready, self._packed_to = (rest.pick(left) if left else None), 0
+        if held:
+            self._writer.submit(Settle(held, Happening.FAILURE))
+
+    def _note_farewell(self, reason_code: int) -> None:
+        """The broker ended the connection with a reason that may be about the message that it read last: the
+        oldest without an answer. The next try is with half of it, down to the one event that is meant."""
+        oldest = next(iter(self._in_flight.items()), None)
+        if oldest is None or verdict(reason_code, own_topic=True) not in (Verdict.SPLIT, Verdict.FAIL):
+            return
+        packet_id, sent = oldest
+        self.metrics.refused += 1
+        if len(sent.message.events.ids) == 1:
+            del self._in_flight[packet_id]
+            self._reject(sent.message, reason_code)
+        else:
+            self._events_limit = len(sent.message.events.ids) // 2
+
+    def _check_overdue(self, link: Link, now_s: float) -> None:
+        """Over a slow link an answer may take long as long as others come; one that later messages have had
+        before it will not come any more."""
+        oldest = next(iter(self._in_flight.values()), None)
+        if oldest is None:
+            return
+        overtaken = oldest.number < self._newest_acked
+        since_s = oldest.flight.sent_s if overtaken else max(oldest.flight.sent_s, self._last_ack_s)
+        if now_s - since_s > self._spec.ack_timeout_s:
+            link.reset(f"no PUBACK from the cloud broker for {self._spec.ack_timeout_s:g} s")
+
+    def _require_packer(self) -> Packer:
+        assert self._packer is not None  # noqa: S101 - made with each connection
+        return self._packer
+
+
+def _place(message: Outgoing) -> tuple[int, ...]:
+    return message.place

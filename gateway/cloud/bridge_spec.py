@@ -1,0 +1,55 @@
+"""The parameters of the bridge, and what it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gateway.buffer.reader import BATCH_BYTES
+from gateway.delivery.states import Backoff
+from gateway.wire.encodings import Encoding
+
+FRAME_BYTES = 1024 * 1024
+LEAST_FRAME_BYTES = 64 * 1024  # with less, most of the work is for frames and not for what is in them
+
+
+@dataclass(frozen=True)
+class BridgeSpec:
+    """The parameters of the bridge."""
+
+    prefix: str
+    gateway_id: str
+    format: Literal["batch", "event"] = "batch"
+    connections: int = 1
+    batch_events: int = 1000
+    order: Literal["oldest", "newest"] = "oldest"
+    in_flight: int = 8
+    ack_timeout_s: float = 30.0
+    backoff: Backoff = field(default_factory=Backoff)
+    status_topic: str = ""  # where the first connection says that the gateway is there
+    encoding: Encoding = "zstd"
+    envelopes: bool = False  # in the event format, on MQTT 5 too
+    memory_bytes: int = 32 * 1024 * 1024  # of each connection, for what is claimed and for frames under way
+
+    @property
+    def claim_bytes(self) -> int:
+        """How much a claim may take, as stored: it and the frames in flight share the memory."""
+        return min(BATCH_BYTES, self.memory_bytes // 2)
+
+    @property
+    def frame_bytes(self) -> int:
+        """How much goes into a frame, before compression."""
+        return max(LEAST_FRAME_BYTES, min(FRAME_BYTES, self.memory_bytes // 2 // self.in_flight))
+
+
+class BridgeMetrics:
+    """Plain numbers, written by the bridge's thread, read by any."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.events_sent = 0
+        self.events_acked = 0
+        self.refused = 0
+        self.payload_bytes = 0
+        self.wire_bytes = 0
+        self.refusal = ""  # why nothing goes out right now

@@ -1,0 +1,92 @@
+"""Turns stored events into the messages that carry them to the cloud: one frame of many, or one each."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from gateway.buffer.reader import Reader, StoredEvents
+from gateway.wire.encodings import Encoding, encode_frame
+from gateway.wire.event_format import batch_topic, event_envelope, event_properties, event_topic
+from gateway.wire.frame import wire_events
+
+_PROPERTY_BYTES = 5  # of a user property, beside its name and value
+_PACKET_BYTES = 16  # of a PUBLISH, beside topic, payload and user properties
+
+
+class Outgoing(NamedTuple):
+    """One message for the cloud and the events that it carries. `place` keeps the order of what is sent
+    again: the halves of (3,) are (3, 0) and (3, 1)."""
+
+    place: tuple[int, ...]
+    topic: str
+    payload: bytes
+    properties: Sequence[tuple[str, str]]
+    events: StoredEvents
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the MQTT packet, or a few bytes more."""
+        properties = sum(_PROPERTY_BYTES + len(name) + len(value) for name, value in self.properties)
+        return len(self.payload) + len(self.topic.encode()) + properties + _PACKET_BYTES
+
+
+class Packer:
+    """Makes the messages of one connection, its lane. Raises DecodeError for a payload that does not
+    decompress."""
+
+    def __init__(
+        self,
+        prefix: str,
+        gateway_id: str,
+        lane: int,
+        form: Literal["batch", "event"],
+        *,
+        encoding: Encoding,
+        envelopes: bool,
+    ) -> None:
+        self._prefix = prefix
+        self._gateway_id = gateway_id
+        self._lane = lane
+        self._form = form
+        self._encoding = encoding
+        self._envelopes = envelopes
+        self._packed = 0
+
+    def pack(self, reader: Reader, events: StoredEvents) -> list[Outgoing]:
+        """The messages that carry `events`, behind all that were packed before."""
+        self._packed += 1
+        return self._pack(reader, events, (self._packed,))
+
+    def halves(self, reader: Reader, refused: Outgoing) -> list[Outgoing]:
+        """The same events in two messages, in the same place."""
+        events, middle = refused.events, len(refused.events.ids) // 2
+        parts = events.part(0, middle), events.part(middle, len(events.ids))
+        return [
+            message
+            for number, part in enumerate(parts)
+            for message in self._pack(reader, part, (*refused.place, number))
+        ]
+
+    def without(self, reader: Reader, message: Outgoing, positions: set[int]) -> list[Outgoing]:
+        """The same message without the events at those positions; none when nothing is left."""
+        kept = [at for at in range(len(message.events.ids)) if at not in positions]
+        return self._pack(reader, message.events.pick(kept), message.place) if kept else []
+
+    def _pack(self, reader: Reader, events: StoredEvents, place: tuple[int, ...]) -> list[Outgoing]:
+        columns = reader.columns(events)
+        if self._form == "batch":
+            frame = encode_frame(self._encoding, self._gateway_id, uuid.uuid4().bytes, columns)
+            topic = batch_topic(self._prefix, self._gateway_id, self._lane)
+            return [Outgoing(place, topic, frame, (), events)]
+        return [
+            Outgoing(
+                (*place, at),
+                event_topic(self._prefix, self._gateway_id, event.stream),
+                event_envelope(event) if self._envelopes else event.payload,
+                () if self._envelopes else event_properties(event),
+                events.part(at, at + 1),
+            )
+            for at, event in enumerate(wire_events(columns))
+        ]

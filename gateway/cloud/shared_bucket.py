@@ -1,0 +1,32 @@
+"""The bandwidth that all connections of the bridge share."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from gateway.delivery.token_bucket import TokenBucket
+
+
+class SharedBucket:
+    """One token bucket for several threads. They may ask at the same moment and all be let through: what that
+    is too much, the next ones wait for."""
+
+    def __init__(self, rate_bytes_per_s: int | None) -> None:
+        self._bucket = TokenBucket(rate_bytes_per_s)
+        self._lock = threading.Lock()
+
+    def share_bytes_per_s(self, connections: int) -> float:
+        """What one of so many connections may send on average."""
+        rate = self._bucket.rate_bytes_per_s
+        return math.inf if rate is None else rate / connections
+
+    def delay_s(self, now_s: float) -> float:
+        """How long to wait before the next frame; 0 when it may go now."""
+        with self._lock:
+            return self._bucket.delay_s(now_s)
+
+    def spend(self, size_bytes: int) -> None:
+        """So much has gone out; less than nothing corrects what was spent before."""
+        with self._lock:
+            self._bucket.spend(size_bytes)

@@ -1,0 +1,1 @@
+"""The vocabulary of every other package: events, topics, units, times, errors. No input or output."""

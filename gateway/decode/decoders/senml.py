@@ -1,0 +1,66 @@
+"""SenML in JSON (RFC 8428), with the base fields resolved into each record."""
+
+from __future__ import annotations
+
+from gateway.core.errors import DecodeError
+from gateway.decode.decoders.plain import parse_json
+
+# RFC 8428, 4.5.3: a smaller time counts from now, a larger one from 1970.
+ABSOLUTE_TIME_S = 2**28
+_VERSION = 10
+
+
+def parse_senml(payload: bytes, arrival_ms: int) -> list[dict[str, object]]:
+    """Records with `name`, `value`, `unit` (empty without one), and `time` in seconds where they have one."""
+    pack = parse_json(payload)
+    if not isinstance(pack, list):
+        raise DecodeError("a SenML pack is a JSON array", reason="senml")
+    base: dict[str, object] = {}
+    resolved = []
+    for record in pack:
+        if not isinstance(record, dict):
+            raise DecodeError("a SenML record is a JSON object", reason="senml")
+        _check_understood(record)
+        base |= {label: value for label, value in record.items() if label in ("bn", "bt", "bu", "bv", "bs")}
+        if not record.keys().isdisjoint(("v", "vs", "vb", "vd", "s")):
+            resolved.append(_resolve(record, base, arrival_ms))
+    return resolved
+
+
+def _check_understood(record: dict[str, object]) -> None:
+    version = record.get("bver", _VERSION)
+    if not isinstance(version, (int, float)) or version > _VERSION:
+        raise DecodeError(f"SenML version {version!r} is not known", reason="senml")
+    unknown = [label for label in record if label.endswith("_")]
+    if unknown:
+        raise DecodeError(f"SenML label {unknown[0]!r} must be understood, and is not", reason="senml")
+
+
+def _resolve(record: dict[str, object], base: dict[str, object], arrival_ms: int) -> dict[str, object]:
+    name = f"{_text(base.get('bn'))}{_text(record.get('n'))}"
+    resolved = {"name": name, "value": _value(record, base), "unit": _text(record.get("u", base.get("bu")))}
+    if "s" in record:
+        resolved["sum"] = _number(base.get("bs")) + _number(record["s"])
+    time_s = _number(base.get("bt")) + _number(record.get("t"))
+    if time_s:
+        resolved["time"] = time_s if time_s >= ABSOLUTE_TIME_S else arrival_ms / 1000 + time_s
+    return resolved
+
+
+def _value(record: dict[str, object], base: dict[str, object]) -> object:
+    if "v" in record:
+        number = record["v"]
+        return _number(base.get("bv")) + number if _is_number(number) else None  # type: ignore[operator]
+    return record.get("vs", record.get("vb", record.get("vd")))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(value: object) -> float:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

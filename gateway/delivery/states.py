@@ -1,0 +1,86 @@
+"""What may happen to a buffered event on its way to the cloud, as one table.
+
+An unlisted (status, event) pair raises DeliveryError and changes nothing. The SQL of `gateway.buffer`
+names the states it moves from and to through `sources` and `target`, so that this table stays the only
+place that knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from gateway.core.errors import DeliveryError
+from gateway.core.events import Status
+
+
+class Happening(Enum):
+    """What moves an entry from one status to the next."""
+
+    CLAIM = "claim"  # the bridge took it into a frame
+    PUBACK = "puback"  # the cloud broker acknowledged the frame
+    FAILURE = "failure"  # refused, timed out, or the connection or the process died
+    EXHAUSTED = "exhausted"  # a failure, and no retries are left
+    REJECTION = "rejection"  # the cloud broker says that it will never take it
+    RETRY = "retry"  # an operator wants it sent again
+    DROP = "drop"  # an operator gives it up; an alert says so
+    EVICT = "evict"  # retention needs the room
+    MISMATCH = "mismatch"  # its checksum is wrong: kept for inspection, never sent
+
+
+GONE = None
+"""The entry leaves the buffer; what remains is a count."""
+
+TRANSITIONS: dict[tuple[Status, Happening], Status | None] = {
+    (Status.PENDING, Happening.CLAIM): Status.SYNCING,
+    (Status.PENDING, Happening.EVICT): GONE,
+    (Status.PENDING, Happening.DROP): GONE,
+    (Status.PENDING, Happening.MISMATCH): Status.CORRUPT,
+    (Status.SYNCING, Happening.PUBACK): Status.SYNCED,
+    (Status.SYNCING, Happening.FAILURE): Status.PENDING,
+    (Status.SYNCING, Happening.EXHAUSTED): Status.FAILED,
+    (Status.SYNCING, Happening.REJECTION): Status.FAILED,
+    (Status.SYNCING, Happening.MISMATCH): Status.CORRUPT,
+    (Status.SYNCED, Happening.EVICT): GONE,
+    (Status.FAILED, Happening.RETRY): Status.PENDING,
+    (Status.FAILED, Happening.DROP): GONE,
+    (Status.FAILED, Happening.EVICT): GONE,
+    (Status.CORRUPT, Happening.DROP): GONE,
+    (Status.CORRUPT, Happening.EVICT): GONE,
+}
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long what the cloud refused waits, and how often it is tried."""
+
+    min_ms: int = 1_000
+    max_ms: int = 300_000
+    max_attempts: int = 20
+
+    def pause_ms(self, refusals: int, chance: float) -> int:
+        """The pause after so many refusals in a row: from `min_ms` to something that doubles with each of
+        them, up to `max_ms`. `chance`, in [0, 1), says where in between."""
+        longest_ms = min(self.max_ms, self.min_ms << min(refusals, 32))
+        return round(self.min_ms + chance * (longest_ms - self.min_ms))
+
+
+def target(status: Status, happening: Happening) -> Status | None:
+    """The status after `happening`, or None when the entry is gone. Raises DeliveryError."""
+    try:
+        return TRANSITIONS[status, happening]
+    except KeyError:
+        raise DeliveryError(f"an entry that is {status.name} cannot {happening.value}") from None
+
+
+def sources(happening: Happening) -> tuple[Status, ...]:
+    """The statuses in which `happening` is allowed."""
+    return tuple(status for status, event in TRANSITIONS if event is happening)
+
+
+def mermaid() -> str:
+    """The table as a Mermaid state diagram, for the docs."""
+    lines = ["stateDiagram-v2", "    [*] --> PENDING: ingested"]
+    for (status, happening), after in TRANSITIONS.items():
+        lines.append(f"    {status.name} --> {after.name if after is not None else '[*]'}: {happening.value}")
+    return "\n".join(lines)

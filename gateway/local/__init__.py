@@ -1,0 +1,1 @@
+"""The local broker's side: intake of what devices publish, publishing of results."""

@@ -1,0 +1,129 @@
+"""Takes messages from the local broker to the writer, and acknowledges them once they are on disk."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from gateway.buffer.store import Store
+from gateway.buffer.writer import Command, Do, Writer
+from gateway.core.events import Message
+from gateway.mqtt.link import Link, Session
+
+log = logging.getLogger(__name__)
+
+_STOCK_WINDOW = 20  # Mosquitto's, unless it is configured
+
+Acknowledge = Callable[[Sequence[Message]], None]
+GiveBack = Callable[[Sequence[Message], Exception], None]
+MakeAppend = Callable[[Sequence[Message], Acknowledge, GiveBack], Command]
+"""Makes the command that stores messages; it calls the first function once they are on disk, and the second
+when they cannot be stored at all."""
+
+
+class Ingest(Session):
+    """The session of `gateway.ingest`. It decodes nothing and never touches the database.
+
+    Backpressure: while the writer has a full backlog nothing is read, so the broker's in-flight window
+    fills and the broker queues.
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[tuple[str, int]],
+        make_append: MakeAppend,
+        writer: Writer,
+        receive_maximum: int | None = None,
+    ) -> None:
+        self.ack_delay_s = 0.0  # flow control sets it
+        # QoS 2 is taken at QoS 1: paho answers PUBREC before we could commit, and the receipts already
+        # make broker → buffer exactly once.
+        self._filters = [(topic_filter, min(qos, 1)) for topic_filter, qos in filters]
+        self._make_append = make_append
+        self._writer = writer
+        self._committed: deque[tuple[float, Sequence[Message]]] = deque()  # bounded by what was submitted
+        self._received = self._released = 0
+        self._window = receive_maximum or _STOCK_WINDOW
+        self._window_is_known = receive_maximum is not None
+        self._link: Link | None = None
+
+    # --- from any thread ---
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages of the broker wait for their acknowledgement."""
+        return self._received - self._released
+
+    @property
+    def window(self) -> int:
+        """How many the broker lets wait. MQTT 3.1.1 does not say it: then the most that were seen to."""
+        return self._window
+
+    @property
+    def read(self) -> tuple[int, int]:
+        """Messages since the start, and how many of them had to wait until they were read."""
+        return (self._link.metrics.messages, self._link.metrics.waited) if self._link is not None else (0, 0)
+
+    # --- on the link's thread ---
+
+    def connected(self, link: Link, session_present: bool) -> None:
+        self._link = link
+        if not session_present:
+            # The broker starts a new session: its packet ids have nothing to do with the old ones.
+            self._writer.submit(Do(Store.forget_receipts))
+        link.subscribe(self._filters)
+
+    def received(self, link: Link, messages: list[Message]) -> None:
+        self._received += len(messages)
+        if not self._window_is_known:
+            self._window = max(self._window, self.unacknowledged)
+        self._submit(messages)
+
+    def disconnected(self, link: Link) -> None:
+        """What is not acknowledged comes again, marked DUP; the receipts tell what is already stored."""
+
+    def wants_to_read(self) -> bool:
+        return self._writer.has_room
+
+    def work(self, link: Link) -> float:
+        now_s = time.monotonic()
+        while self._committed:
+            due_s, messages = self._committed[0]
+            if due_s > now_s:
+                return due_s - now_s
+            self._committed.popleft()
+            self._released += len(messages)
+            for message in messages:
+                if message.qos:
+                    link.ack(message.epoch, message.packet_id)
+        return 1.0
+
+    # --- on the writer's thread ---
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """These are on disk: let the link acknowledge them."""
+        self._committed.append((time.monotonic() + self.ack_delay_s, messages))
+        if self._link is not None:
+            self._link.wake()
+
+    def retry(self, messages: Sequence[Message], error: Exception) -> None:
+        """The batch cannot be applied: try its messages one by one, and give up on the one at fault."""
+        if len(messages) > 1:
+            for message in messages:
+                self._submit([message])
+            return
+        log.error("a message on %r cannot be taken in and is rejected: %s", messages[0].topic, error)
+        self._writer.submit(Do(partial(_count_poison, messages[0])))
+        self.acknowledge(messages)
+
+    def _submit(self, messages: Sequence[Message]) -> None:
+        self._writer.submit(self._make_append(messages, self.acknowledge, self.retry))
+
+
+def _count_poison(message: Message, store: Store) -> None:
+    store.count("outcome", "rejected")
+    store.count("rejected", "poison")
+    store.shed.note("poison", message.topic, message.arrival_ms)

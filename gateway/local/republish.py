@@ -1,0 +1,173 @@
+"""Publishes aggregates, late reports and the gateway's status on the local broker.
+
+It follows the buffer with a cursor instead of a queue: an outage of the broker costs no memory, and what a
+crash left unpublished is published after the restart (at least once, at QoS 1).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import orjson
+
+from gateway.buffer.reader import Reader
+from gateway.buffer.store import REPUBLISHED_ID, Store
+from gateway.buffer.writer import Do, Writer
+from gateway.core.events import Message
+from gateway.mqtt.link import Link, Session
+from gateway.wire.home_assistant import Announcement, Discovery
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 100
+CHUNK = 200
+SAVE_EVERY = 500
+MAX_COMMANDS = 1000
+
+
+class Republish(Session):
+    """The session of `gateway.republish`."""
+
+    def __init__(
+        self,
+        path: Path,
+        writer: Writer,
+        status_topic: str,
+        backpressure_topic: str,
+        retained: Callable[[str], bool],
+        republished_id: int,
+        discovery: Discovery | None = None,
+    ) -> None:
+        self._path = path
+        self._writer = writer
+        self._status_topic = status_topic
+        self._backpressure_topic = backpressure_topic
+        self._backpressure: bytes | None = None  # what is to be said of it
+        self._told = b""
+        self._commands: deque[tuple[str, bytes]] = deque(maxlen=MAX_COMMANDS)
+        self._retained = retained
+        self._discovery = discovery
+        self._cursor = republished_id  # the last id that was handed to the broker
+        self._settled = self._saved = republished_id
+        self._waiting: deque[tuple[int, str, bytes]] = deque()  # at most CHUNK
+        self._in_flight: OrderedDict[int, int] = OrderedDict()  # packet id → buffer id
+        self._reader: Reader | None = None
+        self._link: Link | None = None
+        self._news = True
+
+    # --- on the writer's thread ---
+
+    def wake(self) -> None:
+        """A commit may have brought aggregates."""
+        self._news = True
+        if self._link is not None:
+            self._link.wake()
+
+    def announce(self, backpressure: bytes) -> None:
+        """Publish this as the state of backpressure, retained."""
+        self._told = self._backpressure = backpressure
+        if self._link is not None:
+            self._link.wake()
+
+    def command(self, topic: str, payload: bytes) -> None:
+        """Publish this to a device at QoS 0, if there is a connection: who needs it asks again."""
+        if self._link is not None:
+            self._commands.append((topic, payload))
+            self._link.wake()
+
+    # --- on the link's thread ---
+
+    def connected(self, link: Link, session_present: bool) -> None:
+        self._link = link
+        link.publish(self._status_topic, status_payload("online"), qos=1, retain=True)
+        self._backpressure = self._told or None
+        self._news = True
+        if self._discovery is not None:
+            link.subscribe([(self._discovery.filter, 1)])
+            for announcement in self._discovery.connected():
+                _announce(link, announcement)
+
+    def received(self, link: Link, messages: list[Message]) -> None:
+        """Announcements that the broker keeps, some perhaps of a window that is gone; and our own, again."""
+        for message in messages:
+            stale = None
+            if self._discovery is not None and message.retain:
+                stale = self._discovery.stale(message.topic, message.payload)
+            if stale is not None:
+                _announce(link, stale)
+            link.ack(message.epoch, message.packet_id)
+
+    def published(self, link: Link, packet_id: int, reason_code: int) -> None:
+        buffer_id = self._in_flight.pop(packet_id, None)
+        if buffer_id is None:
+            return
+        if reason_code >= 0x80:
+            log.warning("the local broker refused an aggregate: reason code 0x%02x", reason_code)
+        oldest = next(iter(self._in_flight.values()), None)
+        self._settled = buffer_id if oldest is None else max(self._settled, oldest - 1)
+        if self._settled - self._saved >= SAVE_EVERY:
+            self._save()
+
+    def disconnected(self, link: Link) -> None:
+        """What was not acknowledged is published again."""
+        self._cursor = self._settled
+        self._in_flight.clear()
+        self._waiting.clear()
+        self._commands.clear()
+
+    def leaving(self, link: Link) -> None:
+        """After a clean DISCONNECT the will does not speak, so say it now."""
+        link.publish(self._status_topic, status_payload("offline"), qos=1, retain=True)
+
+    def work(self, link: Link) -> float:
+        told, self._backpressure = self._backpressure, None
+        if told is not None:
+            link.publish(self._backpressure_topic, told, qos=1, retain=True)
+        while self._commands and not link.congested:
+            link.publish(*self._commands.popleft(), qos=0)
+        if not self._waiting and self._news:
+            self._load()
+        while self._waiting and len(self._in_flight) < IN_FLIGHT and not link.congested:
+            buffer_id, topic, payload = self._waiting.popleft()
+            news = self._discovery.aggregate(topic, payload) if self._discovery is not None else None
+            if news is not None:
+                _announce(link, news)
+            packet_id = link.publish(topic, payload, qos=1, retain=self._retained(topic))
+            self._in_flight[packet_id] = buffer_id
+        return 1.0 if not self._news else 0.05
+
+    def finish(self) -> None:
+        """Save how far it got. After the link has stopped, before the writer does."""
+        self._save()
+        if self._reader is not None:
+            self._reader.close()
+
+    def _load(self) -> None:
+        self._news = False
+        if self._reader is None:
+            self._reader = Reader(self._path)
+        events = self._reader.derived_after(self._cursor, CHUNK)
+        if not events.ids:
+            return
+        self._news = True  # there may be more behind these
+        self._cursor = events.ids[-1]
+        events, _ = self._reader.without_corrupt(events)
+        names, payloads = self._reader.names(events.stream_ids), self._reader.payloads(events)
+        self._waiting.extend(zip(events.ids, names, payloads, strict=True))
+
+    def _save(self) -> None:
+        self._saved = self._settled
+        self._writer.submit(Do(partial(Store.set_meta, name=REPUBLISHED_ID, value=self._settled)))
+
+
+def _announce(link: Link, announcement: Announcement) -> None:
+    link.publish(announcement.topic, announcement.payload, qos=1, retain=True)
+
+
+def status_payload(state: str) -> bytes:
+    """The retained status message; design 5.1."""
+    return orjson.dumps({"state": state})

@@ -1,0 +1,146 @@
+"""Runs windows over a recorded stream of messages: no broker, no buffer, and no clock but the recording's.
+
+Processing time is the highest `time_ms` so far, so that idle timeouts and time triggers work as they did
+live, and the same input always gives the same output.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeGuard
+
+import orjson
+
+from gateway.core.errors import DecodeError, GatewayError
+from gateway.core.events import Emission, FieldValue, Sample
+from gateway.decode.routes import RouteTable
+from gateway.windows.emission import emission_json
+from gateway.windows.engine import WindowEngine
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+"""A line longer than this is a wrong file rather than an event: it is refused before it is parsed."""
+
+
+MAX_TIME_MS = 253_402_300_799_999
+"""The end of the year 9999, as for the timestamps of routes."""
+
+
+class ReplayError(GatewayError):
+    """Raised when a line of the input is no event. The message names file and line number."""
+
+
+class Recorded(NamedTuple):
+    """One line of the input. `time_ms` is when it arrived, and its event time unless its route finds one."""
+
+    topic: str
+    payload: bytes
+    time_ms: int
+
+
+def read_events(lines: Iterable[bytes], name: str) -> Iterator[Recorded]:
+    """The events of an NDJSON file called `name`. Raises ReplayError at the first bad line."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield read_event(line)
+            except DecodeError as exc:
+                raise ReplayError(f"{name}, line {number}: {exc}", hint=exc.hint) from exc
+
+
+def read_event(line: bytes) -> Recorded:
+    """One line as an event. Raises DecodeError."""
+    hint = 'write {"topic": "a/b", "payload": 21.5, "time_ms": 1700000000000}'
+    if len(line) > MAX_LINE_BYTES:
+        raise DecodeError(f"more than {MAX_LINE_BYTES} bytes", reason="too_large", hint=hint)
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError as exc:
+        raise DecodeError(f"not JSON: {exc}", reason="json", hint=hint) from exc
+    if not isinstance(found, dict) or found.keys().isdisjoint(("payload", "payload_b64")):
+        raise DecodeError("not an object with topic, payload and time_ms", reason="shape", hint=hint)
+    topic, time_ms = found.get("topic"), found.get("time_ms")
+    if not isinstance(topic, str) or not topic:
+        raise DecodeError("topic is not a text", reason="topic", hint=hint)
+    if not _is_time(time_ms):
+        raise DecodeError("time_ms is not a whole number of milliseconds", reason="time", hint=hint)
+    return Recorded(topic, _payload(found, hint), int(time_ms))
+
+
+def _payload(found: Mapping[str, object], hint: str) -> bytes:
+    """`payload` as text or JSON; bytes that are neither stand in `payload_b64`."""
+    if "payload" in found:
+        payload = found["payload"]
+        return payload.encode() if isinstance(payload, str) else orjson.dumps(payload)
+    try:
+        return b64decode(str(found["payload_b64"]), validate=True)
+    except ValueError as exc:
+        raise DecodeError(f"payload_b64 is not Base64: {exc}", reason="base64", hint=hint) from exc
+
+
+def _is_time(value: object) -> TypeGuard[int | float]:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return abs(value) <= MAX_TIME_MS and value == int(value)
+
+
+class Replay:
+    """Feeds recorded events to routes and windows. `events` and `undecoded` count what came by."""
+
+    def __init__(self, routes: RouteTable, engine: WindowEngine) -> None:
+        self.events = 0
+        self.undecoded = 0
+        self._routes = routes
+        self._engine = engine
+        self._now_ms: int | None = None
+
+    def feed(self, event: Recorded) -> list[Emission]:
+        """What the windows emit because of one event, and because of the time that passed before it."""
+        self.events += 1
+        out: list[Emission] = []
+        if self._now_ms is None or event.time_ms > self._now_ms:
+            self._now_ms = event.time_ms
+            out = self._engine.advance(event.time_ms)
+        found = self._routes.match(event.topic)
+        if found is None:
+            samples = plain_samples(event.payload, event.time_ms)
+            self.undecoded += not samples
+            return out + self._engine.process(event.topic, None, {}, samples, self._now_ms)
+        route, levels = found
+        decoded = route.decode(event.topic, levels, event.payload, event.time_ms)
+        if decoded.problem is not None:
+            self.undecoded += 1
+            return out
+        name = route.spec.name
+        return out + self._engine.process(event.topic, name, levels, decoded.samples, self._now_ms)
+
+    def finish(self) -> list[Emission]:
+        """End of input: close what is open."""
+        return self._engine.flush()
+
+
+def plain_samples(payload: bytes, time_ms: int) -> tuple[Sample, ...]:
+    """A payload that no route decodes: a JSON object's members, or a single value as the field `value`."""
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return ()
+    if isinstance(found, list):
+        return ()
+    fields: Mapping[str, FieldValue] = found if isinstance(found, dict) else {"value": found}
+    return (Sample(time_ms, fields),)
+
+
+def line_of(emission: Emission) -> bytes | None:
+    """The output line of an emission; None for what is dropped for another reason than being late."""
+    if emission.kind != "dropped":
+        return orjson.dumps(emission_json(emission), option=orjson.OPT_APPEND_NEWLINE)
+    if emission.reason != "late":
+        return None
+    report = {
+        "window": emission.window,
+        "key": emission.key,
+        "kind": "dropped",
+        "event_time_ms": emission.event_time_ms,
+    }
+    return orjson.dumps(report, option=orjson.OPT_APPEND_NEWLINE)

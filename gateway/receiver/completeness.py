@@ -1,0 +1,103 @@
+"""Is anything missing? What was received, compared with what the gateways claim to have sent.
+
+Every number of a stream is received, declared (lost or kept, by the gateway, with a reason), missing (the
+gateway says that it is in the cloud, but it is not here), unproven (no claim about it has arrived, though
+there are claims about later ones), or open: beyond the last claim, so the next audit will tell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from gateway.core.sequence_sets import Run, Stretch, Stretches, size_of, without
+from gateway.receiver.ledger import Gap, GatewayWord, Ledger, StreamLedger
+
+
+class StreamVerdict(NamedTuple):
+    """What is wrong with one stream, and how many of its numbers stand where."""
+
+    received: int
+    missing: tuple[Stretch, ...]
+    unproven: tuple[Stretch, ...]
+    declared: dict[str, int]  # by reason or status; only what did not arrive all the same
+    open: int
+
+
+class Verdict(NamedTuple):
+    """All streams together. `duplicates` are events that stand twice in the output."""
+
+    gateways: dict[str, GatewayWord]
+    silent: tuple[str, ...]  # gateways with events, but without any audit record
+    streams: int
+    received: int
+    duplicates: int
+    declared: dict[str, int]
+    shed: dict[str, int]  # messages that were never taken in, by reason; they have no numbers
+    open: int
+    missing: tuple[Gap, ...]
+    unproven: tuple[Gap, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that the gateways claim is here, once."""
+        nothing_wrong = not (self.missing or self.unproven or self.silent or self.duplicates)
+        return nothing_wrong and bool(self.gateways)
+
+
+def judge(ledger: Ledger) -> Verdict:
+    """Compare what a ledger has seen with the claims that it was told."""
+    declared: Counter[str] = Counter()
+    missing: list[Gap] = []
+    unproven: list[Gap] = []
+    received = still_open = 0
+    for gateway_id, name, stream in ledger:
+        found = judge_stream(stream)
+        received += found.received
+        still_open += found.open
+        declared.update(found.declared)
+        missing += _gaps(gateway_id, name, found.missing)
+        unproven += _gaps(gateway_id, name, found.unproven)
+    shed: Counter[str] = Counter()
+    for one in chain.from_iterable(ledger.shed.values()):
+        shed[one.reason] += one.messages
+    silent = sorted({gateway_id for gateway_id, _, _ in ledger} - ledger.words.keys())
+    return Verdict(
+        ledger.words,
+        tuple(silent),
+        ledger.streams,
+        received,
+        ledger.duplicates,
+        dict(declared),
+        dict(shed),
+        still_open,
+        tuple(missing),
+        tuple(unproven),
+    )
+
+
+def judge_stream(stream: StreamLedger) -> StreamVerdict:
+    """The verdict on one stream whose `seen` holds only what has really arrived."""
+    seen, claimed = stream.seen, stream.claimed
+    exempt = [each.run.stretches() for each in stream.exempt]
+    missing = tuple(without(claimed, seen, *exempt))
+    end = claimed.last or 0
+    unproven = tuple(without([(1, end)], claimed, seen)) if end else ()
+    newest = seen.last or 0
+    still_open = size_of(without([(end + 1, newest)], seen)) if newest > end else 0
+    return StreamVerdict(size_of(seen), missing, unproven, _declared(stream), still_open)
+
+
+def _declared(stream: StreamLedger) -> dict[str, int]:
+    runs: defaultdict[str, list[Run]] = defaultdict(list)
+    for each in stream.exempt:
+        runs[each.reason].append(each.run)
+    found = {reason: Stretches().united(*(run.stretches() for run in some)) for reason, some in runs.items()}
+    counts = {reason: size_of(without(numbers, stream.seen)) for reason, numbers in found.items()}
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _gaps(gateway_id: str, name: str, stretches: Iterable[Stretch]) -> Iterator[Gap]:
+    return (Gap(gateway_id, name, first, last) for first, last in stretches)

@@ -1,0 +1,211 @@
+"""What the cloud side knows of each stream: what has arrived, and what its gateway claims to have sent.
+
+The bridge delivers at least once. An event is a duplicate when its id was seen among the latest ones, or
+when its sequence number was seen before in its stream. Numbers are dense, so what was seen of a stream is
+a few stretches, whatever the number of events. A number that was seen, on an event that is younger than
+everything before it, means that the gateway lost its buffer and counts anew: it is not a duplicate.
+
+What a claim (`gateway.wire.audit_record`) declares lost counts as seen from then on, so that a stream that
+was thinned out stays a few stretches too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import orjson
+
+from gateway.core.events import WireEvent
+from gateway.core.sequence_sets import Run, Stretches
+from gateway.flow.dropped_ranges import ShedRange, told
+from gateway.wire.audit_record import AuditRecord, Claim, Exempt
+
+RECENT_IDS = 200_000  # about 20 MB; far more than a bridge has in flight, which is what it sends again
+
+
+class Identity(NamedTuple):
+    """What an event is recognised by."""
+
+    gateway_id: str
+    event_id: bytes
+    stream: str
+    sequence_num: int
+    ingest_time_ms: int
+
+
+class Gap(NamedTuple):
+    """Sequence numbers of one stream that have not arrived."""
+
+    gateway_id: str
+    stream: str
+    first: int
+    last: int
+
+
+class GatewayWord(NamedTuple):
+    """What a gateway last said of itself in an audit record."""
+
+    session: str
+    time_ms: int
+    buffer: dict[str, int]
+
+
+class StreamLedger:
+    """One stream: the numbers that were seen, those that were claimed, and what the claims take out."""
+
+    __slots__ = ("claimed", "exempt", "newest_ingest_ms", "seen")
+
+    def __init__(self) -> None:
+        self.seen = Stretches()
+        self.newest_ingest_ms = -(2**63)
+        self.claimed = Stretches()
+        self.exempt: list[Exempt] = []
+
+    def claim(self, claim: Claim) -> None:
+        """Take up a claim; it replaces what was said before about the same numbers."""
+        if self.exempt and self.claimed.last is not None and claim.first <= self.claimed.last:
+            before, after = (0, claim.first - 1), (claim.last + 1, 2**63 - 1)
+            parts = (each.within(*side) for each in self.exempt for side in (before, after))
+            self.exempt = [part for part in parts if part]
+        self.exempt += claim.exempt
+        self.claimed = self.claimed.united([(claim.first, claim.last)])
+        lost = [each.run.stretches() for each in claim.exempt if not each.kept]
+        if lost:
+            self.seen = self.seen.united(*lost)
+
+    def dump(self) -> list[Any]:
+        """Plain values that `load` takes."""
+        exempt = [[each.reason, [*each.run], each.kept] for each in self.exempt]
+        return [[*self.seen], self.newest_ingest_ms, [*self.claimed], exempt]
+
+    @classmethod
+    def load(cls, values: list[Any]) -> StreamLedger:
+        """Raises TypeError, ValueError or IndexError for what `dump` did not give."""
+        stream = cls()
+        seen, stream.newest_ingest_ms, claimed, exempt = values
+        stream.seen, stream.claimed = (
+            Stretches((first, last) for first, last in each) for each in (seen, claimed)
+        )
+        stream.exempt = [Exempt(reason, Run(*run), kept) for reason, run, kept in exempt]
+        return stream
+
+
+class Ledger:
+    """Remembers which events were taken. Its memory grows with streams and gaps, not with events."""
+
+    def __init__(self, recent_ids: int = RECENT_IDS) -> None:
+        self.events = 0
+        self.duplicates = 0
+        self.reordered = 0
+        """Events that came after a later one of their stream."""
+        self.renumbered = 0
+        """Times that a stream began to count anew."""
+        self.words: dict[str, GatewayWord] = {}
+        """By gateway: what it last said of itself."""
+        self.shed: dict[str, list[ShedRange]] = {}
+        """By gateway: what it says that it has not taken in."""
+        self._streams: dict[tuple[str, str], StreamLedger] = {}
+        self._recent: set[bytes] = set()
+        self._recent_order: deque[bytes] = deque()
+        self._recent_limit = recent_ids
+
+    def __iter__(self) -> Iterator[tuple[str, str, StreamLedger]]:
+        """(gateway, stream, its ledger), in the order of their names."""
+        return ((*place, self._streams[place]) for place in sorted(self._streams))
+
+    @property
+    def streams(self) -> int:
+        return len(self._streams)
+
+    @property
+    def gateways(self) -> int:
+        return len({gateway_id for gateway_id, _ in self._streams})
+
+    def take(self, event: Identity) -> bool:
+        """Whether the event is new. It counts as taken from now on."""
+        stream = self._stream(event.gateway_id, event.stream)
+        highest = stream.seen.last
+        unseen = stream.seen.add(event.sequence_num)
+        known = event.event_id in self._recent
+        if known or not (unseen or event.ingest_time_ms > stream.newest_ingest_ms):
+            self.duplicates += 1
+            return False
+        if not unseen:
+            stream.seen.forget_from(event.sequence_num)
+            stream.seen.add(event.sequence_num)
+            self.renumbered += 1
+        elif highest is not None and event.sequence_num < highest:
+            self.reordered += 1
+        stream.newest_ingest_ms = max(stream.newest_ingest_ms, event.ingest_time_ms)
+        self.events += 1
+        self._remember(event.event_id)
+        return True
+
+    def hear(self, record: AuditRecord) -> None:
+        """Take up the claims of one audit record. A new session of a gateway claims everything anew."""
+        word = self.words.get(record.gateway_id)
+        if word is not None and word.session != record.session:
+            for (gateway_id, _), stream in self._streams.items():
+                if gateway_id == record.gateway_id:
+                    stream.claimed, stream.exempt = Stretches(), []
+            self.shed.pop(record.gateway_id, None)
+        self.words[record.gateway_id] = GatewayWord(record.session, record.time_ms, dict(record.buffer))
+        for claim in record.claims:
+            self._stream(record.gateway_id, claim.stream).claim(claim)
+        if record.shed:
+            self.shed[record.gateway_id] = told(self.shed.get(record.gateway_id, ()), record.shed)
+
+    def gaps(self) -> Iterator[Gap]:
+        """What is missing between the first and the last event of every stream, and was not declared lost."""
+        for gateway_id, name, stream in self:
+            for first, last in stream.seen.gaps():
+                yield Gap(gateway_id, name, first, last)
+
+    def adopt_claims(self, other: Ledger) -> None:
+        """Take over what `other` was told, but not what it has seen."""
+        self.words, self.shed = dict(other.words), dict(other.shed)
+        for gateway_id, name, stream in other:
+            own = self._stream(gateway_id, name)
+            own.claimed, own.exempt = stream.claimed, stream.exempt
+
+    def dump(self) -> bytes:
+        """Everything but the latest ids, for `load` after a restart."""
+        streams = [[gateway_id, name, stream.dump()] for gateway_id, name, stream in self]
+        words = {gateway_id: [*word] for gateway_id, word in self.words.items()}
+        shed = {gateway_id: [[*one] for one in ranges] for gateway_id, ranges in self.shed.items()}
+        fields = {"version": 1, "events": self.events, "words": words, "shed": shed, "streams": streams}
+        return orjson.dumps(fields)
+
+    def load(self, state: bytes) -> None:
+        """Go on where `dump` was. Raises ValueError for anything else."""
+        try:
+            fields = orjson.loads(state)
+            if fields["version"] != 1:
+                raise ValueError("it is of another version")
+            self.events = int(fields["events"])
+            self.words = {gateway_id: GatewayWord(*word) for gateway_id, word in fields["words"].items()}
+            for gateway_id, ranges in fields.get("shed", {}).items():  # older states have none
+                self.shed[gateway_id] = [ShedRange(*each) for each in ranges]
+            for gateway_id, name, values in fields["streams"]:
+                self._streams[gateway_id, name] = StreamLedger.load(values)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
+            raise ValueError(f"not the state of a receiver: {exc!r}") from exc
+
+    def _stream(self, gateway_id: str, name: str) -> StreamLedger:
+        stream = self._streams.get((gateway_id, name))
+        if stream is None:
+            stream = self._streams[gateway_id, name] = StreamLedger()
+        return stream
+
+    def _remember(self, event_id: bytes) -> None:
+        self._recent.add(event_id)
+        self._recent_order.append(event_id)
+        if len(self._recent_order) > self._recent_limit:
+            self._recent.discard(self._recent_order.popleft())
+
+
+def identity(gateway_id: str, event: WireEvent) -> Identity:
+    """What the ledger wants to know of an event."""
+    return Identity(gateway_id, event.event_id, event.stream, event.sequence_num, event.ingest_time_ms)

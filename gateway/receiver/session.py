@@ -1,0 +1,120 @@
+"""The reference consumer: takes what the bridge sends to the cloud broker and gives it to a sink, once.
+
+Persist, then acknowledge: a message is acknowledged when its events, or its audit's claims, are on disk.
+What was not acknowledged comes again after a reconnect or a restart, and the ledger, rebuilt from the sink,
+knows it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from gateway.core.errors import DecodeError
+from gateway.core.events import Message
+from gateway.mqtt.link import Link, Session
+from gateway.receiver.ledger import Ledger, identity
+from gateway.receiver.sinks.sink import Received, Sink
+from gateway.wire.audit_record import AuditRecord, read_audit
+from gateway.wire.encodings import decode_frame
+from gateway.wire.event_format import UplinkTopic, event_from_message, parse_uplink_topic, uplink_filters
+
+log = logging.getLogger(__name__)
+
+SAVE_EVERY_EVENTS = 1_000_000  # so many are read again after a crash, at most
+
+
+class Receiver(Session):
+    """The session of the receiving connection. When it cannot go on, `failure` says why, and `done` is set.
+
+    `prefix` is the gateways' topic prefix, `gateway_id` one of them or `+` for all.
+    """
+
+    def __init__(self, prefix: str, gateway_id: str, sink: Sink, ledger: Ledger) -> None:
+        self.messages = 0
+        self.written = 0
+        self.rejected = 0
+        self.audits = 0
+        self.last_arrival_s = time.monotonic()
+        self.done = threading.Event()
+        self.failure: Exception | None = None
+        self._prefix = prefix
+        self._filters = uplink_filters(prefix, gateway_id)
+        self._sink = sink
+        self._ledger = ledger
+        self._unsaved = 0
+
+    def connected(self, link: Link, session_present: bool) -> None:
+        self.last_arrival_s = time.monotonic()
+        link.subscribe([(topic_filter, 1) for topic_filter in self._filters])
+
+    def received(self, link: Link, messages: list[Message]) -> None:
+        try:
+            self._take(messages)
+        except Exception as exc:
+            # Whatever it was, the ledger has counted what is not on the disk: acknowledging anything from
+            # here on could lose it. The next run rebuilds the ledger from the sink.
+            self.failure = exc
+            self.done.set()
+            raise
+        for message in messages:
+            if message.qos:
+                link.ack(message.epoch, message.packet_id)
+        self.last_arrival_s = time.monotonic()
+
+    def wants_to_read(self) -> bool:
+        return self.failure is None
+
+    def finish(self) -> None:
+        """After the link has stopped: save what is known, unless it is not what the sink holds."""
+        if self.failure is None:
+            self._save()
+
+    def _take(self, messages: list[Message]) -> None:
+        events: list[Received] = []
+        audits: list[AuditRecord] = []
+        for message in messages:
+            try:
+                self._decode(message, events, audits)
+            except DecodeError as exc:
+                self.rejected += 1
+                log.warning("%s: rejected: %s", message.topic, exc)
+                self._sink.reject(message, exc)
+        take = self._ledger.take
+        new = [each for each in events if take(identity(*each))]
+        stored = self._sink.write(new)
+        self._ledger.duplicates += len(new) - stored
+        self.messages += len(messages)
+        self.written += stored
+        self._unsaved += stored
+        for record in audits:
+            self._ledger.hear(record)
+        self.audits += len(audits)
+        if audits or self._unsaved >= SAVE_EVERY_EVENTS:
+            self._save()
+
+    def _save(self) -> None:
+        self._sink.save(self._ledger.dump())
+        self._unsaved = 0
+
+    def _decode(self, message: Message, events: list[Received], audits: list[AuditRecord]) -> None:
+        topic = parse_uplink_topic(self._prefix, message.topic)
+        if topic is None:
+            return  # a broker may send retained messages that nobody asked for
+        if topic.form == "audit":
+            record = read_audit(message.payload)
+            _check_sender(record.gateway_id, topic)
+            audits.append(record)
+        elif topic.form == "event":
+            event = event_from_message(topic.rest, message.properties, message.payload)
+            events.append(Received(topic.gateway_id, event))
+        else:
+            batch = decode_frame(message.payload)
+            _check_sender(batch.gateway_id, topic)
+            events += [Received(batch.gateway_id, event) for event in batch.events]
+
+
+def _check_sender(gateway_id: str, topic: UplinkTopic) -> None:
+    if gateway_id != topic.gateway_id:
+        raise DecodeError(f"a message of {gateway_id} on another gateway's topic", reason="gateway")

@@ -1,0 +1,144 @@
+"""A file of event lines, with the receiver's state beside it.
+
+`FILE.state` says up to which byte of the file it holds; a line that a crash left unfinished is cut off. What
+could not be read is in `FILE.rejected`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import os
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import orjson
+
+from gateway.core.errors import DecodeError
+from gateway.core.events import Message
+from gateway.host.files import sync_folder
+from gateway.receiver.event_lines import event_line, identity_of_line
+from gateway.receiver.ledger import Identity
+from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received
+
+log = logging.getLogger(__name__)
+
+
+class EventFile:
+    """A sink: the file at `path`. See `gateway.receiver.sinks.sink` for what each method does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._state_path = path.with_name(path.name + ".state")
+        self._rejected_path = path.with_name(path.name + ".rejected")
+        self._file: io.FileIO | None = None
+        self._position = 0  # what the state knows
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def open(self) -> bytes | None:
+        is_new = not self.path.exists()
+        self._file = self.path.open("ab", buffering=0)  # what failed must not be tried again on closing
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise OutputError(f"another process writes to {self.path}", hint=IN_USE_HINT) from exc
+        if is_new:
+            sync_folder(self.path.parent)
+        position, state = self._saved()
+        if state is None or not self._ends_a_line(position):
+            return None
+        self._position = position
+        return state
+
+    def claims(self) -> bytes | None:
+        return self._saved()[1]
+
+    def behind_state(self) -> Iterator[Identity]:
+        return self._read(self._position)
+
+    def everything(self) -> Iterator[Identity]:
+        return self._read(0)
+
+    def write(self, events: Sequence[Received]) -> int:
+        if self._file is not None and events:
+            unwritten = memoryview(b"".join([event_line(gateway_id, event) for gateway_id, event in events]))
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
+            os.fsync(self._file.fileno())
+        return len(events)
+
+    def save(self, state: bytes) -> None:
+        if self._file is None:
+            return
+        fresh = self._state_path.with_name(self._state_path.name + ".new")
+        with fresh.open("wb") as file:
+            file.write(b"%d\n" % os.fstat(self._file.fileno()).st_size)
+            file.write(state)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._state_path)
+        sync_folder(self._state_path.parent)
+
+    def reject(self, message: Message, error: DecodeError) -> None:
+        with self._rejected_path.open("ab") as rejected:
+            rejected.write(_rejected_line(message, error))
+            rejected.flush()
+            os.fsync(rejected.fileno())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _saved(self) -> tuple[int, bytes | None]:
+        if not self._state_path.exists():
+            return 0, None
+        position, _, state = self._state_path.read_bytes().partition(b"\n")
+        return (int(position), state) if position.isdigit() else (0, b"")
+
+    def _ends_a_line(self, position: int) -> bool:
+        """Whether the file still has what the state speaks of: it may have been moved away, or edited."""
+        if position > self.path.stat().st_size:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(max(0, position - 1))
+            return position == 0 or file.read(1) == b"\n"
+
+    def _read(self, start: int) -> Iterator[Identity]:
+        end = start
+        with self.path.open("rb") as written:
+            written.seek(start)
+            for number, line in enumerate(written, start=1):
+                if not line.endswith(b"\n"):
+                    self._cut_off(end)
+                    return
+                end += len(line)
+                yield self._identity(number, line)
+
+    def _cut_off(self, end: int) -> None:
+        log.warning("%s: an unfinished last line is cut off", self.path)
+        if self._file is not None:
+            self._file.truncate(end)
+
+    def _identity(self, number: int, line: bytes) -> Identity:
+        try:
+            return identity_of_line(line)
+        except DecodeError as exc:
+            hint = "give another --output, or remove the line if a disk error left it"
+            raise OutputError(f"{self.path}, line {number}: {exc}", hint=hint) from exc
+
+
+def _rejected_line(message: Message, error: DecodeError) -> bytes:
+    fields = {
+        "topic": message.topic,
+        "arrival_ms": message.arrival_ms,
+        "reason": error.reason,
+        "error": str(error),
+        "payload_b64": b64encode(message.payload).decode(),
+    }
+    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,138 @@
+"""A table in a PostgreSQL database, keyed by the event's id; needs the extra `postgres` (psycopg 3)."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from gateway.core.errors import DecodeError
+from gateway.core.events import Message
+from gateway.receiver.ledger import Identity
+from gateway.receiver.sinks.rows import COLUMNS, IDENTITY, row_of
+from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received
+
+# `place` is the order of arrival. A BRIN index over it is a few pages, and enough to find the latest rows.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS gateway_events (
+  event_id uuid PRIMARY KEY, gateway text NOT NULL, stream text NOT NULL, sequence_num bigint NOT NULL,
+  event_time_ms bigint NOT NULL, ingest_time_ms bigint NOT NULL, device_time_ms bigint,
+  priority text NOT NULL, kind text NOT NULL, flags integer NOT NULL, payload text, payload_bytes bytea,
+  place bigint GENERATED ALWAYS AS IDENTITY);
+CREATE INDEX IF NOT EXISTS gateway_events_place ON gateway_events USING brin (place);
+CREATE TABLE IF NOT EXISTS gateway_rejected (
+  topic text NOT NULL, arrival_ms bigint NOT NULL, reason text NOT NULL, error text NOT NULL, payload bytea);
+CREATE TABLE IF NOT EXISTS gateway_receiver (
+  id integer PRIMARY KEY CHECK (id = 1), place bigint NOT NULL, state bytea NOT NULL);
+"""
+_TYPES = ("uuid", "text", "text", *("bigint",) * 4, "text", "text", "integer", "text", "bytea")
+# One statement for all rows: a round trip for each would be most of the time.
+_INSERT = (
+    f"INSERT INTO gateway_events ({', '.join(COLUMNS)}) SELECT * FROM unnest("  # noqa: S608 - constants
+    + ", ".join(f"%s::{kind}[]" for kind in _TYPES)
+    + ") ON CONFLICT (event_id) DO NOTHING"
+)
+_READ = f"SELECT {', '.join(IDENTITY)} FROM gateway_events WHERE place > %s ORDER BY place"  # noqa: S608
+_SAVE = """
+INSERT INTO gateway_receiver SELECT 1, coalesce((SELECT max(place) FROM gateway_events), 0), %s
+ON CONFLICT (id) DO UPDATE SET place = excluded.place, state = excluded.state
+"""
+_REJECT = "INSERT INTO gateway_rejected VALUES (%s, %s, %s, %s, %s)"
+_ADVISORY_LOCK = int.from_bytes(b"gateway", "big")
+
+
+class EventDatabase:
+    """A sink: `gateway_events` in a database. See `gateway.receiver.sinks.sink` for what each method does."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._position = 0
+
+    @property
+    def name(self) -> str:
+        if self._connection is None:
+            return "the PostgreSQL database"
+        return f"PostgreSQL {self._connection.info.dbname} at {self._connection.info.host}"
+
+    def open(self) -> bytes | None:
+        with self._errors():
+            connection = self._connection = psycopg.connect(self._url, connect_timeout=10)
+            (locked,) = self._one("SELECT pg_try_advisory_lock(%s)", _ADVISORY_LOCK)
+            if not locked:
+                raise OutputError(f"another process writes to {self.name}", hint=IN_USE_HINT)
+            connection.execute(_SCHEMA)
+            # Of this session: a server may be set to answer before the disk has it.
+            connection.execute("SET synchronous_commit = on")
+            connection.commit()
+            row = connection.execute("SELECT place, state FROM gateway_receiver").fetchone()
+            connection.commit()
+            if row is None:
+                return None
+            self._position = row[0]
+            return bytes(row[1])
+
+    def claims(self) -> bytes | None:
+        return None
+
+    def behind_state(self) -> Iterator[Identity]:
+        return self._read(self._position)
+
+    def everything(self) -> Iterator[Identity]:
+        return self._read(0)
+
+    def write(self, events: Sequence[Received]) -> int:
+        with self._errors():
+            if not events:
+                return 0
+            rows = [row_of(each, uuid.UUID(bytes=each.event.event_id)) for each in events]
+            with self._open_connection.transaction():
+                columns = [list(column) for column in zip(*rows, strict=True)]
+                return self._open_connection.execute(_INSERT, columns).rowcount
+
+    def save(self, state: bytes) -> None:
+        with self._errors(), self._open_connection.transaction():
+            self._open_connection.execute(_SAVE, (state,))
+
+    def reject(self, message: Message, error: DecodeError) -> None:
+        with self._errors():
+            values = (message.topic, message.arrival_ms, error.reason, str(error), message.payload)
+            with self._open_connection.transaction():
+                self._open_connection.execute(
+                    "INSERT INTO gateway_rejected VALUES (%s, %s, %s, %s, %s)", values
+                )
+
+    def close(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+    @property
+    def _open_connection(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._connection is None:
+            raise OutputError(f"{self.name} is not open")
+        return self._connection
+
+    def _one(self, sql: str, *values: object) -> tuple[Any, ...]:
+        return self._open_connection.execute(sql, values).fetchone() or (None,)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The driver's errors, with the name of the place."""
+        try:
+            yield
+        except psycopg.Error as exc:
+            raise OutputError(f"{self.name}: {str(exc).strip()}") from exc
+
+    def _read(self, after: int) -> Iterator[Identity]:
+        try:
+            with self._open_connection.transaction(), self._open_connection.cursor("gateway_rows") as rows:
+                for gateway_id, event_id, *rest in rows.execute(_READ, (after,)):
+                    yield Identity(gateway_id, event_id.bytes, *rest)
+        except psycopg.Error as exc:
+            raise OutputError(f"{self.name}: the table gateway_events cannot be read: {exc}") from exc

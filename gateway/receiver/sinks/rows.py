@@ -1,0 +1,44 @@
+"""Events as rows of a table: the columns that SQLite and PostgreSQL have in common."""
+
+from __future__ import annotations
+
+from gateway.receiver.event_lines import kind_name, priority_name
+from gateway.receiver.sinks.sink import Received
+
+COLUMNS = (
+    *("event_id", "gateway", "stream", "sequence_num", "event_time_ms", "ingest_time_ms"),
+    *("device_time_ms", "priority", "kind", "flags", "payload", "payload_bytes"),
+)
+IDENTITY = ("gateway", "event_id", "stream", "sequence_num", "ingest_time_ms")
+
+Row = tuple[object, ...]
+
+
+def row_of(received: Received, event_id: object) -> Row:
+    """The values of COLUMNS. A payload that is text is in `payload`, any other in `payload_bytes`."""
+    gateway_id, event = received
+    text = _text(event.payload)
+    return (
+        event_id,
+        gateway_id,
+        event.stream,
+        event.sequence_num,
+        event.event_time_ms,
+        event.ingest_time_ms,
+        event.device_time_ms,
+        str(priority_name(event.priority)),
+        str(kind_name(event.kind)),
+        event.flags,
+        text,
+        event.payload if text is None else None,
+    )
+
+
+def _text(payload: bytes) -> str | None:
+    """The payload as text, unless a column of text cannot hold it."""
+    if b"\0" in payload:
+        return None
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,61 @@
+"""What the timekeeper asks of every source of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from gateway.core.clock import Line, uptime_ns
+from gateway.timekeeping.estimate import Sample
+
+
+class Measured(NamedTuple):
+    """A sample and the source that it is of: `ntp:pool.ntp.org`."""
+
+    source: str
+    sample: Sample
+
+
+class TimeSource(Protocol):
+    """One server, receiver or clock. All methods run on the timekeeper's thread and do not block for long."""
+
+    name: str
+    problem: str
+    """Why it gives no time right now; empty when it does."""
+
+    @property
+    def socket_number(self) -> int | None:
+        """What to wait on for an answer; None when there is nothing to wait for."""
+
+    @property
+    def due_s(self) -> float:
+        """When `turn` wants to be called next, on the uptime clock, if nothing arrives before."""
+
+    def turn(self, now_s: float) -> Iterable[Measured]:
+        """Read what has arrived and ask what is due. Raises OSError when the peer cannot be reached."""
+
+    def close(self) -> None: ...
+
+
+class Reference:
+    """The scale that samples are measured against: uptime plus a constant. It never jumps."""
+
+    def __init__(self, line: Line) -> None:
+        self._ahead_ns = line.time_ns - line.raw_ns
+
+    def now_ns(self) -> int:
+        return uptime_ns() + self._ahead_ns
+
+    def wall_offset_s(self) -> float:
+        """How far the system clock is ahead of the reference. Read between two reads of the uptime, because
+        the process may lose the processor in between."""
+        best_ns, offset_ns = 1 << 62, 0
+        for _ in range(3):
+            before_ns = uptime_ns()
+            wall_ns = time.time_ns()
+            after_ns = uptime_ns()
+            if after_ns - before_ns < best_ns:
+                best_ns = after_ns - before_ns
+                offset_ns = wall_ns - (before_ns + after_ns) // 2 - self._ahead_ns
+        return offset_ns / 1e9

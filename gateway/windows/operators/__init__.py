@@ -1,0 +1,1 @@
+"""The types of windows: grids, sessions, and windows without bounds."""

@@ -1,0 +1,249 @@
+"""What every type of window does: read a field, find the key, place the reading, move the watermark.
+
+A subclass says what happens to a reading (`_place`) and at a timer (`_on_timer`), and how a key's state is
+written and read.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from gateway.core.events import Emission, Reading, Sample
+from gateway.windows.counters import Counters
+from gateway.windows.keyspace import Keyspace
+from gateway.windows.plugin import CombineFn
+from gateway.windows.plugin_runner import BREAKER_FAILURES, BREAKER_PAUSE_MS, Border, Key
+from gateway.windows.processing_timers import Ticks
+from gateway.windows.reading_extractor import Intake
+from gateway.windows.spec import WindowSpec
+from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, SharedClock, Source
+
+K = TypeVar("K", bound=Key)
+
+MANY = 1000
+"""Emissions in one list after which they are handed on before the next key has its turn."""
+
+# What Reading(...) does, without its detour through Python: a quarter of a microsecond for every reading.
+_new_reading: Callable[[tuple[Any, ...]], Reading] = partial(tuple.__new__, Reading)
+
+
+@dataclass(slots=True)
+class Binding(Generic[K]):
+    """What is known about the samples of one topic before they come."""
+
+    topic: str
+    levels: Mapping[str, str]
+    source: Source | None  # None: each key is its own
+    key_name: str | None  # None: the topic alone does not tell
+    key: K | None = None
+
+
+class Operator(ABC, Generic[K]):
+    """One window of the configuration at work, for one thread; only `counters` may be read by others."""
+
+    uses_watermark = True
+
+    def __init__(self, spec: WindowSpec, plugin: CombineFn, fingerprint: str) -> None:
+        self.spec = spec
+        self.fingerprint = fingerprint
+        self.counters = Counters()
+        self.border = Border(spec.name, plugin, self.counters)
+        self.keys: Keyspace[K] = Keyspace(spec, self.counters)
+        self.shared: SharedClock | None = None
+        if self.uses_watermark and spec.watermark == "shared":
+            self.shared = SharedClock(spec.out_of_orderness_ms, spec.idle_timeout_ms)
+        self.hand_on: Callable[[list[Emission], bool], None] | None = None
+        """Empties a list of many emissions; True: and now state can leave the memory, too."""
+        self.ticks: Ticks[K] = Ticks(self)
+        self._plugin = plugin
+        self._intake = Intake(spec, plugin, self.counters)
+        self._early = spec.early_every_ms is not None or spec.early_count is not None
+        self._has_ttl = spec.ttl_ms is not None
+        self._skew_ms = ENDLESS if spec.max_future_skew_ms is None else spec.max_future_skew_ms
+
+    # --- what a type of window adds ---
+
+    @abstractmethod
+    def _new_key(self, name: str) -> K:
+        """A key without any state."""
+
+    @abstractmethod
+    def _place(self, key: K, reading: Reading, out: list[Emission]) -> None:
+        """Add a reading to its windows."""
+
+    @abstractmethod
+    def _on_timer(self, time_ms: int, key: K, wm_ms: int, out: list[Emission]) -> None:
+        """The key's watermark has reached a time that was scheduled."""
+
+    @abstractmethod
+    def dump_key(self, key: K) -> Any:
+        """The windows of a key as plain JSON."""
+
+    @abstractmethod
+    def load_key(self, key: K, state: Any) -> None:
+        """Fill a new key with what `dump_key` gave, and schedule its timers."""
+
+    @abstractmethod
+    def pulse_key(self, key: K, out: list[Emission]) -> bool:
+        """Emit what is new since the last pulse of `every`; True when there was something."""
+
+    # --- samples ---
+
+    def bind(self, topic: str, levels: Mapping[str, str]) -> Binding[K]:
+        """Work out once what all samples of a topic share."""
+        source = None if self.shared is None else self.shared.source(topic)
+        return Binding(topic, levels, source, self._intake.fixed_key(levels))
+
+    def process(
+        self, binding: Binding[K], samples: Iterable[Sample], arrival_ms: int, out: list[Emission]
+    ) -> None:
+        """Take in the samples of one message. Together: they are all judged by the watermark before them,
+        so that the order in which a device lists its readings makes none of them late.
+        """
+        counters = self.counters
+        field = self.spec.fields[0]
+        needs_all_fields = self._intake.needs_all_fields
+        topic = binding.topic
+        last: K | None = None
+        last_ms = 0
+        before: list[tuple[K, int]] | None = None
+        for time_ms, fields in samples:
+            value: Any = fields.get(field)
+            # The quick test holds for finite floats only: infinity minus itself is NaN.
+            if value.__class__ is not float or value - value != 0.0 or needs_all_fields:
+                value = self._intake.read(fields)
+                if value is None:
+                    counters.misses += 1
+                    continue
+            reading = _new_reading((value, time_ms, fields, topic))
+            key = binding.key
+            if key is None or key.gone:
+                key = self._find_key(binding, reading, arrival_ms)
+                if key is None:
+                    continue
+            counters.events += 1
+            if self._has_ttl:
+                key.heard_ms = arrival_ms
+            if key.failures:
+                self._place_with_care(key, reading, arrival_ms, out)
+            else:
+                self._place(key, reading, out)
+            if not key.dirty:
+                self.keys.touch(key)
+            if last is not None:
+                before = before or []
+                before.append((last, last_ms))
+            last, last_ms = key, time_ms
+        for key, time_ms in before or ():
+            self._hear(binding.source, key, time_ms, arrival_ms, out)
+        if last is not None:
+            self._hear(binding.source, last, last_ms, arrival_ms, out)
+
+    def _place_with_care(self, key: K, reading: Reading, arrival_ms: int, out: list[Emission]) -> None:
+        """Place a reading of a key on which the plugin has failed: after some failures in a row, pause."""
+        if 0 < key.blocked_until_ms - arrival_ms <= BREAKER_PAUSE_MS:  # more: time was set back since
+            self.counters.skipped += 1
+            return
+        failures = key.failures
+        self._place(key, reading, out)
+        if key.failures == failures:
+            key.failures = 0
+        elif key.failures >= BREAKER_FAILURES:
+            key.blocked_until_ms = arrival_ms + BREAKER_PAUSE_MS
+
+    def _hear(
+        self, source: Source | None, key: K, time_ms: int, arrival_ms: int, out: list[Emission]
+    ) -> None:
+        if time_ms - arrival_ms > self._skew_ms:
+            self.counters.future_skew += 1
+            return
+        clock = key.clock
+        heard = clock if source is None else source
+        heard.heard_ms = arrival_ms
+        if heard.idle and not clock.revive(heard, arrival_ms):
+            self.counters.sources_ignored += 1
+            return
+        if not heard.dirty:
+            clock.mark(heard)
+        if time_ms > heard.max_ms:
+            clock.observe(heard, time_ms)
+            if clock.wm_ms >= clock.next_due_ms:
+                self.fire(clock, out)
+
+    def fire(self, clock: Any, out: list[Emission]) -> None:
+        """Let everything happen that waits for a clock's watermark."""
+        wm_ms = clock.wm_ms
+        for time_ms, name in clock.pop_due():
+            key = self.keys.find(name)
+            if key is not None:
+                self.keys.touch(key)
+                self._on_timer(time_ms, key, wm_ms, out)
+                # A message may have more keys, whose own clocks are still to be looked at.
+                self.relieve(out, self.shared is not None)
+        self._show_watermark(wm_ms)
+
+    def relieve(self, out: list[Emission], state_too: bool) -> None:
+        """Between two keys: one watermark may close the windows of a million, so do not gather them all."""
+        if len(out) >= MANY and self.hand_on is not None:
+            self.hand_on(out, state_too)
+
+    def _show_watermark(self, wm_ms: int) -> None:
+        if NEVER < wm_ms < END_OF_INPUT:
+            shown_ms = self.counters.watermark_ms
+            self.counters.watermark_ms = wm_ms if shown_ms is None else max(shown_ms, wm_ms)
+
+    def close_all(self, key: K, out: list[Emission]) -> None:
+        """Emit what a key that is given up still holds."""
+        if self.shared is None:
+            key.clock.wm_ms = END_OF_INPUT
+            self.fire(key.clock, out)
+
+    def renew(self, now_ms: int) -> None:
+        """The state up to `now_ms` was made anew: results from here on have identities of their own.
+
+        On a grid they are those of the windows that are still open, so there is nothing to do.
+        """
+
+    def flush(self, out: list[Emission]) -> None:
+        """Take the watermark of every key to the end of time."""
+        for clock in [self.shared] if self.shared is not None else (key.clock for key in self.keys.each()):
+            clock.wm_ms = END_OF_INPUT
+            self.fire(clock, out)
+
+    # --- keys ---
+
+    def _find_key(self, binding: Binding[K], reading: Reading, arrival_ms: int) -> K | None:
+        name = binding.key_name
+        if name is None:
+            name = self._intake.key_of(binding.levels, reading)
+            if name is None:
+                return None
+        key = self.keys.find(name)
+        if key is None and self.keys.admits(name):
+            key = self.create_key(name, arrival_ms)
+        if binding.key_name is not None:
+            binding.key = key
+        return key
+
+    def create_key(self, name: str, arrival_ms: int) -> K:
+        """Start a key that is not there."""
+        key = self._new_key(name)
+        key.clock = self.shared or KeyClock(name, self.spec.out_of_orderness_ms, arrival_ms)
+        key.heard_ms = arrival_ms
+        self.keys.add(key)
+        self.ticks.watch_key(key)
+        return key
+
+    def _retire(self, key: K) -> None:
+        """Forget a key without windows, unless something else is known about it that must last."""
+        if self.shared is not None and key.carry is None and not key.window_count():
+            self.keys.remove(key)
+
+    def _schedule(self, key: K, time_ms: int) -> None:
+        key.clock.schedule(time_ms, key.name)
+        if self.shared is None:
+            self.ticks.watch_clock(key.clock)

@@ -1,0 +1,123 @@
+"""Where results leave a plugin: whatever it does here is counted and reported, and never stops the window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.core.events import Emission, Reading
+from gateway.windows.counters import Counters
+from gateway.windows.emission import Bounds, identity
+from gateway.windows.plugin import Accumulator, CombineFn
+from gateway.windows.watermark import NEVER
+
+BREAKER_FAILURES = 5
+"""Failures in a row after which a plugin is not called for a key for a while."""
+BREAKER_PAUSE_MS = 60_000
+
+ERROR_CHARS = 500
+"""An exception's text may hold a whole payload; a report needs its beginning."""
+
+
+class Key:
+    """One key of a window: its clock, and its plugin's record. Subclasses add the windows' state."""
+
+    __slots__ = ("blocked_until_ms", "carry", "clock", "dirty", "failures", "gone", "heard_ms", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.clock: Any = None
+        self.dirty = False
+        self.gone = False
+        self.carry: Any = None
+        self.failures = 0
+        self.blocked_until_ms = NEVER
+        self.heard_ms = 0  # kept up only where the window has a ttl
+
+    def window_count(self) -> int:
+        """How many windows of the key are kept."""
+        return 0
+
+
+class Border:
+    """Builds the emissions of one window out of what its plugin returns or raises."""
+
+    def __init__(self, window: str, plugin: CombineFn, counters: Counters) -> None:
+        self.drops = 0  # makes the identity of each dropped reading a different one
+        self.plugin = plugin
+        self._window = window
+        self._counters = counters
+        self._report: Callable[[Any, Any], tuple[Any, Any]] | None = getattr(plugin, "report", None)
+
+    def emit(
+        self,
+        key: Key,
+        bounds: Bounds,
+        accumulators: Sequence[Accumulator],
+        out: list[Emission],
+        *,
+        kind: str,
+        revision: int,
+        count: int,
+        replaces: Sequence[Bounds] = (),
+        firing: str = "",
+    ) -> None:
+        """Emit the plugin's output for accumulators in time order, unless it has nothing to say or fails.
+
+        `firing` tells results apart whose bounds do not: those of windows without a grid.
+        """
+        try:
+            output = self._output(kind, key, accumulators)
+        except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
+            self.failed(key, exc, bounds[1], {"bounds": list(bounds), "count": count}, out)
+            return
+        if output is None:
+            self._counters.held_back += 1
+            return
+        self._counters.emitted += 1
+        self._counters.corrections += kind == "correction"
+        self._counters.early += kind == "early"
+        place = firing or f"{bounds[0]}/{bounds[1]}"
+        name = identity(self._window, key.name, place, kind, revision)
+        record = (self._window, key.name, kind, *bounds, revision, count, output, tuple(replaces), name)
+        out.append(Emission(*record, event_time_ms=bounds[1]))
+
+    def _output(self, kind: str, key: Key, accumulators: Sequence[Accumulator]) -> Any:
+        whole = accumulators[0] if len(accumulators) == 1 else self.plugin.merge_accumulators(accumulators)
+        output = self.plugin.extract_output(whole)
+        if self._report is not None:
+            if kind != "on_time":
+                return None
+            carry, output = self._report(key.carry, output)
+            orjson.dumps(carry)
+            key.carry = carry
+        orjson.dumps(output)  # what is no JSON has to be noticed here, where it concerns one key only
+        return output
+
+    def late(self, key: Key, reading: Reading, windows: Sequence[Bounds], out: list[Emission]) -> None:
+        """Report a reading that came too late for `windows`."""
+        self._counters.late_dropped += 1
+        what = {"topic": reading.topic, "value": reading.value, "windows": [list(one) for one in windows]}
+        self._drop(key.name, reading.time_ms, "late", what, out)
+
+    def add_failed(self, key: Key, reading: Reading, exc: Exception, out: list[Emission]) -> None:
+        """Report a reading that the plugin failed on."""
+        self.failed(key, exc, reading.time_ms, {"topic": reading.topic, "value": reading.value}, out)
+
+    def failed(
+        self, key: Key, exc: Exception, time_ms: int, what: Mapping[str, object], out: list[Emission]
+    ) -> None:
+        """Report any failure of the plugin, and count it against the key."""
+        self._counters.plugin_errors += 1
+        key.failures += 1
+        error = f"{type(exc).__name__}: {exc}"[:ERROR_CHARS]
+        self._drop(key.name, time_ms, "plugin_error", {**what, "error": error}, out)
+
+    def _drop(
+        self, key: str, time_ms: int, reason: str, what: Mapping[str, object], out: list[Emission]
+    ) -> None:
+        self.drops += 1
+        name = identity(self._window, key, f"{reason} {self.drops}", "dropped", 0)
+        out.append(Emission(self._window, key, "dropped", None, None, 0, 0, what, (), name, time_ms, reason))

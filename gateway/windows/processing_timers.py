@@ -1,0 +1,116 @@
+"""What the mere passing of processing time does to a window: silence, pulses, keys to forget."""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+from gateway.core.events import Emission
+from gateway.windows.counters import Counters
+from gateway.windows.expiry import Expiry
+from gateway.windows.keyspace import Keyspace
+from gateway.windows.plugin_runner import Key
+from gateway.windows.spec import WindowSpec
+from gateway.windows.watermark import ENDLESS, KeyClock, SharedClock, SilentKeys
+
+K = TypeVar("K", bound=Key)
+
+
+class Ticked(Protocol[K]):
+    """What of an operator is needed here."""
+
+    spec: WindowSpec
+    uses_watermark: bool
+    shared: SharedClock | None
+    keys: Keyspace[K]
+    counters: Counters
+
+    def fire(self, clock: SharedClock | KeyClock, out: list[Emission]) -> None: ...
+    def close_all(self, key: K, out: list[Emission]) -> None: ...
+    def pulse_key(self, key: K, out: list[Emission]) -> bool: ...
+    def relieve(self, out: list[Emission], state_too: bool) -> None: ...
+
+
+class Ticks(Generic[K]):
+    """Looks after one window's idle timeout, its `every`, and its time to live."""
+
+    def __init__(self, operator: Ticked[K]) -> None:
+        spec = operator.spec
+        self._operator = operator
+        self._every_ms = spec.trigger_every_ms if spec.type == "global" else spec.early_every_ms
+        self._pulse_number: int | None = None
+        self._expiry: Expiry[K] | None = None if spec.ttl_ms is None else Expiry(spec.ttl_ms)
+        self._silent: SilentKeys | None = None
+        if operator.uses_watermark and operator.shared is None and spec.idle_timeout_ms is not None:
+            self._silent = SilentKeys(spec.idle_timeout_ms)
+
+    @property
+    def has_pulses(self) -> bool:
+        """Whether the window gives results as time passes."""
+        return self._every_ms is not None
+
+    def watch_key(self, key: K) -> None:
+        """Mind that the key may have to be forgotten one day."""
+        if self._expiry is not None:
+            self._expiry.watch(key.name, key.heard_ms)
+
+    def watch_clock(self, clock: KeyClock) -> None:
+        """Mind that the key may fall silent while windows wait for its watermark."""
+        if self._silent is not None:
+            self._silent.watch(clock)
+
+    def advance(self, now_ms: int, out: list[Emission]) -> bool:
+        """Let processing time pass; True when any state has changed."""
+        operator = self._operator
+        changed = self._every_ms is not None and self._pulse(now_ms // self._every_ms, out)
+        if operator.shared is not None:
+            changed |= operator.shared.tick(now_ms)
+            operator.fire(operator.shared, out)
+            operator.counters.sources = len(operator.shared.sources)
+        elif self._silent is not None:
+            changed |= self._fire_silent(self._silent, now_ms, out)
+        return changed | self._expire(now_ms, out)
+
+    def resume(self, now_ms: int) -> None:
+        """The silence until now was the gateway's, not the sources': judge idleness from now on."""
+        for watcher in (self._operator.shared, self._silent, self._expiry):
+            if watcher is not None:
+                watcher.resume(now_ms)
+
+    def _fire_silent(self, silent: SilentKeys, now_ms: int, out: list[Emission]) -> bool:
+        moved = silent.tick(now_ms, self._clock_of)
+        for clock in sorted(moved, key=lambda clock: clock.owner):
+            self._operator.fire(clock, out)
+            if clock.next_due_ms < ENDLESS:
+                silent.watch(clock, now_ms)
+        return bool(moved)
+
+    def _clock_of(self, name: str) -> KeyClock | None:
+        key = self._operator.keys.find(name)
+        return None if key is None else key.clock
+
+    def _expire(self, now_ms: int, out: list[Emission]) -> bool:
+        forgotten = False
+        if self._expiry is None:
+            return forgotten
+        operator = self._operator
+        for key in self._expiry.tick(now_ms, operator.keys.find):
+            if operator.shared is not None and key.window_count():
+                self._expiry.watch(key.name, now_ms)  # the shared watermark will close its windows
+                continue
+            forgotten = True
+            operator.counters.keys_forgotten += 1
+            operator.close_all(key, out)
+            operator.keys.remove(key)
+        return forgotten
+
+    def _pulse(self, number: int, out: list[Emission]) -> bool:
+        """Pulses are aligned to the epoch, so that they need no state: a first tick only notes its own."""
+        is_due = self._pulse_number is not None and number > self._pulse_number
+        self._pulse_number = number
+        changed = False
+        for key in self._operator.keys.each() if is_due else ():
+            if self._operator.pulse_key(key, out):
+                self._operator.keys.touch(key)
+                self._operator.relieve(out, True)
+                changed = True
+        return changed

@@ -1,0 +1,221 @@
+"""The audit records that a gateway sends: what it claims to have brought to the cloud, stream by stream.
+
+A claim is about the numbers `first` to `last` of one stream: the cloud broker has acknowledged each of them,
+but for those that the claim names, one by one, as lost (evicted, by reason) or kept (failed or corrupt, still
+in the buffer). So a receiver that compares its numbers with the claims knows exactly which ones are missing.
+docs/wire-format.md specifies the JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from gateway.core.errors import DecodeError
+from gateway.core.packed_json import packed
+from gateway.core.sequence_sets import Run
+from gateway.flow.dropped_ranges import ShedRange
+
+VERSION = 1
+RECORD_BYTES = 64 * 1024  # of claims in one record: far below what any broker takes
+MAX_RUNS = 500  # in one claim; more are told in several claims about parts of the stream
+MAX_RECORD_BYTES = 1024 * 1024  # what a receiver reads
+
+_MAX_NUMBER = 2**63 - 1
+
+
+class Exempt(NamedTuple):
+    """Numbers that a claim takes out, and why: a reason of eviction, or the status in which they are kept."""
+
+    reason: str
+    run: Run
+    kept: bool = False
+
+    def within(self, first: int, last: int) -> Exempt | None:
+        """The part of it from `first` to `last`, if there is one."""
+        run = self.run.within(first, last)
+        return self._replace(run=run) if run else None
+
+
+class Claim(NamedTuple):
+    """What a gateway says about the numbers `first` to `last` of one stream."""
+
+    stream: str
+    first: int
+    last: int
+    exempt: tuple[Exempt, ...] = ()
+
+    @property
+    def events(self) -> int:
+        """How many events of it the cloud broker has acknowledged."""
+        return self.last - self.first + 1 - sum(each.run.size for each in self.exempt)
+
+    def parts(self) -> Iterator[Claim]:
+        """The same in claims with at most MAX_RUNS runs each."""
+        if len(self.exempt) <= MAX_RUNS or self.first == self.last:
+            yield self
+            return
+        middle = (self.first + self.last) // 2
+        for first, last in ((self.first, middle), (middle + 1, self.last)):
+            clipped = (each.within(first, last) for each in self.exempt)
+            yield from Claim(self.stream, first, last, tuple(e for e in clipped if e)).parts()
+
+
+class AuditRecord(NamedTuple):
+    """One message. `session` is new with every start of the gateway, which then claims everything anew.
+
+    `buffer` is how many events had which status in the gateway's buffer at `time_ms`, `shed` what it has not
+    taken in at all: ranges that are new or have become longer.
+    """
+
+    gateway_id: str
+    session: str
+    time_ms: int
+    buffer: Mapping[str, int]
+    claims: tuple[Claim, ...]
+    shed: tuple[ShedRange, ...] = ()
+
+
+def audit_topic(prefix: str, gateway_id: str) -> str:
+    """Where a gateway's audit records go, and the filter for those of all gateways with `+`."""
+    return f"{prefix}/{gateway_id}/audit"
+
+
+def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iterator[bytes]:
+    """The payloads of a record, in as many messages as it takes; at least one."""
+    claims = [packed(_claim_fields(part)) for whole in record.claims for part in whole.parts()]
+    batches = list(_batches(claims, limit_bytes))
+    for claimed in batches[:-1]:
+        yield _message(record, claimed, [])
+    shed = list(_batches([packed(one._asdict()) for one in record.shed], limit_bytes))
+    if len(shed) == 1 and sum(map(len, batches[-1] + shed[0])) <= limit_bytes:
+        yield _message(record, batches[-1], shed[0])
+        return
+    yield _message(record, batches[-1], [])
+    yield from (_message(record, [], ranges) for ranges in shed)
+
+
+def _batches(encoded: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]]:
+    """At least one; each of `limit_bytes`, or with one part that is larger."""
+    batch: list[bytes] = []
+    batch_bytes = 0
+    for one in encoded:
+        if batch and batch_bytes + len(one) > limit_bytes:
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append(one)
+        batch_bytes += len(one)
+    yield batch
+
+
+def _message(record: AuditRecord, claims: Iterable[bytes], shed: Iterable[bytes]) -> bytes:
+    fields = {
+        "version": VERSION,
+        "gateway": record.gateway_id,
+        "session": record.session,
+        "time_ms": record.time_ms,
+        "buffer": dict(record.buffer),
+        "streams": [orjson.Fragment(claim) for claim in claims],
+        "shed": [orjson.Fragment(one) for one in shed],
+    }
+    return orjson.dumps(fields)
+
+
+def _claim_fields(claim: Claim) -> dict[str, object]:
+    lost = [_exempt_fields("reason", each) for each in claim.exempt if not each.kept]
+    kept = [_exempt_fields("status", each) for each in claim.exempt if each.kept]
+    found: dict[str, object] = {"stream": claim.stream, "first": claim.first, "last": claim.last}
+    found["count"] = claim.events
+    return found | ({"lost": lost} if lost else {}) | ({"kept": kept} if kept else {})
+
+
+def _exempt_fields(label: str, exempt: Exempt) -> dict[str, object]:
+    return {label: exempt.reason, **exempt.run._asdict()}
+
+
+def read_audit(payload: bytes) -> AuditRecord:
+    """Read one message. Raises DecodeError with the reason `audit`."""
+    if len(payload) > MAX_RECORD_BYTES:
+        raise _refusal(f"{len(payload)} bytes are too many")
+    try:
+        fields = orjson.loads(payload)
+    except orjson.JSONDecodeError as exc:
+        raise _refusal(f"no JSON: {exc}") from exc
+    if not isinstance(fields, dict) or fields.get("version") != VERSION:
+        raise _refusal(f"not of version {VERSION}")
+    streams, buffer = fields.get("streams"), fields.get("buffer")
+    if not isinstance(streams, list) or not isinstance(buffer, dict):
+        raise _refusal("it lacks streams or buffer")
+    return AuditRecord(
+        _text(fields, "gateway"),
+        _text(fields, "session"),
+        _number(fields, "time_ms", -_MAX_NUMBER),
+        {name: _number(buffer, name, 0) for name in buffer},
+        tuple(_claim(each) for each in streams),
+        tuple(map(_shed_range, _objects(fields, "shed"))),
+    )
+
+
+def _shed_range(fields: dict[str, Any]) -> ShedRange:
+    stream = fields.get("stream")
+    if not isinstance(stream, str):  # empty: several streams
+        raise _refusal("stream is no text")
+    found = ShedRange(
+        _text(fields, "reason"),
+        stream,
+        _number(fields, "first_ms", -_MAX_NUMBER),
+        _number(fields, "last_ms", -_MAX_NUMBER),
+        _number(fields, "messages"),
+    )
+    if found.first_ms > found.last_ms:
+        raise _refusal(f"a range of {stream!r} ends before it begins")
+    return found
+
+
+def _claim(fields: Any) -> Claim:
+    if not isinstance(fields, dict):
+        raise _refusal("a claim is no object")
+    first, last = _number(fields, "first"), _number(fields, "last")
+    exempt = [
+        Exempt(_text(each, label), _run(each, first, last), kept)
+        for name, label, kept in (("lost", "reason", False), ("kept", "status", True))
+        for each in _objects(fields, name)
+    ]
+    claim = Claim(_text(fields, "stream"), first, last, tuple(exempt))
+    if first > last or claim.events != _number(fields, "count", 0):
+        raise _refusal(f"the numbers of {claim.stream!r} do not add up")
+    return claim
+
+
+def _run(fields: dict[str, Any], claim_first: int, claim_last: int) -> Run:
+    run = Run(_number(fields, "first"), _number(fields, "last"), _number(fields, "step"))
+    if not claim_first <= run.first <= run.last <= claim_last or (run.last - run.first) % run.step:
+        raise _refusal(f"{run} is no part of {claim_first} to {claim_last}")
+    return run
+
+
+def _objects(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found = fields.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise _refusal(f"{name} is no list of objects")
+    return found
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not value:
+        raise _refusal(f"{name} is no text")
+    return value
+
+
+def _number(fields: dict[str, Any], name: str, least: int = 1) -> int:
+    value = fields.get(name)
+    if type(value) is not int or not least <= value <= _MAX_NUMBER:
+        raise _refusal(f"{name} is no number from {least}")
+    return value
+
+
+def _refusal(what: str) -> DecodeError:
+    return DecodeError(f"not an audit record: {what}", reason="audit")

@@ -1,0 +1,97 @@
+"""What the commands say when they are called wrongly: one message that names the place, and no traceback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from tests.support.buffers import append, event, opened
+from tests.support.gateways import gateway_config
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Commands that run in this process set up the root logger for good."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: object
+) -> tuple[object, str]:
+    """Exit code and standard error of a command, called in this process as the console script does."""
+    monkeypatch.setattr("sys.argv", ["gateway", *map(str, args)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration whose gateway has run and is stopped."""
+    data = tmp_path / "data"
+    data.mkdir()
+    with opened(data / "events.db") as store:
+        append(store, [event()])
+    return gateway_config(tmp_path, "mqtt://127.0.0.1:9", gateway={"id": "g1", "data_dir": str(data)})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run"],
+        ["check"],
+        ["top"],
+        ["clock", "status"],
+        ["replay", "--input", "x"],
+        ["buffer", "stats"],
+        ["buffer", "compact"],
+        ["buffer", "restore"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("file", ["none.yaml", "."])
+def test_a_configuration_that_cannot_be_read_is_named(
+    command: list[str],
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / file
+    code, text = said(monkeypatch, capsys, *command, "-c", path)
+    assert (code, text.splitlines()[0].partition(": ")[0]) == (2, "error")
+    assert f"cannot read {path}: " in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "command, code, text",
+    [
+        (["buffer", "export", "-c", "CONFIG", "--output", "/nowhere/x"], 1, "/nowhere/x: No such file"),
+        (["buffer", "backup", "-c", "CONFIG", "--output", "/nowhere/x"], 1, "/nowhere: No such file"),
+        (["buffer", "list", "-c", "CONFIG", "--newer-than", "noon"], 2, "--newer-than: 'noon' is not a dur"),
+        (["receive", "--verify", "--output", "none.ndjson"], 2, "there is no none.ndjson to verify"),
+        (["top", "-c", "CONFIG"], 1, "does not answer: Connection refused\n"),
+        (["clock", "status", "-c", "CONFIG"], 1, "Connection refused\n"),
+    ],
+    ids=str,
+)
+def test_a_command_that_cannot_do_it_says_where_and_why(
+    config: Path,
+    command: list[str],
+    code: int,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [config if word == "CONFIG" else word for word in command]
+    ended, err = said(monkeypatch, capsys, *given)
+    assert text in err and "Traceback" not in err and "Errno" not in err
+    assert ended == code

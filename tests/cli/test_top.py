@@ -1,0 +1,137 @@
+"""`gateway top`, on a running gateway and on states that are made up."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gateway.cli.top_screen import Top, duration
+from tests.support.brokers import free_port
+from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+
+TOKEN = "sixteen-letters-and-more"  # noqa: S105
+
+
+def gateway_top(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway", "top", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_it_finds_gateway_and_token_through_the_configuration_and_q_ends_it(tmp_path: Path) -> None:
+    http = {"listen": f"127.0.0.1:{free_port()}", "token": TOKEN}
+    config = gateway_config(tmp_path, "mqtt://127.0.0.1:9", http=http)
+    missing = gateway_top("-c", str(config))
+    assert missing.returncode == 1
+    assert "does the gateway run?" in missing.stderr
+    with GatewayProcess(config) as gateway:
+        wait_until(lambda: gateway.get("/healthz"), gateway.log())
+        assert "g1  degraded" in gateway_top("-c", str(config)).stdout
+        assert json.loads(gateway_top("-c", str(config), "--json").stdout)["gateway"]["id"] == "g1"
+        refused = gateway_top("--url", f"http://{http['listen']}")
+        assert (refused.returncode, "give --token-file" in refused.stderr) == (1, True)
+        screen = _typed([sys.executable, "-m", "gateway", "top", "-c", str(config)], b"q")
+        assert "q quits" in screen
+
+
+def _typed(command: list[str], key: bytes) -> str:
+    """What `command` draws on a terminal on which `key` is typed once it has drawn, until it ends."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
+    )
+    os.close(theirs)
+    drawn = b""
+    try:
+        while part := os.read(ours, 4096):
+            if b"q quits" not in drawn and b"q quits" in drawn + part:
+                os.write(ours, key)
+            drawn += part
+    except OSError:
+        pass  # the terminal is gone with the process
+    finally:
+        os.close(ours)
+    assert process.wait(30) == 0
+    return drawn.decode()
+
+
+def state(**changes: Any) -> dict[str, Any]:
+    window = {"keys": 12, "open_windows": 24, "emitted": 83, "late_dropped": 1, "lag_ms": 1500}
+    device = {"name": "hall-1"}
+    return {
+        "gateway": {"id": "plant-7", "status": "degraded", "uptime_s": 3700, "problems": ["a", "b", "c"]},
+        "rates": {"in_per_s": 60.0, "out_per_s": 64.2, "results_per_s": 3.7},
+        "buffer": {
+            "statuses": {"pending": 6884, "syncing": 200, "synced": 2504, "failed": 1, "corrupt": 0},
+            "used_bytes": 5_500_000,
+            "max_bytes": 2**31,
+            "forecast": {"state": "draining", "waiting": 7084, "empty_in_s": 125.0, "full_in_s": None},
+        },
+        "links": [
+            {"name": name, "connected": name != "bridge-0", "last_error": ""}
+            for name in ("ingest", "bridge-0")
+        ],
+        "windows": [{"name": f"window_{n}", **window} for n in range(30)],
+        "devices": {
+            "known": 20,
+            **{f"{name}_count": 9 for name in ("silent", "wrong_clock", "unreadable")},
+            **{name: [device] * 9 for name in ("silent", "wrong_clock", "unreadable")},
+        },
+        "alerts": [{"alert": "hot", "message": "31.5 in the hall " * 9}] * 30,
+    } | changes
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (60, 20)])
+def test_it_fits_the_terminal_however_much_there_is_to_show(width: int, height: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    with console.capture() as captured:
+        console.print(Top(state()))
+    lines = captured.get().rstrip("\n").split("\n")
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert "the backlog drains: about 2 min 5 s left" in captured.get()
+    assert " more" in captured.get()
+
+
+def drawn(**changes: Any) -> str:
+    console = Console(file=io.StringIO(), width=80, height=24)
+    with console.capture() as captured:
+        console.print(Top(state(**changes)))
+    return captured.get()
+
+
+def test_it_says_without_colours_what_is_wrong_and_where() -> None:
+    result = {"alert": "raised", "mean": 24.31212121, "limit": 24}
+    alert = {"window": "too_warm", "key": "oven", "end_ms": 1_700_000_000_000, "result": result}
+    screen = drawn(
+        links=[{"name": "bridge-0", "connected": False, "last_error": "Connection refused"}],
+        sections={"backpressure": {"action": "SLOW_DOWN", "reasons": ["cpu", "queue"]}},
+        alerts=[alert],
+    )
+    assert "○ bridge-0  Connection refused" in screen
+    assert "backpressure: slow down; too much: cpu, queue" in screen
+    assert ":20  raised  too_warm / oven  mean 24.31, limit 24" in screen
+
+
+def test_a_state_that_is_old_says_so() -> None:
+    console = Console(file=io.StringIO(), width=80, height=24)
+    with console.capture() as captured:
+        console.print(Top(state(), "it does not answer"))
+    assert "no answer" in captured.get()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.21, "4.2 s"), (42, "42 s"), (185, "3 min 5 s"), (7_800, "2 h 10 min"), (90_000, "1 d 1 h")],
+)
+def test_durations_have_two_parts(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

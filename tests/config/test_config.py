@@ -1,0 +1,274 @@
+"""The configuration as a whole: what it reads, what it fills in, what it keeps to itself."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.config import json_schema, load_config, parse_config, warnings_of
+from gateway.config.reference import updated
+from gateway.core.errors import ConfigError, ConfigFileError
+from gateway.core.events import Priority
+from gateway.core.timestamps import TimeBound
+from tests.support.places import DOCS
+
+EXAMPLES = sorted((DOCS / "examples").glob("*.yaml"))
+
+
+def parse(**sections):
+    base = {"gateway": {"id": "g7"}, "routes": [{"name": "r", "topic": "a/{device}"}]}
+    return parse_config(json.dumps(base | sections))
+
+
+def window(**parts):
+    return {"name": "w", "route": "r", "window": {"type": "tumbling", "size": "1m"}, **parts}
+
+
+def spec(route_topic="a/{device}", **parts):
+    routes = [{"name": "r", "topic": route_topic}]
+    return parse(routes=routes, windows=[window(**parts)]).window_specs()[0]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_of_the_docs_is_sound(path):
+    assert load_config(path).routes
+
+
+def test_the_example_in_the_docs_text_is_sound():
+    text = (DOCS / "configuration.md").read_text("utf-8")
+    example = text.split("```yaml\n", 1)[1].split("```", 1)[0].replace("password_file: cloud.password", "")
+    assert parse_config(example).gateway.id == "hall-3"
+
+
+def test_the_reference_in_the_docs_is_up_to_date():
+    text = (DOCS / "configuration.md").read_text("utf-8")
+    assert updated(text) == text, "run: python -m gateway.config.reference docs/configuration.md"
+
+
+def test_durations_sizes_and_rates_are_numbers_in_code():
+    config = parse(
+        local={"keepalive": "1m30s"},
+        buffer={"max_size": "64KiB", "keep_synced": 0},
+        cloud={"url": "mqtt://c", "bandwidth": "80kbit/s"},
+    )
+    assert config.local.keepalive == 90_000
+    assert (config.buffer.max_size, config.buffer.keep_synced) == (65_536, 0)
+    assert config.cloud.bandwidth == 10_000
+
+
+def test_what_is_left_out_has_the_documented_default():
+    config = parse()
+    assert (config.local.url, config.local.protocol, config.local.keepalive) == ("embedded", "3.1.1", 30_000)
+    assert (config.buffer.max_size, config.buffer.group_commit, config.buffer.synchronous) == (
+        2**31,
+        100,
+        "full",
+    )
+    assert config.cloud is None
+    assert str(config.http.listen) == "127.0.0.1:8080"
+    assert config.log.format == "auto"
+
+
+def test_paths_start_from_the_folder_of_the_file(tmp_path):
+    file = tmp_path / "gateway.yaml"
+    file.write_text("gateway: {id: g, data_dir: ./data}\nroutes: [{name: r, topic: a}]\n")
+    config = load_config(file)
+    assert config.gateway.data_dir == tmp_path / "data"
+    assert config.plugins.path == tmp_path / "plugins"
+
+
+def test_the_gateways_id_names_its_clients():
+    config = parse(local={"client_id": "edge-{id}-in"}, cloud={"url": "mqtt://c"})
+    assert (config.local.client_id, config.cloud.client_id) == ("edge-g7-in", "gateway-g7")
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "tls"),
+    [
+        ("mqtt://broker", "broker", 1883, False),
+        ("mqtts://broker/", "broker", 8883, True),
+        ("mqtt://10.0.0.1:2883", "10.0.0.1", 2883, False),
+        ("mqtts://[::1]:9883", "::1", 9883, True),
+    ],
+)
+def test_a_brokers_url_gives_host_port_and_tls(url, host, port, tls):
+    cloud = parse(cloud={"url": url}).cloud
+    assert (*cloud.address, cloud.uses_tls) == (host, port, tls)
+
+
+def test_an_embedded_broker_is_reached_where_it_listens():
+    local = parse(local={"listen": "127.0.0.1:2999"}).local
+    assert local.embedded
+    assert local.address == ("127.0.0.1", 2999)
+
+
+@pytest.mark.parametrize("written", ["5", '"5"', "3.1.1"])
+def test_the_protocol_may_be_written_with_and_without_quotes(written):
+    config = parse_config(
+        f"gateway: {{id: g}}\nlocal: {{url: mqtt://h, protocol: {written}}}\nroutes: [{{name: r, topic: a}}]"
+    )
+    assert config.local.protocol == written.strip('"')
+
+
+@pytest.mark.parametrize("written", ["off", "false", "null", "${NOWHERE:-off}"])
+def test_http_can_be_switched_off(written):
+    config = parse_config(f"gateway: {{id: g}}\nroutes: [{{name: r, topic: a}}]\nhttp: {written}")
+    assert config.http is None
+
+
+def test_a_route_becomes_a_spec_with_the_bounds_of_time():
+    route = {"name": "r", "topic": "a", "priority": "critical", "timestamp_min": "2h", "fields": {"t": "x.y"}}
+    (made,) = parse(routes=[route], time={"acceptable_skew": "7s"}).route_specs()
+    assert (made.priority, made.timestamp_min) == (Priority.CRITICAL, TimeBound(7_200_000, relative=True))
+    assert made.skew.acceptable_skew_ms == 7_000
+    assert dict(made.fields) == {"t": "x.y"}
+
+
+def test_each_type_of_window_becomes_a_spec():
+    assert spec(window={"type": "sliding", "size": "5m", "slide": "1m"}).type == "hopping"
+    hopping = spec(window={"type": "hopping", "size": "5m", "slide": "1m", "offset": "15s"})
+    assert (hopping.size_ms, hopping.slide_ms, hopping.offset_ms) == (300_000, 60_000, 15_000)
+    assert spec(window={"type": "session", "gap": "30s"}).gap_ms == 30_000
+    assert spec(window={"type": "count", "count": 100}).count == 100
+    whole = spec(window={"type": "global", "trigger": {"count": 5, "every": "10s"}, "mode": "discarding"})
+    assert (whole.trigger_count, whole.trigger_every_ms, whole.mode) == (5, 10_000, "discarding")
+
+
+def test_the_extras_of_a_window_reach_its_spec():
+    made = spec(
+        fields=["a", "b"],
+        early={"every": "10s", "count": 3},
+        max_keys={"limit": 9, "policy": "sample"},
+        publish={"retain": True},
+        options={"percentiles": [50, 99]},
+        priority="high",
+    )
+    assert made.fields == ("a", "b")
+    assert (made.early_every_ms, made.early_count) == (10_000, 3)
+    assert (made.max_keys, made.max_keys_policy) == (9, "sample")
+    assert (made.retain, made.priority) == (True, Priority.HIGH)
+    assert dict(made.options) == {"percentiles": [50, 99]}
+    assert spec(max_keys=5).max_keys == 5
+
+
+@pytest.mark.parametrize(
+    ("topic", "key", "watermark"),
+    [
+        ("a/{device}", "{device}", "per_key"),
+        ("a/{site}/{device}", "{device}@{site}", "per_key"),
+        ("a/{site}/{device}", "{device}", "shared"),
+        ("a/{device}/+", "{device}", "shared"),
+        ("a/{device}/#", "{device}", "shared"),
+        ("a/{rest...}", "{rest}", "per_key"),
+        ("a/{device}", "", "shared"),
+        ("a/{device}", "{device}/{name}", "shared"),
+        ("a/b", "", "shared"),
+    ],
+)
+def test_the_watermark_is_per_key_where_one_topic_feeds_one_key(topic, key, watermark):
+    assert spec(topic, key=key).watermark == watermark
+
+
+def test_a_watermark_that_is_given_stays():
+    assert spec(key="{device}", watermark="shared").watermark == "shared"
+
+
+def test_a_variable_fills_a_text_and_a_default_an_unset_one():
+    text = 'gateway: {id: "${ID}-${N:-1}"}\nroutes: [{name: r, topic: "a$$b/${EMPTY:-x}"}]\n'
+    config = parse_config(text, environ={"ID": "plant", "EMPTY": ""})
+    assert (config.gateway.id, config.routes[0].topic) == ("plant-1", "a$b/x")
+
+
+def test_an_empty_variable_is_no_user_and_no_password():
+    local = parse(local={"username": "${NOBODY:-}", "password": "${NOBODY:-}"}).local
+    assert (local.username, local.password) == (None, None)
+
+
+def test_a_password_comes_from_a_file_without_its_line_end(tmp_path):
+    (tmp_path / "secret").write_text("s3cret\n")
+    text = "gateway: {id: g}\nroutes: [{name: r, topic: a}]\ncloud: {url: mqtt://c, password_file: secret}"
+    assert parse_config(text, tmp_path).cloud.password.get_secret_value() == "s3cret"
+
+
+def test_a_password_is_never_shown():
+    config = parse(cloud={"url": "mqtt://c", "password": "s3cret"})
+    shown = f"{config!r} {config} {config.model_dump()} {config.model_dump_json()} {warnings_of(config)}"
+    assert "s3cret" not in shown
+    assert config.cloud.password.get_secret_value() == "s3cret"
+
+
+def test_a_configuration_never_changes():
+    config = parse()
+    with pytest.raises(ValidationError):
+        config.gateway.id = "other"
+    with pytest.raises(TypeError):
+        config.routes[0].fields["x"] = "y"
+
+
+def test_what_costs_a_guarantee_is_a_warning():
+    config = parse(
+        routes=[{"name": "all", "topic": "#", "qos": 0}, {"name": "again", "topic": "{x...}"}],
+        buffer={"synchronous": "normal"},
+        cloud={"url": "mqtt://far", "password": "p", "protocol": "3.1.1", "tls": {"insecure": True}},
+    )
+    told = "\n".join(warnings_of(config))
+    for word in (
+        "itself publishes",
+        "QoS 0",
+        "never used",
+        "POWER LOSS",
+        "unencrypted",
+        "3.1.1",
+        "insecure",
+    ):
+        assert word in told
+
+
+def test_a_plain_configuration_has_no_warnings():
+    assert warnings_of(parse()) == ()
+
+
+def test_the_schema_describes_every_key_and_writes_quantities_as_text():
+    schema = json_schema()
+    buffer = schema["$defs"]["Buffer"]["properties"]
+    assert buffer["group_commit"]["type"] == "string"
+    assert buffer["group_commit"]["default"] == "100ms"
+    assert buffer["synchronous"]["enum"] == ["full", "normal"]
+    for name, section in schema["$defs"].items():
+        for key, value in section.get("properties", {}).items():
+            described = value.get("description") or "$ref" in value or "const" in value
+            assert described, f"{name}.{key} has no description"
+
+
+def test_a_file_that_cannot_be_read_is_a_config_error_of_its_own(tmp_path):
+    with pytest.raises(ConfigFileError, match=r"nope\.yaml: No such file"):
+        load_config(tmp_path / "nope.yaml")
+
+
+def test_a_file_that_is_no_text_is_a_problem(tmp_path):
+    file = tmp_path / "gateway.yaml"
+    file.write_bytes(b"gateway: {id: \xff}")
+    with pytest.raises(ConfigError) as raised:
+        load_config(file)
+    assert raised.value.problems[0].startswith("gateway.yaml:1: not UTF-8")
+
+
+def test_a_window_with_a_topic_reads_what_no_route_covers(tmp_path):
+    text = """
+gateway: {id: a}
+routes: [{name: plain, topic: "a/{device}"}]
+windows:
+  - {name: covered, topic: "a/{device}", key: "{device}", window: {type: tumbling, size: 1m}}
+  - {name: alone, topic: "b/{device}", field: value, key: "{device}", window: {type: tumbling, size: 1m}}
+"""
+    config = parse_config(text, tmp_path, "gateway.yaml")
+    assert [(spec.name, spec.topic) for spec in config.route_specs()] == [
+        ("plain", "a/{device}"),
+        ("window-alone", "b/{device}"),
+    ]
+
+
+def test_with_neither_route_nor_topic_there_is_nothing_to_read(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        parse_config("gateway: {id: a}\n", tmp_path, "gateway.yaml")
+    assert "needs at least one route, or a window with a topic" in caught.value.problems[0]

@@ -1,0 +1,269 @@
+"""Sparkplug B: births name what later messages refer to, gaps are noticed, births are asked for."""
+
+from __future__ import annotations
+
+import base64
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.buffer.reader import Reader
+from gateway.buffer.store import Store
+from gateway.core.events import Flag, Message
+from gateway.decode.decoders.sparkplug import Payload, parse_sparkplug_b, rebirth_payload
+from gateway.decode.routes import RouteSpec, RouteTable
+from gateway.decode.sparkplug_births import REBIRTH_EVERY_MS, EdgeNodes
+from gateway.pipeline.pipeline import OutputTopics, Pipeline
+from gateway.pipeline.replay import Replay, read_event
+from gateway.testing import ManualClock
+from gateway.windows.engine import WindowEngine
+from gateway.windows.spec import WindowSpec
+from tests.conftest import MosquittoFactory
+from tests.support.buffers import EPOCH_MS
+from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.publishing import Watcher, publish
+from tests.support.windowing import shipped
+
+NODE = "spBv1.0/plant/{}/edge"
+DEVICE = "spBv1.0/plant/{}/edge/press"
+INT16, INT32, FLOAT = 2, 3, 9
+ROUTES = (
+    RouteSpec("devices", "spBv1.0/{group}/{type}/{node}/{device}", decoder="sparkplug_b"),
+    RouteSpec("nodes", "spBv1.0/{group}/{type}/{node}", decoder="sparkplug_b"),
+)
+
+
+def payload(seq: int | None, *metrics: dict[str, Any]) -> bytes:
+    message = Payload(timestamp=EPOCH_MS)
+    if seq is not None:
+        message.seq = seq
+    for metric in metrics:
+        message.metrics.add(**metric)
+    return message.SerializeToString()
+
+
+def bd_seq(number: int) -> dict[str, Any]:
+    return {"name": "bdSeq", "datatype": 4, "long_value": number}
+
+
+def node_birth(seq: int = 0, session: int = 1) -> tuple[str, bytes]:
+    return NODE.format("NBIRTH"), payload(
+        seq, bd_seq(session), {"name": "load", "alias": 1, "datatype": FLOAT, "float_value": 0.5}
+    )
+
+
+def device_birth(seq: int, name: str = "depth") -> tuple[str, bytes]:
+    return DEVICE.format("DBIRTH"), payload(
+        seq, {"name": name, "alias": 7, "datatype": INT16, "int_value": 12}
+    )
+
+
+def data(seq: int, value: int = 5, alias: int = 7) -> tuple[str, bytes]:
+    return DEVICE.format("DDATA"), payload(seq, {"alias": alias, "int_value": value % (1 << 32)})
+
+
+def read(nodes: EdgeNodes, message: tuple[str, bytes]) -> list[tuple[object, object]]:
+    found = nodes.read(message[0], parse_sparkplug_b(message[1]))
+    return [(metric.get("name"), metric["value"]) for metric in found["metrics"]]
+
+
+def after(*messages: tuple[str, bytes], **options: Any) -> EdgeNodes:
+    nodes = EdgeNodes(**options)
+    for message in messages:
+        read(nodes, message)
+    return nodes
+
+
+def test_a_birth_gives_later_metrics_their_name_and_their_sign():
+    nodes = after(node_birth(), device_birth(1))
+    assert read(nodes, data(2, -3)) == [("depth", -3)]
+    node_data = (NODE.format("NDATA"), payload(3, {"alias": 1, "float_value": 0.25}))
+    assert read(nodes, node_data) == [("load", 0.25)]
+    assert nodes.rebirths(0) == {}
+
+
+def test_an_alias_that_no_birth_named_is_counted_and_the_node_asked():
+    nodes = EdgeNodes()
+    assert read(nodes, data(9)) == [(None, 5)]
+    assert nodes.counts["unresolved"] == 1
+    assert nodes.rebirths(0) == {"plant/edge": "no birth was seen"}
+    assert read(nodes, node_birth(0)) != []
+    assert read(nodes, device_birth(1)) == [("depth", 12)]
+    assert read(nodes, data(2)) == [("depth", 5)]
+
+
+def test_the_sequence_goes_round_after_255():
+    nodes = after(node_birth(254), device_birth(255), data(0), data(1))
+    assert (nodes.counts["gaps"], nodes.rebirths(0)) == (0, {})
+
+
+def test_a_gap_is_counted_once_and_asked_for_until_the_birth_comes():
+    nodes = after(node_birth(), device_birth(1), data(3), data(4))
+    assert nodes.counts["gaps"] == 1
+    assert nodes.rebirths(0) == {"plant/edge": "messages are missing"}
+    read(nodes, data(5))
+    assert nodes.rebirths(REBIRTH_EVERY_MS - 1) == {}, "not so soon again"
+    read(nodes, data(6))
+    assert nodes.rebirths(REBIRTH_EVERY_MS) != {}, "the request may have been lost"
+    for message in (node_birth(), device_birth(1), data(2)):
+        read(nodes, message)
+    assert nodes.rebirths(3 * REBIRTH_EVERY_MS) == {}
+
+
+def test_a_birth_replaces_what_the_one_before_said():
+    nodes = after(node_birth(), device_birth(1), device_birth(2, "width"))
+    assert read(nodes, data(3)) == [("width", 5)]
+    read(nodes, node_birth())
+    assert read(nodes, data(1)) == [(None, 5)], "a node's birth ends its devices' too"
+    assert nodes.rebirths(0) == {"plant/edge": "a device without a birth"}
+
+
+def test_a_death_makes_the_metrics_stale():
+    nodes = after(node_birth(session=4), device_birth(1))
+    assert read(nodes, (NODE.format("NDEATH"), payload(None, bd_seq(3)))) == []
+    assert (nodes.online, nodes.counts["deaths"]) == (1, 0), "the will of an older session"
+    read(nodes, (DEVICE.format("DDEATH"), payload(2)))
+    assert (nodes.online, nodes.counts["deaths"], nodes.counts["stale"]) == (1, 1, 1)
+    read(nodes, (NODE.format("NDEATH"), payload(None, bd_seq(4))))
+    assert (nodes.online, nodes.counts["deaths"], nodes.counts["stale"]) == (0, 2, 3)
+
+
+def test_commands_are_no_readings():
+    assert read(EdgeNodes(), (NODE.format("NCMD"), rebirth_payload(EPOCH_MS))) == []
+
+
+def test_what_is_remembered_is_bounded():
+    nodes = after(node_birth(), device_birth(1), max_metrics=4)
+    assert nodes.counts["refused"] == 1
+    assert read(nodes, data(2)) == [(None, 5)]
+    nodes = after(*(node_birth() for _ in range(100)), max_metrics=4)
+    assert nodes.counts["refused"] == 0
+
+
+messages = st.lists(
+    st.one_of(
+        st.integers(0, 3).map(node_birth),
+        st.tuples(st.integers(0, 3), st.sampled_from(["depth", "width"])).map(
+            lambda pair: device_birth(*pair)
+        ),
+        st.integers(0, 3).map(data),
+        st.integers(1, 2).map(lambda session: (NODE.format("NDEATH"), payload(None, bd_seq(session)))),
+        st.integers(0, 3).map(lambda seq: (DEVICE.format("DDEATH"), payload(seq))),
+    ),
+    max_size=12,
+)
+
+
+@given(st.lists(messages, max_size=4), messages)
+def test_a_checkpoint_and_the_messages_after_it_give_the_same_as_no_restart(before, since):
+    live, rows = EdgeNodes(), {}
+    for part in before:
+        for message in part:
+            read(live, message)
+        rows.update({row: state for _, row, state in live.take_changes()})
+    restored = EdgeNodes()
+    kept = sorted((row, state) for row, state in rows.items() if state is not None)
+    assert list(restored.restore([("$sparkplug", *each) for each in kept])) == []
+
+    assert [read(restored, message) for message in since] == [read(live, message) for message in since]
+    assert restored.online == live.online
+    assert restored._size == live._size
+
+
+def test_a_row_that_cannot_be_read_is_given_up():
+    nodes = EdgeNodes()
+    damaged = [("$sparkplug", b"g/n", b"{"), ("$sparkplug", b"g/n/d", b"[]"), ("w", b"!", b"")]
+    assert list(nodes.restore(damaged)) == [("w", b"!", b"")]
+    assert (nodes.online, nodes.counts["state_dropped"]) == (0, 2)
+
+
+def test_the_time_of_a_historical_metric_is_believed():
+    old_ms = EPOCH_MS - 86_400_000
+    metric = {"name": "a", "datatype": INT32, "int_value": 1, "timestamp": old_ms}
+    route, levels = RouteTable(ROUTES).match(NODE.format("NDATA"))  # type: ignore[misc]
+
+    def decode(**more: Any) -> Any:
+        return route.decode(NODE.format("NDATA"), levels, payload(0, metric | more), EPOCH_MS)
+
+    assert decode(is_historical=True)[1:4] == (old_ms, old_ms, Flag.HISTORICAL)
+    assert decode().event_time_ms == EPOCH_MS
+
+
+def test_a_replay_reads_bytes_and_resolves_them():
+    window = WindowSpec("w", "tumbling", route="devices", fields=("value",), key="{name}", size_ms=1000)
+    run = Replay(RouteTable(ROUTES), WindowEngine([window], {"w": shipped("stats")}))
+    for topic, body in (node_birth(), device_birth(1), data(2, -3)):
+        line = {"topic": topic, "payload_b64": base64.b64encode(body).decode(), "time_ms": EPOCH_MS}
+        run.feed(read_event(orjson.dumps(line)))
+    (result,) = run.finish()
+    assert (result.key, result.count, result.result["min"]) == ("depth", 2, -3)  # type: ignore[index]
+
+
+class Plant:
+    """A buffer with a pipeline over Sparkplug topics, that can be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "events.db"
+        self.start()
+
+    def start(self) -> None:
+        self.clock = ManualClock(EPOCH_MS)
+        self.store = Store(self.path, "normal")
+        self.store.open()
+        window = WindowSpec("w", "count", route="devices", fields=("value",), key="{name}", count=3)
+        engine = partial(WindowEngine, (window,), {"w": shipped("stats")})
+        self.pipeline = Pipeline(OutputTopics("gateway", "g"), RouteTable(ROUTES), engine, self.clock)
+        self.reader = Reader(self.path)
+        self.pipeline.restore(self.store, self.reader)
+
+    def crash(self) -> None:
+        self.reader.close()
+        self.store.close()
+        self.start()
+
+    def take_in(self, *found: tuple[str, bytes]) -> None:
+        with self.store.transaction():
+            self.pipeline.take_in(
+                self.store, [Message(*message, 0, False, False, 0, 1, EPOCH_MS) for message in found]
+            )
+
+    def keys(self) -> list[str]:
+        events = self.reader.derived_after(0, 100)
+        return [orjson.loads(body).get("key") for body in self.reader.payloads(events)]
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_names_survive_a_crash_with_and_without_a_checkpoint(tmp_path: Path, checkpoint: bool):
+    plant = Plant(tmp_path)
+    plant.take_in(node_birth(), device_birth(1))
+    if checkpoint:
+        with plant.store.transaction():
+            plant.pipeline.checkpoint(plant.store)
+    plant.take_in(data(2))
+    plant.crash()
+    plant.take_in(data(3))
+    assert plant.keys() == ["depth"]
+    assert plant.pipeline.edge_nodes.rebirths(0) == {}
+    plant.reader.close()
+    plant.store.close()
+
+
+def test_a_node_that_nobody_saw_being_born_is_asked_on_the_local_broker(
+    tmp_path: Path, mosquitto: MosquittoFactory
+):
+    broker = mosquitto()
+    config = gateway_config(tmp_path, broker.url, routes=[{"preset": "sparkplug"}], windows=[])
+    with GatewayProcess(config) as gateway, Watcher(broker.port, "spBv1.0/+/NCMD/#") as watcher:
+        gateway.wait_ready()
+        publish(broker.port, [data(9)])
+        wait_until(lambda: watcher.messages, "a request for a birth")
+        command = watcher.messages[0]
+        assert command.topic == NODE.format("NCMD")
+        (metric,) = parse_sparkplug_b(command.payload)["metrics"]
+        assert (metric["name"], metric["value"]) == ("Node Control/Rebirth", True)
+        wait_until(lambda: gateway.metric('gateway_sparkplug_total{what="rebirths"}') == 1, "its metric")

@@ -1,0 +1,75 @@
+"""The shipped Prometheus rules and the Grafana dashboard ask only for what a gateway has."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.brokers import free_port
+from tests.support.gateways import GatewayProcess, gateway_config
+from tests.support.places import ROOT
+
+MONITORING = ROOT / "docker" / "monitoring"
+# What in a query is no metric: PromQL's own words, and the labels and values between braces, which go first.
+WORDS = {"sum", "max", "min", "by", "on", "and", "or", "rate", "increase", "deriv", "predict_linear", "time"}
+LABELS = {"instance", "window", "route", "reason", "status", "link", "thread", "outcome"}
+
+
+def rules() -> list[dict]:
+    return yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"]
+
+
+def panels() -> list[dict]:
+    return json.loads((MONITORING / "grafana-dashboard.json").read_text())["panels"]
+
+
+def queries() -> set[str]:
+    found = {rule["expr"] for rule in rules()}
+    return found | {target["expr"] for panel in panels() for target in panel["targets"]}
+
+
+def metrics_of(query: str) -> set[str]:
+    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|\"[^\"]*\"", " ", query)
+    return set(re.findall(r"[a-zA-Z_][a-zA-Z0-9_]+", bare)) - WORDS - LABELS
+
+
+def test_every_query_names_metrics_that_exist(tmp_path: Path) -> None:
+    local = {"url": "embedded", "listen": f"127.0.0.1:{free_port()}"}
+    cloud = "mqtt://127.0.0.1:9"
+    with GatewayProcess(gateway_config(tmp_path, "embedded", cloud, local=local)) as gateway:
+        gateway.wait_ready()
+        families = [*text_string_to_metric_families(gateway.get("/metrics") or "")]
+    known = {f"{f.name}_total" if f.type == "counter" else f.name for f in families} | {"up"}
+    asked = set().union(*map(metrics_of, queries()))
+    assert len(asked) > 20
+    assert asked - known == set()
+
+
+def test_every_rule_says_what_to_do_and_every_panel_has_a_place() -> None:
+    for rule in rules():
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["description"]
+    places = [tuple(panel["gridPos"].values()) for panel in panels()]
+    assert len({*places}) == len(places)
+    assert len({panel["id"] for panel in panels()}) == len(places)
+
+
+def test_promtool_takes_rules_and_configuration() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("there is no promtool; on Debian: apt-get install prometheus")
+    done = subprocess.run(
+        [promtool, "check", "rules", str(MONITORING / "alerts.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

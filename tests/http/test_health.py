@@ -1,0 +1,73 @@
+"""Metrics and health of a running gateway."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import MosquittoFactory
+from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.publishing import publish
+
+
+def answer(config: Path, path: str) -> tuple[int, dict]:
+    listen = yaml.safe_load(config.read_text())["http"]["listen"]
+    try:
+        with urllib.request.urlopen(f"http://{listen}{path}", timeout=5) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, json.load(exc)
+
+
+def test_ready_says_what_is_missing_and_healthy_does_not_mind(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    config = gateway_config(tmp_path, broker.url)
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        broker.stop()
+        wait_until(lambda: answer(config, "/readyz")[0] == 503, "the loss is seen")
+        status, body = answer(config, "/readyz")
+        assert (status, body["status"]) == (503, "unavailable")
+        assert "not connected to the local broker" in body["problems"][0]
+        assert answer(config, "/healthz") == (200, {"status": "ok", "problems": []})
+        broker.start()
+        wait_until(lambda: answer(config, "/readyz")[0] == 200, "the connection is back by itself")
+
+
+def test_every_metric_is_well_formed_and_counts_what_came(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    with GatewayProcess(gateway_config(tmp_path, broker.url)) as gateway:
+        gateway.wait_ready()
+        publish(broker.port, [("sensors/a", b'{"v": 1, "t": 1700000000000}'), ("sensors/a", b"{")])
+        wait_until(lambda: gateway.metric('gateway_messages_total{outcome="buffered"}') == 2, "both")
+        families = {f.name: f for f in text_string_to_metric_families(gateway.get("/metrics") or "")}
+        assert all(f.documentation for f in families.values())
+        windowed = {s.labels["window"]: s.value for s in families["gateway_window_events"].samples}
+        assert windowed["minute"] == 1
+        assert families["gateway_undecoded"].samples[0].value == 1
+        alive = {s.labels["thread"]: s.value for s in families["gateway_thread_alive"].samples}
+        assert alive == {"ingest": 1, "republish": 1, "writer": 1}
+
+
+def test_an_address_that_is_taken_is_a_clear_error(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = gateway_config(tmp_path, "mqtt://127.0.0.1:9", http={"listen": listen})
+        command = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert f"error: http.listen {listen} cannot be had" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,240 @@
+"""The dashboard in a real Chromium: it shows what the gateway has, live, without anything from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from gateway.core.clock import SteadyClock
+from gateway.core.events import Priority
+from gateway.flow.capacity import Action, Load, Signal
+from gateway.pipeline.backpressure import Backpressure
+from tests.support.brokers import free_port
+from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.places import ROOT
+from tests.support.publishing import publish
+
+PAGE = ROOT / "gateway" / "http" / "page"
+PATIENCE_MS = 15_000
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        reason = "there is no chromium; on Debian: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page and what went wrong on it or left this machine."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("console", lambda said: self.faults.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("request", lambda request: self._check(request.url, address))
+
+    def _check(self, url: str, address: str) -> None:
+        if not url.startswith((f"http://{address}/", "data:")):
+            self.faults.append(f"asked for {url}")
+
+    def shows(self, selector: str, text: str) -> None:
+        expect(self.page.locator(selector)).to_contain_text(text, timeout=PATIENCE_MS)
+
+
+def opened(browser: Browser, address: str, **options: object) -> Watched:
+    page = browser.new_context(**options).new_page()
+    watched = Watched(page, address)
+    page.goto(f"http://{address}/")
+    return watched
+
+
+def test_the_page_from_empty_to_live_and_through_a_restart(chromium: Browser, tmp_path: Path) -> None:
+    port, address = free_port(), f"127.0.0.1:{free_port()}"
+    config = gateway_config(
+        tmp_path,
+        "embedded",
+        local={"url": "embedded", "listen": f"127.0.0.1:{port}"},
+        http={"listen": address},
+    )
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        watched = opened(chromium, address)
+        page = watched.page
+        watched.shows("h1", "g1")
+        watched.shows("#status", "all is well")
+        watched.shows("#notices", "Nothing has come in yet")
+        watched.shows("#notices pre", f"mosquitto_pub -p {port} -q 1 -t 'sensors/test'")
+        watched.shows("#windows", "No reading has come yet")
+
+        hostile = "sensors/<img src=x onerror=alert(1)>"
+        publish(port, [(hostile, b"{"), *((f"sensors/{d}", b'{"v": 1, "t": 1700000000000}') for d in "ab")])
+        publish(port, [(f"sensors/{d}", b'{"v": 1, "t": 1700000090000}') for d in "ab"])
+        watched.shows("#windows .keys", "a1")
+        watched.shows("#devices", "<img src=x onerror=alert(1)>")
+        expect(page.locator("#notices .tip")).to_have_count(0)
+        expect(page.locator("#windows canvas")).to_have_count(1)
+        expect(page.locator("#windows .empty")).to_be_hidden()
+        watched.shows("#buffer", "Events stay on this machine")
+        assert watched.faults == []
+
+        gateway.kill()
+        watched.shows("#status", "no answer")
+        watched.shows("#notices", "does not answer")
+        gateway.start()
+        watched.shows("#status", "all is well")
+        expect(page.locator("html.stale")).to_have_count(0)
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a gateway to which nobody publishes."""
+    address = f"127.0.0.1:{free_port()}"
+    local = {"url": "embedded", "listen": f"127.0.0.1:{free_port()}"}
+    config = gateway_config(
+        tmp_path_factory.mktemp("quiet"), "embedded", local=local, http={"listen": address}
+    )
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        yield address
+
+
+def test_on_a_phone_in_the_dark_and_by_keyboard(chromium: Browser, quiet: str) -> None:
+    watched = opened(chromium, quiet, viewport=PHONE, color_scheme="dark", reduced_motion="reduce")
+    page = watched.page
+    watched.shows("h1", "g1")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    for _ in range(6):
+        page.keyboard.press("Tab")
+    expect(page.locator("#theme")).to_be_focused()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.reload()
+    watched.shows("h1", "g1")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert watched.faults == []
+
+
+def told(signal: Signal, load: Load) -> dict[str, Any]:
+    """What `Backpressure.describe` makes of it."""
+    made = Backpressure(SteadyClock(), 1, 1)
+    made.signal, made.load = signal, load
+    return made.describe()
+
+
+CLOCK = {"certain": True, "system_offset_s": 0.0, "steps": 0, "jumps": {}, "held_events": 0}
+NTP = {"name": "ntp a", "role": "chosen", "offset_s": -0.00012, "uncertainty_s": 0.004, "problem": ""}
+GPS = {"name": "gps", "role": "silent", "problem": "gpsd does not answer"}
+OVERLOAD = Signal(Action.REJECT_LOW_PRIORITY, priority_threshold=Priority.LOW, reasons=("buffer",))
+SECTIONS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("backpressure", told(Signal(), Load()), ["Backpressure", "none", "Everything is taken as it comes"]),
+    (
+        "backpressure",
+        told(Signal(Action.SLOW_DOWN, 1.5, 1000, 0.32, None, ("cpu",)), Load(cpu=0.97)),
+        ["slow down", "wait 1 s", "keep 32 % of their messages. Too much: processor.", "97 %"],
+    ),
+    ("backpressure", told(OVERLOAD, Load()), ["reject", "of priority low and below", "Too much: buffer."]),
+    (
+        "clock",
+        CLOCK
+        | {"state": "synchronised", "source": "ntp a", "uncertainty_s": 0.0042, "drift_ppm": -12.34}
+        | {"jumps": {"forward": 2}, "sources": [NTP, GPS]},
+        ["It follows ntp a", "± 4.2 ms", "−12.34 ppm", "clock: forward", "−120 µs", "gpsd does not answer"],
+    ),
+    (
+        "clock",
+        CLOCK | {"state": "free", "source": None, "uncertainty_s": None, "drift_ppm": None, "sources": []},
+        ["free", "no source of time is configured"],
+    ),
+    (
+        "other_part",
+        {"size_bytes": 2048, "rate_per_s": 12.5, "nested": {"lag_ms": 1500}, "on": True, "none": None},
+        ["Other part", "2.0 KiB", "13 /s", "nested lag", "1.5 s", "yes"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "section", "texts"), SECTIONS)
+def test_what_parts_of_the_gateway_tell_is_said_with_units(
+    chromium: Browser, quiet: str, name: str, section: dict[str, Any], texts: list[str]
+) -> None:
+    def answer(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | {"sections": {name: section}})
+
+    page = chromium.new_page()
+    watched = Watched(page, quiet)
+    page.route("**/api/state", answer)
+    page.route("**/api/live", lambda _: None)  # it stays silent
+    page.goto(f"http://{quiet}/")
+    for text in texts:
+        watched.shows("#sections", text)
+    assert "undefined" not in page.locator("#sections").inner_text()
+    overloaded = section.get("action") == "REJECT_LOW_PRIORITY"
+    expect(page.locator("#notices [role=alert]")).to_have_count(int(overloaded))
+    page.close()
+
+
+def test_a_gateway_with_a_token_lets_nobody_in_without_it(chromium: Browser, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    http = {"listen": address, "token": "sixteen-letters-and-more"}
+    with GatewayProcess(gateway_config(tmp_path, "mqtt://127.0.0.1:9", http=http)) as gateway:
+        wait_until(lambda: gateway.get("/healthz"), gateway.log())
+        watched = opened(chromium, address)
+        watched.page.fill("#token", "not the token")
+        watched.page.keyboard.press("Enter")
+        watched.shows("#wrong", "That is not the token")
+        watched.page.fill("#token", "sixteen-letters-and-more")
+        watched.page.keyboard.press("Enter")
+        watched.shows("#status", "needs attention")
+        watched.shows("#notices", "Not connected to the local broker")
+        assert watched.faults == []
+
+
+@pytest.mark.parametrize("theme", [":root {", ':root[data-theme="dark"] {'])
+def test_text_stands_out_from_what_is_behind_it(theme: str) -> None:
+    colours = _colours((PAGE / "style.css").read_text(), theme)
+    for behind in ("--card", "--ground"):
+        for text in ("--text", "--quiet", "--accent", "--ok", "--warn", "--bad"):
+            assert _contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
+    for kind in ("--ok", "--warn", "--bad"):
+        assert _contrast(colours[kind], colours[f"{kind}-soft"]) >= 4.5, kind
+
+
+def _colours(css: str, selector: str) -> dict[str, str]:
+    block = css.split(selector, 1)[1].split("}", 1)[0]
+    pairs = (part.split(":", 1) for part in block.split(";") if ": #" in part)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _contrast(first: str, second: str) -> float:
+    """As WCAG 2.2 defines it; 4.5 is its bound for text."""
+    high, low = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
