@@ -56,6 +56,10 @@ lint: $(READY) ## Check the style
 types: $(READY) ## Check the types
 	$(BIN)/mypy
 
+.PHONY: structure
+structure: $(READY) ## Print the graph of the packages and a few sizes
+	$(BIN)/python -m tests.support.structure
+
 .PHONY: bench
 bench: $(READY) ## Measure what this machine sustains
 	$(BIN)/gateway bench $(ARGS)
@@ -92,7 +96,7 @@ compose-down: ## Stop the containers; their data stays (ARGS=--volumes deletes i
 
 .PHONY: compose-test
 compose-test: $(READY) compose-build ## Break the containers in every way and count what arrives
-	GATEWAY_COMPOSE_TEST=1 $(BIN)/python -m pytest tests/test_compose.py $(ARGS)
+	GATEWAY_COMPOSE_TEST=1 $(BIN)/python -m pytest tests/deployment/test_compose.py $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was made here, except passwords, certificates and data
