@@ -24,7 +24,7 @@ from gateway.buffer import schema
 from gateway.buffer.compression import train
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Priority, Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 
 GROUP, GROUPS, RUNS = 1000, 50, 5
 EVENTS = GROUP * GROUPS
@@ -95,7 +95,7 @@ class Ours:
             with self.store.transaction():
                 ids = self.store.claim(GROUP)
             with self.store.transaction():
-                self.store.move(ids, Status.SYNCING, Happening.PUBACK)
+                self.store.move(ids, Status.SYNCING, DeliveryEvent.PUBACK)
 
     def evict(self) -> None:
         with self.store.transaction():

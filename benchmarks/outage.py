@@ -30,11 +30,11 @@ from gateway.buffer.proof.balance import Audit, audit
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
-from gateway.cloud.commands import Settle
+from gateway.cloud.commands import SettleEvents
 from gateway.core.events import Message
 from gateway.core.units import parse_size_bytes
 from gateway.decode.routes import RouteSpec, RouteTable
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from gateway.pipeline.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
@@ -144,7 +144,7 @@ class Day:
             end = events.fitting(start, min(start + 1000, all_events), 4 * MIB)
             encode_columns("g1", uuid.uuid4().bytes, self.reader.columns(events.part(start, end)))
             start = end
-        self.writer.submit(Settle(ids, Happening.PUBACK))
+        self.writer.submit(SettleEvents(ids, DeliveryEvent.PUBACK))
 
     @property
     def hours(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import atan2, cos, degrees, hypot, radians, sin
 
-from gateway.core.events import Reading
+from gateway.windows.plugin import Reading
 
 NO_DIRECTION = 1e-9
 """Opposite directions cancel out to within rounding; what remains points nowhere."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from gateway.core.events import Reading
+from gateway.windows.plugin import Reading
 from gateway.windows.toolbox import Point, Record, read_options
 
 MAX_RESETS = 500

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.core.events import Reading
+from gateway.windows.plugin import Reading
 from gateway.windows.toolbox import read_options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.core.events import Reading
+from gateway.windows.plugin import Reading
 
 # [first time, first, last time, last]; empty for no readings.
 Accumulator = list[float]

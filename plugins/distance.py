@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import asin, cos, radians, sin, sqrt
 from typing import Any
 
-from gateway.core.events import Reading
+from gateway.windows.plugin import Reading
 from gateway.windows.toolbox import read_options
 from gateway.windows.values import number
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 
-from gateway.core.events import Reading
+from gateway.windows.plugin import Reading
 
 # [count, mean, sum of squared distances from the mean, sum, min, max, first time, first, last time, last];
 # empty for no readings, because plain JSON has no infinity to start a minimum with.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.core.events import Reading
+from gateway.windows.plugin import Reading
 from gateway.windows.toolbox import A_NUMBER, read_options
 
 VALUES = ("mean", "min", "max", "last")

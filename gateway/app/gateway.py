@@ -23,9 +23,9 @@ from peewee import PeeweeException
 from gateway import __version__
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.lock import DataDirLock, unusable_folder
-from gateway.buffer.operator_actions import ByHand, operations
+from gateway.buffer.operator_actions import OperatorActions, operations
 from gateway.buffer.reader import Reader
-from gateway.buffer.repair.commit_marker import Mark
+from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.damage import using
 from gateway.buffer.repair.recovery import Recovery, recover
 from gateway.buffer.repair.upkeep import BackupPlan, Upkeep
@@ -33,7 +33,7 @@ from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.downsampling import Downsampling
 from gateway.buffer.retention.policy import usable_bytes
 from gateway.buffer.schema import wal_pages
-from gateway.buffer.startup_command import Opening
+from gateway.buffer.startup_command import StartupCommand
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.writer import BACKLOG_BYTES, Do, Writer
 from gateway.cloud.auditor import Auditor
@@ -56,7 +56,7 @@ from gateway.flow.memory import memory_budget
 from gateway.host.control import SOCKET_FILE, ControlServer
 from gateway.host.machine import boot_id, memory_limit_bytes
 from gateway.http.clock import clock_status
-from gateway.http.view import Section, buffer_bytes
+from gateway.http.view import StatusProvider, buffer_bytes
 from gateway.local.ingest import Ingest
 from gateway.local.republish import Republish, status_payload
 from gateway.mqtt.embedded import EmbeddedBroker
@@ -96,8 +96,8 @@ class Gateway:
         self.data_dir = Path(config.gateway.data_dir)
         self.topics = OutputTopics(config.gateway.topic_prefix, config.gateway.id)
         self.started_ms = self.clock.now_ms()
-        self.sections: dict[str, Section] = {}
-        """What parts of the gateway tell the dashboard about themselves, by name; see `http.view.Section`."""
+        self.sections: dict[str, StatusProvider] = {}
+        """What parts of the gateway tell the dashboard about themselves, by name."""
         self.budget = memory_budget(_memory_bytes(config.flow))
         self.ready = False
         self.drain = Progress()
@@ -281,7 +281,7 @@ class Gateway:
         reader = Reader(self.buffer_path)
         self._resources.callback(reader.close)
         restore = partial(self.pipeline.restore, self.store, reader)
-        mark = Mark(self.buffer_path)
+        mark = CommitMarker(self.buffer_path)
         self.writer = Writer(
             self.store,
             group_limit=buffer.group_limit,
@@ -307,7 +307,7 @@ class Gateway:
         log.info("buffer open: %d events replayed into windows", restore())
         self._republished_id = self.store.meta_int(REPUBLISHED_ID)
         self.timekeeper = self._make_timekeeper()
-        self.writer.submit(Opening(recovery, self.pipeline.alert, mark.read()))
+        self.writer.submit(StartupCommand(recovery, self.pipeline.alert, mark.read()))
         self.writer.start()
         self._resources.callback(self._stop_writer)
         self.timekeeper.start()
@@ -405,7 +405,7 @@ class Gateway:
         self._resources.callback(self.upkeep.stop)
 
     def _start_control(self) -> None:
-        by_hand = ByHand(
+        by_hand = OperatorActions(
             self.writer.call, self.writer.call_outside, self.pipeline.alert, self.pipeline.checkpoint
         )
         asked = {**operations(by_hand), "forecast": lambda _request, _report: self._course()}
@@ -481,10 +481,10 @@ class Gateway:
         bucket = SharedBucket(cloud.bandwidth)
         will = Will(self.topics.status, status_payload("offline"))
         self._resources.callback(self._release_claims)
-        for lane in range(cloud.connections):
-            bridge = Bridge(spec, lane, self.buffer_path, self.writer, self.clock.now_ms, bucket)
-            endpoint = _endpoint(cloud, f"-{lane}", will=will if lane == 0 else None)
-            link = Link(f"bridge-{lane}", endpoint, bridge, self.clock.now_ms)
+        for shard in range(cloud.connections):
+            bridge = Bridge(spec, shard, self.buffer_path, self.writer, self.clock.now_ms, bucket)
+            endpoint = _endpoint(cloud, f"-{shard}", will=will if shard == 0 else None)
+            link = Link(f"bridge-{shard}", endpoint, bridge, self.clock.now_ms)
             self.bridges.append(bridge)
             self.bridge_links.append(link)
             self._resources.callback(bridge.finish)

@@ -20,11 +20,11 @@ import orjson
 from gateway.buffer.backlog import RECENT_MS, Backlog, Query, bands, newest
 from gateway.buffer.reader import BATCH_BYTES, fitting
 from gateway.core.events import Priority
-from gateway.delivery.states import Backoff, Happening, sources
+from gateway.delivery.states import Backoff, DeliveryEvent, sources
 
 _LOOK_AGAIN_MS = 60_000  # at pauses that are over, whether their event has gone
 _BANDS = 4  # that share the memory of a claim
-_PENDING = int(sources(Happening.CLAIM)[0])
+_PENDING = int(sources(DeliveryEvent.CLAIM)[0])
 
 _SELECT = (
     "SELECT json_group_array(id), json_group_array(size) FROM"

@@ -13,7 +13,7 @@ import apsw
 import orjson
 
 from gateway.buffer.reader import Reader
-from gateway.flow.dropped_ranges import OTHERS, ShedRange
+from gateway.flow.dropped_ranges import OTHERS, DroppedRange
 
 MOST_RANGES = 2_000
 GAP_MS = 60_000
@@ -24,19 +24,19 @@ RANGES = "SELECT reason, stream, first_ms, last_ms, messages FROM shed_ranges"
 _NUMBERED = RANGES.replace("SELECT", "SELECT id,") + " ORDER BY id"
 
 
-def shed_ranges(reader: Reader) -> Iterator[ShedRange]:
+def shed_ranges(reader: Reader) -> Iterator[DroppedRange]:
     """All ranges, in the order in which they began."""
     if reader.has_table("shed_ranges"):  # no reader migrates a file of an earlier version
-        yield from map(ShedRange._make, reader.rows(RANGES + " ORDER BY id"))
+        yield from map(DroppedRange._make, reader.rows(RANGES + " ORDER BY id"))
 
 
-class Shed:
+class DroppedRanges:
     """The ranges of one buffer, for the writer's thread. Nothing is read or written while nothing is shed."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._moved: dict[tuple[str, str], list[int]] = {}  # first, last, messages
-        self._latest: dict[tuple[str, str], tuple[int, ShedRange]] = {}
+        self._latest: dict[tuple[str, str], tuple[int, DroppedRange]] = {}
         self._count = 0
 
     def reload(self) -> None:
@@ -47,7 +47,7 @@ class Shed:
     def _look(self) -> None:
         self._latest, self._count = {}, 0
         for number, *columns in self._connection.execute(_NUMBERED):
-            one = ShedRange(*columns)
+            one = DroppedRange(*columns)
             self._latest[one.reason, one.stream] = number, one
             self._count = number
 
@@ -66,14 +66,15 @@ class Shed:
         if not self._moved:
             return
         changed = [
-            self._prolonged(ShedRange(reason, stream, *new)) for (reason, stream), new in self._moved.items()
+            self._prolonged(DroppedRange(reason, stream, *new))
+            for (reason, stream), new in self._moved.items()
         ]
         self._moved.clear()
         self._replace(changed)
         if self._count > MOST_RANGES:
             self._fold()
 
-    def _prolonged(self, new: ShedRange) -> tuple[int, ShedRange]:
+    def _prolonged(self, new: DroppedRange) -> tuple[int, DroppedRange]:
         """The number of the range that `new` belongs to, and that range with it."""
         place = new.reason, new.stream
         number, known = self._latest.get(place, (0, new))
@@ -85,7 +86,7 @@ class Shed:
         self._latest[place] = number, new
         return number, new
 
-    def _replace(self, ranges: Iterable[tuple[int, ShedRange]]) -> None:
+    def _replace(self, ranges: Iterable[tuple[int, DroppedRange]]) -> None:
         self._connection.execute(
             "REPLACE INTO shed_ranges (id, reason, stream, first_ms, last_ms, messages)"
             " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),"
@@ -96,9 +97,11 @@ class Shed:
 
     def _fold(self) -> None:
         """Make one range per reason of those that ended first, and of those that were folded before."""
-        ranges = sorted(map(ShedRange._make, self._connection.execute(RANGES)), key=lambda one: one.last_ms)
+        ranges = sorted(
+            map(DroppedRange._make, self._connection.execute(RANGES)), key=lambda one: one.last_ms
+        )
         old, young = ranges[: -(MOST_RANGES // 2)], ranges[-(MOST_RANGES // 2) :]
-        folded: dict[str, ShedRange] = {}
+        folded: dict[str, DroppedRange] = {}
         for one in (*old, *(each for each in young if each.stream == OTHERS)):
             others = one._replace(stream=OTHERS)
             folded[one.reason] = folded[one.reason].joined(others) if one.reason in folded else others

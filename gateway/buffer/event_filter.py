@@ -14,7 +14,7 @@ from gateway.core.events import Kind, Status
 
 
 @dataclass(frozen=True)
-class Choice:
+class EventFilter:
     """All conditions hold at once; one that is None holds always. `stream` is a topic or a topic filter;
     `from_ms` (included) and `before_ms` bound the arrival time."""
 
@@ -27,7 +27,7 @@ class Choice:
 
     @property
     def is_everything(self) -> bool:
-        return self == Choice()
+        return self == EventFilter()
 
     def where(self) -> tuple[str, tuple[object, ...]]:
         """The condition in SQL, and its parameters."""
@@ -57,7 +57,7 @@ class Choice:
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Choice:
+    def from_json(cls, found: Mapping[str, Any]) -> EventFilter:
         """Raises StoreError when it is not what `as_json` gives: that of another version, perhaps."""
         try:
             ids = found.get("event_ids")
@@ -77,6 +77,6 @@ class Choice:
         return chosen
 
 
-def _is_plain(choice: Choice) -> bool:
+def _is_plain(choice: EventFilter) -> bool:
     times = all(isinstance(at, (int, type(None))) for at in (choice.from_ms, choice.before_ms))
     return times and isinstance(choice.stream, (str, type(None)))

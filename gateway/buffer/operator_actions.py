@@ -15,11 +15,11 @@ from typing import Any, Protocol, TypeVar
 import orjson
 
 from gateway.buffer.alerts import Alert
-from gateway.buffer.event_filter import Choice
+from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.proof.losses import Removal
 from gateway.buffer.store import CHECKPOINT_ID, Store
 from gateway.core.events import Status
-from gateway.delivery.states import Happening, sources, target
+from gateway.delivery.states import DeliveryEvent, sources, target
 
 IDS_PER_STEP = 10_000
 PAGES_PER_STEP = 1024  # 4 MiB
@@ -32,7 +32,7 @@ Report = Callable[[int, int], None]
 Operation = Callable[[Mapping[str, Any], Report], Mapping[str, Any]]
 
 
-class Run(Protocol):
+class RunCommand(Protocol):
     """Runs a function of the store in a transaction of its own."""
 
     def __call__(self, change: Callable[[Store], T], /) -> T: ...
@@ -44,14 +44,14 @@ class _Step(Protocol):
     def __call__(self, store: Store, from_id: int, to_id: int) -> int: ...
 
 
-class ByHand:
+class OperatorActions:
     """The changes of one buffer. `outside` runs a function of the store without a transaction; `checkpoint`
     brings the window checkpoint up to date, where there are windows."""
 
     def __init__(
         self,
-        run: Run,
-        outside: Run,
+        run: RunCommand,
+        outside: RunCommand,
         alert: Alert,
         checkpoint: Callable[[Store], object] = lambda store: None,
     ) -> None:
@@ -60,21 +60,21 @@ class ByHand:
         self._alert = alert
         self._checkpoint = checkpoint
 
-    def retry(self, choice: Choice, report: Report) -> dict[str, int]:
+    def retry(self, choice: EventFilter, report: Report) -> dict[str, int]:
         """FAILED events go back to PENDING with all their attempts, and no stream waits any longer."""
-        allowed = _allowed(choice, sources(Happening.RETRY), Happening.RETRY)
+        allowed = _allowed(choice, sources(DeliveryEvent.RETRY), DeliveryEvent.RETRY)
 
         def step(store: Store, from_id: int, to_id: int) -> int:
             ids = _chosen_ids(store, choice, allowed, from_id, to_id)
-            return store.move(ids, Status.FAILED, Happening.RETRY)
+            return store.move(ids, Status.FAILED, DeliveryEvent.RETRY)
 
         retried = self._walk(step, self._run(Store.last_id), report)
         return {"retried": retried, "released": self._run(Store.release_held)}
 
-    def drop(self, choice: Choice, report: Report) -> dict[str, int]:
+    def drop(self, choice: EventFilter, report: Report) -> dict[str, int]:
         """Remove events for good. Without a status in `choice` these are FAILED and CORRUPT ones."""
-        default = sources(Happening.DROP) if choice.status is not None else _GIVEN_UP
-        allowed = _allowed(choice, default, Happening.DROP)
+        default = sources(DeliveryEvent.DROP) if choice.status is not None else _GIVEN_UP
+        allowed = _allowed(choice, default, DeliveryEvent.DROP)
 
         def step(store: Store, from_id: int, to_id: int) -> int:
             ids = _chosen_ids(store, choice, allowed, from_id, to_id)
@@ -131,11 +131,11 @@ class ByHand:
         self._alert(store, "dropped", f"{what}, {between}", removal.details("dropped"))
 
 
-def operations(by_hand: ByHand) -> dict[str, Operation]:
-    """The changes by name, each of a request: its events are in `choice`, as `Choice.as_json` gives it."""
+def operations(by_hand: OperatorActions) -> dict[str, Operation]:
+    """The changes by name, each of a request; `choice` has its events as `EventFilter.as_json` gives them."""
 
-    def chosen(change: Callable[[Choice, Report], dict[str, int]]) -> Operation:
-        return lambda request, report: change(Choice.from_json(request.get("choice", {})), report)
+    def chosen(change: Callable[[EventFilter, Report], dict[str, int]]) -> Operation:
+        return lambda request, report: change(EventFilter.from_json(request.get("choice", {})), report)
 
     return {
         "retry": chosen(by_hand.retry),
@@ -145,7 +145,7 @@ def operations(by_hand: ByHand) -> dict[str, Operation]:
 
 
 def _chosen_ids(
-    store: Store, choice: Choice, statuses: Sequence[Status], from_id: int, to_id: int
+    store: Store, choice: EventFilter, statuses: Sequence[Status], from_id: int, to_id: int
 ) -> list[int]:
     """The ids in a range that are meant, if they are in one of those statuses."""
     where, values = choice.where()
@@ -165,7 +165,7 @@ def _drop(store: Store, ids: Sequence[int], statuses: Sequence[Status]) -> Remov
     )
 
 
-def _allowed(choice: Choice, default: Sequence[Status], happening: Happening) -> tuple[Status, ...]:
+def _allowed(choice: EventFilter, default: Sequence[Status], happening: DeliveryEvent) -> tuple[Status, ...]:
     """The statuses that are meant. Raises DeliveryError when the state table does not allow it."""
     if choice.status is None:
         return tuple(default)

@@ -16,7 +16,7 @@ import apsw
 _ROW_BYTES = 64  # what a row takes beside its topic and payload
 
 
-class UndatedMessage(NamedTuple):
+class PendingMessage(NamedTuple):
     """A message that came `uptime_ms` after the machine's boot that is called `boot`."""
 
     topic: str
@@ -26,7 +26,7 @@ class UndatedMessage(NamedTuple):
     uptime_ms: int
 
 
-class Undated:
+class PendingTime:
     """The table `undated`, on the writer's connection. Every change is part of the store's transaction."""
 
     def __init__(self, connection: apsw.Connection) -> None:
@@ -43,7 +43,7 @@ class Undated:
         )
         self.count, self.size_bytes = next(found)
 
-    def add(self, messages: Sequence[UndatedMessage]) -> None:
+    def add(self, messages: Sequence[PendingMessage]) -> None:
         """Put messages at the end."""
         self._connection.executemany(
             "INSERT INTO undated (topic, payload, retain, boot, uptime_ms) VALUES (?, ?, ?, ?, ?)", messages
@@ -51,7 +51,7 @@ class Undated:
         self.count += len(messages)
         self.size_bytes += sum(len(m.payload) + len(m.topic) + _ROW_BYTES for m in messages)
 
-    def take(self, most: int) -> list[UndatedMessage]:
+    def take(self, most: int) -> list[PendingMessage]:
         """Remove the oldest ones."""
         rows: list[tuple[Any, ...]] = self._connection.execute(
             "SELECT id, topic, payload, retain, boot, uptime_ms FROM undated ORDER BY id LIMIT ?", (most,)
@@ -59,7 +59,7 @@ class Undated:
         if rows:
             self._connection.execute("DELETE FROM undated WHERE id <= ?", (rows[-1][0],))
         taken = [
-            UndatedMessage(topic, payload, bool(retain), boot, at)
+            PendingMessage(topic, payload, bool(retain), boot, at)
             for _, topic, payload, retain, boot, at in rows
         ]
         self.count -= len(taken)

@@ -20,7 +20,7 @@ import orjson
 
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.compression import PayloadDecompressor, raw_size
-from gateway.buffer.event_filter import Choice
+from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.schema import open_reader
 from gateway.core.events import Status
 from gateway.core.identifiers import split_ids
@@ -190,7 +190,7 @@ class Reader:
         (found,) = self._row(f"PRAGMA integrity_check({table})")
         return "" if found == "ok" else str(found)
 
-    def chosen(self, choice: Choice, after_id: int = 0, limit: int = 1000) -> list[tuple[int, int, int]]:
+    def chosen(self, choice: EventFilter, after_id: int = 0, limit: int = 1000) -> list[tuple[int, int, int]]:
         """(id, status, retry count) of the next chosen events behind `after_id`, oldest first."""
         where, values = choice.where()
         row = self._connection.execute(
@@ -200,7 +200,7 @@ class Reader:
         ).fetchone()
         return list(zip(*map(orjson.loads, row), strict=True))
 
-    def count(self, choice: Choice, statuses: Sequence[Status]) -> int:
+    def count(self, choice: EventFilter, statuses: Sequence[Status]) -> int:
         """How many chosen events are in one of those statuses."""
         where, values = choice.where()
         ((count,),) = self._connection.execute(

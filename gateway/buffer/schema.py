@@ -147,7 +147,7 @@ class Refusal(Model):
         table_name = "refusals"
 
 
-class Loss(Model):
+class LossRow(Model):
     """What retention took from a stream before the cloud had it, by reason."""
 
     stream = IntegerField()
@@ -204,7 +204,7 @@ class WindowState(Model):
         without_rowid = True
 
 
-class Count(Model):
+class CountRow(Model):
     """A counter that moves in the same transaction as what it counts, so that the sums always balance."""
 
     name = TextField()
@@ -217,7 +217,7 @@ class Count(Model):
         without_rowid = True
 
 
-class Meta(Model):
+class MetaRow(Model):
     """Single values: the schema version, positions of checkpoints."""
 
     name = TextField(primary_key=True)
@@ -236,12 +236,12 @@ MODELS: tuple[type[Model], ...] = (
     UndatedRow,
     Held,
     Refusal,
-    Loss,
+    LossRow,
     LossRun,
     ShedRangeRow,
     WindowState,
-    Count,
-    Meta,
+    CountRow,
+    MetaRow,
 )
 
 # What the bridge scans, and what a restart puts back: it only holds what is on its way, so it stays small

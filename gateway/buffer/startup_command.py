@@ -16,7 +16,7 @@ from gateway.buffer.writer import Command
 log = logging.getLogger(__name__)
 
 
-class Opening(Command):
+class StartupCommand(Command):
     """Puts claims of the last run back, and stores an alert, by `alert(store, name, message)`, for a loss.
 
     `marked_id` is the last id that was committed, as far as is known: where the file ends earlier, its log

@@ -28,9 +28,9 @@ from gateway.buffer.backlog import Backlog
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims, first_since
 from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
-from gateway.buffer.dropped_messages import Shed
+from gateway.buffer.dropped_messages import DroppedRanges
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
-from gateway.buffer.pending_time import Undated
+from gateway.buffer.pending_time import PendingTime
 from gateway.buffer.proof.losses import Removal, note_losses
 from gateway.buffer.reader import BATCH_BYTES, among
 from gateway.buffer.receipts import KEPT, Receipts
@@ -39,9 +39,9 @@ from gateway.buffer.schema import (
     PAGE_BYTES,
     WAL_CHECKPOINT_PAGES,
     BufferEvent,
-    Count,
+    CountRow,
     Dictionary,
-    Meta,
+    MetaRow,
     ReceiptGroup,
     open_writer,
 )
@@ -49,7 +49,7 @@ from gateway.buffer.streams import Streams
 from gateway.core.errors import StoreError
 from gateway.core.events import Kind, Priority, Status
 from gateway.core.identifiers import EventIds
-from gateway.delivery.states import Backoff, Happening, target
+from gateway.delivery.states import Backoff, DeliveryEvent, target
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ class Store:
         self._connection = self._database.connection()
         self._streams = Streams(self._database)
         self._claims = Claims(self._connection)
-        self.undated = Undated(self._connection)
-        self.shed = Shed(self._connection)
+        self.undated = PendingTime(self._connection)
+        self.shed = DroppedRanges(self._connection)
 
     def _begin(self) -> None:
         with self.transaction():
@@ -155,7 +155,7 @@ class Store:
     def reload(self) -> None:
         """Forget what memory holds and read it again from what is committed."""
         self._moved.clear()
-        self.counts = Counter({(row.name, row.label): row.value for row in self._on_this(Count.select())})
+        self.counts = Counter({(row.name, row.label): row.value for row in self._on_this(CountRow.select())})
         self._streams.recount(self.meta_int(CHECKPOINT_ID), self.meta_int(_FIRST_FREE))
         self._claims.reload()
         self.undated.reload()
@@ -234,13 +234,13 @@ class Store:
         the result is in the order in which it should be sent.
         """
         if backlog is not None:
-            claim = partial(self.move, status=Status.PENDING, happening=Happening.CLAIM)
+            claim = partial(self.move, status=Status.PENDING, happening=DeliveryEvent.CLAIM)
             return self._claims.next_round(backlog, limit, shard, shards, now_ms, claim, limit_bytes)
         claimed = self._claims.next_ids(limit, shard, shards, now_ms, limit_bytes)
-        self.move(claimed, Status.PENDING, Happening.CLAIM)
+        self.move(claimed, Status.PENDING, DeliveryEvent.CLAIM)
         return claimed
 
-    def move(self, ids: Sequence[int], status: Status, happening: Happening) -> int:
+    def move(self, ids: Sequence[int], status: Status, happening: DeliveryEvent) -> int:
         """Let `happening` happen to those of `ids` that are `status`; returns how many there were.
 
         A failure counts as a retry, and a retry by hand starts the count anew. Raises DeliveryError when the
@@ -264,15 +264,15 @@ class Store:
     def reject(self, ids: Sequence[int], reason: str) -> int:
         """The cloud will never take `ids`: they become FAILED. Returns how many did."""
         self._note_refusal(ids, reason)
-        return self.move(ids, Status.SYNCING, Happening.REJECTION)
+        return self.move(ids, Status.SYNCING, DeliveryEvent.REJECTION)
 
     def refuse(self, ids: Sequence[int], reason: str, backoff: Backoff, now_ms: int, chance: float) -> int:
         """The cloud refused `ids`: they go back, and their streams wait; what has no attempts left becomes
         FAILED. Returns how many did. `chance`, in [0, 1), is the jitter."""
         self._note_refusal(ids, reason)
         exhausted = self._claims.hold(ids, backoff, now_ms, chance)
-        failed = self.move(exhausted, Status.SYNCING, Happening.EXHAUSTED)
-        self.move(ids, Status.SYNCING, Happening.FAILURE)
+        failed = self.move(exhausted, Status.SYNCING, DeliveryEvent.EXHAUSTED)
+        self.move(ids, Status.SYNCING, DeliveryEvent.FAILURE)
         return failed
 
     def release_all(self) -> int:
@@ -280,7 +280,7 @@ class Store:
         self._database.execute_sql(
             "UPDATE buffer_events SET status = ?, retry_count = retry_count + 1"
             " WHERE status = ? AND status < 2",
-            (int(target(Status.SYNCING, Happening.FAILURE) or 0), int(Status.SYNCING)),
+            (int(target(Status.SYNCING, DeliveryEvent.FAILURE) or 0), int(Status.SYNCING)),
         )
         self._claims.forget()
         return self._moved_to(Status.SYNCING, Status.PENDING)
@@ -390,7 +390,7 @@ class Store:
 
     def give_up(self, status: Status, ids: Sequence[int]) -> Removal:
         """Remove those of `ids` that are `status`, FAILED or CORRUPT, for want of room."""
-        target(status, Happening.EVICT)
+        target(status, DeliveryEvent.EVICT)
         return self.evict(
             status.name.lower(),
             status,
@@ -530,16 +530,16 @@ class Store:
         unused = self.compressor.superseded.intersection(codecs)
         self._on_this(Dictionary.delete().where(Dictionary.codec.in_(list(unused)))).execute()
         names = [_RATIO.format(codec) for codec in unused]
-        self._on_this(Meta.delete().where(Meta.name.in_(names))).execute()
+        self._on_this(MetaRow.delete().where(MetaRow.name.in_(names))).execute()
         self.compressor.superseded -= unused
         return len(unused)
 
     def meta_int(self, name: str, default: int = 0) -> int:
-        row = self._on_this(Meta.select().where(Meta.name == name)).first()
+        row = self._on_this(MetaRow.select().where(MetaRow.name == name)).first()
         return default if row is None else int(row.value)
 
     def set_meta(self, name: str, value: int) -> None:
-        self._on_this(Meta.replace(name=name, value=str(value))).execute()  # type: ignore[no-untyped-call]
+        self._on_this(MetaRow.replace(name=name, value=str(value))).execute()  # type: ignore[no-untyped-call]
 
     # --- inside ---
 
@@ -615,8 +615,8 @@ class Store:
 
 
 _RETRIES = {
-    Happening.FAILURE: ", retry_count = retry_count + 1",
-    Happening.RETRY: ", retry_count = 0",
+    DeliveryEvent.FAILURE: ", retry_count = retry_count + 1",
+    DeliveryEvent.RETRY: ", retry_count = 0",
 }
 
 

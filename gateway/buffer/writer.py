@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeVar
 import apsw
 from peewee import DataError, IntegrityError, PeeweeException, ProgrammingError
 
-from gateway.buffer.repair.commit_marker import Mark
+from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.store import Store
 from gateway.core.errors import LogHeldError, StoreError
 from gateway.core.events import Status
@@ -197,7 +197,7 @@ class Writer:
         tick: Command | None = None,
         on_rollback: Callable[[], object] = lambda: None,
         relief: Relief | None = None,
-        mark: Mark | None = None,
+        mark: CommitMarker | None = None,
     ) -> None:
         self.metrics = WriterMetrics()
         self._store = store

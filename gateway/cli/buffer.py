@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gateway.buffer.event_filter import Choice
+from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.reader import Reader
 from gateway.buffer.repair.backup import back_up
@@ -153,7 +153,7 @@ def list_command(
 def show(config: ConfigFile, event_id: Annotated[str, typer.Argument(help="The event's id.")]) -> None:
     """One event, whole, as JSON."""
     try:
-        wanted = Choice(event_ids=(uuid.UUID(event_id),))
+        wanted = EventFilter(event_ids=(uuid.UUID(event_id),))
     except ValueError as exc:
         raise typer.BadParameter(f"{event_id!r} is not a UUID", param_hint="EVENT_ID") from exc
     settings = load_config(config)
@@ -204,7 +204,7 @@ def verify(config: ConfigFile, as_json: AsJson = False) -> None:
     checked, wrong = 0, []
     with closing(Reader(buffer_path(config))) as reader, progress_bar() as progress:
         task = progress.add_task("verifying", total=sum(reader.count_by_status().values()))
-        for ids in _id_chunks(reader, Choice()):
+        for ids in _id_chunks(reader, EventFilter()):
             _, corrupt = reader.without_corrupt(reader.by_ids(ids))
             checked += len(ids)
             wrong += corrupt
@@ -262,14 +262,14 @@ def _course(drain: Mapping[str, Any]) -> str:
     return f"{', '.join(parts)}\nverified in the background: {drain['verified_share']:.0%} of the buffer"
 
 
-def _all(reader: Reader, choice: Choice) -> Iterator[tuple[int, int, int]]:
+def _all(reader: Reader, choice: EventFilter) -> Iterator[tuple[int, int, int]]:
     after_id = 0
     while chunk := reader.chosen(choice, after_id):
         yield from chunk
         after_id = chunk[-1][0]
 
 
-def _id_chunks(reader: Reader, choice: Choice) -> Iterator[list[int]]:
+def _id_chunks(reader: Reader, choice: EventFilter) -> Iterator[list[int]]:
     after_id = 0
     while chunk := reader.chosen(choice, after_id):
         yield [buffer_id for buffer_id, _, _ in chunk]

@@ -11,13 +11,13 @@ import typer
 from gateway.buffer.proof.balance import Audit
 from gateway.buffer.proof.stream_audit import StreamAudit, audit_streams
 from gateway.buffer.reader import Reader
-from gateway.flow.dropped_ranges import ShedRange
+from gateway.flow.dropped_ranges import DroppedRange
 
 _PROBLEMS_SHOWN = 20
 _SHED_SHOWN = 10
 
 
-class Streams(NamedTuple):
+class StreamTable(NamedTuple):
     """`shown` are the first ones that are asked for; of all that were looked at, `incomplete` have lost,
     failed or corrupt events."""
 
@@ -29,7 +29,7 @@ class Streams(NamedTuple):
 
 def chosen_streams(
     reader: Reader, topic_filter: str | None, limit: int, looked_at: Callable[[], object] = lambda: None
-) -> Streams:
+) -> StreamTable:
     """The streams of the filter; without one, those that are incomplete. Inside a snapshot of the reader.
 
     `looked_at` is called for each stream that was looked at.
@@ -46,10 +46,10 @@ def chosen_streams(
             wanted += 1
             if len(shown) < limit:
                 shown.append(one)
-    return Streams(shown, wanted - len(shown), incomplete, problems)
+    return StreamTable(shown, wanted - len(shown), incomplete, problems)
 
 
-def print_audit(found: Audit, streams: Streams, problems: Sequence[str]) -> None:
+def print_audit(found: Audit, streams: StreamTable, problems: Sequence[str]) -> None:
     """As text: one line for each sum, one for each stream and what it has lost."""
     typer.echo(f"messages   {_sum(found.messages)}")
     typer.echo(f"appended   {_sum(found.appended)}")
@@ -68,7 +68,7 @@ def print_audit(found: Audit, streams: Streams, problems: Sequence[str]) -> None
         typer.echo(f"complete   {complete:,} streams have lost nothing")
 
 
-def _print_shed(ranges: Sequence[ShedRange]) -> None:
+def _print_shed(ranges: Sequence[DroppedRange]) -> None:
     for one in sorted(ranges, key=lambda one: -one.messages)[:_SHED_SHOWN]:
         stream = one.stream or "several streams"
         times = f"{_time(one.first_ms)} to {_time(one.last_ms)}" if one.last_ms else "nobody knows when"

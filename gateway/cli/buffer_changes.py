@@ -20,15 +20,15 @@ from peewee import PeeweeException
 
 from gateway.app.gateway import BUFFER_FILE
 from gateway.buffer.alerts import append_alert
-from gateway.buffer.event_filter import Choice
+from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.lock import DataDirLock
-from gateway.buffer.operator_actions import ByHand, Operation, operations
+from gateway.buffer.operator_actions import Operation, OperatorActions, operations
 from gateway.buffer.reader import Reader
-from gateway.buffer.repair.commit_marker import Mark
+from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.damage import using
 from gateway.buffer.repair.recovery import Recovery, backup_path, recover
 from gateway.buffer.repair.restore import restore as restore_buffer
-from gateway.buffer.startup_command import Opening
+from gateway.buffer.startup_command import StartupCommand
 from gateway.buffer.store import Store
 from gateway.cli.buffer_options import (
     AsJson,
@@ -46,7 +46,7 @@ from gateway.config import Config, load_config
 from gateway.core.errors import BufferLockedError, StoreError
 from gateway.core.events import Status
 from gateway.core.units import format_bytes
-from gateway.delivery.states import Happening, sources
+from gateway.delivery.states import DeliveryEvent, sources
 from gateway.host.control import SOCKET_FILE, ask
 from gateway.pipeline.pipeline import OutputTopics
 
@@ -101,7 +101,7 @@ def drop(
     """
     choice = choice_of(status, kind, stream, older_than, newer_than, event_ids or ())
     _require_choice(choice, everything)
-    if choice.status is not None and choice.status not in sources(Happening.DROP):
+    if choice.status is not None and choice.status not in sources(DeliveryEvent.DROP):
         raise typer.BadParameter(
             f"what is {choice.status.name.lower()} cannot be dropped", param_hint="--status"
         )
@@ -154,12 +154,12 @@ CHANGES = (retry, drop, compact, restore)
 # --- inside ---
 
 
-def _require_choice(choice: Choice, everything: bool) -> None:
+def _require_choice(choice: EventFilter, everything: bool) -> None:
     if choice.is_everything and not everything:
         raise typer.BadParameter("name event ids, or what they have in common, or --all")
 
 
-def _require_some(found: int, choice: Choice, status: str) -> None:
+def _require_some(found: int, choice: EventFilter, status: str) -> None:
     """Raise StoreError where events were named by their ids and none of them was found."""
     if choice.event_ids and not found:
         raise StoreError(
@@ -168,7 +168,7 @@ def _require_some(found: int, choice: Choice, status: str) -> None:
         )
 
 
-def _droppable(choice: Choice) -> Sequence[Status]:
+def _droppable(choice: EventFilter) -> Sequence[Status]:
     return (Status.FAILED, Status.CORRUPT) if choice.status is None else (choice.status,)
 
 
@@ -200,7 +200,7 @@ def _change(config: Path, request: dict[str, Any], doing: str) -> Done:
 def _opened(settings: Config, path: Path) -> Iterator[dict[str, Operation]]:
     """What can be done to the buffer of a stopped gateway. It is opened as a start opens it: what is damaged
     is mended first, and numbers that a lost log may have given out are not given again."""
-    store, mark = Store(path, settings.buffer.synchronous), Mark(path)
+    store, mark = Store(path, settings.buffer.synchronous), CommitMarker(path)
     try:
         recovery = recover(path, _now_ms(), settings.buffer.synchronous)
         with using(path):
@@ -223,14 +223,14 @@ def _begin(store: Store, settings: Config, recovery: Recovery, marked_id: int) -
     def alert(store: Store, name: str, message: str) -> None:
         append_alert(store, _alerts(settings), _now_ms(), name, message)
 
-    opening = Opening(recovery, alert, marked_id)
+    opening = StartupCommand(recovery, alert, marked_id)
     with store.transaction():
         opening.apply(store)
     for said in filter(None, (recovery.alert, opening.lost)):
         typer.echo(said, err=True)
 
 
-def _by_hand(store: Store, settings: Config) -> ByHand:
+def _by_hand(store: Store, settings: Config) -> OperatorActions:
     def run(change: Any) -> Any:
         with store.transaction():
             return change(store)
@@ -238,7 +238,7 @@ def _by_hand(store: Store, settings: Config) -> ByHand:
     def alert(store: Store, name: str, message: str, details: Mapping[str, Any]) -> None:
         append_alert(store, _alerts(settings), _now_ms(), name, message, details)
 
-    return ByHand(run, lambda change: change(store), alert)
+    return OperatorActions(run, lambda change: change(store), alert)
 
 
 def _announce(settings: Config, store: Store, text: str) -> None:
@@ -265,7 +265,7 @@ def _stopped(path: Path, doing: str) -> Iterator[None]:
         ) from exc
 
 
-def _count(path: Path, choice: Choice) -> int:
+def _count(path: Path, choice: EventFilter) -> int:
     reader = Reader(path)
     try:
         return reader.count(choice, _droppable(choice))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gateway.app.gateway import BUFFER_FILE
-from gateway.buffer.event_filter import Choice
+from gateway.buffer.event_filter import EventFilter
 from gateway.config import load_config
 from gateway.core.errors import StoreError, TopicError, UnitError
 from gateway.core.events import Kind, Status
@@ -44,7 +44,7 @@ def choice_of(
     older_than: str | None,
     newer_than: str | None = None,
     event_ids: Sequence[str] = (),
-) -> Choice:
+) -> EventFilter:
     """The events that the options mean. Raises typer.BadParameter."""
     now_ms = round(datetime.now(UTC).timestamp() * 1000)
     if stream is not None:
@@ -52,7 +52,7 @@ def choice_of(
             check_filter(stream)
         except TopicError as exc:
             raise typer.BadParameter(str(exc), param_hint="--stream") from exc
-    return Choice(
+    return EventFilter(
         None if status is None else Status[status.name.upper()],
         stream,
         None if kind is None else Kind[kind.name.upper()],

@@ -19,7 +19,7 @@ from gateway.core.units import parse_duration_ms
 from gateway.host.logs import set_up_logging
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.link import Link
-from gateway.receiver.completeness import Verdict, judge
+from gateway.receiver.completeness import Completeness, judge
 from gateway.receiver.ledger import Ledger
 from gateway.receiver.session import Receiver
 from gateway.receiver.sinks.choice import is_there, place_of, sink_of
@@ -135,7 +135,7 @@ def _receive(
     return receiver, ledger, name, problem
 
 
-def _verify(sink: Sink) -> Verdict:
+def _verify(sink: Sink) -> Completeness:
     try:
         return judge(reread(sink))
     except OSError as exc:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
-from gateway.receiver.completeness import Verdict
+from gateway.receiver.completeness import Completeness
 from gateway.receiver.ledger import Gap, Ledger
 from gateway.receiver.session import Receiver
 
@@ -50,7 +50,7 @@ def summary_text(receiver: Receiver, ledger: Ledger, output: str) -> str:
     return "\n".join(lines)
 
 
-def verdict_fields(verdict: Verdict) -> dict[str, object]:
+def verdict_fields(verdict: Completeness) -> dict[str, object]:
     """The verdict for `--json`."""
     return {
         "complete": verdict.complete,
@@ -72,7 +72,7 @@ def verdict_fields(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def verdict_text(verdict: Verdict) -> str:
+def verdict_text(verdict: Completeness) -> str:
     """The verdict for people."""
     lines = [_headline(verdict), f"            {verdict.received:,} events of {verdict.streams:,} streams"]
     for name, word in verdict.gateways.items():
@@ -93,7 +93,7 @@ def verdict_text(verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def _headline(verdict: Verdict) -> str:
+def _headline(verdict: Completeness) -> str:
     if verdict.complete:
         return "complete    everything that the gateways have sent is here, once"
     return "INCOMPLETE" if verdict.gateways else "UNPROVEN    no audit record has arrived"

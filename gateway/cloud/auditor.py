@@ -17,16 +17,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from gateway.buffer.dropped_messages import shed_ranges
-from gateway.buffer.proof.positions import Standing, lost, standing
+from gateway.buffer.proof.positions import StreamPositions, lost, standing
 from gateway.buffer.reader import Reader
 from gateway.buffer.writer import Writer
-from gateway.flow.dropped_ranges import ShedRange
+from gateway.flow.dropped_ranges import DroppedRange
 from gateway.mqtt.link import Link, Session
-from gateway.wire.audit_record import AuditRecord, Claim, Exempt, audit_messages, audit_topic
+from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim, audit_messages, audit_topic
 
 log = logging.getLogger(__name__)
 
-_Told = tuple[dict[int, int], Mapping[int, tuple[Exempt, ...]], frozenset[ShedRange]]
+_Told = tuple[dict[int, int], Mapping[int, tuple[Exempt, ...]], frozenset[DroppedRange]]
 
 _IN_FLIGHT = 8
 _LOOK_EVERY_S = 1.0
@@ -68,7 +68,7 @@ class Auditor(Session):
         self._reader: Reader | None = None
         self._claimed: dict[int, int] = {}  # the last number of each stream that was claimed
         self._kept: Mapping[int, tuple[Exempt, ...]] = {}
-        self._told: frozenset[ShedRange] = frozenset()
+        self._told: frozenset[DroppedRange] = frozenset()
         self._next: _Told | None = None
         self._waiting: deque[bytes] = deque()
         self._in_flight: set[int] = set()
@@ -134,7 +134,7 @@ class Auditor(Session):
             self._waiting.extend(audit_messages(record))
             self._next = (self._claimed | dict(now.settled), now.kept, shed)
 
-    def _claims(self, reader: Reader, now: Standing) -> Iterator[Claim]:
+    def _claims(self, reader: Reader, now: StreamPositions) -> Iterator[StreamClaim]:
         """A claim for each stream that has come further; from 1 again where what is kept has changed."""
         wanted = {}
         for stream, settled in now.settled.items():
@@ -147,7 +147,7 @@ class Auditor(Session):
         for stream, first in wanted.items():
             last = now.settled[stream]
             clipped = (e.within(first, last) for e in (*losses.get(stream, ()), *now.kept.get(stream, ())))
-            yield Claim(names[stream], first, last, tuple(each for each in clipped if each))
+            yield StreamClaim(names[stream], first, last, tuple(each for each in clipped if each))
 
     def _give_up(self) -> None:
         """What is not acknowledged is claimed again by the next audit."""

@@ -23,13 +23,13 @@ from typing import NamedTuple
 from gateway.buffer.reader import StoredEvents
 from gateway.buffer.writer import Writer
 from gateway.cloud.bridge_spec import BridgeMetrics, BridgeSpec
-from gateway.cloud.claim_prefetcher import LINGER_S, Supply
-from gateway.cloud.commands import Refuse, Reject, Settle
-from gateway.cloud.frame_builder import Outgoing, Packer
+from gateway.cloud.claim_prefetcher import LINGER_S, ClaimPrefetcher
+from gateway.cloud.commands import FailEvents, RefuseEvents, SettleEvents
+from gateway.cloud.frame_builder import FrameBuilder, Outgoing
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.delivery.pacing import Flight, Pace
-from gateway.delivery.refusals import REFUSED, TOO_LARGE, Verdict, reason_text, verdict
-from gateway.delivery.states import Happening
+from gateway.delivery.refusals import REFUSED, TOO_LARGE, RefusalVerdict, reason_text, verdict
+from gateway.delivery.states import DeliveryEvent
 from gateway.local.republish import status_payload
 from gateway.mqtt.link import Link, Session
 
@@ -51,7 +51,7 @@ class Bridge(Session):
     def __init__(
         self,
         spec: BridgeSpec,
-        lane: int,
+        shard: int,
         path: Path,
         writer: Writer,
         now_ms: Callable[[], int],
@@ -59,13 +59,13 @@ class Bridge(Session):
     ) -> None:
         self.metrics = BridgeMetrics()
         self._spec = spec
-        self._lane = lane
+        self._shard = shard
         self._writer = writer
         self._now_ms = now_ms
         self._bucket = bucket
         self._pace = Pace(bucket.share_bytes_per_s(spec.connections))
-        self._supply = Supply(spec, lane, path, writer, now_ms, self._pace, self._wake)
-        self._packer: Packer | None = None
+        self._supply = ClaimPrefetcher(spec, shard, path, writer, now_ms, self._pace, self._wake)
+        self._packer: FrameBuilder | None = None
         self._ready: StoredEvents | None = None  # one claim, up to `_packed_to` packed
         self._packed_to = 0
         self._outgoing: list[Outgoing] = []  # packed, or refused; in the order of their places
@@ -85,8 +85,8 @@ class Bridge(Session):
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
-        self._packer = Packer(
-            *(self._spec.prefix, self._spec.gateway_id, self._lane, self._spec.format),
+        self._packer = FrameBuilder(
+            *(self._spec.prefix, self._spec.gateway_id, self._shard, self._spec.format),
             encoding=self._spec.encoding,
             envelopes=self._spec.envelopes or link.endpoint.protocol != "5",
         )
@@ -129,7 +129,7 @@ class Bridge(Session):
         self._ready = None
         self._pace.lost()
         if lost:
-            self._writer.submit(Settle(lost, Happening.FAILURE))
+            self._writer.submit(SettleEvents(lost, DeliveryEvent.FAILURE))
 
     def work(self, link: Link) -> float:
         self._settle()
@@ -219,7 +219,7 @@ class Bridge(Session):
         self.metrics.wire_bytes = self._counted_bytes
 
     def _say(self, link: Link, state: str) -> None:
-        if self._lane == 0 and self._spec.status_topic:
+        if self._shard == 0 and self._spec.status_topic:
             link.publish(self._spec.status_topic, status_payload(state), retain=True)
 
     # --- answers ---
@@ -227,25 +227,25 @@ class Bridge(Session):
     def _settle(self) -> None:
         if self._acked:
             acked, self._acked = self._acked, []
-            self._writer.submit(Settle(acked, Happening.PUBACK))
+            self._writer.submit(SettleEvents(acked, DeliveryEvent.PUBACK))
 
     def _refused(self, link: Link, message: Outgoing, reason_code: int) -> None:
         """The broker answered this message with a refusal; see `gateway.delivery.refusals`."""
         self.metrics.refused += 1
         self.metrics.refusal = reason_text(reason_code)
         found = verdict(reason_code, own_topic=self._spec.format == "event")
-        if found is Verdict.SPLIT:
+        if found is RefusalVerdict.SPLIT:
             self._pace.too_large(message.size_bytes)
         self._refusals += 1
         self._window = 1  # so that what is behind it does not go before it
-        if found is Verdict.WAIT or self._refusals > _REFUSALS_IN_A_ROW:
+        if found is RefusalVerdict.WAIT or self._refusals > _REFUSALS_IN_A_ROW:
             self._pause()
-        if found is Verdict.WAIT:
+        if found is RefusalVerdict.WAIT:
             insort(self._outgoing, message, key=_place)
         elif len(message.events.ids) > 1:
             for half in self._require_packer().halves(self._supply.reader, message):
                 self._put_up(link, half)
-        elif found is Verdict.RETRY:
+        elif found is RefusalVerdict.RETRY:
             self._hold(message, reason_code)
         else:
             self._reject(message, reason_code)
@@ -255,17 +255,17 @@ class Bridge(Session):
         self._paused_until_s = max(self._paused_until_s, time.monotonic() + pause_ms / 1000)
         log.warning(
             "bridge-%d: the cloud broker refuses: %s; a pause of %.1f s",
-            *(self._lane, self.metrics.refusal, pause_ms / 1000),
+            *(self._shard, self.metrics.refusal, pause_ms / 1000),
         )
 
     def _reject(self, message: Outgoing, reason_code: int) -> None:
-        self._writer.submit(Reject(message.events.ids, reason_text(reason_code)))
+        self._writer.submit(FailEvents(message.events.ids, reason_text(reason_code)))
 
     def _hold(self, message: Outgoing, reason_code: int) -> None:
         """One event was refused and will be tried again: what waits here of its stream goes back with it."""
         events = message.events
         arguments = self._spec.backoff, self._now_ms(), random.random()
-        self._writer.submit(Refuse(events.ids, reason_text(reason_code), *arguments))
+        self._writer.submit(RefuseEvents(events.ids, reason_text(reason_code), *arguments))
         self._supply.hold(events.stream_ids[0], events.priorities[0])
         held: list[int] = []
         kept: list[Outgoing] = []
@@ -282,13 +282,16 @@ class Bridge(Session):
             left = [at for at in range(len(rest.ids)) if at not in positions]
             self._ready, self._packed_to = (rest.pick(left) if left else None), 0
         if held:
-            self._writer.submit(Settle(held, Happening.FAILURE))
+            self._writer.submit(SettleEvents(held, DeliveryEvent.FAILURE))
 
     def _note_farewell(self, reason_code: int) -> None:
         """The broker ended the connection with a reason that may be about the message that it read last: the
         oldest without an answer. The next try is with half of it, down to the one event that is meant."""
         oldest = next(iter(self._in_flight.items()), None)
-        if oldest is None or verdict(reason_code, own_topic=True) not in (Verdict.SPLIT, Verdict.FAIL):
+        if oldest is None or verdict(reason_code, own_topic=True) not in (
+            RefusalVerdict.SPLIT,
+            RefusalVerdict.FAIL,
+        ):
             return
         packet_id, sent = oldest
         self.metrics.refused += 1
@@ -309,7 +312,7 @@ class Bridge(Session):
         if now_s - since_s > self._spec.ack_timeout_s:
             link.reset(f"no PUBACK from the cloud broker for {self._spec.ack_timeout_s:g} s")
 
-    def _require_packer(self) -> Packer:
+    def _require_packer(self) -> FrameBuilder:
         assert self._packer is not None  # noqa: S101 - made with each connection
         return self._packer
 

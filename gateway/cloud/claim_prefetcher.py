@@ -16,9 +16,9 @@ from gateway.buffer.reader import Reader, StoredEvents
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.cloud.bridge_spec import BridgeSpec
-from gateway.cloud.commands import Claim, Settle
+from gateway.cloud.commands import ClaimEvents, SettleEvents
 from gateway.delivery.pacing import Pace
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +28,13 @@ LOOK_AGAIN_S = 5.0  # at the streams of a backlog
 LINGER_S = 0.05  # how long a small batch may wait for company
 
 
-class Supply:
-    """The claims of connection number `lane`, one at a time. `wake` is called when one is there."""
+class ClaimPrefetcher:
+    """The claims of connection number `shard`, one at a time. `wake` is called when one is there."""
 
     def __init__(
         self,
         spec: BridgeSpec,
-        lane: int,
+        shard: int,
         path: Path,
         writer: Writer,
         now_ms: Callable[[], int],
@@ -42,7 +42,7 @@ class Supply:
         wake: Callable[[], None],
     ) -> None:
         self._spec = spec
-        self._lane = lane
+        self._shard = shard
         self._path = path
         self._writer = writer
         self._now_ms = now_ms
@@ -106,7 +106,7 @@ class Supply:
         self._claiming = True
         # A full batch goes at once and is followed by the next; a small one waits for company first.
         self._next_claim_s = now_s if pending >= self._spec.batch_events else now_s + LINGER_S
-        self._writer.submit(Claim(self, self._epoch))
+        self._writer.submit(ClaimEvents(self, self._epoch))
 
     def _look_at_backlog(self, pending: int, now_s: float) -> None:
         """While more waits than goes into a round, know the streams whose live events must wait."""
@@ -114,7 +114,7 @@ class Supply:
             self._backlog = None
         elif self._backlog is None or now_s >= self._look_again_s:
             to_id = self._backlog.to_id if self._backlog else None
-            found = self.reader.backlog(self._lane, self._spec.connections, to_id)
+            found = self.reader.backlog(self._shard, self._spec.connections, to_id)
             self._backlog = Backlog(*found, self._spec.order == "newest")
             self._look_again_s = time.monotonic() + LOOK_AGAIN_S
 
@@ -127,10 +127,10 @@ class Supply:
         events, corrupt = self.reader.without_corrupt(self.reader.by_ids(ids).in_order_of(ids))
         if corrupt:
             log.error("%d events have a wrong checksum; they are kept and not sent", len(corrupt))
-            self._writer.submit(Settle(corrupt, Happening.MISMATCH))
+            self._writer.submit(SettleEvents(corrupt, DeliveryEvent.MISMATCH))
         if held:
             positions = sorted({at for pair in held for at in events.positions_of(*pair)})
-            self._writer.submit(Settle([events.ids[at] for at in positions], Happening.FAILURE))
+            self._writer.submit(SettleEvents([events.ids[at] for at in positions], DeliveryEvent.FAILURE))
             events = events.pick([at for at in range(len(events.ids)) if at not in positions])
         return events if events.ids else None
 
@@ -141,13 +141,13 @@ class Supply:
         behind more than that."""
         events = self._pace.events(self._spec.batch_events)
         limit = events if events < self._spec.batch_events else FRAMES_PER_CLAIM * events
-        place = self._lane, self._spec.connections
+        place = self._shard, self._spec.connections
         return store.claim(limit, *place, self._now_ms(), self._backlog, self._spec.claim_bytes)
 
     def claimed(self, ids: list[int], epoch: int) -> None:
         """These events are SYNCING now, for the connection of that epoch."""
         if ids and epoch != self._epoch:
-            self._writer.submit(Settle(ids, Happening.FAILURE))
+            self._writer.submit(SettleEvents(ids, DeliveryEvent.FAILURE))
         elif ids:
             self._claimed.append(ids)
             if self._backlog is not None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command
 from gateway.core.events import Status
-from gateway.delivery.states import Backoff, Happening
+from gateway.delivery.states import Backoff, DeliveryEvent
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Claimant(Protocol):
         """These events are SYNCING now, for the connection of that epoch."""
 
 
-class Claim(Command):
+class ClaimEvents(Command):
     """Claims a batch for one connection."""
 
     def __init__(self, bridge: Claimant, epoch: int) -> None:
@@ -43,11 +43,11 @@ class Claim(Command):
         self._bridge.claimed([], self._epoch)
 
 
-class Settle(Command):
+class SettleEvents(Command):
     """Moves SYNCING events on. If it fails they stay SYNCING until a restart puts them back: sent twice
     perhaps, lost never."""
 
-    def __init__(self, ids: Sequence[int], happening: Happening) -> None:
+    def __init__(self, ids: Sequence[int], happening: DeliveryEvent) -> None:
         self._ids = ids
         self._happening = happening
 
@@ -55,7 +55,7 @@ class Settle(Command):
         store.move(self._ids, Status.SYNCING, self._happening)
 
 
-class Reject(Command):
+class FailEvents(Command):
     """For events that the cloud broker will never take: they become FAILED, and the reason is kept."""
 
     def __init__(self, ids: Sequence[int], reason: str) -> None:
@@ -71,7 +71,7 @@ class Reject(Command):
         )
 
 
-class Refuse(Command):
+class RefuseEvents(Command):
     """For events that the cloud broker refused: they go back and their streams wait; those without attempts
     left become FAILED.
 

@@ -32,15 +32,15 @@ class Outgoing(NamedTuple):
         return len(self.payload) + len(self.topic.encode()) + properties + _PACKET_BYTES
 
 
-class Packer:
-    """Makes the messages of one connection, its lane. Raises DecodeError for a payload that does not
+class FrameBuilder:
+    """Makes the messages of one connection, its shard. Raises DecodeError for a payload that does not
     decompress."""
 
     def __init__(
         self,
         prefix: str,
         gateway_id: str,
-        lane: int,
+        shard: int,
         form: Literal["batch", "event"],
         *,
         encoding: Encoding,
@@ -48,7 +48,7 @@ class Packer:
     ) -> None:
         self._prefix = prefix
         self._gateway_id = gateway_id
-        self._lane = lane
+        self._shard = shard
         self._form = form
         self._encoding = encoding
         self._envelopes = envelopes
@@ -78,7 +78,7 @@ class Packer:
         columns = reader.columns(events)
         if self._form == "batch":
             frame = encode_frame(self._encoding, self._gateway_id, uuid.uuid4().bytes, columns)
-            topic = batch_topic(self._prefix, self._gateway_id, self._lane)
+            topic = batch_topic(self._prefix, self._gateway_id, self._shard)
             return [Outgoing(place, topic, frame, (), events)]
         return [
             Outgoing(

@@ -10,7 +10,7 @@ from gateway.config.document import Path, Problem
 from gateway.config.downlink_model import downlink_warnings
 from gateway.config.models import Config
 from gateway.config.problems import suggestion
-from gateway.config.route_model import Route
+from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
 from gateway.core.errors import ConfigError, PluginError
@@ -29,7 +29,7 @@ class Parts:
     An entry of `routes` may stand for several.
     """
 
-    routes: Mapping[int, Route]
+    routes: Mapping[int, RouteModel]
     windows: Mapping[int, Window]
     plugins: Plugins | None
     broken_routes: frozenset[str] = frozenset()
@@ -40,11 +40,11 @@ class Parts:
         return cls(dict(enumerate(config.routes)), dict(enumerate(config.windows)), config.plugins)
 
     @property
-    def all_routes(self) -> list[Route]:
+    def all_routes(self) -> list[RouteModel]:
         """The sound routes, with those that presets bring."""
         return [route for entry in self.routes.values() for route in entry.routes]
 
-    def route(self, name: str | None) -> Route | None:
+    def route(self, name: str | None) -> RouteModel | None:
         """The route called `name`, if it is sound."""
         return next((route for route in self.all_routes if route.name == name), None)
 
@@ -82,7 +82,7 @@ def _repeated_names(section: str, names: Iterable[tuple[int, str]]) -> Iterator[
             yield Problem((section, position, "name"), f"{name} is also the name of {section}[{first[name]}]")
 
 
-def _route_levels(path: Path, route: Route) -> Iterator[Problem]:
+def _route_levels(path: Path, route: RouteModel) -> Iterator[Problem]:
     """`{level}` expressions, which only the route's topic can judge."""
     levels = TopicTemplate(route.topic).names
     places = chain(
@@ -112,7 +112,7 @@ def _window_source(path: Path, window: Window, parts: Parts) -> Iterator[Problem
         yield Problem((*path, "route"), f"there is no route {window.route}" + suggestion(window.route, names))
 
 
-def known_fields(routes: list[Route]) -> set[str] | None:
+def known_fields(routes: list[RouteModel]) -> set[str] | None:
     """The fields that these routes can give, or None where only the messages tell."""
     known: set[str] = set()
     for route in routes:

@@ -14,7 +14,7 @@ from gateway.config.document import MAX_FILE_BYTES, Document, Problem, read_docu
 from gateway.config.downlink_model import downlink_problems
 from gateway.config.models import Config
 from gateway.config.problems import describe, from_pydantic
-from gateway.config.route_model import Route
+from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
 from gateway.core.errors import ConfigError, ConfigFileError, plain_reason
@@ -86,7 +86,7 @@ def _salvage(data: object, context: dict[str, Any]) -> Parts:
     """The routes and windows that are sound, so that one bad value does not hide other problems."""
     sections = data if isinstance(data, dict) else {}
     raw_routes = _items(sections.get("routes"))
-    routes = dict(_sound(Route, raw_routes, context))
+    routes = dict(_sound(RouteModel, raw_routes, context))
     windows = dict(_sound(Window, _items(sections.get("windows")), context))
     broken = (raw for position, raw in enumerate(raw_routes) if position not in routes)
     names = frozenset(str(raw.get("name", raw.get("preset"))) for raw in broken if isinstance(raw, dict))

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from gateway.config.downlink_model import DownlinkEntry
-from gateway.config.route_model import Route
+from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Buffer, Flow, Http, Log, Plugins, Time
 from gateway.config.types import (
     EMBEDDED,
@@ -50,7 +50,7 @@ from gateway.wire.encodings import Encoding
 CLIENT_ID = "gateway-{id}"
 
 
-class Gateway(Section):
+class GatewaySection(Section):
     """Who this gateway is and where it keeps its data."""
 
     id: Name = Field(description="Name of this gateway, unique in its fleet; a level of all its topics.")
@@ -75,7 +75,7 @@ def check_prefix(prefix: str) -> None:
     check_topic(prefix)
 
 
-class Tls(Section):
+class TlsSection(Section):
     """Certificates of a TLS connection."""
 
     ca_file: FilePath | None = setting(
@@ -115,7 +115,7 @@ class Broker(Section):
         description="Longest pause between two attempts to connect. Pauses are random, up to half a second "
         "at first, then up to twice as long each time.",
     )
-    tls: Tls = setting({}, description="Certificates; used with `mqtts://`.")
+    tls: TlsSection = setting({}, description="Certificates; used with `mqtts://`.")
 
     @field_validator("password")
     @classmethod
@@ -261,9 +261,9 @@ class HomeAssistant(Section):
 class Config(Section):
     """The whole configuration file."""
 
-    gateway: Gateway = Field(description="Who this gateway is.")
+    gateway: GatewaySection = Field(description="Who this gateway is.")
     local: Local = setting({}, description="The broker that the devices publish to.")
-    routes: tuple[Route, ...] = setting(
+    routes: tuple[RouteModel, ...] = setting(
         (),
         description="Which topics are read, and how. A window with a `topic` that no route covers reads it "
         "by itself: JSON, or a bare number as the field `value`.",
@@ -302,7 +302,7 @@ class Config(Section):
         return self
 
     @property
-    def all_routes(self) -> tuple[Route, ...]:
+    def all_routes(self) -> tuple[RouteModel, ...]:
         """The routes with those that presets bring, in the order in which they are tried."""
         return tuple(route for entry in self.routes for route in entry.routes)
 

@@ -50,12 +50,12 @@ def _required_without_preset(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"required": ["preset"]}, {"required": schema.pop("required")}]
 
 
-class Route(Section):
+class RouteModel(Section):
     """How the messages of one topic filter are read. The first route that matches a topic takes it."""
 
     model_config = ConfigDict(json_schema_extra=_required_without_preset)
 
-    _further: tuple[Route, ...] = PrivateAttr(())
+    _further: tuple[RouteModel, ...] = PrivateAttr(())
 
     preset: str | None = setting(
         None,
@@ -137,8 +137,8 @@ class Route(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _from_preset(
-        cls, entry: object, read: ModelWrapValidatorHandler[Route], info: ValidationInfo
-    ) -> Route:
+        cls, entry: object, read: ModelWrapValidatorHandler[RouteModel], info: ValidationInfo
+    ) -> RouteModel:
         route = read(with_preset(entry))
         if isinstance(entry, dict):
             further = further_routes(entry)
@@ -147,7 +147,7 @@ class Route(Section):
         return route
 
     @property
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[RouteModel, ...]:
         """All routes that this entry stands for: itself, and what else its preset brings."""
         return (self, *self._further)
 

@@ -63,14 +63,14 @@ class Hopping(Section):
         return slide
 
 
-class Session(Section):
+class SessionWindow(Section):
     """Spans of activity that end when a key has been silent for `gap`."""
 
     type: Literal["session"]
     gap: PositiveDurationMs = Field(description="Silence that ends a session.")
 
 
-class Count(Section):
+class CountWindow(Section):
     """A fixed number of readings per key."""
 
     type: Literal["count"]
@@ -102,7 +102,7 @@ class Global(Section):
         return trigger
 
 
-Shape = Annotated[Tumbling | Hopping | Session | Count | Global, Field(discriminator="type")]
+Shape = Annotated[Tumbling | Hopping | SessionWindow | CountWindow | Global, Field(discriminator="type")]
 
 
 class Early(Section):
@@ -294,7 +294,7 @@ def default_watermark(key: str, topic: str | None) -> Literal["shared", "per_key
     return "per_key" if template.names and not unnamed and named == template.names else "shared"
 
 
-def _shape(shape: Tumbling | Hopping | Session | Count | Global) -> dict[str, Any]:
+def _shape(shape: Tumbling | Hopping | SessionWindow | CountWindow | Global) -> dict[str, Any]:
     kind: WindowType = "hopping" if shape.type == "sliding" else shape.type
     match shape:
         case Tumbling():
@@ -302,9 +302,9 @@ def _shape(shape: Tumbling | Hopping | Session | Count | Global) -> dict[str, An
         case Hopping():
             grid = {"size_ms": shape.size, "slide_ms": shape.slide, "offset_ms": shape.offset}
             return {"type": kind, **grid}
-        case Session():
+        case SessionWindow():
             return {"type": kind, "gap_ms": shape.gap}
-        case Count():
+        case CountWindow():
             return {"type": kind, "count": shape.count}
         case Global():
             trigger = {"trigger_count": shape.trigger.count, "trigger_every_ms": shape.trigger.every}

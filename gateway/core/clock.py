@@ -29,7 +29,7 @@ class SystemClock:
         return time.monotonic()
 
 
-class Line(NamedTuple):
+class LinearClock(NamedTuple):
     """Time as a straight line over the uptime: `time_ns` at `raw_ns`, and from there 1 + `rate` per ns."""
 
     raw_ns: int
@@ -51,7 +51,7 @@ class SteadyClock:
 
     def __init__(self) -> None:
         raw_ns, wall_ns = uptime_ns(), time.time_ns()
-        self.reference = self.line = Line(raw_ns, wall_ns)
+        self.reference = self.line = LinearClock(raw_ns, wall_ns)
         """`reference` never changes: what sources measure is measured against it."""
 
     def now_ms(self) -> int:

@@ -12,7 +12,7 @@ REFUSED = 0x80
 TOO_LARGE = 0x95
 
 
-class Verdict(Enum):
+class RefusalVerdict(Enum):
     """What a refusal means for the events of the refused message."""
 
     WAIT = "wait"  # the broker's own limit: the same message again after a pause, which counts for nothing
@@ -22,32 +22,32 @@ class Verdict(Enum):
 
 
 _REASONS = {
-    0x80: (Verdict.RETRY, "unspecified error"),
-    0x81: (Verdict.FAIL, "malformed packet"),
-    0x83: (Verdict.RETRY, "implementation specific error"),
-    0x87: (Verdict.FAIL, "not authorized"),
-    0x88: (Verdict.WAIT, "server unavailable"),
-    0x89: (Verdict.WAIT, "server busy"),
-    0x90: (Verdict.FAIL, "topic name invalid"),
-    0x91: (Verdict.WAIT, "packet identifier in use"),
-    0x93: (Verdict.WAIT, "receive maximum exceeded"),
-    TOO_LARGE: (Verdict.SPLIT, "packet too large"),
-    0x96: (Verdict.WAIT, "message rate too high"),
-    0x97: (Verdict.WAIT, "quota exceeded"),
-    0x99: (Verdict.FAIL, "payload format invalid"),
+    0x80: (RefusalVerdict.RETRY, "unspecified error"),
+    0x81: (RefusalVerdict.FAIL, "malformed packet"),
+    0x83: (RefusalVerdict.RETRY, "implementation specific error"),
+    0x87: (RefusalVerdict.FAIL, "not authorized"),
+    0x88: (RefusalVerdict.WAIT, "server unavailable"),
+    0x89: (RefusalVerdict.WAIT, "server busy"),
+    0x90: (RefusalVerdict.FAIL, "topic name invalid"),
+    0x91: (RefusalVerdict.WAIT, "packet identifier in use"),
+    0x93: (RefusalVerdict.WAIT, "receive maximum exceeded"),
+    TOO_LARGE: (RefusalVerdict.SPLIT, "packet too large"),
+    0x96: (RefusalVerdict.WAIT, "message rate too high"),
+    0x97: (RefusalVerdict.WAIT, "quota exceeded"),
+    0x99: (RefusalVerdict.FAIL, "payload format invalid"),
 }
 _OF_THE_TOPIC = {0x87, 0x90}
 
 
-def verdict(reason_code: int, *, own_topic: bool) -> Verdict:
+def verdict(reason_code: int, *, own_topic: bool) -> RefusalVerdict:
     """What `reason_code` (≥ REFUSED) means. `own_topic`: the topic is the event's own, not the connection's.
 
     A connection's topic that is denied says nothing about an event: everything waits until somebody allows
     it, rather than that a million events fail for one line in an ACL.
     """
     if reason_code in _OF_THE_TOPIC and not own_topic:
-        return Verdict.WAIT
-    return _REASONS.get(reason_code, (Verdict.RETRY, ""))[0]
+        return RefusalVerdict.WAIT
+    return _REASONS.get(reason_code, (RefusalVerdict.RETRY, ""))[0]
 
 
 def reason_text(reason_code: int) -> str:

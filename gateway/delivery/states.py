@@ -14,7 +14,7 @@ from gateway.core.errors import DeliveryError
 from gateway.core.events import Status
 
 
-class Happening(Enum):
+class DeliveryEvent(Enum):
     """What moves an entry from one status to the next."""
 
     CLAIM = "claim"  # the bridge took it into a frame
@@ -31,22 +31,22 @@ class Happening(Enum):
 GONE = None
 """The entry leaves the buffer; what remains is a count."""
 
-TRANSITIONS: dict[tuple[Status, Happening], Status | None] = {
-    (Status.PENDING, Happening.CLAIM): Status.SYNCING,
-    (Status.PENDING, Happening.EVICT): GONE,
-    (Status.PENDING, Happening.DROP): GONE,
-    (Status.PENDING, Happening.MISMATCH): Status.CORRUPT,
-    (Status.SYNCING, Happening.PUBACK): Status.SYNCED,
-    (Status.SYNCING, Happening.FAILURE): Status.PENDING,
-    (Status.SYNCING, Happening.EXHAUSTED): Status.FAILED,
-    (Status.SYNCING, Happening.REJECTION): Status.FAILED,
-    (Status.SYNCING, Happening.MISMATCH): Status.CORRUPT,
-    (Status.SYNCED, Happening.EVICT): GONE,
-    (Status.FAILED, Happening.RETRY): Status.PENDING,
-    (Status.FAILED, Happening.DROP): GONE,
-    (Status.FAILED, Happening.EVICT): GONE,
-    (Status.CORRUPT, Happening.DROP): GONE,
-    (Status.CORRUPT, Happening.EVICT): GONE,
+TRANSITIONS: dict[tuple[Status, DeliveryEvent], Status | None] = {
+    (Status.PENDING, DeliveryEvent.CLAIM): Status.SYNCING,
+    (Status.PENDING, DeliveryEvent.EVICT): GONE,
+    (Status.PENDING, DeliveryEvent.DROP): GONE,
+    (Status.PENDING, DeliveryEvent.MISMATCH): Status.CORRUPT,
+    (Status.SYNCING, DeliveryEvent.PUBACK): Status.SYNCED,
+    (Status.SYNCING, DeliveryEvent.FAILURE): Status.PENDING,
+    (Status.SYNCING, DeliveryEvent.EXHAUSTED): Status.FAILED,
+    (Status.SYNCING, DeliveryEvent.REJECTION): Status.FAILED,
+    (Status.SYNCING, DeliveryEvent.MISMATCH): Status.CORRUPT,
+    (Status.SYNCED, DeliveryEvent.EVICT): GONE,
+    (Status.FAILED, DeliveryEvent.RETRY): Status.PENDING,
+    (Status.FAILED, DeliveryEvent.DROP): GONE,
+    (Status.FAILED, DeliveryEvent.EVICT): GONE,
+    (Status.CORRUPT, DeliveryEvent.DROP): GONE,
+    (Status.CORRUPT, DeliveryEvent.EVICT): GONE,
 }
 
 
@@ -65,7 +65,7 @@ class Backoff:
         return round(self.min_ms + chance * (longest_ms - self.min_ms))
 
 
-def target(status: Status, happening: Happening) -> Status | None:
+def target(status: Status, happening: DeliveryEvent) -> Status | None:
     """The status after `happening`, or None when the entry is gone. Raises DeliveryError."""
     try:
         return TRANSITIONS[status, happening]
@@ -73,7 +73,7 @@ def target(status: Status, happening: Happening) -> Status | None:
         raise DeliveryError(f"an entry that is {status.name} cannot {happening.value}") from None
 
 
-def sources(happening: Happening) -> tuple[Status, ...]:
+def sources(happening: DeliveryEvent) -> tuple[Status, ...]:
     """The statuses in which `happening` is allowed."""
     return tuple(status for status, event in TRANSITIONS if event is happening)
 

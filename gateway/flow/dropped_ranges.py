@@ -9,7 +9,7 @@ OTHERS = ""
 """In place of a stream: several that are not told apart any more."""
 
 
-class ShedRange(NamedTuple):
+class DroppedRange(NamedTuple):
     """So many messages of a stream arrived from `first_ms` to `last_ms`; both 0: nobody knows when."""
 
     reason: str
@@ -18,18 +18,18 @@ class ShedRange(NamedTuple):
     last_ms: int
     messages: int
 
-    def joined(self, other: ShedRange) -> ShedRange:
+    def joined(self, other: DroppedRange) -> DroppedRange:
         """One range that covers both."""
         first_ms, last_ms = min(self.first_ms, other.first_ms), max(self.last_ms, other.last_ms)
-        return ShedRange(self.reason, self.stream, first_ms, last_ms, self.messages + other.messages)
+        return DroppedRange(self.reason, self.stream, first_ms, last_ms, self.messages + other.messages)
 
-    def holds(self, other: ShedRange) -> bool:
+    def holds(self, other: DroppedRange) -> bool:
         """Whether `other` went into this range, which has become longer or stands for several streams."""
         alike = self.reason == other.reason and self.stream in (other.stream, OTHERS)
         return alike and self.first_ms <= other.first_ms and other.last_ms <= self.last_ms
 
 
-def told(known: Iterable[ShedRange], news: Iterable[ShedRange]) -> list[ShedRange]:
+def told(known: Iterable[DroppedRange], news: Iterable[DroppedRange]) -> list[DroppedRange]:
     """The ranges that stand once `news` was told too: each in place of those that it holds."""
     standing = [*known]
     for new in news:

@@ -22,7 +22,7 @@ from gateway.timekeeping.sources.keeper import Timekeeper
 from gateway.windows.counters import Counters
 from gateway.windows.spec import WindowSpec
 
-Section = Callable[[], Mapping[str, object] | None]
+StatusProvider = Callable[[], Mapping[str, object] | None]
 """A part of the state as plain JSON values, or None while there is nothing to say. Called from the HTTP
 thread, once a second: it reads plain numbers and returns at once."""
 
@@ -101,7 +101,7 @@ class GatewayView(Protocol):
     def links(self) -> Sequence[Link]: ...
 
     @property
-    def sections(self) -> Mapping[str, Section]:
+    def sections(self) -> Mapping[str, StatusProvider]:
         """What further parts of the gateway tell about themselves, such as `clock` and `backpressure`."""
 
     def totals(self) -> Totals:

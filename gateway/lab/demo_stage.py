@@ -18,7 +18,7 @@ from gateway.buffer.reader import Reader
 from gateway.config import load_config
 from gateway.core.errors import BrokerError
 from gateway.core.events import Message
-from gateway.lab.fault_proxy import Line
+from gateway.lab.fault_proxy import FaultProxy
 from gateway.lab.fleet_publisher import Fleet
 from gateway.lab.fleet_simulator import FleetSpec, simulate
 from gateway.mqtt.embedded import EmbeddedBroker
@@ -219,7 +219,7 @@ class Stage:
         for broker in (self._local, self._cloud):
             broker.start()
             self._resources.callback(broker.stop)
-        self._line = Line(self._cloud.host, self._cloud.port)
+        self._line = FaultProxy(self._cloud.host, self._cloud.port)
         self._line.mend()
         self._resources.callback(self._line.cut)
         self._start_receiver()

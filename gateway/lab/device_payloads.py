@@ -9,7 +9,7 @@ from typing import NamedTuple
 import orjson
 
 
-class Reading(NamedTuple):
+class DevicePayload(NamedTuple):
     """What a device measured, by its own clock."""
 
     device: str
@@ -21,7 +21,7 @@ class Reading(NamedTuple):
     pressure: float
 
 
-def _tasmota(reading: Reading) -> tuple[str, bytes, int]:
+def _tasmota(reading: DevicePayload) -> tuple[str, bytes, int]:
     """Whole seconds, without a zone: Tasmota's default, here in UTC."""
     sensor = {"Temperature": reading.temperature, "Humidity": reading.humidity, "Pressure": reading.pressure}
     time_ms = reading.time_ms // 1000 * 1000
@@ -29,7 +29,7 @@ def _tasmota(reading: Reading) -> tuple[str, bytes, int]:
     return f"tele/{reading.device}/SENSOR", orjson.dumps(body), time_ms
 
 
-def _zigbee2mqtt(reading: Reading) -> tuple[str, bytes, int]:
+def _zigbee2mqtt(reading: DevicePayload) -> tuple[str, bytes, int]:
     """With `last_seen: ISO_8601`."""
     body = {
         "battery": 100,
@@ -42,12 +42,12 @@ def _zigbee2mqtt(reading: Reading) -> tuple[str, bytes, int]:
     return f"zigbee2mqtt/{reading.device}", orjson.dumps(body), reading.time_ms
 
 
-def _plain(reading: Reading) -> tuple[str, bytes, int]:
+def _plain(reading: DevicePayload) -> tuple[str, bytes, int]:
     """A bare number: whoever receives it has only the time of arrival."""
     return f"sensors/{reading.device}/temperature", b"%.2f" % reading.temperature, reading.time_ms
 
 
-def _shelly_gen2(reading: Reading) -> tuple[str, bytes, int]:
+def _shelly_gen2(reading: DevicePayload) -> tuple[str, bytes, int]:
     """A notification of the add-on's sensors."""
     sensors = {
         "temperature:100": {"id": 100, "tC": reading.temperature},
@@ -62,12 +62,12 @@ def _shelly_gen2(reading: Reading) -> tuple[str, bytes, int]:
     return f"{reading.device}/events/rpc", orjson.dumps(body), reading.time_ms
 
 
-def _esphome(reading: Reading) -> tuple[str, bytes, int]:
+def _esphome(reading: DevicePayload) -> tuple[str, bytes, int]:
     """A bare number, as `_plain`."""
     return f"{reading.device}/sensor/temperature/state", b"%.1f" % reading.temperature, reading.time_ms
 
 
-def _chirpstack(reading: Reading) -> tuple[str, bytes, int]:
+def _chirpstack(reading: DevicePayload) -> tuple[str, bytes, int]:
     """An uplink that a codec has read."""
     body = {
         "time": _iso(reading.time_ms) + "+00:00",
@@ -80,13 +80,13 @@ def _chirpstack(reading: Reading) -> tuple[str, bytes, int]:
     return topic, orjson.dumps(body), reading.time_ms
 
 
-def _shelly_gen1(reading: Reading) -> tuple[str, bytes, int]:
+def _shelly_gen1(reading: DevicePayload) -> tuple[str, bytes, int]:
     """A bare number, as `_plain`."""
     topic = f"shellies/{reading.device}/sensor/temperature"
     return topic, b"%.2f" % reading.temperature, reading.time_ms
 
 
-def _ttn(reading: Reading) -> tuple[str, bytes, int]:
+def _ttn(reading: DevicePayload) -> tuple[str, bytes, int]:
     """An uplink that a payload formatter has read."""
     uplink = {
         "f_port": 1,
@@ -99,7 +99,7 @@ def _ttn(reading: Reading) -> tuple[str, bytes, int]:
     return f"v3/fleet@ttn/devices/{reading.device}/up", orjson.dumps(body), reading.time_ms
 
 
-def _owntracks(reading: Reading) -> tuple[str, bytes, int]:
+def _owntracks(reading: DevicePayload) -> tuple[str, bytes, int]:
     """A walk near Berlin: the reading's two values steer it. Whole seconds."""
     time_ms = reading.time_ms // 1000 * 1000
     body = {
@@ -112,7 +112,7 @@ def _owntracks(reading: Reading) -> tuple[str, bytes, int]:
     return f"owntracks/fleet/{reading.device}", orjson.dumps(body), time_ms
 
 
-def _senml(reading: Reading) -> tuple[str, bytes, int]:
+def _senml(reading: DevicePayload) -> tuple[str, bytes, int]:
     """A pack of two records."""
     name, time_s = f"urn:dev:mac:{reading.device}:", reading.time_ms / 1000
     pack = [
@@ -122,7 +122,7 @@ def _senml(reading: Reading) -> tuple[str, bytes, int]:
     return "channels/fleet/messages", orjson.dumps(pack), reading.time_ms
 
 
-def _sparkplug(reading: Reading) -> tuple[str, bytes, int]:
+def _sparkplug(reading: DevicePayload) -> tuple[str, bytes, int]:
     """An edge node: its birth first, then data by alias, numbered 0 to 255. It does not hear commands."""
     from gateway.decode.decoders.sparkplug import Payload  # noqa: PLC0415 - needs an extra
 
@@ -140,7 +140,7 @@ def _sparkplug(reading: Reading) -> tuple[str, bytes, int]:
 
 _INT64, _DOUBLE = 4, 10  # Sparkplug's data types
 
-PRESETS: dict[str, Callable[[Reading], tuple[str, bytes, int]]] = {
+PRESETS: dict[str, Callable[[DevicePayload], tuple[str, bytes, int]]] = {
     "tasmota": _tasmota,
     "zigbee2mqtt": _zigbee2mqtt,
     "plain": _plain,

@@ -12,7 +12,7 @@ _CHUNK_BYTES = 64 * 1024
 _ONE_WAY_S = 0.2  # how long a cut line still carries what goes up, but no answers
 
 
-class Line:
+class FaultProxy:
     """Carries bytes between `host:port` and a broker at `to_host:to_port`, both ways, while it is up.
 
     When it is cut, the answers are lost first and the connections close shortly after: the nastiest kind

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.lab.device_payloads import PRESETS, Reading
+from gateway.lab.device_payloads import PRESETS, DevicePayload
 
 _DISORDER_MS = 2_000  # how long a message in disorder is held back at most
 _LATE_MS = (10_000, 60_000)
@@ -126,11 +126,11 @@ class _Device:
         self._phase = randomness.uniform(0, math.tau)
         self._base = (randomness.gauss(21, 2), randomness.gauss(45, 5), randomness.gauss(1005, 3))
 
-    def read(self, turn: int, time_ms: int, start_ms: int, randomness: random.Random) -> Reading:
+    def read(self, turn: int, time_ms: int, start_ms: int, randomness: random.Random) -> DevicePayload:
         elapsed_ms = time_ms - start_ms
         wave = math.sin(self._phase + math.tau * elapsed_ms / self._period_ms)
         temperature, humidity, pressure = self._base
-        return Reading(
+        return DevicePayload(
             self._name,
             turn,
             time_ms + round(self._offset_ms + self._drift * elapsed_ms),

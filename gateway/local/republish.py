@@ -19,7 +19,7 @@ from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.writer import Do, Writer
 from gateway.core.events import Message
 from gateway.mqtt.link import Link, Session
-from gateway.wire.home_assistant import Announcement, Discovery
+from gateway.wire.home_assistant import Discovery, DiscoveryMessage
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class Republish(Session):
         self._writer.submit(Do(partial(Store.set_meta, name=REPUBLISHED_ID, value=self._settled)))
 
 
-def _announce(link: Link, announcement: Announcement) -> None:
+def _announce(link: Link, announcement: DiscoveryMessage) -> None:
     link.publish(announcement.topic, announcement.payload, qos=1, retain=True)
 
 

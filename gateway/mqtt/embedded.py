@@ -37,7 +37,7 @@ _SESSION_EXPIRY_S = 3600  # amqtt keeps a vanished client's messages in memory, 
 _HANG_UP_S = 1.0  # then connections are cut: a peer that does not read must not keep the broker from stopping
 
 
-class Admission(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed for others
+class ConnectionLimit(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed for others
     """Lets in who knows the configured name and password, or everyone where none is configured.
 
     amqtt's own plugin for anonymous clients marks their sessions, and the broker then throws away
@@ -204,7 +204,7 @@ class EmbeddedBroker:
         return {
             "listeners": {"default": {"type": "tcp", "bind": bind}},
             "session_expiry_interval": _SESSION_EXPIRY_S,
-            "plugins": {f"{__name__}.{Admission.__name__}": self._credentials},
+            "plugins": {f"{__name__}.{ConnectionLimit.__name__}": self._credentials},
         }
 
 

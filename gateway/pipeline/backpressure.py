@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 CHECK_EVERY_S = 1.0
 
 
-class Source(Protocol):
+class PressureSource(Protocol):
     """Where messages come from, as far as flow control is concerned: `gateway.local.ingest.Ingest`."""
 
     ack_delay_s: float
@@ -47,14 +47,14 @@ class Backpressure:
         self._buffer_bytes = buffer_bytes
         self._machine = ProcessLoad()
         self._capacity = CapacityCheck()
-        self._source: Source | None = None
+        self._source: PressureSource | None = None
         self._announce: Callable[[bytes], None] = lambda _: None
         self._checked_s = clock.monotonic_s()
         self._taken_in = 0
         self._read = (0, 0)
         self._rate_per_s = 0.0
 
-    def connect(self, source: Source, announce: Callable[[bytes], None]) -> None:
+    def connect(self, source: PressureSource, announce: Callable[[bytes], None]) -> None:
         """`source` is slowed down from now on, and `announce` gets the payload of each new signal."""
         self._source, self._announce = source, announce
 

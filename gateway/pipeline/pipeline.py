@@ -23,9 +23,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from gateway.buffer.alerts import DERIVED_FAMILY, append_alert
-from gateway.buffer.pending_time import UndatedMessage
+from gateway.buffer.pending_time import PendingMessage
 from gateway.buffer.reader import Reader
-from gateway.buffer.retention.disk_guard import Room
+from gateway.buffer.retention.disk_guard import DiskGuard
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.downsampling import Downsampling
 from gateway.buffer.retention.policy import Retention
@@ -143,7 +143,7 @@ class Pipeline:
         self._admission = admission or Admission()
         self._next_checkpoint_s = 0.0
         self._checkpointed = -1
-        self._room = Room(Retention(max_size_bytes, keep_synced_ms), self.alert, space)
+        self._room = DiskGuard(Retention(max_size_bytes, keep_synced_ms), self.alert, space)
         self._downsampling = downsampling
         self._backlog_rate = backlog_rate
         self._owed: list[NewEvent] = []
@@ -190,7 +190,7 @@ class Pipeline:
             age_ms = now_ms - one.arrival_ms
             # Another age means that the time became known between the two.
             came_ms = uptime_ms - age_ms if 0 <= age_ms <= uptime_ms - self._started_ms else uptime_ms
-            kept.append(UndatedMessage(one.topic, one.payload, one.retain, self._hold.boot, came_ms))
+            kept.append(PendingMessage(one.topic, one.payload, one.retain, self._hold.boot, came_ms))
         store.undated.add(kept)
 
     def _date(self, store: Store) -> None:
@@ -215,7 +215,7 @@ class Pipeline:
             raise
         self._date_failures = max(0, self._date_failures - 1)
 
-    def _take_in_undated(self, store: Store, waiting: Sequence[UndatedMessage]) -> None:
+    def _take_in_undated(self, store: Store, waiting: Sequence[PendingMessage]) -> None:
         now_ms, uptime_ms = self._clock.now_ms(), self._hold.uptime_ms()
         self._began_ms = now_ms - (uptime_ms - self._started_ms)
         for same_boot, group in groupby(waiting, lambda one: one.boot == self._hold.boot):

@@ -18,9 +18,13 @@ from hashlib import blake2b
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from gateway.core import events
 from gateway.core.errors import PluginError
 from gateway.windows.plugin import CombineFn, check_contract
 from gateway.windows.spec import WindowSpec
+
+sys.modules.setdefault("gateway.events", events)
+"""Where plugins that people wrote before the packages import `Reading` from."""
 
 GROUP = "gateway.plugins"
 CLASS = "Plugin"

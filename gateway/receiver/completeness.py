@@ -26,7 +26,7 @@ class StreamVerdict(NamedTuple):
     open: int
 
 
-class Verdict(NamedTuple):
+class Completeness(NamedTuple):
     """All streams together. `duplicates` are events that stand twice in the output."""
 
     gateways: dict[str, GatewayWord]
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
         return nothing_wrong and bool(self.gateways)
 
 
-def judge(ledger: Ledger) -> Verdict:
+def judge(ledger: Ledger) -> Completeness:
     """Compare what a ledger has seen with the claims that it was told."""
     declared: Counter[str] = Counter()
     missing: list[Gap] = []
@@ -64,7 +64,7 @@ def judge(ledger: Ledger) -> Verdict:
     for one in chain.from_iterable(ledger.shed.values()):
         shed[one.reason] += one.messages
     silent = sorted({gateway_id for gateway_id, _, _ in ledger} - ledger.words.keys())
-    return Verdict(
+    return Completeness(
         ledger.words,
         tuple(silent),
         ledger.streams,

@@ -19,8 +19,8 @@ import orjson
 
 from gateway.core.events import WireEvent
 from gateway.core.sequence_sets import Run, Stretches
-from gateway.flow.dropped_ranges import ShedRange, told
-from gateway.wire.audit_record import AuditRecord, Claim, Exempt
+from gateway.flow.dropped_ranges import DroppedRange, told
+from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim
 
 RECENT_IDS = 200_000  # about 20 MB; far more than a bridge has in flight, which is what it sends again
 
@@ -63,7 +63,7 @@ class StreamLedger:
         self.claimed = Stretches()
         self.exempt: list[Exempt] = []
 
-    def claim(self, claim: Claim) -> None:
+    def claim(self, claim: StreamClaim) -> None:
         """Take up a claim; it replaces what was said before about the same numbers."""
         if self.exempt and self.claimed.last is not None and claim.first <= self.claimed.last:
             before, after = (0, claim.first - 1), (claim.last + 1, 2**63 - 1)
@@ -104,7 +104,7 @@ class Ledger:
         """Times that a stream began to count anew."""
         self.words: dict[str, GatewayWord] = {}
         """By gateway: what it last said of itself."""
-        self.shed: dict[str, list[ShedRange]] = {}
+        self.shed: dict[str, list[DroppedRange]] = {}
         """By gateway: what it says that it has not taken in."""
         self._streams: dict[tuple[str, str], StreamLedger] = {}
         self._recent: set[bytes] = set()
@@ -187,7 +187,7 @@ class Ledger:
             self.events = int(fields["events"])
             self.words = {gateway_id: GatewayWord(*word) for gateway_id, word in fields["words"].items()}
             for gateway_id, ranges in fields.get("shed", {}).items():  # older states have none
-                self.shed[gateway_id] = [ShedRange(*each) for each in ranges]
+                self.shed[gateway_id] = [DroppedRange(*each) for each in ranges]
             for gateway_id, name, values in fields["streams"]:
                 self._streams[gateway_id, name] = StreamLedger.load(values)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from gateway.core.clock import Line
-from gateway.timekeeping.estimate import Estimate, Estimator, Sample
+from gateway.core.clock import LinearClock
+from gateway.timekeeping.estimate import Estimate, Estimator, OffsetSample
 
 State = Literal["unset", "free", "synchronised", "holdover"]
 """`unset`: no believable time at all. `free`: the system clock, which nothing confirms."""
@@ -64,7 +64,7 @@ class Discipline:
         self._rival: tuple[str, float] | None = None  # who could take over, and since when
         self._agreeing: frozenset[str] = frozenset()
 
-    def add(self, source: str, sample: Sample) -> None:
+    def add(self, source: str, sample: OffsetSample) -> None:
         """Take in what a source says."""
         estimator = self._estimators.get(source)
         if estimator is None:
@@ -187,7 +187,7 @@ def agreeing(estimates: Mapping[str, Estimate]) -> frozenset[str]:
     )
 
 
-def steer(line: Line, raw_ns: int, target_ns: int, drift: float) -> tuple[Line, bool]:
+def steer(line: LinearClock, raw_ns: int, target_ns: int, drift: float) -> tuple[LinearClock, bool]:
     """The line that brings the gateway's time to `target_ns`, and whether that takes a step.
 
     A small error is worked off over SLEW_OVER_S, so that time neither jumps nor goes back.
@@ -195,6 +195,6 @@ def steer(line: Line, raw_ns: int, target_ns: int, drift: float) -> tuple[Line, 
     now_ns = line.at(raw_ns)
     error_s = (target_ns - now_ns) / 1e9
     if abs(error_s) > STEP_S:
-        return Line(raw_ns, target_ns, drift), True
+        return LinearClock(raw_ns, target_ns, drift), True
     slew = max(-MAX_SLEW, min(MAX_SLEW, error_s / SLEW_OVER_S))
-    return Line(raw_ns, now_ns, drift + slew), False
+    return LinearClock(raw_ns, now_ns, drift + slew), False

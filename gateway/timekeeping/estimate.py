@@ -24,7 +24,7 @@ MISFIT_SIGMAS = 4.0
 MISFIT_FLOOR_S = 0.001
 
 
-class Sample(NamedTuple):
+class OffsetSample(NamedTuple):
     """One measurement: the other clock was ahead of ours by `offset_s` when ours showed `at_s`.
 
     `uncertainty_s` bounds the error. After `fresh_s` without another one the source counts as gone.
@@ -67,13 +67,13 @@ class Estimator:
     """
 
     def __init__(self, patience: int = 3) -> None:
-        self.samples: list[Sample] = []
+        self.samples: list[OffsetSample] = []
         self.restarts = 0
         self._patience = patience
-        self._misfits: list[Sample] = []
+        self._misfits: list[OffsetSample] = []
         self._line: _Line | None = None
 
-    def add(self, sample: Sample) -> bool:
+    def add(self, sample: OffsetSample) -> bool:
         """Take in a sample; False when it was set aside because it does not fit."""
         if self._line is None or self._fits(sample):
             self._misfits.clear()
@@ -86,7 +86,7 @@ class Estimator:
         self.restart(self._misfits)
         return True
 
-    def restart(self, samples: Sequence[Sample] = ()) -> None:
+    def restart(self, samples: Sequence[OffsetSample] = ()) -> None:
         """Forget the line, because one of the two clocks was set; begin a new one with `samples`."""
         self.restarts += 1
         self.samples, self._misfits, self._line = [], [], None
@@ -96,7 +96,7 @@ class Estimator:
                 self._fit()
 
     @property
-    def newest(self) -> Sample | None:
+    def newest(self) -> OffsetSample | None:
         """The newest sample that fitted."""
         return self.samples[-1] if self.samples else None
 
@@ -115,7 +115,7 @@ class Estimator:
         newest = self.newest
         return newest is not None and at_s - newest.at_s <= newest.fresh_s
 
-    def _fits(self, sample: Sample) -> bool:
+    def _fits(self, sample: OffsetSample) -> bool:
         expected = self.at(sample.at_s)
         if expected is None:
             return True
@@ -131,7 +131,7 @@ class Estimator:
             del self.samples[: max(1, len(self.samples) // 4)]
 
 
-def _fit_line(samples: Sequence[Sample]) -> _Line:
+def _fit_line(samples: Sequence[OffsetSample]) -> _Line:
     """Weighted least squares; the origin is the newest sample.
 
     Uncertainties are bounds of the whole error, most of which is the same for all samples of a source. So a
@@ -141,7 +141,7 @@ def _fit_line(samples: Sequence[Sample]) -> _Line:
     return _solve(samples, scale)
 
 
-def _solve(samples: Sequence[Sample], scale: float) -> _Line:
+def _solve(samples: Sequence[OffsetSample], scale: float) -> _Line:
     """The line, when variances are `scale` times what the uncertainties say."""
     origin_s, base_s = samples[-1].at_s, samples[-1].offset_s
     weight = first = second = offset = product = 0.0
@@ -163,7 +163,7 @@ def _solve(samples: Sequence[Sample], scale: float) -> _Line:
     )
 
 
-def _scale(samples: Sequence[Sample], line: _Line) -> float:
+def _scale(samples: Sequence[OffsetSample], line: _Line) -> float:
     """The variance of the samples around the line, in units of what their uncertainties say."""
     if len(samples) < 4:
         return 1.0

@@ -14,7 +14,7 @@ DRIFT_OVER_S = 60.0
 DRIFT_PPM = 20.0  # a smeared leap second is 12 to 70 ppm; a healthy system clock differs by none at all
 
 
-class Reading(NamedTuple):
+class ClockReading(NamedTuple):
     """The three clocks at one instant, in ns: the system's, the uptime with and without suspended time."""
 
     wall_ns: int
@@ -42,7 +42,7 @@ class Jump(NamedTuple):
 class JumpWatch:
     """Call `look` about once a second."""
 
-    def __init__(self, first: Reading) -> None:
+    def __init__(self, first: ClockReading) -> None:
         self.counts: Counter[JumpKind] = Counter()
         self._last = self._moved = first  # `_moved`: when the system clock was last seen to move
         self._start = first  # of the stretch over which the drift is measured
@@ -54,7 +54,7 @@ class JumpWatch:
         """Whether the system clock has not moved since the last look."""
         return self._stood > 0
 
-    def look(self, now: Reading) -> list[Jump]:
+    def look(self, now: ClockReading) -> list[Jump]:
         """What happened since the last look."""
         last, self._last = self._last, now
         slept_s = ((now.boot_ns - last.boot_ns) - (now.monotonic_ns - last.monotonic_ns)) / 1e9
@@ -63,7 +63,7 @@ class JumpWatch:
         self.counts.update(jump.kind for jump in jumps)
         return jumps
 
-    def _wall(self, now: Reading) -> list[Jump]:
+    def _wall(self, now: ClockReading) -> list[Jump]:
         if now.wall_ns == self._moved.wall_ns:
             self._stood += 1  # once may be a chance: set back by exactly what has passed since
             return [Jump("frozen", 0.0)] if self._stood == 2 else []
@@ -74,7 +74,7 @@ class JumpWatch:
             return [Jump("forward" if by_s > 0 else "backward", by_s)]
         return self._drift(now)
 
-    def _drift(self, now: Reading) -> list[Jump]:
+    def _drift(self, now: ClockReading) -> list[Jump]:
         elapsed_s = (now.boot_ns - self._start.boot_ns) / 1e9
         if elapsed_s < DRIFT_OVER_S:
             return []

@@ -42,7 +42,7 @@ class Checkpoint:
         self._hot_keys = hot_keys
         self._meta = b""
         if fetch is not None:
-            operator.keys.thaw = self._thaw
+            operator.keys.load = self._fetch_key
 
     def take_changes(self) -> list[Change]:
         """The rows that differ since the last call; None where a row is to be deleted."""
@@ -61,7 +61,7 @@ class Checkpoint:
             key.dirty = False
             changes[b"k" + key.name.encode()] = self._dump_or_drop(key)
             if self._fetch is not None and not key.gone:
-                keys.hot[key.name] = keys.hot.pop(key.name)  # the order of last use, for `chill`
+                keys.hot[key.name] = keys.hot.pop(key.name)  # the order of last use, for `evict`
         if self._fetch is not None:
             self._chill()
 
@@ -69,7 +69,7 @@ class Checkpoint:
         """Keep what goes into the memory of `hot_keys`: a cold key needs about an eighth of a hot one."""
         keys = self._operator.keys
         most = self._hot_keys - len(keys.cold) // _COLD_PER_HOT
-        keys.chill(max(self._hot_keys // 10, most))
+        keys.evict(max(self._hot_keys // 10, most))
 
     def _dump_or_drop(self, key: Key) -> bytes | None:
         """The state of a key; None when it is gone, or when its plugin made it what cannot be stored."""
@@ -83,7 +83,7 @@ class Checkpoint:
             self._operator.keys.remove(key)
             return None
 
-    def _thaw(self, name: str) -> Key | None:
+    def _fetch_key(self, name: str) -> Key | None:
         """Read back a cold key. One that cannot be read is counted and starts anew."""
         counters = self._operator.counters
         open_windows = counters.open_windows

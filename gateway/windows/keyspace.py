@@ -1,7 +1,7 @@
 """The keys of one window: those in memory, and those whose state lies in the checkpoint until it is needed.
 
-A key can be chilled only when the checkpoint has its state as it is. What stays in memory of a cold key is
-its name; timers know keys by their names too.
+A key can leave memory only when the checkpoint has its state as it is. What stays of a cold key is its
+name; timers know keys by their names too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Keyspace(Generic[K]):
         self.hot: dict[str, K] = {}
         self.cold: set[str] = set()
         self.dirty: list[K] = []
-        self.thaw: Callable[[str], K | None] | None = None
+        self.load: Callable[[str], K | None] | None = None
         """Reads a cold key from the checkpoint; None when it cannot be read any more."""
         self._most = spec.max_keys
         self._samples = spec.max_keys_policy == "sample"
@@ -36,9 +36,9 @@ class Keyspace(Generic[K]):
     def find(self, name: str) -> K | None:
         """The key of that name, read back if it is cold."""
         key = self.hot.get(name)
-        if key is None and name in self.cold and self.thaw is not None:
+        if key is None and name in self.cold and self.load is not None:
             self.cold.remove(name)
-            key = self.thaw(name)
+            key = self.load(name)
             self._counters.keys, self._counters.cold_keys = len(self), len(self.cold)
         return key
 
@@ -89,7 +89,7 @@ class Keyspace(Generic[K]):
         if not len(self):
             self._counters.key_sample_level = 0
 
-    def chill(self, most: int) -> None:
+    def evict(self, most: int) -> None:
         """Keep at most so many keys in memory; those that were used longest ago go first."""
         idle = (key for key in self.hot.values() if not key.dirty)
         for key in [key for key, _ in zip(idle, range(len(self.hot) - most), strict=False)]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import orjson
 
 from gateway.core.errors import PluginError
-from gateway.core.events import Reading
+from gateway.core.events import Reading as Reading  # noqa: PLC0414 - plugins take it from here
 from gateway.windows.values import number, number_or_text
 
 Accumulator = Any

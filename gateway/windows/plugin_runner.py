@@ -41,7 +41,7 @@ class Key:
         return 0
 
 
-class Border:
+class PluginRunner:
     """Builds the emissions of one window out of what its plugin returns or raises."""
 
     def __init__(self, window: str, plugin: CombineFn, counters: Counters) -> None:

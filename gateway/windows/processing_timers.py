@@ -30,7 +30,7 @@ class Ticked(Protocol[K]):
     def relieve(self, out: list[Emission], state_too: bool) -> None: ...
 
 
-class Ticks(Generic[K]):
+class ProcessingTimeTimers(Generic[K]):
     """Looks after one window's idle timeout, its `every`, and its time to live."""
 
     def __init__(self, operator: Ticked[K]) -> None:

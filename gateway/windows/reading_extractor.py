@@ -13,7 +13,7 @@ from gateway.windows.spec import WindowSpec
 from gateway.windows.values import number, number_or_text
 
 
-class Intake:
+class ReadingExtractor:
     """Reads the fields and the key that a window's configuration and its plugin ask for."""
 
     def __init__(self, spec: WindowSpec, plugin: CombineFn, counters: Counters) -> None:

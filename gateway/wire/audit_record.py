@@ -16,7 +16,7 @@ import orjson
 from gateway.core.errors import DecodeError
 from gateway.core.packed_json import packed
 from gateway.core.sequence_sets import Run
-from gateway.flow.dropped_ranges import ShedRange
+from gateway.flow.dropped_ranges import DroppedRange
 
 VERSION = 1
 RECORD_BYTES = 64 * 1024  # of claims in one record: far below what any broker takes
@@ -39,7 +39,7 @@ class Exempt(NamedTuple):
         return self._replace(run=run) if run else None
 
 
-class Claim(NamedTuple):
+class StreamClaim(NamedTuple):
     """What a gateway says about the numbers `first` to `last` of one stream."""
 
     stream: str
@@ -52,7 +52,7 @@ class Claim(NamedTuple):
         """How many events of it the cloud broker has acknowledged."""
         return self.last - self.first + 1 - sum(each.run.size for each in self.exempt)
 
-    def parts(self) -> Iterator[Claim]:
+    def parts(self) -> Iterator[StreamClaim]:
         """The same in claims with at most MAX_RUNS runs each."""
         if len(self.exempt) <= MAX_RUNS or self.first == self.last:
             yield self
@@ -60,7 +60,7 @@ class Claim(NamedTuple):
         middle = (self.first + self.last) // 2
         for first, last in ((self.first, middle), (middle + 1, self.last)):
             clipped = (each.within(first, last) for each in self.exempt)
-            yield from Claim(self.stream, first, last, tuple(e for e in clipped if e)).parts()
+            yield from StreamClaim(self.stream, first, last, tuple(e for e in clipped if e)).parts()
 
 
 class AuditRecord(NamedTuple):
@@ -74,8 +74,8 @@ class AuditRecord(NamedTuple):
     session: str
     time_ms: int
     buffer: Mapping[str, int]
-    claims: tuple[Claim, ...]
-    shed: tuple[ShedRange, ...] = ()
+    claims: tuple[StreamClaim, ...]
+    shed: tuple[DroppedRange, ...] = ()
 
 
 def audit_topic(prefix: str, gateway_id: str) -> str:
@@ -123,7 +123,7 @@ def _message(record: AuditRecord, claims: Iterable[bytes], shed: Iterable[bytes]
     return orjson.dumps(fields)
 
 
-def _claim_fields(claim: Claim) -> dict[str, object]:
+def _claim_fields(claim: StreamClaim) -> dict[str, object]:
     lost = [_exempt_fields("reason", each) for each in claim.exempt if not each.kept]
     kept = [_exempt_fields("status", each) for each in claim.exempt if each.kept]
     found: dict[str, object] = {"stream": claim.stream, "first": claim.first, "last": claim.last}
@@ -158,11 +158,11 @@ def read_audit(payload: bytes) -> AuditRecord:
     )
 
 
-def _shed_range(fields: dict[str, Any]) -> ShedRange:
+def _shed_range(fields: dict[str, Any]) -> DroppedRange:
     stream = fields.get("stream")
     if not isinstance(stream, str):  # empty: several streams
         raise _refusal("stream is no text")
-    found = ShedRange(
+    found = DroppedRange(
         _text(fields, "reason"),
         stream,
         _number(fields, "first_ms", -_MAX_NUMBER),
@@ -174,7 +174,7 @@ def _shed_range(fields: dict[str, Any]) -> ShedRange:
     return found
 
 
-def _claim(fields: Any) -> Claim:
+def _claim(fields: Any) -> StreamClaim:
     if not isinstance(fields, dict):
         raise _refusal("a claim is no object")
     first, last = _number(fields, "first"), _number(fields, "last")
@@ -183,7 +183,7 @@ def _claim(fields: Any) -> Claim:
         for name, label, kept in (("lost", "reason", False), ("kept", "status", True))
         for each in _objects(fields, name)
     ]
-    claim = Claim(_text(fields, "stream"), first, last, tuple(exempt))
+    claim = StreamClaim(_text(fields, "stream"), first, last, tuple(exempt))
     if first > last or claim.events != _number(fields, "count", 0):
         raise _refusal(f"the numbers of {claim.stream!r} do not add up")
     return claim

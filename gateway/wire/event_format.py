@@ -25,16 +25,16 @@ _NUMBERS = ("sequence_num", "event_time_ms", "ingest_time_ms", "priority", "kind
 
 
 class UplinkTopic(NamedTuple):
-    """What a cloud topic says. `rest` is the lane of a frame, the original topic of an event, or empty."""
+    """What a cloud topic says. `rest` is the shard of a frame, the original topic of an event, or empty."""
 
     gateway_id: str
     form: UplinkForm
     rest: str
 
 
-def batch_topic(prefix: str, gateway_id: str, lane: int) -> str:
-    """Where the frames of connection number `lane` go."""
-    return f"{prefix}/{gateway_id}/up/batch/{lane}"
+def batch_topic(prefix: str, gateway_id: str, shard: int) -> str:
+    """Where the frames of connection number `shard` go."""
+    return f"{prefix}/{gateway_id}/up/batch/{shard}"
 
 
 def event_topic(prefix: str, gateway_id: str, stream: str) -> str:

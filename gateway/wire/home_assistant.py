@@ -35,7 +35,7 @@ class Shown:
     expire_after_s: int | None = None
 
 
-class Announcement(NamedTuple):
+class DiscoveryMessage(NamedTuple):
     """A retained message; an empty payload takes back what was announced there."""
 
     topic: str
@@ -68,14 +68,14 @@ class Discovery:
         """Where everything lies that this gateway ever announced under this prefix."""
         return f"{self._prefix}/+/{self._node}/+/config"
 
-    def connected(self) -> Iterator[Announcement]:
+    def connected(self) -> Iterator[DiscoveryMessage]:
         """A connection is new: the gateway's own entities. The broker may have forgotten the others."""
         self._announced.clear()
         yield self._entity("binary_sensor", "connection", self._connection())
         yield self._entity("sensor", "backpressure", self._backpressure())
         yield self._entity("sensor", "alert", self._alert())
 
-    def aggregate(self, topic: str, payload: bytes) -> Announcement | None:
+    def aggregate(self, topic: str, payload: bytes) -> DiscoveryMessage | None:
         """What is to be announced before `payload` is published on `topic`: something on the first time."""
         if topic in self._announced:
             return None
@@ -94,23 +94,23 @@ class Discovery:
         described = self._measure(topic, name, aggregate["key"], path, shown)
         return self._entity("sensor", _identifier(topic.removeprefix(f"{self._root}/aggregates/")), described)
 
-    def stale(self, topic: str, payload: bytes) -> Announcement | None:
+    def stale(self, topic: str, payload: bytes) -> DiscoveryMessage | None:
         """What takes back a retained announcement of an earlier run, if its window is gone."""
         if not payload:
             return None
         try:
             state_topic = str(orjson.loads(payload)["state_topic"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            return Announcement(topic, b"")  # nobody else has business in this node
+            return DiscoveryMessage(topic, b"")  # nobody else has business in this node
         kept = self._window_of(state_topic) or not state_topic.startswith(f"{self._root}/aggregates/")
-        return None if kept else Announcement(topic, b"")
+        return None if kept else DiscoveryMessage(topic, b"")
 
     # --- entities ---
 
-    def _entity(self, component: str, object_id: str, described: dict[str, Any]) -> Announcement:
+    def _entity(self, component: str, object_id: str, described: dict[str, Any]) -> DiscoveryMessage:
         common = {"unique_id": f"{self._node}_{object_id}", "device": self._device, "qos": 1}
         topic = f"{self._prefix}/{component}/{self._node}/{object_id}/config"
-        return Announcement(topic, orjson.dumps(common | described))
+        return DiscoveryMessage(topic, orjson.dumps(common | described))
 
     def _measure(self, topic: str, window: str, key: str, path: list[str], shown: Shown) -> dict[str, Any]:
         value = "value_json.result" + "".join(f"[{_quoted(part)}]" for part in path)

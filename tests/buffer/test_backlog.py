@@ -10,7 +10,7 @@ import pytest
 from gateway.buffer.backlog import Backlog
 from gateway.buffer.store import Store
 from gateway.core.events import Kind, Priority, Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from tests.support.buffers import EPOCH_MS, append, event, events, opened, reading
 
 HOUR_MS = 3_600_000
@@ -72,7 +72,7 @@ def test_a_stream_whose_backlog_is_gone_is_live_again(tmp_path: Path) -> None:
         append(store, [event("a")])
         assert claim(store, look(path, before=backlog), 2) == [3, 4]  # 1 may still come back
         with store.transaction():
-            store.move(first, Status.SYNCING, Happening.PUBACK)
+            store.move(first, Status.SYNCING, DeliveryEvent.PUBACK)
         assert claim(store, look(path, before=backlog), 2) == [12, 5]
 
 
@@ -96,5 +96,5 @@ def test_oldest_first_keeps_every_stream_in_order_whatever_comes_meanwhile(
                 newest[stream_of[each]] = each
             if number % 4 == 3:
                 with store.transaction():
-                    store.move(ids, Status.SYNCING, Happening.PUBACK)
+                    store.move(ids, Status.SYNCING, DeliveryEvent.PUBACK)
                 backlog = look(path, before=backlog)

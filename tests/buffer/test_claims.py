@@ -9,7 +9,7 @@ import pytest
 
 from gateway.buffer.store import Store
 from gateway.core.events import Priority, Status
-from gateway.delivery.states import Backoff, Happening
+from gateway.delivery.states import Backoff, DeliveryEvent
 from tests.support.buffers import append, event, events, opened, reading, sql
 
 BACKOFF = Backoff(min_ms=1000, max_ms=60_000, max_attempts=3)
@@ -28,7 +28,7 @@ def refuse(store: Store, ids: list[int], now_ms: int, chance: float = 0.0) -> in
 
 def settle(store: Store, ids: list[int]) -> None:
     with store.transaction():
-        store.move(ids, Status.SYNCING, Happening.PUBACK)
+        store.move(ids, Status.SYNCING, DeliveryEvent.PUBACK)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_events_that_come_back_are_found_though_a_claim_had_passed_them(tmp_path
         refuse(store, [first], now_ms=0)
         assert claim(store, 1) == []
         with store.transaction():
-            store.move(others, Status.SYNCING, Happening.FAILURE)
+            store.move(others, Status.SYNCING, DeliveryEvent.FAILURE)
         assert claim(store, 1) == others
 
 
@@ -107,7 +107,7 @@ def test_lost_connections_alone_fail_nothing_and_neither_does_one_refusal_after_
         append(store, events(1))
         for _ in range(50):
             with store.transaction():
-                store.move(store.claim(1), Status.SYNCING, Happening.FAILURE)
+                store.move(store.claim(1), Status.SYNCING, DeliveryEvent.FAILURE)
         assert refuse(store, claim(store, 0), now_ms=0) == 0
         settle(store, claim(store, 60_000))
         append(store, events(1))

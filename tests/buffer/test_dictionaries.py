@@ -19,7 +19,7 @@ from gateway.buffer.writer import Writer
 from gateway.cli import app
 from gateway.core.clock import SystemClock
 from gateway.core.events import Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from tests.support.buffers import all_payloads, append, event, opened, reading, sql
 from tests.support.gateways import gateway_config
 
@@ -138,7 +138,7 @@ def codecs(path: Path) -> list[object]:
 def evict(store: Store, where: str) -> None:
     ids = [int(str(i)) for (i,) in store._connection.execute(f"SELECT id FROM buffer_events WHERE {where}")]  # noqa: S608
     store.claim(10**6)
-    store.move(ids, Status.SYNCING, Happening.PUBACK)
+    store.move(ids, Status.SYNCING, DeliveryEvent.PUBACK)
     store.evict_synced(ids[0], ids[-1], 2**60)
     store.release_all()
 

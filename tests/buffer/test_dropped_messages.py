@@ -20,11 +20,11 @@ from gateway.core.events import Message, Priority
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.flow.admission import Admission
 from gateway.flow.capacity import Action, Signal
-from gateway.flow.dropped_ranges import OTHERS, ShedRange
+from gateway.flow.dropped_ranges import OTHERS, DroppedRange
 from gateway.pipeline.pipeline import OutputTopics, Pipeline
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
-from gateway.wire.audit_record import AuditRecord, Claim, audit_messages, read_audit
+from gateway.wire.audit_record import AuditRecord, StreamClaim, audit_messages, read_audit
 from tests.support.buffers import EPOCH_MS, opened, reading, sql
 
 
@@ -37,7 +37,7 @@ def shed(store: Store, *noted: tuple[str, int], reason: str = "overload") -> Non
             store.count("rejected", reason)
 
 
-def ranges(path: Path) -> list[ShedRange]:
+def ranges(path: Path) -> list[DroppedRange]:
     with reading(path) as reader:
         assert audit(reader).problems == ()
         return list(shed_ranges(reader))
@@ -55,9 +55,9 @@ def test_what_comes_soon_after_prolongs_the_range_and_what_comes_later_begins_an
     with opened(path) as store:  # a restart ends no range
         shed(store, ("a", 2 * GAP_MS), ("b", 5 + GAP_MS + 1))
     assert ranges(path) == [
-        ShedRange("overload", "a", EPOCH_MS, EPOCH_MS + 2 * GAP_MS, 4),
-        ShedRange("overload", "b", EPOCH_MS + 5, EPOCH_MS + 5, 1),
-        ShedRange("overload", "b", EPOCH_MS + 6 + GAP_MS, EPOCH_MS + 6 + GAP_MS, 1),
+        DroppedRange("overload", "a", EPOCH_MS, EPOCH_MS + 2 * GAP_MS, 4),
+        DroppedRange("overload", "b", EPOCH_MS + 5, EPOCH_MS + 5, 1),
+        DroppedRange("overload", "b", EPOCH_MS + 6 + GAP_MS, EPOCH_MS + 6 + GAP_MS, 1),
     ]
 
 
@@ -65,7 +65,7 @@ def test_a_clock_that_is_set_back_counts_no_message_twice(path: Path) -> None:
     with opened(path) as store:
         shed(store, ("a", 1000))
         shed(store, ("a", 0))
-    assert ranges(path) == [ShedRange("overload", "a", EPOCH_MS, EPOCH_MS + 1000, 2)]
+    assert ranges(path) == [DroppedRange("overload", "a", EPOCH_MS, EPOCH_MS + 1000, 2)]
 
 
 def test_what_was_rolled_back_was_not_shed(path: Path) -> None:
@@ -136,7 +136,7 @@ def test_of_what_was_shed_before_there_were_ranges_only_the_time_is_unknown(path
     sql(path, "UPDATE meta SET value = '3' WHERE name = 'schema_version'")
     with opened(path) as store:
         shed(store, ("c", 0))
-    assert ranges(path)[0] == ShedRange("overload", OTHERS, 0, 0, 2)
+    assert ranges(path)[0] == DroppedRange("overload", OTHERS, 0, 0, 2)
 
 
 def test_salvage_keeps_the_sums_where_ranges_are_lost(path: Path) -> None:
@@ -161,15 +161,15 @@ def test_the_command_shows_the_ranges(path: Path) -> None:
     assert "and 10 smaller ranges" in shown.output
     told = orjson.loads(CliRunner().invoke(app, ["buffer", "audit", "-c", str(config), "--json"]).output)
     assert len(told["shed"]) == 20
-    assert told["shed"][7] == ShedRange("overload", "s/7", EPOCH_MS, EPOCH_MS + 1500, 2)._asdict()
+    assert told["shed"][7] == DroppedRange("overload", "s/7", EPOCH_MS, EPOCH_MS + 1500, 2)._asdict()
 
 
-RECORD = AuditRecord("g1", "s", 1, {"pending": 0}, (Claim("a", 1, 2),))
+RECORD = AuditRecord("g1", "s", 1, {"pending": 0}, (StreamClaim("a", 1, 2),))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3000])
 def test_audit_records_carry_the_ranges_in_messages_of_bounded_size(count: int) -> None:
-    told = tuple(ShedRange("sampled", f"s/{n}", EPOCH_MS, EPOCH_MS + n, 1) for n in range(count))
+    told = tuple(DroppedRange("sampled", f"s/{n}", EPOCH_MS, EPOCH_MS + n, 1) for n in range(count))
     messages = list(audit_messages(RECORD._replace(shed=told)))
     assert max(map(len, messages)) < 70_000
     assert len(messages) == (1 if count < 2 else 6)
@@ -180,7 +180,7 @@ def test_audit_records_carry_the_ranges_in_messages_of_bounded_size(count: int) 
 
 @pytest.mark.parametrize("wrong", [{"last_ms": 1}, {"messages": 0}, {"stream": 7}, {"reason": ""}])
 def test_ranges_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
-    (message,) = audit_messages(RECORD._replace(shed=(ShedRange("sampled", "s", 5, 9, 1),)))
+    (message,) = audit_messages(RECORD._replace(shed=(DroppedRange("sampled", "s", 5, 9, 1),)))
     fields = orjson.loads(message)
     fields["shed"][0] |= wrong
     with pytest.raises(DecodeError):

@@ -22,7 +22,7 @@ from gateway.buffer.repair.recovery import recover
 from gateway.buffer.store import CHECKPOINT_ID
 from gateway.core.errors import StoreError
 from gateway.core.events import Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from tests.support.buffers import EPOCH_MS, append, events, opened, reading, sql
 from tests.support.places import TESTS
 
@@ -107,7 +107,7 @@ def test_what_version_3_could_do_goes_on_in_this_one(path_3: Path) -> None:
             store.count("outcome", "sampled")
         with store.transaction():
             store.release_all()
-            store.move(store.claim(1000, now_ms=EPOCH_MS * 2), Status.SYNCING, Happening.PUBACK)
+            store.move(store.claim(1000, now_ms=EPOCH_MS * 2), Status.SYNCING, DeliveryEvent.PUBACK)
             store.checkpoint([])
         with store.transaction():
             assert store.evict_synced(1, store.last_id(), EPOCH_MS * 2) > 300

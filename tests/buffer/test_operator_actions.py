@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import pytest
 
 from gateway.buffer.alerts import append_alert
-from gateway.buffer.event_filter import Choice
-from gateway.buffer.operator_actions import ByHand
+from gateway.buffer.event_filter import EventFilter
+from gateway.buffer.operator_actions import OperatorActions
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.repair.backup import back_up
 from gateway.buffer.repair.recovery import recover
@@ -25,14 +25,14 @@ from gateway.buffer.repair.restore import restore
 from gateway.buffer.store import Store
 from gateway.core.errors import DeliveryError, StoreError
 from gateway.core.events import Kind, Status
-from gateway.delivery.states import Backoff, Happening
+from gateway.delivery.states import Backoff, DeliveryEvent
 from tests.support.buffers import EPOCH_MS, append, event, events, opened, reading, sql
 
 T = TypeVar("T")
 ALERTS = "gateway/g1/alerts"
 
 
-def by_hand(store: Store) -> ByHand:
+def by_hand(store: Store) -> OperatorActions:
     def run(change: Callable[[Store], T], /) -> T:
         with store.transaction():
             return change(store)
@@ -40,7 +40,7 @@ def by_hand(store: Store) -> ByHand:
     def alert(store: Store, name: str, message: str, details: Mapping[str, Any], /) -> None:
         append_alert(store, ALERTS, EPOCH_MS, name, message, details)
 
-    return ByHand(run, lambda change: change(store), alert)
+    return OperatorActions(run, lambda change: change(store), alert)
 
 
 def silent(done: int, total: int) -> None:
@@ -53,9 +53,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
     with opened(tmp_path / "events.db") as store:
         append(store, [event(f"site/{'abc'[n % 3]}", b"%d" % n, at=n) for n in range(30)])
         with store.transaction():
-            store.move(store.claim(9), Status.SYNCING, Happening.EXHAUSTED)
-            store.move([10], Status.PENDING, Happening.MISMATCH)
-            store.move(store.claim(10), Status.SYNCING, Happening.PUBACK)
+            store.move(store.claim(9), Status.SYNCING, DeliveryEvent.EXHAUSTED)
+            store.move([10], Status.PENDING, DeliveryEvent.MISMATCH)
+            store.move(store.claim(10), Status.SYNCING, DeliveryEvent.PUBACK)
             store.checkpoint([])
         yield store
 
@@ -85,18 +85,18 @@ def event_id(store: Store, id_: int) -> uuid.UUID:
 @pytest.mark.parametrize(
     "choice, expected",
     [
-        (Choice(), [1, 2, 3, 4, 5, 6, 7, 8, 9]),
-        (Choice(stream="site/a"), [1, 4, 7]),
-        (Choice(stream="site/+"), [1, 2, 3, 4, 5, 6, 7, 8, 9]),
-        (Choice(stream="other/#"), []),
-        (Choice(from_ms=EPOCH_MS + 2, before_ms=EPOCH_MS + 5), [3, 4, 5]),
-        (Choice(kind=Kind.AGGREGATE), []),
-        (Choice(stream="#", before_ms=EPOCH_MS + 2), [1, 2]),
+        (EventFilter(), [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (EventFilter(stream="site/a"), [1, 4, 7]),
+        (EventFilter(stream="site/+"), [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (EventFilter(stream="other/#"), []),
+        (EventFilter(from_ms=EPOCH_MS + 2, before_ms=EPOCH_MS + 5), [3, 4, 5]),
+        (EventFilter(kind=Kind.AGGREGATE), []),
+        (EventFilter(stream="#", before_ms=EPOCH_MS + 2), [1, 2]),
     ],
     ids=str,
 )
 def test_what_is_chosen_and_failed_is_pending_again(
-    store: Store, choice: Choice, expected: list[int]
+    store: Store, choice: EventFilter, expected: list[int]
 ) -> None:
     assert by_hand(store).retry(choice, silent)["retried"] == len(expected)
     assert ids(store, Status.PENDING) == [*expected, *range(21, 31)]
@@ -104,7 +104,7 @@ def test_what_is_chosen_and_failed_is_pending_again(
 
 
 def test_many_events_can_be_chosen_by_their_ids(store: Store) -> None:
-    chosen = Choice(event_ids=(event_id(store, 2), event_id(store, 7), event_id(store, 25)))
+    chosen = EventFilter(event_ids=(event_id(store, 2), event_id(store, 7), event_id(store, 25)))
     assert by_hand(store).retry(chosen, silent)["retried"] == 2
     assert {2, 7} <= {*ids(store, Status.PENDING)}
 
@@ -114,7 +114,7 @@ def test_a_retry_starts_the_attempts_anew_and_lets_no_stream_wait(store: Store) 
     with store.transaction():
         store.refuse(store.claim(2), "no reason", Backoff(), 0, 0.5)
         assert store.claim(1, now_ms=1) == [23]  # of the third stream
-    done = by_hand(store).retry(Choice(), silent)
+    done = by_hand(store).retry(EventFilter(), silent)
     assert done == {"retried": 9, "released": 2}
     assert sql(store.path, "SELECT DISTINCT retry_count FROM buffer_events WHERE id < 10") == [(0,)]
     with store.transaction():
@@ -122,7 +122,7 @@ def test_a_retry_starts_the_attempts_anew_and_lets_no_stream_wait(store: Store) 
 
 
 def test_a_drop_takes_what_was_given_up_and_nothing_else(store: Store) -> None:
-    assert by_hand(store).drop(Choice(), silent) == {"dropped": 10}
+    assert by_hand(store).drop(EventFilter(), silent) == {"dropped": 10}
     assert ids(store, Status.FAILED) == ids(store, Status.CORRUPT) == []
     assert len(ids(store, Status.SYNCED)) == len(ids(store, Status.PENDING)) == 10
     assert store.counts["evicted", "dropped"] == 10
@@ -130,7 +130,7 @@ def test_a_drop_takes_what_was_given_up_and_nothing_else(store: Store) -> None:
 
 
 def test_what_waits_is_dropped_only_when_that_is_said(store: Store) -> None:
-    assert by_hand(store).drop(Choice(status=Status.PENDING, stream="site/b"), silent) == {"dropped": 3}
+    assert by_hand(store).drop(EventFilter(status=Status.PENDING, stream="site/b"), silent) == {"dropped": 3}
     assert ids(store, Status.PENDING) == [21, 22, 24, 25, 27, 28, 30]
     assert len(ids(store, Status.FAILED)) == 9
     balances(store)
@@ -139,11 +139,11 @@ def test_what_waits_is_dropped_only_when_that_is_said(store: Store) -> None:
 @pytest.mark.parametrize("status", [Status.SYNCING, Status.SYNCED])
 def test_what_is_on_its_way_or_has_arrived_cannot_be_dropped(store: Store, status: Status) -> None:
     with pytest.raises(DeliveryError, match="cannot drop"):
-        by_hand(store).drop(Choice(status=status), silent)
+        by_hand(store).drop(EventFilter(status=status), silent)
 
 
 def test_a_drop_is_announced_with_streams_and_ranges_in_its_own_transaction(store: Store) -> None:
-    by_hand(store).drop(Choice(status=Status.FAILED), silent)
+    by_hand(store).drop(EventFilter(status=Status.FAILED), silent)
     (alert,) = alerts(store)
     assert (alert["alert"], alert["reason"], alert["events"]) == ("dropped", "dropped", 9)
     assert {tuple(stream.values()) for stream in alert["streams"]} == {
@@ -157,9 +157,9 @@ def test_an_alert_names_a_bounded_number_of_streams(tmp_path: Path) -> None:
     with opened(tmp_path / "events.db") as store:
         append(store, [event(f"t/{n}") for n in range(100)])
         with store.transaction():
-            store.move(store.claim(100), Status.SYNCING, Happening.EXHAUSTED)
+            store.move(store.claim(100), Status.SYNCING, DeliveryEvent.EXHAUSTED)
             store.checkpoint([])
-        by_hand(store).drop(Choice(), silent)
+        by_hand(store).drop(EventFilter(), silent)
         (alert,) = alerts(store)
         assert (alert["events"], len(alert["streams"]), alert["more_streams"]) == (100, 20, 80)
 
@@ -167,8 +167,8 @@ def test_an_alert_names_a_bounded_number_of_streams(tmp_path: Path) -> None:
 def test_nothing_behind_the_checkpoint_is_dropped(store: Store) -> None:
     append(store, events(2, "site/a"))
     with store.transaction():
-        store.move([31, 32], Status.PENDING, Happening.MISMATCH)
-    assert by_hand(store).drop(Choice(status=Status.CORRUPT), silent) == {"dropped": 1}
+        store.move([31, 32], Status.PENDING, DeliveryEvent.MISMATCH)
+    assert by_hand(store).drop(EventFilter(status=Status.CORRUPT), silent) == {"dropped": 1}
     assert ids(store, Status.CORRUPT) == [31, 32]
 
 
@@ -176,7 +176,7 @@ def test_a_large_buffer_is_changed_in_steps_and_what_is_done_stays_done(tmp_path
     with opened(tmp_path / "events.db") as store:
         append(store, events(25_000))
         with store.transaction():
-            store.move(store.claim(25_000), Status.SYNCING, Happening.EXHAUSTED)
+            store.move(store.claim(25_000), Status.SYNCING, DeliveryEvent.EXHAUSTED)
             store.checkpoint([])
         seen: list[tuple[int, int]] = []
 
@@ -186,19 +186,19 @@ def test_a_large_buffer_is_changed_in_steps_and_what_is_done_stays_done(tmp_path
                 raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            by_hand(store).drop(Choice(), give_up)
+            by_hand(store).drop(EventFilter(), give_up)
         assert seen == [(10_000, 25_000), (20_000, 25_000)]
         assert store.counts["status", "FAILED"] == 5_000
         assert sum(alert["events"] for alert in alerts(store)) == 20_000
         balances(store)
-        assert by_hand(store).drop(Choice(), silent) == {"dropped": 5_000}
+        assert by_hand(store).drop(EventFilter(), silent) == {"dropped": 5_000}
 
 
 def test_compacting_gives_everything_back_that_is_free(tmp_path: Path) -> None:
     with opened(tmp_path / "events.db") as store:
         append(store, [event(payload=random.Random(n).randbytes(1000)) for n in range(8_000)])
         with store.transaction():
-            store.move(store.claim(8_000), Status.SYNCING, Happening.PUBACK)
+            store.move(store.claim(8_000), Status.SYNCING, DeliveryEvent.PUBACK)
             store.checkpoint([])
             store.evict_synced(0, 8_000, EPOCH_MS + 10**6)
         seen: list[tuple[int, int]] = []
@@ -224,9 +224,9 @@ def test_compacting_beside_a_reader_does_what_it_can_and_says_so(tmp_path: Path)
 
 
 def test_a_choice_comes_back_from_json_as_it_was() -> None:
-    chosen = Choice(Status.FAILED, "a/#", Kind.RAW, 1, 2, (uuid.uuid4(), uuid.uuid4()))
-    assert Choice.from_json(json.loads(json.dumps(chosen.as_json()))) == chosen
-    assert Choice.from_json({}) == Choice()
+    chosen = EventFilter(Status.FAILED, "a/#", Kind.RAW, 1, 2, (uuid.uuid4(), uuid.uuid4()))
+    assert EventFilter.from_json(json.loads(json.dumps(chosen.as_json()))) == chosen
+    assert EventFilter.from_json({}) == EventFilter()
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_choice_comes_back_from_json_as_it_was() -> None:
 def test_a_choice_that_cannot_be_read_is_refused(found: dict[str, Any]) -> None:
     """What is not understood must never become a wider choice."""
     with pytest.raises(StoreError, match="cannot be read"):
-        Choice.from_json(found)
+        EventFilter.from_json(found)
 
 
 # --- restore ---

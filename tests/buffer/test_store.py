@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gateway.buffer.compression import train
-from gateway.buffer.event_filter import Choice
-from gateway.buffer.operator_actions import ByHand
+from gateway.buffer.event_filter import EventFilter
+from gateway.buffer.operator_actions import OperatorActions
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.reader import BATCH_BYTES, Reader
 from gateway.buffer.repair.recovery import WHOLE, recover
@@ -27,14 +27,16 @@ from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.core.errors import DeliveryError, StoreError
 from gateway.core.events import Kind, Priority, Status
 from gateway.core.topics import filter_matches
-from gateway.delivery.states import TRANSITIONS, Backoff, Happening
+from gateway.delivery.states import TRANSITIONS, Backoff, DeliveryEvent
 from tests.support.buffers import EPOCH_MS, all_payloads, append, event, events, opened, reading, sql
 
 SAMPLE = b'{"device": "d%d", "temperature": %d.5, "humidity": 40, "unit": "C"}'
 DICTIONARY = train([SAMPLE % (n % 20, n % 40) for n in range(1000)])
 
 BACKOFF = Backoff(min_ms=1000, max_ms=2000, max_attempts=2)
-MOVES = [(s, h) for (s, h), after in TRANSITIONS.items() if after is not None and h is not Happening.CLAIM]
+MOVES = [
+    (s, h) for (s, h), after in TRANSITIONS.items() if after is not None and h is not DeliveryEvent.CLAIM
+]
 
 
 class Model:
@@ -94,16 +96,16 @@ class Model:
             if row["retries"] + 1 >= backoff.max_attempts
             and self.held[row["topic"], row["priority"]][1] >= backoff.max_attempts
         ]
-        self.move(failed, Status.SYNCING, Happening.EXHAUSTED)
-        self.move(ids, Status.SYNCING, Happening.FAILURE)
+        self.move(failed, Status.SYNCING, DeliveryEvent.EXHAUSTED)
+        self.move(ids, Status.SYNCING, DeliveryEvent.FAILURE)
         return len(failed)
 
-    def move(self, ids: list[int], status: Status, happening: Happening) -> int:
+    def move(self, ids: list[int], status: Status, happening: DeliveryEvent) -> int:
         moved = [row for row in self.rows if row["id"] in ids and row["status"] is status]
         for row in moved:
             row["status"] = TRANSITIONS[status, happening]
-            row["retries"] += happening is Happening.FAILURE
-            row["retries"] *= happening is not Happening.RETRY
+            row["retries"] += happening is DeliveryEvent.FAILURE
+            row["retries"] *= happening is not DeliveryEvent.RETRY
         return len(moved)
 
     def chosen(self, stream: str | None, statuses: Sequence[Status]) -> list[int]:
@@ -206,8 +208,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(stream=st.sampled_from(["t/a", "t/+", None]))
     def retry_by_hand(self, stream: str | None) -> None:
         chosen = self.model.chosen(stream, (Status.FAILED,))
-        expected = self.model.move(chosen, Status.FAILED, Happening.RETRY)
-        done = self.by_hand([]).retry(Choice(stream=stream), lambda _done, _all: None)
+        expected = self.model.move(chosen, Status.FAILED, DeliveryEvent.RETRY)
+        done = self.by_hand([]).retry(EventFilter(stream=stream), lambda _done, _all: None)
         assert done["retried"] == expected
         self.model.held.clear()
 
@@ -220,10 +222,12 @@ class StoreMachine(RuleBasedStateMachine):
         gone = [i for i in self.model.chosen(stream, statuses) if i <= self.model.checkpoint_id]
         expected = sum(self.model.remove("dropped", one, lambda row: row["id"] in gone) for one in statuses)
         announced: list[int] = []
-        done = self.by_hand(announced).drop(Choice(status=status, stream=stream), lambda _done, _all: None)
+        done = self.by_hand(announced).drop(
+            EventFilter(status=status, stream=stream), lambda _done, _all: None
+        )
         assert done["dropped"] == expected == sum(announced)
 
-    def by_hand(self, announced: list[int]) -> ByHand:
+    def by_hand(self, announced: list[int]) -> OperatorActions:
         def run(change: Callable[[Store], Any], /) -> Any:
             with self.store.transaction():
                 return change(self.store)
@@ -231,7 +235,7 @@ class StoreMachine(RuleBasedStateMachine):
         def alert(store: Store, name: str, message: str, details: Mapping[str, Any], /) -> None:
             announced.append(details["events"])
 
-        return ByHand(run, run, alert)
+        return OperatorActions(run, run, alert)
 
     # --- the changes, each in both worlds ---
 
@@ -254,12 +258,12 @@ class StoreMachine(RuleBasedStateMachine):
     def wait(self, model: Model, ms: int) -> None:
         model.now_ms += ms
 
-    def move(self, model: Model, moved: list[int], pair: tuple[Status, Happening]) -> None:
+    def move(self, model: Model, moved: list[int], pair: tuple[Status, DeliveryEvent]) -> None:
         assert self.store.move(moved, *pair) == model.move(moved, *pair)
 
     def release(self, model: Model) -> None:
         everything = [row["id"] for row in model.rows]
-        expected = model.move(everything, Status.SYNCING, Happening.FAILURE)
+        expected = model.move(everything, Status.SYNCING, DeliveryEvent.FAILURE)
         assert self.store.release_all() == expected
 
     def evict(self, model: Model, from_id: int, to_id: int) -> None:
@@ -402,7 +406,7 @@ def test_sequence_numbers_go_on_after_everything_was_evicted(tmp_path: Path) -> 
     with opened(path) as store:
         append(store, events(3))
         with store.transaction():
-            store.move(store.claim(9), Status.SYNCING, Happening.PUBACK)
+            store.move(store.claim(9), Status.SYNCING, DeliveryEvent.PUBACK)
             store.checkpoint([])
         with store.transaction():
             assert store.evict_synced(0, store.meta_int(CHECKPOINT_ID), EPOCH_MS + 10) == 3
@@ -468,9 +472,9 @@ def test_a_claim_of_large_events_ends_where_a_batch_is_full(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("status", list(Status))
-@pytest.mark.parametrize("happening", list(Happening))
+@pytest.mark.parametrize("happening", list(DeliveryEvent))
 def test_what_the_table_does_not_list_changes_no_row(
-    tmp_path: Path, status: Status, happening: Happening
+    tmp_path: Path, status: Status, happening: DeliveryEvent
 ) -> None:
     if (status, happening) in TRANSITIONS:
         return
@@ -487,7 +491,7 @@ def test_what_removes_an_entry_is_no_move(tmp_path: Path) -> None:
     with opened(tmp_path / "events.db") as store:
         append(store, events(1))
         with store.transaction(), pytest.raises(StoreError, match="evict"):
-            store.move([1], Status.SYNCED, Happening.EVICT)
+            store.move([1], Status.SYNCED, DeliveryEvent.EVICT)
 
 
 def test_an_entry_in_another_status_stays_where_it_is(tmp_path: Path) -> None:
@@ -495,7 +499,7 @@ def test_an_entry_in_another_status_stays_where_it_is(tmp_path: Path) -> None:
         append(store, events(3))
         with store.transaction():
             store.claim(1)
-            assert store.move([1, 2, 3, 99], Status.SYNCING, Happening.PUBACK) == 1
+            assert store.move([1, 2, 3, 99], Status.SYNCING, DeliveryEvent.PUBACK) == 1
         assert +store.counts == Counter(
             {("status", "SYNCED"): 1, ("status", "PENDING"): 2}
             | {("appended", "raw"): 3, ("outcome", "buffered"): 3}
@@ -509,7 +513,7 @@ def test_eviction_spares_what_is_young_unsynced_or_outside_of_the_range(tmp_path
     with opened(tmp_path / "events.db") as store:
         append(store, events(6))
         with store.transaction():
-            store.move(store.claim(5), Status.SYNCING, Happening.PUBACK)  # 6 stays pending
+            store.move(store.claim(5), Status.SYNCING, DeliveryEvent.PUBACK)  # 6 stays pending
             assert store.evict_synced(2, 6, EPOCH_MS + 4) == 3  # 5 arrived at EPOCH_MS + 4
     assert [row[0] for row in sql(tmp_path / "events.db", "SELECT id FROM buffer_events")] == [1, 5, 6]
 

@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.buffer.lock import DataDirLock
-from gateway.buffer.repair.commit_marker import Mark
+from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.cli.buffer import app
 from gateway.core.events import Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from gateway.host.control import SOCKET_FILE
 from tests.support.buffers import append, event, opened, sql
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
@@ -45,7 +45,7 @@ def config(tmp_path: Path) -> Path:
     with opened(tmp_path / "data" / "events.db") as store:
         append(store, [event(f"sensors/{n % 10}", b'{"v": 1}', at=n) for n in range(200)])
         with store.transaction():
-            store.move(store.claim(150), Status.SYNCING, Happening.EXHAUSTED)
+            store.move(store.claim(150), Status.SYNCING, DeliveryEvent.EXHAUSTED)
             store.checkpoint([])
     return config
 
@@ -112,12 +112,12 @@ def test_a_restore_needs_a_stop_and_then_takes_the_backup(config: Path, buffer: 
 def test_on_a_stopped_gateway_whose_log_was_deleted_a_drop_gives_no_number_twice(
     config: Path, buffer: Path
 ) -> None:
-    Mark(buffer).write(230)  # thirty more were committed, and went with the log
+    CommitMarker(buffer).write(230)  # thirty more were committed, and went with the log
     done = gateway("buffer", "drop", "-c", config, "--stream", "sensors/3", "--yes")
     assert "15 events were dropped" in done.stdout
     assert "the events from 201 to 230 are lost" in done.stderr
     assert sql(buffer, "SELECT min(id) FROM buffer_events WHERE kind <> 0") == [(231,)]
-    assert Mark(buffer).read() == 232, "of the loss and of the drop there is an alert each"
+    assert CommitMarker(buffer).read() == 232, "of the loss and of the drop there is an alert each"
     assert reported("audit", config)["problems"] == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.buffer.event_filter import Choice
+from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.reader import Reader
 from gateway.core.events import Status
 from gateway.delivery.states import Backoff
@@ -29,7 +29,7 @@ def port_of(cloud: ScriptedCloud) -> int:
 def retry_counts(path: Path) -> Counter[int]:
     reader = Reader(path)
     try:
-        return Counter(retries for _, _, retries in reader.chosen(Choice(), limit=100_000))
+        return Counter(retries for _, _, retries in reader.chosen(EventFilter(), limit=100_000))
     finally:
         reader.close()
 

@@ -8,22 +8,22 @@ import pytest
 
 from gateway.core.errors import DeliveryError
 from gateway.core.events import Status
-from gateway.delivery.states import TRANSITIONS, Happening, mermaid, sources, target
+from gateway.delivery.states import TRANSITIONS, DeliveryEvent, mermaid, sources, target
 from tests.support.places import DOCS
 
 DOCS = DOCS / "buffer.md"
 LISTED = sorted(TRANSITIONS, key=str)
-UNLISTED = sorted({*product(Status, Happening)} - {*TRANSITIONS}, key=str)
+UNLISTED = sorted({*product(Status, DeliveryEvent)} - {*TRANSITIONS}, key=str)
 
 
 @pytest.mark.parametrize("status, happening", UNLISTED, ids=str)
-def test_what_is_not_listed_raises(status: Status, happening: Happening) -> None:
+def test_what_is_not_listed_raises(status: Status, happening: DeliveryEvent) -> None:
     with pytest.raises(DeliveryError, match=f"{status.name} cannot {happening.value}"):
         target(status, happening)
 
 
 @pytest.mark.parametrize("status, happening", LISTED, ids=str)
-def test_what_is_listed_leads_to_its_status(status: Status, happening: Happening) -> None:
+def test_what_is_listed_leads_to_its_status(status: Status, happening: DeliveryEvent) -> None:
     assert target(status, happening) is TRANSITIONS[status, happening]
     assert status in sources(happening)
 
@@ -31,7 +31,7 @@ def test_what_is_listed_leads_to_its_status(status: Status, happening: Happening
 def test_an_event_goes_to_the_cloud_through_syncing_only() -> None:
     before_synced = [status for (status, _), after in TRANSITIONS.items() if after is Status.SYNCED]
     assert before_synced == [Status.SYNCING]
-    assert sources(Happening.PUBACK) == (Status.SYNCING,)
+    assert sources(DeliveryEvent.PUBACK) == (Status.SYNCING,)
 
 
 def test_what_is_on_its_way_is_never_removed() -> None:
@@ -44,7 +44,7 @@ def test_every_status_can_be_reached_and_left() -> None:
 
 
 def test_every_happening_can_happen() -> None:
-    assert {happening for _, happening in TRANSITIONS} == {*Happening}
+    assert {happening for _, happening in TRANSITIONS} == {*DeliveryEvent}
 
 
 def test_the_diagram_has_one_line_for_each_row_of_the_table() -> None:

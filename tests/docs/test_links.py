@@ -23,6 +23,9 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
+TEST_FILES = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
@@ -36,8 +39,10 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    named = re.findall(r"`(?:tests/)?((?:test|bench)_\w+?)(?:\.py)?`", page.read_text())
-    assert [name for name in named if not (ROOT / "tests" / f"{name}.py").exists()] == []
+    text = page.read_text()
+    assert [name for name in re.findall(r"`(test_\w+?)(?:\.py)?`", text) if name not in TEST_FILES] == []
+    paths = re.findall(r"\b((?:tests|benchmarks)/[\w/]+\.\w+)", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

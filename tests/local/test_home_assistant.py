@@ -11,7 +11,7 @@ import pytest
 from jinja2 import Environment, StrictUndefined
 
 from gateway.wire import home_assistant
-from gateway.wire.home_assistant import Announcement, Discovery, Shown
+from gateway.wire.home_assistant import Discovery, DiscoveryMessage, Shown
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.publishing import Watcher, publish
@@ -46,7 +46,7 @@ def aggregate(result: Any, **more: Any) -> bytes:
     return json.dumps(base | more).encode()
 
 
-def announced(made: Announcement | None) -> dict[str, Any]:
+def announced(made: DiscoveryMessage | None) -> dict[str, Any]:
     """The configuration in an announcement, checked as Home Assistant would."""
     assert made is not None
     found = TOPIC.fullmatch(made.topic)
@@ -149,7 +149,7 @@ def test_with_a_broker_entities_appear_and_go_with_their_window(
         gateway.wait_ready()
         publish(broker.port, readings)
         wait_until(lambda: len(seen.messages) == 4, "three of the gateway and one of the window")
-        told = [announced(Announcement(m.topic, m.payload)) for m in seen.messages]
+        told = [announced(DiscoveryMessage(m.topic, m.payload)) for m in seen.messages]
         assert told[-1]["state_topic"] == "gateway/g1/aggregates/minute/a"
         assert gateway.stop() == 0
     kept = seen.messages[-1].topic

@@ -14,7 +14,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway.core.errors import BrokerError, ConfigError
-from gateway.lab.fault_proxy import Line
+from gateway.lab.fault_proxy import FaultProxy
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.loop_thread import free_port
 
@@ -121,7 +121,7 @@ def test_it_tells_what_is_subscribed_to(broker: EmbeddedBroker) -> None:
 
 
 def test_a_line_that_is_cut_loses_what_is_under_way_and_can_be_mended(broker: EmbeddedBroker) -> None:
-    line = Line(broker.host, broker.port)
+    line = FaultProxy(broker.host, broker.port)
     line.mend()
     with connected(broker, "reader") as reader:
         reader.subscribe("t")
@@ -147,7 +147,7 @@ def test_a_line_that_is_cut_loses_what_is_under_way_and_can_be_mended(broker: Em
 
 
 def test_a_line_to_nowhere_closes_its_connections() -> None:
-    line = Line("127.0.0.1", free_port("127.0.0.1"))
+    line = FaultProxy("127.0.0.1", free_port("127.0.0.1"))
     line.mend()
     with socket.create_connection((line.host, line.port), timeout=WAIT_S) as near, suppress(ConnectionError):
         assert near.recv(1) == b""

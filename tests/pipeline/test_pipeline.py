@@ -23,7 +23,7 @@ from gateway.buffer.writer import Writer
 from gateway.core.events import Flag, Kind, Message, Priority, Status, skipped
 from gateway.core.topics import check_topic
 from gateway.decode.routes import RouteSpec, RouteTable
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from gateway.flow.admission import Admission
 from gateway.flow.capacity import Action, Signal
 from gateway.pipeline.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
@@ -139,7 +139,7 @@ class World:
     def sync_all(self) -> None:
         """The bridge sends everything, and the cloud takes it."""
         with self.store.transaction():
-            self.store.move(self.store.claim(10_000), Status.SYNCING, Happening.PUBACK)
+            self.store.move(self.store.claim(10_000), Status.SYNCING, DeliveryEvent.PUBACK)
 
     def look(self) -> None:
         """Note new aggregates before retention removes them."""
@@ -798,7 +798,7 @@ def test_a_stream_keeps_counting_over_kinds_and_restarts(world: World) -> None:
 def test_events_that_fail_are_announced_once_and_across_a_crash(world: World) -> None:
     def fail(count: int) -> None:
         with world.store.transaction():
-            world.store.move(world.store.claim(count), Status.SYNCING, Happening.EXHAUSTED)
+            world.store.move(world.store.claim(count), Status.SYNCING, DeliveryEvent.EXHAUSTED)
 
     def announced() -> list[int]:
         rows = world.reader.derived_after(0, 100)
@@ -814,7 +814,7 @@ def test_events_that_fail_are_announced_once_and_across_a_crash(world: World) ->
     world.tick()
     assert announced() == [3]
     with world.store.transaction():
-        world.store.move([1, 2], Status.FAILED, Happening.RETRY)
+        world.store.move([1, 2], Status.FAILED, DeliveryEvent.RETRY)
     world.tick()
     fail(1)
     world.crash()

@@ -198,12 +198,18 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         find_plugins(tmp_path / "missing")
 
 
+def test_a_plugin_may_import_reading_from_where_it_was_once(tmp_path: Path) -> None:
+    path = tmp_path / "older.py"
+    path.write_text("from gateway.events import Reading\n\n\nclass Plugin:\n    kind = Reading\n")
+    assert getattr(load_file(path), "kind") is type(reading(1.0))  # noqa: B009 - an object to mypy
+
+
 def test_packages_offer_plugins_by_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
         EntryPoint("mine", f"{__name__}:Sum", "gateway.plugins"),
         EntryPoint("gone", "no_such_package:Plugin", "gateway.plugins"),
     ]
-    monkeypatch.setattr("gateway.plugins_loader.entry_points", lambda group: points)
+    monkeypatch.setattr("gateway.pipeline.plugins_loader.entry_points", lambda group: points)
     loaded = load_plugins([WindowSpec("w", "tumbling", "mine", size_ms=1)])
     assert isinstance(loaded.plugins["w"], Sum)
     with pytest.raises(PluginError, match="no_such_package"):

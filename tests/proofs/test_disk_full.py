@@ -13,13 +13,13 @@ import pytest
 from peewee import OperationalError
 
 from gateway.buffer.proof.balance import audit
-from gateway.buffer.retention.disk_guard import Room
+from gateway.buffer.retention.disk_guard import DiskGuard
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.policy import Retention
 from gateway.buffer.schema import wal_pages
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
 from gateway.core.events import Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from tests.conftest import MosquittoFactory
 from tests.support.buffers import EPOCH_MS, append, event, reading
 from tests.support.disks import fill, mounted
@@ -148,13 +148,17 @@ def store(disk: Path) -> Iterator[Store]:
     store.close()
 
 
-def room_of(store: Store) -> tuple[Room, DiskSpace, list[str]]:
+def room_of(store: Store) -> tuple[DiskGuard, DiskSpace, list[str]]:
     alerts: list[str] = []
     space = DiskSpace(store.path, 64 * MIB)
     space.look()
     assert space.fill_ballast()
     retention = Retention(64 * MIB, HOUR_MS)
-    return Room(retention, lambda _store, _name, text, _details: alerts.append(text), space), space, alerts
+    return (
+        DiskGuard(retention, lambda _store, _name, text, _details: alerts.append(text), space),
+        space,
+        alerts,
+    )
 
 
 def checkpointed(store: Store) -> int:
@@ -162,7 +166,7 @@ def checkpointed(store: Store) -> int:
         return store.checkpoint([])
 
 
-def meet_full_disk(store: Store, room: Room, refusals: int) -> None:
+def meet_full_disk(store: Store, room: DiskGuard, refusals: int) -> None:
     """Append as the writer does until the disk has refused that often, and has taken it all the same."""
     refused = 0
     for attempt in range(TRIES):
@@ -186,7 +190,7 @@ def test_on_a_full_disk_what_the_cloud_has_goes_first(store: Store, disk: Path) 
     for _ in range(4):
         append(store, blobs(1000, chance))
     with store.transaction():
-        store.move(store.claim(3000, now_ms=EPOCH_MS), Status.SYNCING, Happening.PUBACK)
+        store.move(store.claim(3000, now_ms=EPOCH_MS), Status.SYNCING, DeliveryEvent.PUBACK)
     room, space, alerts = room_of(store)
     checkpointed(store)
     fill(disk)

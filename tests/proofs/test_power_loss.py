@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from gateway.buffer.proof.balance import audit
-from gateway.buffer.repair.commit_marker import Mark
+from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.recovery import WHOLE
 from gateway.pipeline.pipeline import Tick
 from tests.support.power import TEARS, Content, Disk, Note, Operation, recorded, restore
@@ -61,7 +61,7 @@ def start_after_cut(
     restore(files, folder)
     marks = [note.last_id for note in notes if isinstance(note, Marked)]
     if marks:
-        Mark(folder / FILE).write(marks[-1])  # at its worst it is on the disk at once
+        CommitMarker(folder / FILE).write(marks[-1])  # at its worst it is on the disk at once
     shift = Shift(folder, synchronous)
     with shift.running() as writer:
         here = contents(shift.reader)

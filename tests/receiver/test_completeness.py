@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from gateway.cli.receive_report import verdict_text
 from gateway.core.sequence_sets import Run
-from gateway.flow.dropped_ranges import OTHERS, ShedRange
-from gateway.receiver.completeness import Verdict, judge
+from gateway.flow.dropped_ranges import OTHERS, DroppedRange
+from gateway.receiver.completeness import Completeness, judge
 from gateway.receiver.ledger import Gap, Identity, Ledger
-from gateway.wire.audit_record import AuditRecord, Claim, Exempt
+from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim
 
 
 def took(ledger: Ledger, numbers: Iterable[int], *, stream: str = "t", ingest_ms: int = 0) -> Ledger:
@@ -25,12 +25,12 @@ def took(ledger: Ledger, numbers: Iterable[int], *, stream: str = "t", ingest_ms
     return ledger
 
 
-def heard(ledger: Ledger, *claims: Claim, session: str = "one") -> Ledger:
+def heard(ledger: Ledger, *claims: StreamClaim, session: str = "one") -> Ledger:
     ledger.hear(AuditRecord("g", session, 1000, {"pending": 0}, claims))
     return ledger
 
 
-def verdict(told: Ledger, numbers: Iterable[int]) -> Verdict:
+def verdict(told: Ledger, numbers: Iterable[int]) -> Completeness:
     """As --verify comes to it: the claims out of the saved state, the numbers out of the output."""
     state, fresh = Ledger(), Ledger()
     state.load(told.dump())
@@ -39,14 +39,14 @@ def verdict(told: Ledger, numbers: Iterable[int]) -> Verdict:
 
 
 def test_everything_that_is_claimed_and_received_is_complete() -> None:
-    found = judge(heard(took(Ledger(), range(1, 101)), Claim("t", 1, 100)))
+    found = judge(heard(took(Ledger(), range(1, 101)), StreamClaim("t", 1, 100)))
     assert found.complete
     assert (found.received, found.streams, found.missing, found.open) == (100, 1, (), 0)
 
 
 def test_what_is_claimed_and_not_here_is_named() -> None:
     ledger = took(Ledger(), [*range(1, 50), *range(52, 99)])
-    found = judge(heard(ledger, Claim("t", 1, 100), Claim("u", 1, 2)))
+    found = judge(heard(ledger, StreamClaim("t", 1, 100), StreamClaim("u", 1, 2)))
     assert not found.complete
     assert found.missing == (Gap("g", "t", 50, 51), Gap("g", "t", 99, 100), Gap("g", "u", 1, 2))
 
@@ -54,25 +54,25 @@ def test_what_is_claimed_and_not_here_is_named() -> None:
 def test_declared_losses_are_not_missing_but_their_neighbours_are() -> None:
     exempt = (Exempt("thinned", Run(1, 99, 2)), Exempt("failed", Run(50, 50), kept=True))
     arrived = [n for n in range(2, 101, 2) if n not in (50, 60)]
-    found = verdict(heard(took(Ledger(), arrived), Claim("t", 1, 100, exempt)), arrived)
+    found = verdict(heard(took(Ledger(), arrived), StreamClaim("t", 1, 100, exempt)), arrived)
     assert found.missing == (Gap("g", "t", 60, 60),)
     assert found.declared == {"thinned": 50, "failed": 1}
 
 
 def test_a_declared_loss_that_came_all_the_same_is_not_counted_as_lost() -> None:
     ledger = took(Ledger(), range(1, 11))
-    found = judge(heard(ledger, Claim("t", 1, 10, (Exempt("oldest", Run(3, 4)),))))
+    found = judge(heard(ledger, StreamClaim("t", 1, 10, (Exempt("oldest", Run(3, 4)),))))
     assert (found.complete, found.declared) == (True, {})
 
 
 def test_numbers_behind_the_last_claim_are_open_and_not_missing() -> None:
-    found = judge(heard(took(Ledger(), [*range(1, 6), 9, 10]), Claim("t", 1, 5)))
+    found = judge(heard(took(Ledger(), [*range(1, 6), 9, 10]), StreamClaim("t", 1, 5)))
     assert (found.complete, found.open) == (True, 3)
 
 
 def test_a_claim_that_was_lost_leaves_unproven_what_did_not_arrive() -> None:
     ledger = took(Ledger(), [1, 2, 3, 5, 7, 8])
-    found = judge(heard(ledger, Claim("t", 1, 3), Claim("t", 7, 8)))
+    found = judge(heard(ledger, StreamClaim("t", 1, 3), StreamClaim("t", 7, 8)))
     assert not found.complete
     assert (found.missing, found.unproven) == ((), (Gap("g", "t", 4, 4), Gap("g", "t", 6, 6)))
 
@@ -86,21 +86,21 @@ def test_without_an_audit_nothing_is_proven() -> None:
 def test_a_later_claim_about_the_same_numbers_replaces_the_earlier_one() -> None:
     """What was kept at first was sent again, acknowledged, and did not arrive."""
     ledger = took(Ledger(), [1, 2, 4, 5])
-    heard(ledger, Claim("t", 1, 5, (Exempt("failed", Run(3, 3), kept=True),)))
+    heard(ledger, StreamClaim("t", 1, 5, (Exempt("failed", Run(3, 3), kept=True),)))
     assert judge(ledger).complete
-    assert judge(heard(ledger, Claim("t", 1, 5))).missing == (Gap("g", "t", 3, 3),)
+    assert judge(heard(ledger, StreamClaim("t", 1, 5))).missing == (Gap("g", "t", 3, 3),)
 
 
 def test_a_new_session_claims_everything_anew() -> None:
     """Restored from a backup: 6 to 9 are other events now, or not there yet."""
-    ledger = heard(took(Ledger(), range(1, 10)), Claim("t", 1, 9))
+    ledger = heard(took(Ledger(), range(1, 10)), StreamClaim("t", 1, 9))
     took(ledger, [6], ingest_ms=100)
-    assert judge(heard(ledger, Claim("t", 1, 6), session="two")).complete
+    assert judge(heard(ledger, StreamClaim("t", 1, 6), session="two")).complete
 
 
 def test_a_stream_that_was_thinned_stays_small_in_memory() -> None:
     ledger = took(Ledger(), range(2, 2001, 2))
-    heard(ledger, Claim("t", 1, 2000, (Exempt("thinned", Run(1, 1999, 2)),)))
+    heard(ledger, StreamClaim("t", 1, 2000, (Exempt("thinned", Run(1, 1999, 2)),)))
     ((_, _, stream),) = ledger
     assert [*stream.seen] == [(1, 2000)]
     took(ledger, [2002])
@@ -109,7 +109,7 @@ def test_a_stream_that_was_thinned_stays_small_in_memory() -> None:
 
 def test_the_state_survives_a_restart() -> None:
     ledger = took(Ledger(), [1, 2, 5])
-    heard(ledger, Claim("t", 1, 5, (Exempt("oldest", Run(3, 4)),)))
+    heard(ledger, StreamClaim("t", 1, 5, (Exempt("oldest", Run(3, 4)),)))
     again = Ledger()
     again.load(ledger.dump())
     assert again.dump() == ledger.dump()
@@ -138,7 +138,7 @@ def test_the_verdict_is_the_difference_of_sets(
     ]
     borders = sorted({0, *(cut for cut in cuts if cut < settled), settled})
     claims = [
-        Claim("t", low + 1, high, tuple(part for e in exempt if (part := e.within(low + 1, high))))
+        StreamClaim("t", low + 1, high, tuple(part for e in exempt if (part := e.within(low + 1, high))))
         for low, high in pairwise(borders)
     ]
     ledger = Ledger()
@@ -151,25 +151,25 @@ def test_the_verdict_is_the_difference_of_sets(
     assert found.open == len({*range(settled + 1, max(seen, default=0) + 1)} - seen)
 
 
-def shed(ledger: Ledger, *ranges: ShedRange, session: str = "one") -> Ledger:
+def shed(ledger: Ledger, *ranges: DroppedRange, session: str = "one") -> Ledger:
     ledger.hear(AuditRecord("g", session, 1000, {"pending": 0}, (), ranges))
     return ledger
 
 
 def test_what_was_not_taken_in_is_counted_by_reason_however_often_it_is_told() -> None:
     ledger = shed(
-        took(Ledger(), [1]), ShedRange("sampled", "a", 10, 20, 5), ShedRange("overload", "a", 1, 9, 2)
+        took(Ledger(), [1]), DroppedRange("sampled", "a", 10, 20, 5), DroppedRange("overload", "a", 1, 9, 2)
     )
-    shed(ledger, ShedRange("sampled", "a", 10, 90, 8), ShedRange("sampled", "b", 50, 60, 1))
-    found = verdict(heard(ledger, Claim("t", 1, 1)), [1])
+    shed(ledger, DroppedRange("sampled", "a", 10, 90, 8), DroppedRange("sampled", "b", 50, 60, 1))
+    found = verdict(heard(ledger, StreamClaim("t", 1, 1)), [1])
     assert found.shed == {"sampled": 9, "overload": 2}
     assert found.complete
     assert "shed        9 messages not taken in: sampled" in verdict_text(found)
     # Of many ranges the gateway makes one of no stream, which stands for those that ended before.
-    shed(ledger, ShedRange("sampled", OTHERS, 10, 90, 9), ShedRange("sampled", "b", 99, 99, 1))
+    shed(ledger, DroppedRange("sampled", OTHERS, 10, 90, 9), DroppedRange("sampled", "b", 99, 99, 1))
     assert judge(ledger).shed == {"sampled": 10, "overload": 2}
     # After a start it tells all anew.
-    shed(ledger, ShedRange("sampled", "a", 10, 90, 8), session="two")
+    shed(ledger, DroppedRange("sampled", "a", 10, 90, 8), session="two")
     assert judge(ledger).shed == {"sampled": 8}
 
 

@@ -19,7 +19,7 @@ from gateway.receiver.completeness import judge
 from gateway.receiver.ledger import Ledger, identity
 from gateway.receiver.sinks.choice import place_of, sink_of
 from gateway.receiver.sinks.sink import OutputError, Received, Sink, reread, resume
-from gateway.wire.audit_record import AuditRecord, Claim
+from gateway.wire.audit_record import AuditRecord, StreamClaim
 from tests.support.brokers import free_port
 
 psycopg = pytest.importorskip("psycopg")
@@ -107,7 +107,7 @@ def test_a_restart_goes_on_with_the_state_and_what_was_written_behind_it(databas
     assert ledger.events == 100
     assert take(sink, ledger, events(range(1, 111))) == 10
     assert ledger.duplicates == 100
-    ledger.hear(AuditRecord("plant-7", "s", 1, {}, (Claim("tele/a", 1, 110),)))
+    ledger.hear(AuditRecord("plant-7", "s", 1, {}, (StreamClaim("tele/a", 1, 110),)))
     sink.save(ledger.dump())
     sink.close()
 

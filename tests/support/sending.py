@@ -82,10 +82,10 @@ def sending(
         cleanup.callback(writer.stop)
         sender = Sender(path, writer, [], [])
         bucket = SharedBucket(bandwidth)
-        for lane in range(settings.connections):
-            bridge = Bridge(settings, lane, path, writer, lambda: time.time_ns() // 1_000_000, bucket)
-            where = Endpoint("127.0.0.1", port, f"g1-{lane}", protocol=protocol, **(endpoint or {}))  # type: ignore[arg-type]
-            link = Link(f"bridge-{lane}", where, bridge)
+        for shard in range(settings.connections):
+            bridge = Bridge(settings, shard, path, writer, lambda: time.time_ns() // 1_000_000, bucket)
+            where = Endpoint("127.0.0.1", port, f"g1-{shard}", protocol=protocol, **(endpoint or {}))  # type: ignore[arg-type]
+            link = Link(f"bridge-{shard}", where, bridge)
             sender.bridges.append(bridge)
             sender.links.append(link)
             cleanup.callback(bridge.finish)

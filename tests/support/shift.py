@@ -17,16 +17,16 @@ from typing import Literal, NamedTuple, TypeAlias
 import pytest
 
 from gateway.buffer.reader import Reader
-from gateway.buffer.repair.commit_marker import Mark
+from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.recovery import recover
 from gateway.buffer.schema import WAL_CHECKPOINT_PAGES
-from gateway.buffer.startup_command import Opening
+from gateway.buffer.startup_command import StartupCommand
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
-from gateway.cloud.commands import Settle
+from gateway.cloud.commands import SettleEvents
 from gateway.core.events import Kind, Message
 from gateway.decode.routes import RouteSpec, RouteTable
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from gateway.pipeline.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
@@ -68,7 +68,7 @@ class Marked(NamedTuple):
     last_id: int
 
 
-class _NotedMark(Mark):
+class _NotedMark(CommitMarker):
     def __init__(self, path: Path, note: Callable[[object], None]) -> None:
         super().__init__(path)
         self._note = note
@@ -111,7 +111,7 @@ class Shift:
         )
         self.reader = Reader(self.path)
         mark = _NotedMark(self.path, self._note)
-        self.opening = Opening(self.recovery, self.pipeline.alert, mark.read())
+        self.opening = StartupCommand(self.recovery, self.pipeline.alert, mark.read())
         self.pipeline.restore(self.store, self.reader)
         self.writer = Writer(self.store, mark=mark if self._synchronous == "full" else None)
         self.writer.submit(self.opening)
@@ -143,7 +143,7 @@ class Shift:
         events = self.reader.by_ids(ids)
         raw = events.pick([at for at, kind in enumerate(events.kinds) if kind == Kind.RAW])
         self._note(Settled(tuple(map(number_of, self.reader.payloads(raw)))))
-        self.writer.submit(Settle(ids, Happening.PUBACK))
+        self.writer.submit(SettleEvents(ids, DeliveryEvent.PUBACK))
 
     def work(self, chance: random.Random, rounds: int, sent: int = 0) -> int:
         """Some rounds of messages, ticks and settling; `sent` messages came before, returns how many now."""

@@ -106,7 +106,11 @@ def _read(name: str, path: Path, known: frozenset[str]) -> Module:
 
 def _imports(node: ast.AST, known: frozenset[str], *, deferred: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+        if (
+            isinstance(child, ast.If)
+            and isinstance(child.test, ast.Name)
+            and child.test.id == "TYPE_CHECKING"
+        ):
             continue
         if isinstance(child, ast.Import):
             for alias in child.names:

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.core.clock import Line
+from gateway.core.clock import LinearClock
 from gateway.timekeeping.discipline import HYSTERESIS_S, SYSTEM, Discipline, agreeing, steer
-from gateway.timekeeping.estimate import Estimate, Estimator, Sample, looks_random
+from gateway.timekeeping.estimate import Estimate, Estimator, OffsetSample, looks_random
 
 
 def feed(
@@ -20,7 +20,7 @@ def feed(
     for number in range(count):
         at_s = 1000 + number * every_s
         error_s = randomness.uniform(-noise_s, noise_s)
-        estimator.add(Sample(at_s, offset_s + drift * (at_s - 1000) + error_s, noise_s * 2))
+        estimator.add(OffsetSample(at_s, offset_s + drift * (at_s - 1000) + error_s, noise_s * 2))
     return at_s
 
 
@@ -52,9 +52,9 @@ def test_the_uncertainty_grows_when_nothing_more_is_heard_and_still_holds_the_tr
 def test_one_wild_sample_is_set_aside_and_several_begin_a_new_line() -> None:
     estimator = Estimator(patience=3)
     at_s = feed(estimator, 0.0, 0.0, noise_s=0.001, count=20)
-    assert not estimator.add(Sample(at_s + 1, 5.0, 0.002))
-    assert estimator.add(Sample(at_s + 2, 0.0, 0.002))
-    assert [estimator.add(Sample(at_s + 3 + n, 5.0, 0.002)) for n in range(3)] == [False, False, True]
+    assert not estimator.add(OffsetSample(at_s + 1, 5.0, 0.002))
+    assert estimator.add(OffsetSample(at_s + 2, 0.0, 0.002))
+    assert [estimator.add(OffsetSample(at_s + 3 + n, 5.0, 0.002)) for n in range(3)] == [False, False, True]
     found = estimator.at(at_s + 6)
     assert found is not None
     assert found.offset_s == pytest.approx(5.0, abs=0.002)
@@ -67,7 +67,7 @@ def test_a_line_that_has_bent_forgets_what_was_before_the_bend() -> None:
     for number in range(120):
         at_s = number * 16.0
         bent_s = 0.0 if number < 60 else 70e-6 * (number - 60) * 16
-        estimator.add(Sample(at_s, bent_s + random.Random(number).uniform(-2e-5, 2e-5), 0.01))
+        estimator.add(OffsetSample(at_s, bent_s + random.Random(number).uniform(-2e-5, 2e-5), 0.01))
     found = estimator.at(at_s)
     assert found is not None
     assert found.drift == pytest.approx(70e-6, abs=3e-6)
@@ -95,7 +95,7 @@ class Sources:
         for _ in range(seconds):
             self.now_s += 1
             for name, (offset_s, uncertainty_s) in sources.items():
-                self.discipline.add(name, Sample(self.now_s, offset_s, uncertainty_s))
+                self.discipline.add(name, OffsetSample(self.now_s, offset_s, uncertainty_s))
             self.alerts += [change.alert for change in self.discipline.update(self.now_s)]
 
 
@@ -188,7 +188,7 @@ def test_a_clock_that_was_never_set_is_taken_as_soon_as_it_is_believable() -> No
 
 
 def test_a_small_error_is_worked_off_without_a_jump_and_without_going_back() -> None:
-    line, second = Line(0, 10**18), 10**9
+    line, second = LinearClock(0, 10**18), 10**9
     shown = [line.at(0)]
     for number in range(1, 200):
         raw_ns = number * second
@@ -201,6 +201,6 @@ def test_a_small_error_is_worked_off_without_a_jump_and_without_going_back() -> 
 
 
 def test_a_large_error_is_stepped() -> None:
-    line, stepped = steer(Line(0, 0), 10**9, 10**18, 0.0)
+    line, stepped = steer(LinearClock(0, 0), 10**9, 10**18, 0.0)
     assert stepped
     assert line.at(10**9) == 10**18

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from gateway.timekeeping.devices import BLOCK_MS, DeviceClocks
-from gateway.timekeeping.jumps import Jump, JumpWatch, Reading
+from gateway.timekeeping.jumps import ClockReading, Jump, JumpWatch
 
 SECOND = 10**9
 
@@ -16,7 +16,7 @@ class Machine:
     """The three clocks of a machine."""
 
     def __init__(self) -> None:
-        self.now = Reading(1_700_000_000 * SECOND, 500 * SECOND, 400 * SECOND)
+        self.now = ClockReading(1_700_000_000 * SECOND, 500 * SECOND, 400 * SECOND)
         self.watch = JumpWatch(self.now)
 
     def run(self, seconds: int = 1, *, wall: float = 1.0) -> list[Jump]:
@@ -29,7 +29,7 @@ class Machine:
 
     def move(self, wall_ns: int, boot_ns: int = 0, monotonic_ns: int = 0) -> None:
         wall, boot, monotonic = self.now
-        self.now = Reading(wall + wall_ns, boot + boot_ns, monotonic + monotonic_ns)
+        self.now = ClockReading(wall + wall_ns, boot + boot_ns, monotonic + monotonic_ns)
 
 
 @pytest.mark.parametrize(("by_s", "kind"), [(3600, "forward"), (-3600, "backward"), (-1, "backward")])

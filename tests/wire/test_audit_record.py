@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import DecodeError
 from gateway.core.sequence_sets import Run
-from gateway.wire.audit_record import MAX_RUNS, AuditRecord, Claim, Exempt, audit_messages, read_audit
+from gateway.wire.audit_record import MAX_RUNS, AuditRecord, Exempt, StreamClaim, audit_messages, read_audit
 
-CLAIM = Claim(
+CLAIM = StreamClaim(
     "tele/a/SENSOR",
     1,
     1000,
@@ -46,7 +46,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
 
 
 def test_many_streams_travel_in_messages_of_bounded_size() -> None:
-    claims = tuple(Claim(f"tele/device-{number:05}/SENSOR", 1, number) for number in range(1, 5001))
+    claims = tuple(StreamClaim(f"tele/device-{number:05}/SENSOR", 1, number) for number in range(1, 5001))
     messages = list(audit_messages(RECORD._replace(claims=claims), limit_bytes=10_000))
     assert len(messages) > 30
     assert max(map(len, messages)) < 11_000
@@ -55,7 +55,7 @@ def test_many_streams_travel_in_messages_of_bounded_size() -> None:
 
 def test_a_claim_with_many_runs_is_told_in_parts_that_add_up() -> None:
     runs = [Run(at, at + 3, 3) for at in range(1, 100_000, 7)]
-    whole = Claim("t", 1, 100_000, tuple(Exempt("downsampled", run) for run in runs))
+    whole = StreamClaim("t", 1, 100_000, tuple(Exempt("downsampled", run) for run in runs))
     parts = [c for m in audit_messages(RECORD._replace(claims=(whole,))) for c in read_audit(m).claims]
     assert len(parts) > 10
     assert all(len(part.exempt) <= MAX_RUNS for part in parts)

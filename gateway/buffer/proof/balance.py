@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gateway.buffer.dropped_messages import shed_ranges
 from gateway.buffer.reader import Reader, StreamNumbers
 from gateway.core.events import Status
-from gateway.flow.dropped_ranges import ShedRange
+from gateway.flow.dropped_ranges import DroppedRange
 
 
 class Audit(NamedTuple):
@@ -20,7 +20,7 @@ class Audit(NamedTuple):
     statuses: dict[str, int]  # counted from the rows
     evicted: dict[str, int]  # by reason
     streams: int
-    shed: tuple[ShedRange, ...]
+    shed: tuple[DroppedRange, ...]
     problems: tuple[str, ...]
 
 

@@ -35,7 +35,7 @@ SELECT json_group_array(stream), json_group_array(reason), json_group_array(firs
 # Of a corrupt event any column may be damaged, so it may hold anything.
 
 
-class Standing(NamedTuple):
+class StreamPositions(NamedTuple):
     """One snapshot, by the number of the stream."""
 
     settled: Mapping[int, int]
@@ -45,14 +45,14 @@ class Standing(NamedTuple):
     """How many events have which status."""
 
 
-def standing(reader: Reader) -> Standing:
+def standing(reader: Reader) -> StreamPositions:
     """Where every stream stands, as of the last checkpoint of its numbers. Inside `reader.snapshot()`."""
     last = dict(zip(*reader.arrays(_LAST), strict=True))
     waiting = dict(zip(*reader.arrays(_WAITING), strict=True))
     settled = {stream: min(number, waiting.get(stream, number + 1) - 1) for stream, number in last.items()}
     counters = reader.counters()
     statuses = {status.name.lower(): counters.get(("status", status.name), 0) for status in Status}
-    return Standing(settled, _kept(reader), statuses)
+    return StreamPositions(settled, _kept(reader), statuses)
 
 
 def lost(reader: Reader, wanted: Iterable[tuple[int, int]]) -> Mapping[int, list[Exempt]]:

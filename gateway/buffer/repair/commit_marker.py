@@ -20,7 +20,7 @@ _CHECKSUM = struct.Struct(">I")
 _MAGIC = b"mrk1"
 
 
-class Mark:
+class CommitMarker:
     """The mark of the buffer at `path`. For one thread; neither method raises, it only ever makes sure."""
 
     def __init__(self, path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import apsw
 from peewee import BlobField, Field, Model, TextField
 
-from gateway.buffer.schema import MODELS, BufferEvent, Meta, ReceiptGroup
+from gateway.buffer.schema import MODELS, BufferEvent, MetaRow, ReceiptGroup
 
 SMALL: dict[str, type[Model]] = {
     model._meta.table_name: model for model in MODELS if model is not BufferEvent
@@ -17,7 +17,7 @@ SMALL: dict[str, type[Model]] = {
 _EVENTS = BufferEvent._meta.table_name
 _EVENT_COLUMNS = ", ".join(field.column_name for field in BufferEvent._meta.sorted_fields)
 _EXTRA = {
-    Meta: "value = CAST(CAST(value AS INTEGER) AS TEXT)",  # all of them are numbers
+    MetaRow: "value = CAST(CAST(value AS INTEGER) AS TEXT)",  # all of them are numbers
     ReceiptGroup: "length(entries) = 8 * count",
 }
 

@@ -28,7 +28,7 @@ from gateway.buffer.writer import Command, Do, Writer
 from gateway.core.clock import Clock
 from gateway.core.errors import DamageError, StoreError
 from gateway.core.events import Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ class MarkCorrupt(Command):
         self._marked = 0
 
     def apply(self, store: Store) -> None:
-        self._marked = store.move(self._ids, Status.PENDING, Happening.MISMATCH)
+        self._marked = store.move(self._ids, Status.PENDING, DeliveryEvent.MISMATCH)
 
     def committed(self) -> None:
         self._metrics.mismatches += self._marked

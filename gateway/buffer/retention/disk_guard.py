@@ -22,8 +22,8 @@ import apsw
 from gateway.buffer.alerts import Alert
 from gateway.buffer.proof.losses import Removal
 from gateway.buffer.retention.disk_space import DiskSpace
-from gateway.buffer.retention.log_guard import QUIET_TURNS, HeldLog
-from gateway.buffer.retention.policy import IDS_PER_RUN, STEPS_PER_RUN, Loss, Retention
+from gateway.buffer.retention.log_guard import QUIET_TURNS, PinnedWal
+from gateway.buffer.retention.policy import IDS_PER_RUN, STEPS_PER_RUN, EvictedRange, Retention
 from gateway.buffer.schema import PAGE_BYTES
 from gateway.buffer.store import Store
 from gateway.core.units import format_bytes
@@ -37,7 +37,7 @@ _SHARE_TO_WRITE = 4  # one transaction writes about a quarter of what is free at
 _HEADROOM_GROUPS = 4  # a group is written to the log with more than it carries, and then to the file as well
 
 
-class Room:
+class DiskGuard:
     """Runs retention on one buffer and answers for its disk."""
 
     def __init__(
@@ -49,14 +49,14 @@ class Room:
         self._retention = retention
         self._alert = alert
         self._space = space
-        self._held_log = HeldLog(space, retention.max_bytes) if space else None
+        self._held_log = PinnedWal(space, retention.max_bytes) if space else None
         self._was_low = False
         self._was_full = False
         self._without_ballast = space is not None and not space.ballast_held
         self._changes = self._quiet_turns = 0
         self._wanted_bytes = 0  # to be free before the next attempt on a full disk
-        self._owed: list[Loss] = []  # what the emergency eviction took, to be announced
-        self._announced: list[Loss] = []  # owed again if the last announcement was rolled back
+        self._owed: list[EvictedRange] = []  # what the emergency eviction took, to be announced
+        self._announced: list[EvictedRange] = []  # owed again if the last announcement was rolled back
 
     @property
     def starved(self) -> bool:
@@ -153,7 +153,7 @@ class Room:
 
     def _retain(
         self, store: Store, space: DiskSpace, now_ms: int, checkpoint_id: int, free_bytes: int
-    ) -> list[Loss]:
+    ) -> list[EvictedRange]:
         """A turn of retention that itself fits on the disk; as if there were `free_bytes` left."""
         most_bytes = self._retention.max_bytes - space.file_bytes()
         room_bytes = min(space.free_bytes, max(most_bytes, _HEADROOM_GROUPS * space.group_bytes))
@@ -186,7 +186,7 @@ class Room:
         elif space.roomy and space.fill_ballast():
             self._was_low = self._without_ballast = False
 
-    def _announce(self, store: Store, losses: list[Loss]) -> None:
+    def _announce(self, store: Store, losses: list[EvictedRange]) -> None:
         for reason in sorted({loss.reason for loss in losses if loss.events}):
             found = [loss for loss in losses if loss.reason == reason]
             lost = Removal.together(loss.removal for loss in found)

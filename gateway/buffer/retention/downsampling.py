@@ -27,7 +27,7 @@ IDS_PER_STEP = 10_000
 STEPS_PER_RUN = 4
 
 
-class Announcement(NamedTuple):
+class DownsamplingNote(NamedTuple):
     """What an alert says: a sentence, and the same for programs."""
 
     message: str
@@ -55,12 +55,12 @@ class Downsampling:
 
     def run(
         self, store: Store, now_ms: int, checkpoint_id: int, rate_per_s: float | None
-    ) -> list[Announcement]:
+    ) -> list[DownsamplingNote]:
         """As much as a tick may take, inside a transaction; returns what is to be announced.
 
         `rate_per_s` is by how much the backlog shrinks in a second; None where that is not known.
         """
-        announcements: list[Announcement] = []
+        announcements: list[DownsamplingNote] = []
         if self._pass is None and rate_per_s is not None:
             announcements += self._begin(store, now_ms, checkpoint_id, rate_per_s)
         for _ in range(STEPS_PER_RUN):
@@ -69,7 +69,7 @@ class Downsampling:
             self._pass = self._step(store, self._pass)
         if self._pass is None and self._taken.events:
             said = f"{self._taken.events} events of {self._taken.whose} were thinned ({REASON})"
-            announcements.append(Announcement(said, self._taken.details(REASON)))
+            announcements.append(DownsamplingNote(said, self._taken.details(REASON)))
             self._taken = Removal()
         return announcements
 
@@ -82,7 +82,9 @@ class Downsampling:
         self._pass, self._taken = None, self._taken_for_good
         self._level = max(0, self._level - 1)
 
-    def _begin(self, store: Store, now_ms: int, checkpoint_id: int, rate_per_s: float) -> list[Announcement]:
+    def _begin(
+        self, store: Store, now_ms: int, checkpoint_id: int, rate_per_s: float
+    ) -> list[DownsamplingNote]:
         waiting = store.waiting_events()
         in_time = rate_per_s * self.target_ms / 1000
         if waiting <= in_time:
@@ -102,7 +104,7 @@ class Downsampling:
             f"buffer ids {start} and {end} one in {2**self._level} of each stream is kept ({REASON})"
         )
         stretch = {"reason": REASON, "first_id": start, "last_id": end, "keep_one_in": 2**self._level}
-        return [Announcement(said, stretch)]
+        return [DownsamplingNote(said, stretch)]
 
     def _step(self, store: Store, todo: _Pass) -> _Pass | None:
         end = min(todo.end, todo.start + IDS_PER_STEP - 1)

@@ -37,7 +37,7 @@ def copy_allowance_bytes(max_bytes: int) -> int:
     return min(COPY_ALLOWANCE_BYTES, max_bytes // 16)
 
 
-class HeldLog:
+class PinnedWal:
     """Watches over the log of one buffer of at most `max_bytes`. All on the writer's thread."""
 
     def __init__(self, space: DiskSpace, max_bytes: int) -> None:

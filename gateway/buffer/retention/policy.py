@@ -9,7 +9,7 @@
 4. When thinning has nothing more to give: the lowest priority, oldest first.
 
 Nothing behind the window checkpoint is touched: a restart still has to replay it. 2 to 4 lose data, so each
-removal is counted per stream and reason, and the caller gets a `Loss` to announce.
+removal is counted per stream and reason, and the caller gets a `EvictedRange` to announce.
 A run takes a bounded number of steps; it is called again with the next tick. On a full disk the steps are
 small ones, because each needs room itself: see `room`.
 """
@@ -36,7 +36,7 @@ _ANY_AGE = 1 << 62
 _THINNEST = 6  # one in 64 is left; then whole stretches go
 
 
-class Loss(NamedTuple):
+class EvictedRange(NamedTuple):
     """Events that were removed before the cloud had them, all between two ids."""
 
     reason: str  # corrupt, failed, thinned, oldest
@@ -96,12 +96,12 @@ class Retention:
         room_bytes: int | None = None,
         steps: int = STEPS_PER_RUN,
         step_ids: int = IDS_PER_RUN,
-    ) -> list[Loss]:
+    ) -> list[EvictedRange]:
         """Make the room that is needed, as far as `steps` go; inside a transaction. Returns what had to be
         given up. `room_bytes` is what there is for the buffer, when the disk has less than its size."""
         marks = Marks.of(self.max_bytes if room_bytes is None else min(room_bytes, self.max_bytes))
         self._step_ids, self.finished, self.starved = step_ids, False, False
-        losses: list[Loss] = []
+        losses: list[EvictedRange] = []
         for _ in range(steps):
             used_bytes = store.used_bytes()
             older_than_ms = _ANY_AGE if used_bytes > marks.soft else now_ms - self._keep_synced_ms
@@ -120,7 +120,7 @@ class Retention:
             losses.append(loss)
         return losses
 
-    def _next_loss(self, store: Store, checkpoint_id: int) -> Loss | None:
+    def _next_loss(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
         loss = self._give_up(store, checkpoint_id)
         if loss is None and self._pressed:
             loss = self._thin(store, checkpoint_id) or self._drop_oldest(store, checkpoint_id)
@@ -139,7 +139,7 @@ class Retention:
         self._synced_from = end + 1
         return store.evict_synced(oldest[0], end, older_than_ms)
 
-    def _give_up(self, store: Store, checkpoint_id: int) -> Loss | None:
+    def _give_up(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
         """The oldest of what could not be delivered."""
         for status in (Status.CORRUPT, Status.FAILED):
             if not store.events_that_are(status):
@@ -151,10 +151,10 @@ class Retention:
             step = min(self._oldest_per_step(store), len(waiting))
             ids = [waiting.popleft() for _ in range(step)]
             if ids:
-                return Loss(status.name.lower(), store.give_up(status, ids), ids[0], ids[-1])
+                return EvictedRange(status.name.lower(), store.give_up(status, ids), ids[0], ids[-1])
         return None
 
-    def _thin(self, store: Store, checkpoint_id: int) -> Loss | None:
+    def _thin(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
         """One stretch of the current pass over the older half; the next pass thins more."""
         while self._level <= _THINNEST:
             if self._pass_end is None:
@@ -169,16 +169,16 @@ class Retention:
             self._thinned_to = end + 1
             removed = store.thin(start, end, 2**self._level, Priority.NORMAL)
             if removed.events:
-                return Loss("thinned", removed, start, end)
+                return EvictedRange("thinned", removed, start, end)
         return None
 
-    def _drop_oldest(self, store: Store, checkpoint_id: int) -> Loss | None:
+    def _drop_oldest(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
         """The lowest priority there is. While all of it is newer than the checkpoint, nothing: it is given up
         after the next one, before anything that matters more."""
         for priority in sorted(Priority, reverse=True):
             ids = store.oldest_pending(priority, checkpoint_id, self._oldest_per_step(store))
             if ids:
-                return Loss("oldest", store.drop_pending(ids), ids[0], ids[-1])
+                return EvictedRange("oldest", store.drop_pending(ids), ids[0], ids[-1])
             if store.oldest_pending(priority, store.last_id(), 1):
                 return None
         return None

@@ -24,7 +24,7 @@ _EXTRAS = {"cbor": ("cbor2", "cbor"), "sparkplug_b": ("google.protobuf", "sparkp
 class Decoder:
     """A parser, and how its documents are read where the route does not say.
 
-    `fields`, `readings` and the timestamp are those of `gateway.decode.routes.RouteSpec`. `single` says that a
+    `fields`, `readings` and the timestamp are those of `decode.routes.RouteSpec`. `single` says that a
     document is always one value, which is the field `value`.
     """
 

@@ -17,7 +17,7 @@ import orjson
 
 from gateway.core.clock import uptime_ns
 from gateway.core.timestamps import timestamp_reader
-from gateway.timekeeping.estimate import Sample
+from gateway.timekeeping.estimate import OffsetSample
 from gateway.timekeeping.sources.source import Measured, Reference
 
 GPSD_PORT = 2947
@@ -137,7 +137,7 @@ class GpsSource:
             raise ValueError("gpsd sent a number that is none")
         self.problem = ""
         self._next_s = now_s + _SILENT_AFTER_S
-        return Measured(self.name, Sample(now_s, offset_s, uncertainty_s))
+        return Measured(self.name, OffsetSample(now_s, offset_s, uncertainty_s))
 
     def _lose(self, problem: str) -> None:
         self.problem = problem

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gateway.core.clock import Line, SteadyClock, uptime_ns
+from gateway.core.clock import LinearClock, SteadyClock, uptime_ns
 from gateway.timekeeping.discipline import SYSTEM, Change, Discipline, SourceStatus, State, steer
-from gateway.timekeeping.estimate import Sample
-from gateway.timekeeping.jumps import JumpKind, JumpWatch, Reading
+from gateway.timekeeping.estimate import OffsetSample
+from gateway.timekeeping.jumps import ClockReading, JumpKind, JumpWatch
 from gateway.timekeeping.sources.source import Measured, Reference, TimeSource
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Timekeeper:
             reading = read_clocks()
             changes = [Change("clock_jump", str(jump)) for jump in self._watch.look(reading)]
             if self._is_believable(reading.wall_ns) and not self._watch.stands:
-                sample = Sample(now_s, self._reference.wall_offset_s(), _SYSTEM_UNCERTAINTY_S)
+                sample = OffsetSample(now_s, self._reference.wall_offset_s(), _SYSTEM_UNCERTAINTY_S)
                 self._discipline.add(*Measured(SYSTEM, sample))
             was_certain = self.certain
             changes += self._discipline.update(now_s)
@@ -184,7 +184,7 @@ class Timekeeper:
         target_ns += round((estimate.offset_s + estimate.drift * (raw_ns / 1e9 - now_s)) * 1e9)
         line, stepped = steer(self._clock.line, raw_ns, target_ns, estimate.drift)
         if first and now_s - self._started_s < START_S:
-            line = Line(raw_ns, target_ns, estimate.drift)
+            line = LinearClock(raw_ns, target_ns, estimate.drift)
         self._clock.line = line
         if not stepped:
             return []
@@ -193,6 +193,6 @@ class Timekeeper:
         return [Change("clock_stepped", f"the gateway's time was stepped by {by_s:+.3f} s")]
 
 
-def read_clocks() -> Reading:
+def read_clocks() -> ClockReading:
     """The machine's three clocks, as nearly at once as can be."""
-    return Reading(time.time_ns(), uptime_ns(), time.monotonic_ns())
+    return ClockReading(time.time_ns(), uptime_ns(), time.monotonic_ns())

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import ntplib
 
 from gateway.core.clock import uptime_ns
-from gateway.timekeeping.estimate import Sample
+from gateway.timekeeping.estimate import OffsetSample
 from gateway.timekeeping.sources.source import Measured, Reference
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class NtpSource:
             self.poll_s = min(self.poll_s * 2, max(MAX_POLL_S, self.least_poll_s))
         at_s = uptime_ns() / 1e9 - (exchange.received_s - exchange.sent_s) / 2
         fresh_s = 4 * self.poll_s + ANSWER_WITHIN_S
-        return Measured(self.name, Sample(at_s, exchange.offset_s, exchange.uncertainty_s, fresh_s))
+        return Measured(self.name, OffsetSample(at_s, exchange.offset_s, exchange.uncertainty_s, fresh_s))
 
     def _miss(self, problem: str) -> None:
         self.problem = problem

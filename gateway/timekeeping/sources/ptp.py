@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.timekeeping.estimate import Sample
+from gateway.timekeeping.estimate import OffsetSample
 from gateway.timekeeping.sources.source import Measured, Reference
 
 POLL_EVERY_S = 2.0
@@ -151,7 +151,7 @@ class PtpDaemonSource:
             if ingress_ns != self._ingress_ns:  # else no message of the master has come since
                 self._ingress_ns = ingress_ns
                 offset_s = self._reference.wall_offset_s() - master_offset_ns / 1e9
-                yield Measured(self.name, Sample(now_s, offset_s, self._uncertainty_s))
+                yield Measured(self.name, OffsetSample(now_s, offset_s, self._uncertainty_s))
 
 
 class PtpDeviceSource:
@@ -183,7 +183,7 @@ class PtpDeviceSource:
             self.close()
             return
         self.problem = ""
-        yield Measured(self.name, Sample(now_s, offset_s, DEVICE_S + wait_s / 2))
+        yield Measured(self.name, OffsetSample(now_s, offset_s, DEVICE_S + wait_s / 2))
 
     def close(self) -> None:
         if self._file is not None:

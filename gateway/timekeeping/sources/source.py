@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from gateway.core.clock import Line, uptime_ns
-from gateway.timekeeping.estimate import Sample
+from gateway.core.clock import LinearClock, uptime_ns
+from gateway.timekeeping.estimate import OffsetSample
 
 
 class Measured(NamedTuple):
     """A sample and the source that it is of: `ntp:pool.ntp.org`."""
 
     source: str
-    sample: Sample
+    sample: OffsetSample
 
 
 class TimeSource(Protocol):
@@ -41,7 +41,7 @@ class TimeSource(Protocol):
 class Reference:
     """The scale that samples are measured against: uptime plus a constant. It never jumps."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: LinearClock) -> None:
         self._ahead_ns = line.time_ns - line.raw_ns
 
     def now_ns(self) -> int:

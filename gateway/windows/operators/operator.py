@@ -16,9 +16,9 @@ from gateway.core.events import Emission, Reading, Sample
 from gateway.windows.counters import Counters
 from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin import CombineFn
-from gateway.windows.plugin_runner import BREAKER_FAILURES, BREAKER_PAUSE_MS, Border, Key
-from gateway.windows.processing_timers import Ticks
-from gateway.windows.reading_extractor import Intake
+from gateway.windows.plugin_runner import BREAKER_FAILURES, BREAKER_PAUSE_MS, Key, PluginRunner
+from gateway.windows.processing_timers import ProcessingTimeTimers
+from gateway.windows.reading_extractor import ReadingExtractor
 from gateway.windows.spec import WindowSpec
 from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, SharedClock, Source
 
@@ -51,16 +51,16 @@ class Operator(ABC, Generic[K]):
         self.spec = spec
         self.fingerprint = fingerprint
         self.counters = Counters()
-        self.border = Border(spec.name, plugin, self.counters)
+        self.border = PluginRunner(spec.name, plugin, self.counters)
         self.keys: Keyspace[K] = Keyspace(spec, self.counters)
         self.shared: SharedClock | None = None
         if self.uses_watermark and spec.watermark == "shared":
             self.shared = SharedClock(spec.out_of_orderness_ms, spec.idle_timeout_ms)
         self.hand_on: Callable[[list[Emission], bool], None] | None = None
         """Empties a list of many emissions; True: and now state can leave the memory, too."""
-        self.ticks: Ticks[K] = Ticks(self)
+        self.ticks: ProcessingTimeTimers[K] = ProcessingTimeTimers(self)
         self._plugin = plugin
-        self._intake = Intake(spec, plugin, self.counters)
+        self._intake = ReadingExtractor(spec, plugin, self.counters)
         self._early = spec.early_every_ms is not None or spec.early_count is not None
         self._has_ttl = spec.ttl_ms is not None
         self._skew_ms = ENDLESS if spec.max_future_skew_ms is None else spec.max_future_skew_ms

@@ -18,7 +18,7 @@ from gateway.windows.spec import WindowSpec
 UNFIRED = -1
 
 
-class Session:
+class OpenSession:
     """One session. `replaces` are bounds that were emitted and no longer hold, until the next firing."""
 
     __slots__ = (
@@ -56,7 +56,7 @@ class SessionKey(Key):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.sessions: list[Session] = []
+        self.sessions: list[OpenSession] = []
 
     def window_count(self) -> int:
         return len(self.sessions)
@@ -96,21 +96,21 @@ class SessionOperator(Operator[SessionKey]):
         session.fresh += 1
         self._after_adding(key, session, out)
 
-    def _accumulator_of(self, joined: list[Session]) -> Accumulator:
+    def _accumulator_of(self, joined: list[OpenSession]) -> Accumulator:
         if not joined:
             return self._plugin.create_accumulator()
         if len(joined) == 1:
             return joined[0].accumulator
         return self._plugin.merge_accumulators([one.accumulator for one in joined])
 
-    def _start(self, key: SessionKey, start_ms: int, end_ms: int) -> Session:
-        session = Session(start_ms, end_ms, None)
+    def _start(self, key: SessionKey, start_ms: int, end_ms: int) -> OpenSession:
+        session = OpenSession(start_ms, end_ms, None)
         key.sessions.append(session)
         key.sessions.sort(key=_start)
         self.counters.open_windows += 1
         return session
 
-    def _absorb(self, key: SessionKey, session: Session, others: list[Session]) -> None:
+    def _absorb(self, key: SessionKey, session: OpenSession, others: list[OpenSession]) -> None:
         """Make one session of several. What has fired of them is superseded by the next firing."""
         for other in others:
             self._supersede(session)
@@ -124,20 +124,20 @@ class SessionOperator(Operator[SessionKey]):
             key.sessions.remove(other)
             self.counters.open_windows -= 1
 
-    def _extend(self, session: Session, start_ms: int, end_ms: int) -> None:
+    def _extend(self, session: OpenSession, start_ms: int, end_ms: int) -> None:
         if start_ms < session.start_ms or end_ms > session.end_ms:
             self._supersede(session)
             session.start_ms = min(start_ms, session.start_ms)
             session.end_ms = max(end_ms, session.end_ms)
 
     @staticmethod
-    def _supersede(session: Session) -> None:
+    def _supersede(session: OpenSession) -> None:
         """The bounds of a session change: if they were emitted, they have to be taken back."""
         if session.revision != UNFIRED:
             session.replaces.append(session.bounds)
             session.revision = UNFIRED
 
-    def _after_adding(self, key: SessionKey, session: Session, out: list[Emission]) -> None:
+    def _after_adding(self, key: SessionKey, session: OpenSession, out: list[Emission]) -> None:
         if session.end_ms <= key.clock.wm_ms:
             session.revision = max(0, session.revision) + 1
             self._emit(key, session, "correction", session.revision, out)
@@ -160,16 +160,18 @@ class SessionOperator(Operator[SessionKey]):
                 self._watch(key, session)
         self._retire(key)
 
-    def _due_ms(self, session: Session) -> int:
+    def _due_ms(self, session: OpenSession) -> int:
         """When a session fires, or if it has fired, when it expires."""
         return session.end_ms + (0 if session.revision == UNFIRED else self._lateness_ms)
 
-    def _watch(self, key: SessionKey, session: Session) -> None:
+    def _watch(self, key: SessionKey, session: OpenSession) -> None:
         """One timer for each session, looked at again when it goes off: the end moves with every reading."""
         session.timer_ms = self._due_ms(session)
         self._schedule(key, session.timer_ms)
 
-    def _emit(self, key: SessionKey, session: Session, kind: str, revision: int, out: list[Emission]) -> None:
+    def _emit(
+        self, key: SessionKey, session: OpenSession, kind: str, revision: int, out: list[Emission]
+    ) -> None:
         replaces = () if kind == "early" else sorted(session.replaces)
         self.border.emit(
             key,
@@ -187,7 +189,7 @@ class SessionOperator(Operator[SessionKey]):
         if self.spec.mode == "discarding":
             session.accumulator, session.count = self._plugin.create_accumulator(), 0
 
-    def _emit_early(self, key: SessionKey, session: Session, out: list[Emission]) -> None:
+    def _emit_early(self, key: SessionKey, session: OpenSession, out: list[Emission]) -> None:
         self._emit(key, session, "early", session.early, out)
         session.early += 1
 
@@ -207,7 +209,7 @@ class SessionOperator(Operator[SessionKey]):
 
     def load_key(self, key: SessionKey, state: Any) -> None:
         for start_ms, end_ms, accumulator, count, revision, replaces, early, fresh in state:
-            session = Session(start_ms, end_ms, accumulator)
+            session = OpenSession(start_ms, end_ms, accumulator)
             session.count, session.revision, session.early, session.fresh = count, revision, early, fresh
             session.replaces = [(start, end) for start, end in replaces]
             key.sessions.append(session)
@@ -215,5 +217,5 @@ class SessionOperator(Operator[SessionKey]):
         self.counters.open_windows += len(state)
 
 
-def _start(session: Session) -> int:
+def _start(session: OpenSession) -> int:
     return session.start_ms

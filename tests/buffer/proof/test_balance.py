@@ -8,7 +8,7 @@ import pytest
 
 from gateway.buffer.proof.balance import Audit, audit
 from gateway.core.events import Kind, Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from tests.support.buffers import EPOCH_MS, append, event, events, opened, reading, sql
 
 
@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
     with opened(path) as store:
         append(store, [*events(10), *events(10, "t/b"), event("agg", kind=Kind.AGGREGATE)])
         with store.transaction():
-            store.move(store.claim(7), Status.SYNCING, Happening.PUBACK)
+            store.move(store.claim(7), Status.SYNCING, DeliveryEvent.PUBACK)
             store.claim(1)
             store.checkpoint([])
             store.evict_synced(1, 4, EPOCH_MS + 100)
@@ -113,7 +113,7 @@ def test_release_after_a_restart_balances(path: Path) -> None:
 
 def test_a_corrupt_event_leaves_room_for_its_number_and_no_more(path: Path) -> None:
     with opened(path) as store, store.transaction():
-        store.move([15], Status.PENDING, Happening.MISMATCH)
+        store.move([15], Status.PENDING, DeliveryEvent.MISMATCH)
     sql(path, "UPDATE buffer_events SET sequence_num = 1 << 40 WHERE id = 15")  # damaged, and known to be
     assert audited(path).problems == ()
     sql(path, "DELETE FROM buffer_events WHERE id IN (16, 17)")

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.buffer.proof.losses import note_losses
-from gateway.buffer.proof.positions import Standing, lost, standing
+from gateway.buffer.proof.positions import StreamPositions, lost, standing
 from gateway.buffer.store import Store
 from gateway.core.events import Priority, Status
 from gateway.core.sequence_sets import Run
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from gateway.wire.audit_record import Exempt
 from tests.support.buffers import append, event, opened, reading
 
 
-def stand(path: Path) -> Standing:
+def stand(path: Path) -> StreamPositions:
     with reading(path) as reader, reader.snapshot():
         return standing(reader)
 
@@ -33,9 +33,9 @@ def numbers(exempt: list[Exempt]) -> list[int]:
     return sorted(n for each in exempt for n in range(each.run.first, each.run.last + 1, each.run.step))
 
 
-def deliver(store: Store, ids: list[int], happening: Happening = Happening.PUBACK) -> None:
+def deliver(store: Store, ids: list[int], happening: DeliveryEvent = DeliveryEvent.PUBACK) -> None:
     with store.transaction():
-        store.move(ids, Status.PENDING, Happening.CLAIM)
+        store.move(ids, Status.PENDING, DeliveryEvent.CLAIM)
         store.move(ids, Status.SYNCING, happening)
 
 
@@ -48,7 +48,7 @@ def test_a_stream_is_settled_up_to_the_first_number_that_is_on_its_way(tmp_path:
         deliver(store, [1, 2, 3, 5, 11, 12, 13])
         assert stand(store.path).settled == {1: 3, 2: 3}
         with store.transaction():
-            store.move([4], Status.PENDING, Happening.CLAIM)
+            store.move([4], Status.PENDING, DeliveryEvent.CLAIM)
         assert stand(store.path).settled[1] == 3
         assert stand(store.path).statuses == {
             "pending": 5,
@@ -72,7 +72,7 @@ def test_what_failed_is_kept_and_does_not_stop_the_stream(tmp_path: Path) -> Non
         with store.transaction():
             store.checkpoint([])
         deliver(store, [1, 4, 5, 6])
-        deliver(store, [2, 3], Happening.EXHAUSTED)
+        deliver(store, [2, 3], DeliveryEvent.EXHAUSTED)
         found = stand(store.path)
         assert found.settled == {1: 6}
         assert found.kept == {1: (Exempt("failed", Run(2, 3), kept=True),)}

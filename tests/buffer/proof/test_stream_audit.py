@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.buffer.event_filter import Choice
+from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.proof.stream_audit import RANGES_SHOWN, StreamAudit, audit_streams
 from gateway.buffer.store import Store
 from gateway.core.events import Priority, Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from tests.buffer.test_operator_actions import by_hand, silent
 from tests.support.buffers import EPOCH_MS, append, event, events, opened, reading, sql
 
@@ -32,13 +32,13 @@ def test_every_number_of_a_stream_is_somewhere(tmp_path: Path) -> None:
         append(store, events(100, "t/a"))
         checkpoint(store)
         with store.transaction():
-            store.move(store.claim(30), Status.SYNCING, Happening.PUBACK)
+            store.move(store.claim(30), Status.SYNCING, DeliveryEvent.PUBACK)
             store.evict_synced(1, 20, EPOCH_MS + 1000)
-            store.move(store.claim(5), Status.SYNCING, Happening.EXHAUSTED)  # 31 to 35
-            store.move([40, 42], Status.PENDING, Happening.MISMATCH)
+            store.move(store.claim(5), Status.SYNCING, DeliveryEvent.EXHAUSTED)  # 31 to 35
+            store.move([40, 42], Status.PENDING, DeliveryEvent.MISMATCH)
             store.thin(51, 60, 2, Priority.NORMAL)
             store.drop_pending([71, 72, 73])
-        by_hand(store).drop(Choice(status=Status.FAILED, before_ms=EPOCH_MS + 32), silent)
+        by_hand(store).drop(EventFilter(status=Status.FAILED, before_ms=EPOCH_MS + 32), silent)
         found = audited(store.path)["t/a"]
         assert found.problem == ""
         assert found.given_out == 100
@@ -118,9 +118,9 @@ def test_a_corrupt_event_with_any_number_disturbs_nothing_and_can_be_dropped(
         append(store, events(5))
         checkpoint(store)
         with store.transaction():
-            store.move([3], Status.PENDING, Happening.MISMATCH)
+            store.move([3], Status.PENDING, DeliveryEvent.MISMATCH)
         sql(store.path, f"UPDATE buffer_events SET sequence_num = {value} WHERE id = 3")  # noqa: S608
         found = audited(store.path)["t/a"]
         assert (found.given_out, str(found.missing), found.problem) == (5, "1 (3)", "")
-        assert by_hand(store).drop(Choice(status=Status.CORRUPT), silent) == {"dropped": 1}
+        assert by_hand(store).drop(EventFilter(status=Status.CORRUPT), silent) == {"dropped": 1}
         assert audited(store.path)["t/a"].problem == ""

@@ -11,10 +11,10 @@ import pytest
 from gateway.buffer.alerts import append_alert
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.repair.backup import back_up
-from gateway.buffer.repair.commit_marker import Mark
+from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.recovery import recover
 from gateway.buffer.repair.restore import restore
-from gateway.buffer.startup_command import Opening
+from gateway.buffer.startup_command import StartupCommand
 from gateway.buffer.store import NewEvent, Store
 from gateway.buffer.writer import Do, Writer
 from tests.support.buffers import EPOCH_MS, event, events, opened, reading, sql
@@ -41,8 +41,8 @@ def work(path: Path, *batches: list[NewEvent], then: Callable[[], None] = lambda
     recovery = recover(path, EPOCH_MS)
     store = Store(path, wal_pages=FOREVER_PAGES)
     store.open()
-    mark = Mark(path)
-    opening = Opening(recovery, alert, mark.read())
+    mark = CommitMarker(path)
+    opening = StartupCommand(recovery, alert, mark.read())
     writer = Writer(store, mark=mark)
     writer.submit(opening)
     writer.start()
@@ -157,9 +157,9 @@ def test_a_torn_mark_says_nothing_and_is_written_anew(tmp_path: Path, content: b
     path = tmp_path / "events.db"
     work(path, events(10))
     path.with_name("events.db.mark").write_bytes(content)
-    assert Mark(path).read() == 0
+    assert CommitMarker(path).read() == 0
     assert work(path, events(1)) == ""
-    assert Mark(path).read() == 11
+    assert CommitMarker(path).read() == 11
 
 
 def test_a_backup_that_was_put_back_is_no_loss(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.buffer.repair.page_scan import Pages, Row
 from gateway.buffer.schema import PAGE_BYTES
 from gateway.core.events import Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from tests.support.buffers import EPOCH_MS, append, event, opened, sql
 
 SIZES = [0, 1, 100, 3_900, 4_000, 4_061, 4_100, 20_000, 300_000]
@@ -33,7 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[tuple[o
                 store, [event(f"t/{n % 5}", chance.randbytes(chance.choice(SIZES)), at=n) for n in numbers]
             )
         with store.transaction():
-            store.move(store.claim(500), Status.SYNCING, Happening.PUBACK)
+            store.move(store.claim(500), Status.SYNCING, DeliveryEvent.PUBACK)
             store.checkpoint([])
         with store.transaction():
             store.evict_synced(1, 300, EPOCH_MS + 1000)

@@ -24,7 +24,7 @@ from gateway.buffer.writer import Writer
 from gateway.core.clock import SystemClock
 from gateway.core.errors import DamageError
 from gateway.core.events import Kind, Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 from gateway.host.control import SOCKET_FILE
 from tests.support.brokers import free_port
 from tests.support.buffers import append, event, events, opened, reading, sql
@@ -98,7 +98,7 @@ def test_a_walk_looks_at_every_event_of_whatever_kind_and_status(tmp_path: Path)
     with opened(path) as store:
         append(store, [event("alerts", b"!", kind=Kind.ALERT, priority=0)])
         with store.transaction():
-            store.move(store.claim(500), Status.SYNCING, Happening.PUBACK)
+            store.move(store.claim(500), Status.SYNCING, DeliveryEvent.PUBACK)
             store.claim(500)
     assert walk(path) == (2301, [])
     spoil(path, 3, 700, 2301)
@@ -129,7 +129,7 @@ def test_pending_events_with_a_wrong_checksum_become_corrupt_and_are_counted_and
     path = tmp_path / "events.db"
     fill(path, 2000)
     with opened(path) as store, store.transaction():
-        store.move(store.claim(100), Status.SYNCING, Happening.PUBACK)
+        store.move(store.claim(100), Status.SYNCING, DeliveryEvent.PUBACK)
     spoil(path, 50, 150, 1999)  # the first one has reached the cloud already
     with kept_up(path) as watched:
         wait_until(lambda: watched.alerts, "it is announced")

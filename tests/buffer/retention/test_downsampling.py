@@ -15,8 +15,8 @@ from gateway.buffer.retention.downsampling import (
     EDGE_MS,
     IDS_PER_STEP,
     STEPS_PER_RUN,
-    Announcement,
     Downsampling,
+    DownsamplingNote,
 )
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Kind, Priority
@@ -46,8 +46,8 @@ def backlog(count: int, **nature: Any) -> list[NewEvent]:
 
 def announced(
     store: Store, downsampling: Downsampling, rate_per_s: float | None, ticks: int
-) -> list[Announcement]:
-    said: list[Announcement] = []
+) -> list[DownsamplingNote]:
+    said: list[DownsamplingNote] = []
     for _ in range(ticks):
         with store.transaction():
             store.checkpoint([])

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from gateway.buffer.proof.balance import audit
-from gateway.buffer.retention.disk_guard import Room
+from gateway.buffer.retention.disk_guard import DiskGuard
 from gateway.buffer.retention.disk_space import DiskSpace
-from gateway.buffer.retention.log_guard import QUIET_TURNS, HeldLog, readers_of
+from gateway.buffer.retention.log_guard import QUIET_TURNS, PinnedWal, readers_of
 from gateway.buffer.retention.policy import Retention
 from gateway.buffer.schema import wal_pages
 from gateway.buffer.store import CHECKPOINT_ID, Store
@@ -70,7 +70,7 @@ class Alerts:
         self.said.append((name, message))
 
 
-def fill(store: Store, room: Room, chance: Random) -> None:
+def fill(store: Store, room: DiskGuard, chance: Random) -> None:
     """A group and a tick, as the writer does them."""
     room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), 0)
     append(store, [event(f"t/{n % 10}", chance.randbytes(300), at=n) for n in range(200)])
@@ -87,7 +87,7 @@ def test_file_and_log_stay_within_the_size_while_somebody_reads_and_it_goes_on_a
     store: Store,
 ) -> None:
     alerts, chance = Alerts(), Random(1)
-    room = Room(Retention(MAX_BYTES, HOUR_MS), alerts, DiskSpace(store.path, MAX_BYTES))
+    room = DiskGuard(Retention(MAX_BYTES, HOUR_MS), alerts, DiskSpace(store.path, MAX_BYTES))
     with a_long_reader(store.path) as reader:
         with pytest.raises(LogHeldError, match=f"process {reader}"):
             while True:
@@ -108,7 +108,7 @@ def test_file_and_log_stay_within_the_size_while_somebody_reads_and_it_goes_on_a
 
 def test_a_log_that_is_large_for_a_moment_is_not_announced(store: Store) -> None:
     alerts, chance = Alerts(), Random(2)
-    log = HeldLog(DiskSpace(store.path, MAX_BYTES), MAX_BYTES)
+    log = PinnedWal(DiskSpace(store.path, MAX_BYTES), MAX_BYTES)
     for _ in range(3 * QUIET_TURNS):
         append(store, [event(payload=chance.randbytes(300_000)) for _ in range(5)])
         with store.transaction():
@@ -177,7 +177,7 @@ def test_a_flood_never_makes_file_and_log_larger_than_the_size(store: Store, ref
     """With groups as large as a writer makes them, and ticks only every now and then."""
     chance = Random(4)
     space = DiskSpace(store.path, MAX_BYTES)
-    room = Room(Retention(MAX_BYTES, HOUR_MS), Alerts(), space)
+    room = DiskGuard(Retention(MAX_BYTES, HOUR_MS), Alerts(), space)
     for number in range(300):
         room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), size_bytes=300 * 500)
         append(store, [event(f"t/{n % 10}", chance.randbytes(500), at=n) for n in range(300)])

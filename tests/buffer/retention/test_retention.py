@@ -13,10 +13,10 @@ import pytest
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.proof.losses import Removal
 from gateway.buffer.reader import Reader
-from gateway.buffer.retention.policy import IDS_PER_RUN, STEPS_PER_RUN, Loss, Retention, usable_bytes
+from gateway.buffer.retention.policy import IDS_PER_RUN, STEPS_PER_RUN, EvictedRange, Retention, usable_bytes
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Kind, Priority, Status
-from gateway.delivery.states import Happening
+from gateway.delivery.states import DeliveryEvent
 
 MIB = 1024 * 1024
 MAX_BYTES = 4 * MIB
@@ -48,10 +48,10 @@ def append(store: Store, numbers: range, priority: Priority = Priority.NORMAL, k
 
 def settle(store: Store, count: int) -> None:
     with store.transaction():
-        store.move(store.claim(count), Status.SYNCING, Happening.PUBACK)
+        store.move(store.claim(count), Status.SYNCING, DeliveryEvent.PUBACK)
 
 
-def retain(store: Store, retention: Retention, now_ms: int, runs: int = 20) -> list[Loss]:
+def retain(store: Store, retention: Retention, now_ms: int, runs: int = 20) -> list[EvictedRange]:
     losses = []
     for _ in range(runs):
         with store.transaction():
@@ -159,8 +159,8 @@ def test_what_could_not_be_delivered_goes_before_what_still_can(store: Store) ->
     append(store, range(9000))
     with store.transaction():
         store.reject(store.claim(300), "not allowed")
-        store.move(range(301, 401), Status.PENDING, Happening.MISMATCH)
-        store.move(store.claim(100), Status.SYNCING, Happening.PUBACK)
+        store.move(range(301, 401), Status.PENDING, DeliveryEvent.MISMATCH)
+        store.move(store.claim(100), Status.SYNCING, DeliveryEvent.PUBACK)
     losses = retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=500)
     assert [loss.reason for loss in losses[:3]] == ["corrupt", "failed", "thinned"], "SYNCED go before all"
     assert store.counts["evicted", "synced"] == 100
@@ -221,7 +221,7 @@ def test_what_was_retried_in_the_meantime_is_not_given_up(store: Store) -> None:
     retention = Retention(MAX_BYTES, HOUR_MS)
     with store.transaction():
         (first, *_) = retention.run(store, 9000, store.last_id(), steps=1, step_ids=10)
-        assert store.move(range(1, 21), Status.FAILED, Happening.RETRY) == 10
+        assert store.move(range(1, 21), Status.FAILED, DeliveryEvent.RETRY) == 10
         (second, *_) = retention.run(store, 9000, store.last_id(), steps=1, step_ids=20)
     assert (first.events, second.events) == (10, 10)
     assert [n for _, n, _ in pending(store)] == [2] * 10
