@@ -28,9 +28,10 @@ from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Priority, Status
 from gateway.lab.load import publish_all
 from gateway.wire.frame import decode_batch
-from tests.support.brokers import BrokerSetup, ProgramBroker, free_port
+from tests.support.brokers import BrokerSetup, ProgramBroker
 from tests.support.buffers import event
 from tests.support.gateways import wait_until
+from tests.support.ports import free_port
 from tests.support.sending import sending
 
 PATIENCE_S = 600.0

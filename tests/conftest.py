@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: real brokers, and Hypothesis without a stopwatch."""
+"""What every test may count on: real brokers, room to run in parallel, and Hypothesis without a stopwatch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from hypothesis import settings
 
 from tests.support.broker_kinds import REASONS, best_broker_kind
-from tests.support.brokers import Broker, BrokerSetup, free_port, make_broker
+from tests.support.brokers import Broker, BrokerSetup, make_broker
+from tests.support.ports import free_port
 
 
 class MosquittoFactory(Protocol):
@@ -27,8 +28,27 @@ class MosquittoFactory(Protocol):
     ) -> Broker: ...
 
 
-settings.register_profile("gateway", deadline=None, print_blob=True)  # a busy machine is no failure
-settings.load_profile("gateway")
+WORKERS_PER_CORE = 2  # half of the tests wait for a broker, a disk or a deadline
+MOST_WORKERS = 12
+SLOW_TIMEOUT_S = 3600
+
+# A busy machine is no failure, so nothing has a deadline. "small" is what `make test` runs; `make test-long` runs
+# "large".
+settings.register_profile("small", deadline=None, print_blob=True, max_examples=40)
+settings.register_profile("large", deadline=None, print_blob=True, max_examples=250)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "small"))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many tests run at once with `-n auto`."""
+    return min(MOST_WORKERS, WORKERS_PER_CORE * len(os.sched_getaffinity(0)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the long forms more time than a hung test gets."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.brokers import free_port
 from tests.support.buffers import append, event, opened
 from tests.support.gateways import HOST, GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 
 
 def started(folder: Path, backlog: int) -> tuple[float, int]:

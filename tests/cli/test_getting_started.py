@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.brokers import free_port
 from tests.support.places import ROOT
+from tests.support.ports import free_port
 
 PAGE = (ROOT / "docs" / "getting-started.md").read_text()
 # `make demo` is tests/cli/test_demo.py's; for the other there is no Grafana here.
@@ -30,7 +30,7 @@ def script() -> str:
     text = "\n".join(block for block in blocks() if not any(words in block for words in ELSEWHERE))
     # Both at once: a free port may hold the digits of the other.
     ports = {"1883": free_port()}
-    ports["8080"] = free_port(besides=ports["1883"])
+    ports["8080"] = free_port()
     text = re.sub(r"\b(1883|8080)\b", lambda match: str(ports[match[1]]), text)
     text = text.replace("size: 10s", "size: 2s").replace("idle_timeout: 5s", "idle_timeout: 1s")
     # An error ends it, and whatever still runs then.

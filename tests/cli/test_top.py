@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from gateway.cli.top_screen import Top, duration
-from tests.support.brokers import free_port
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 
 TOKEN = "sixteen-letters-and-more"  # noqa: S105
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.brokers import free_port
 from tests.support.gateways import GatewayProcess, gateway_config
 from tests.support.places import ROOT
+from tests.support.ports import free_port
 
 MONITORING = ROOT / "docker" / "monitoring"
 # What in a query is no metric: PromQL's own words, and the labels and values between braces, which go first.

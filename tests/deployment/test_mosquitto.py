@@ -22,9 +22,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from tests.conftest import MosquittoFactory
-from tests.support.brokers import Broker, free_port
+from tests.support.brokers import Broker
 from tests.support.gateways import GatewayProcess, gateway_config
 from tests.support.places import ROOT
+from tests.support.ports import free_port
 
 SHIPPED = ROOT / "mosquitto"
 WAIT_S = 30.0

@@ -13,8 +13,8 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from tests.conftest import MosquittoFactory
 from tests.deployment.test_mosquitto import Shipped, join, shipped
-from tests.support.brokers import free_port
 from tests.support.gateways import HOST, GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 
 CLIENTS = {"local": ("gateway", "hall-1"), "cloud": ("plant-7",)}
 

@@ -15,8 +15,8 @@ import yaml
 from gateway.config import load_config
 from gateway.core.errors import ConfigError
 from gateway.http.live import MAX_LISTENERS
-from tests.support.brokers import free_port
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 from tests.support.publishing import publish
 
 TOKEN = "a-token-that-nobody-guesses"  # noqa: S105

@@ -15,9 +15,9 @@ from gateway.core.clock import SteadyClock
 from gateway.core.events import Priority
 from gateway.flow.capacity import Action, Load, Signal
 from gateway.pipeline.backpressure import Backpressure
-from tests.support.brokers import free_port
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.places import ROOT
+from tests.support.ports import free_port
 from tests.support.publishing import publish
 
 PAGE = ROOT / "gateway" / "http" / "page"

@@ -22,7 +22,8 @@ from gateway.cli.simulate import Preset
 from gateway.lab.device_payloads import PRESETS
 from gateway.lab.fleet_simulator import FleetSpec, Outage, Publication, simulate
 from tests.conftest import MosquittoFactory
-from tests.support.brokers import Broker, free_port
+from tests.support.brokers import Broker
+from tests.support.ports import free_port
 
 START_MS = 1_763_900_000_000
 WAIT_S = 30.0

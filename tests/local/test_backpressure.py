@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 from tests.conftest import MosquittoFactory
-from tests.support.brokers import free_port
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 from tests.support.publishing import Watcher, publish
 
 ROUTES = [

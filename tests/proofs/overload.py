@@ -24,9 +24,10 @@ from gateway.lab.load import publish_all
 from tests.proofs.soak import BROKER_LINES, quantile
 from tests.proofs.soak_fleet import publishing_fleet
 from tests.support.broker_kinds import best_broker_kind
-from tests.support.brokers import Broker, BrokerSetup, free_port, make_broker
+from tests.support.brokers import Broker, BrokerSetup, make_broker
 from tests.support.cpu_group import cpu_group, why_no_cpu_group
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 
 PATIENCE_S = 1800.0
 LOOK_EVERY_S = 1.0

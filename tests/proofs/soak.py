@@ -26,9 +26,10 @@ from gateway.buffer.proof.balance import Audit
 from gateway.core.units import parse_size_bytes
 from tests.proofs.soak_fleet import Fleet, publishing_fleet
 from tests.support.broker_kinds import best_broker_kind
-from tests.support.brokers import Broker, BrokerSetup, free_port, make_broker
+from tests.support.brokers import Broker, BrokerSetup, make_broker
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.memory_group import MemoryGroup, memory_group
+from tests.support.ports import free_port
 from tests.support.publishing import Watcher
 
 BROKER_LINES = (

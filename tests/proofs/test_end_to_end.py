@@ -22,8 +22,8 @@ import pytest
 import yaml
 
 from tests.conftest import MosquittoFactory
-from tests.support.brokers import free_port
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 from tests.support.publishing import Watcher, publish
 
 HOUR_MS = 3_600_000

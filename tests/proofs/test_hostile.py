@@ -26,9 +26,9 @@ from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
 from gateway.windows.spec import WindowSpec
 from tests.conftest import MosquittoFactory
-from tests.support.brokers import free_port
 from tests.support.buffers import EPOCH_MS, reading
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 from tests.support.publishing import publish
 from tests.support.windowing import Timeline, shipped, spec
 

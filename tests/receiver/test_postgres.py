@@ -20,7 +20,7 @@ from gateway.receiver.ledger import Ledger, identity
 from gateway.receiver.sinks.choice import place_of, sink_of
 from gateway.receiver.sinks.sink import OutputError, Received, Sink, reread, resume
 from gateway.wire.audit_record import AuditRecord, StreamClaim
-from tests.support.brokers import free_port
+from tests.support.ports import free_port
 
 psycopg = pytest.importorskip("psycopg")
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

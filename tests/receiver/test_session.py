@@ -27,7 +27,8 @@ from gateway.wire.encodings import Encoding, encode_frame
 from gateway.wire.event_format import batch_topic, event_envelope, event_properties, event_topic
 from gateway.wire.frame import EventColumns, encode_batch
 from tests.conftest import MosquittoFactory
-from tests.support.brokers import Broker, free_port
+from tests.support.brokers import Broker
+from tests.support.ports import free_port
 
 WAIT_S = 30.0
 

@@ -21,10 +21,10 @@ from tests.support.brokers import (
     BrokerSetup,
     ContainerBroker,
     ProgramBroker,
-    free_port,
     make_broker,
     mosquitto_program,
 )
+from tests.support.ports import free_port
 
 ENGINE_TIMEOUT_S = 20  # of silence, for each answer of the engine, a pull's progress included
 

@@ -2,17 +2,14 @@
 
 Both kinds keep the contract of `Broker`, which `test_brokers.py` holds against each of them;
 `broker_kinds.py` knows which of them this machine has. They listen on the loopback interface only, on a
-port outside of the kernel's ephemeral range, so that a connection of some other process never takes the
-port of a broker that is down for a moment.
+port of `ports.py`, which stays theirs while they are down for a moment.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -22,13 +19,14 @@ from pathlib import Path
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
+from tests.support.ports import free_port as free_port
+
 # The fixture removes its containers itself; Ryuk would be one more image to pull.
 testcontainers_config.ryuk_disabled = True
 
 IMAGE = os.environ.get("MOSQUITTO_IMAGE", "eclipse-mosquitto:2")
 START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 30.0  # an orderly stop writes what is queued
-_PORTS = range(20_000, 32_000)  # below Linux' default ip_local_port_range, which starts at 32,768
 _RUNNING = " running"  # `mosquitto version 2.0.18 running`: every listener is open
 
 
@@ -266,12 +264,3 @@ def make_broker(kind: type[Broker], setup: BrokerSetup) -> Broker:
         broker.close()
         raise
     return broker
-
-
-def free_port(*, besides: int | None = None) -> int:
-    """A TCP port of the loopback on which nobody listens now."""
-    for port in random.sample(_PORTS, 200):
-        with socket.socket() as probe:
-            if port != besides and probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise RuntimeError(f"none of 200 ports in {_PORTS} is free")

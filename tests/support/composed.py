@@ -21,8 +21,8 @@ import pytest
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.support.brokers import free_port
 from tests.support.places import ROOT
+from tests.support.ports import free_port
 
 GATEWAY_IMAGE = os.environ.get("GATEWAY_IMAGE", "edge-gateway:latest")
 MOSQUITTO_IMAGE = os.environ.get("MOSQUITTO_IMAGE", "eclipse-mosquitto:2")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from gateway.mqtt.loop_thread import LoopThread
-from tests.support.brokers import free_port
+from tests.support.ports import free_port
 
 _CHUNK_BYTES = 64 * 1024
 _PUBACK = 4

@@ -17,7 +17,7 @@ import yaml
 
 from gateway.buffer.proof.balance import Audit, audit
 from gateway.buffer.reader import Reader
-from tests.support.brokers import free_port
+from tests.support.ports import free_port
 
 HOST = "127.0.0.1"
 PATIENCE_S = 60.0

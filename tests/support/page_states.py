@@ -20,8 +20,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.broker_kinds import best_broker_kind
-from tests.support.brokers import BrokerSetup, free_port, make_broker
+from tests.support.brokers import BrokerSetup, make_broker
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 
 SIZES = {"": {"width": 1280, "height": 900}, "-phone": {"width": 390, "height": 844}}
 ROUTES = [{"preset": "tasmota", "timestamp_timezone": "UTC", "sampling": "allow"}]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.brokers import free_port
+from tests.support.ports import free_port
 
 HOST = "127.0.0.1"
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin"

@@ -19,9 +19,9 @@ from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.core.errors import StoreError
 from gateway.testing import ManualClock
-from tests.support.brokers import free_port
 from tests.support.buffers import EPOCH_MS, append, event, events, opened, sql
 from tests.support.gateways import HOST, GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 
 HOUR_MS = 3_600_000
 

@@ -26,9 +26,9 @@ from gateway.core.errors import DamageError
 from gateway.core.events import Kind, Status
 from gateway.delivery.states import DeliveryEvent
 from gateway.host.control import SOCKET_FILE
-from tests.support.brokers import free_port
 from tests.support.buffers import append, event, events, opened, reading, sql
 from tests.support.gateways import HOST, GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 
 NOW_MS = 1_750_000_000_000
 
