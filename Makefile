@@ -10,6 +10,8 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# As many tests at once as tests/conftest.py says; a test goes to the worker that is free.
+PARALLEL := -n auto --dist worksteal
 # More for the program behind a target: make demo ARGS="--seconds 40", make test ARGS="-k windows".
 ARGS ?=
 
@@ -40,12 +42,12 @@ demo: $(READY) ## Show the gateway at work: brokers, a fleet and an outage, all 
 	$(BIN)/gateway demo $(ARGS)
 
 .PHONY: test
-test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+test: $(READY) ## Run the tests, several at once and in random order
+	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL) $(ARGS)
 
 .PHONY: test-long
-test-long: $(READY) ## Run the long forms of the proofs: more crashes, more events
-	$(BIN)/python -m pytest -m slow $(ARGS)
+test-long: $(READY) ## Run the long forms of the proofs: more crashes, more events, more random inputs
+	HYPOTHESIS_PROFILE=large $(BIN)/python -m pytest -m 'slow or hypothesis' $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## Check the style

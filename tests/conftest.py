@@ -32,8 +32,8 @@ WORKERS_PER_CORE = 2  # half of the tests wait for a broker, a disk or a deadlin
 MOST_WORKERS = 12
 SLOW_TIMEOUT_S = 3600
 
-# A busy machine is no failure, so nothing has a deadline. "small" is what `make test` runs; `make test-long` runs
-# "large".
+# A busy machine is no failure, so nothing has a deadline. "small" is for `make test`,
+# "large" for `make test-long`.
 settings.register_profile("small", deadline=None, print_blob=True, max_examples=40)
 settings.register_profile("large", deadline=None, print_blob=True, max_examples=250)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "small"))

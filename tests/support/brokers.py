@@ -19,7 +19,7 @@ from pathlib import Path
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
-from tests.support.ports import free_port as free_port
+from tests.support.ports import free_port as free_port  # noqa: PLC0414
 
 # The fixture removes its containers itself; Ryuk would be one more image to pull.
 testcontainers_config.ryuk_disabled = True
