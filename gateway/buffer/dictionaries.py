@@ -4,12 +4,13 @@ no longer, recent ones become the next, if it is better."""
 from __future__ import annotations
 
 import logging
-import threading
+from functools import partial
 
 from gateway.buffer.compression import Trained, Training, learn
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
 from gateway.core.clock import Clock
+from gateway.core.threads import RoleThread
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +22,16 @@ class DictionaryTrainer:
         self._store = store
         self._writer = writer
         self._clock = clock
+        self.thread: RoleThread | None = None
+        """The first training that failed, else the newest one."""
 
     def poll(self) -> None:
         """Start training for families that have collected enough samples. Cheap when there are none."""
         ready = self._store.compressor.take_trainable()
         if ready:
-            thread = threading.Thread(
-                target=self._train, args=(ready,), name="gateway.dictionaries", daemon=True
-            )
+            thread = RoleThread("dictionaries", partial(self._train, ready), brief=True)
+            if self.thread is None or not self.thread.failure:
+                self.thread = thread
             thread.start()
 
     def _train(self, ready: list[Training]) -> None:

@@ -25,6 +25,7 @@ from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.store import Store
 from gateway.core.errors import LogHeldError, StoreError
 from gateway.core.events import Status
+from gateway.core.threads import RoleThread
 
 log = logging.getLogger(__name__)
 
@@ -217,10 +218,10 @@ class Writer:
         self._stopping = False
         self._state = _CURRENT
         self._stop_waiting = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gateway.writer", daemon=True)
+        self.thread = RoleThread("writer", self._run)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Commit what is queued and end the thread. False when the disk did not let it in time."""
@@ -228,12 +229,12 @@ class Writer:
             self._stopping = True
             self._wakeup.notify()
         self._stop_waiting.set()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        self.thread.join(timeout_s)
+        return not self.thread.is_alive()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self.thread.is_alive()
 
     @property
     def backlog(self) -> int:

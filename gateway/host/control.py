@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from gateway.core.errors import ControlError, GatewayError
+from gateway.core.threads import RoleThread
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class ControlServer:
         self._path = path
         self._operations = operations
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gateway.control", daemon=True)
+        self.thread = RoleThread("control", self._run)
 
     def start(self) -> None:
         """Listen. Call it while holding the data directory's lock: the socket of a dead gateway is replaced.
@@ -59,13 +60,13 @@ class ControlServer:
         except OSError:
             self._close()
             raise
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """End what is being worked on at its next step, and the thread."""
         self._stopping.set()
         self._wake_sender.send(b"!")
-        self._thread.join(timeout_s)
+        self.thread.join(timeout_s)
         self._path.unlink(missing_ok=True)
         self._close()
 

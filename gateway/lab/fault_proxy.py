@@ -23,7 +23,7 @@ class FaultProxy:
         self.host = host
         self.port = port or free_port(host)
         self._target = (to_host, to_port)
-        self._thread = LoopThread("gateway.line", self._serving)
+        self._thread = LoopThread("line", self._serving)
         self._answers = True
         self._connections: set[asyncio.Task[None]] = set()
 

@@ -31,6 +31,7 @@ from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import ApplicationMessage, Session
 
 from gateway.core.errors import BrokerError, ConfigError, plain_reason
+from gateway.core.threads import RoleThread
 from gateway.mqtt.loop_thread import LoopThread, free_port
 
 _SESSION_EXPIRY_S = 3600  # amqtt keeps a vanished client's messages in memory, without any other bound
@@ -159,13 +160,18 @@ class EmbeddedBroker:
         self.host = host
         self.port = port
         self._credentials = {"username": username, "password": password}
-        self._thread = LoopThread("gateway.broker", self._serving)
+        self._thread = LoopThread("broker", self._serving)
         self._broker: Broker | None = None
 
     @property
     def url(self) -> str:
         """Where clients connect; complete once the broker has been started."""
         return f"mqtt://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def thread(self) -> RoleThread | None:
+        """The thread that serves, while it is started."""
+        return self._thread.thread
 
     def start(self) -> None:
         """Return once clients can connect. Raises BrokerError, for instance when the port is taken."""

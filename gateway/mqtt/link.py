@@ -29,6 +29,7 @@ from paho.mqtt.properties import Properties
 
 from gateway.core.errors import BrokerError, plain_reason
 from gateway.core.events import Message
+from gateway.core.threads import RoleThread
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.sockets import BufferedSocket
 
@@ -106,12 +107,12 @@ class Link:
         self._stop = threading.Event()
         self._pause_over = threading.Event()
         self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, name=f"gateway.{name}", daemon=True)
+        self.thread = RoleThread(name, self._run)
 
     # --- from any thread ---
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def begin_stop(self) -> None:
         """Let the thread disconnect politely and end; `stop` waits for it."""
@@ -122,9 +123,9 @@ class Link:
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Disconnect politely and end the thread. One that waits for a peer's TLS is left to itself."""
         self.begin_stop()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        if not self._thread.is_alive():
+        if self.thread.is_alive():
+            self.thread.join(timeout_s)
+        if not self.thread.is_alive():
             self._wake_receiver.close()
             self._wake_sender.close()
 
@@ -140,7 +141,7 @@ class Link:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self.thread.is_alive()
 
     # --- from the session's callbacks ---
 

@@ -7,8 +7,10 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from gateway.core.errors import BrokerError
+from gateway.core.threads import RoleThread
 
 
 class LoopThread:
@@ -18,34 +20,34 @@ class LoopThread:
     It can be started again after it was stopped.
     """
 
-    def __init__(self, name: str, serving: Callable[[], AbstractAsyncContextManager[object]]) -> None:
-        self._name = name
+    def __init__(self, role: str, serving: Callable[[], AbstractAsyncContextManager[object]]) -> None:
+        self._role = role
         self._serving = serving
-        self._thread: threading.Thread | None = None
+        self.thread: RoleThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._failure: BaseException | None = None
 
     @property
     def running(self) -> bool:
-        return self._thread is not None
+        return self.thread is not None
 
     def start(self) -> None:
         """Return once the server is open. Raises BrokerError when it cannot be opened."""
-        if self._thread is not None:
+        if self.thread is not None:
             return
         opened = threading.Event()
         self._failure = None
-        self._thread = threading.Thread(target=self._run, args=(opened,), name=self._name, daemon=True)
-        self._thread.start()
+        self.thread = RoleThread(self._role, partial(self._run, opened))
+        self.thread.start()
         opened.wait()
         if self._failure is not None:
             self.stop()
-            raise BrokerError(f"{self._name} cannot be started: {self._failure}") from self._failure
+            raise BrokerError(f"gateway.{self._role} cannot be started: {self._failure}") from self._failure
 
     def stop(self) -> None:
         """Close the server and wait for its thread; without effect when it is not running."""
-        thread, self._thread = self._thread, None
+        thread, self.thread = self.thread, None
         if thread is None:
             return
         if self._loop is not None and self._stopping is not None and not self._loop.is_closed():
@@ -56,8 +58,10 @@ class LoopThread:
     def _run(self, opened: threading.Event) -> None:
         try:
             asyncio.run(self._serve(opened))
-        except Exception as exc:  # noqa: BLE001 - start() raises it again, in the caller's thread
-            self._failure = exc
+        except Exception as exc:
+            if opened.is_set():
+                raise
+            self._failure = exc  # start() raises it again, in the caller's thread
         finally:
             opened.set()
 

@@ -28,6 +28,7 @@ from gateway.buffer.writer import Command, Do, Writer
 from gateway.core.clock import Clock
 from gateway.core.errors import DamageError, StoreError
 from gateway.core.events import Status
+from gateway.core.threads import RoleThread
 from gateway.delivery.states import DeliveryEvent
 
 log = logging.getLogger(__name__)
@@ -87,14 +88,14 @@ class Upkeep:
         self._walk: _Walk | None = None
         self._next_walk_s = 0.0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gateway.upkeep", daemon=True)
+        self.thread = RoleThread("upkeep", self._run)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         self._stop.set()
-        self._thread.join(timeout_s)
+        self.thread.join(timeout_s)
 
     # --- the thread ---
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.core.clock import LinearClock, SteadyClock, uptime_ns
+from gateway.core.threads import RoleThread
 from gateway.timekeeping.discipline import SYSTEM, Change, Discipline, SourceStatus, State, steer
 from gateway.timekeeping.estimate import OffsetSample
 from gateway.timekeeping.jumps import ClockReading, JumpKind, JumpWatch
@@ -69,19 +70,19 @@ class Timekeeper:
         self._started_s = uptime_ns() / 1e9
         self._lock = threading.Lock()  # between the loop and `status`
         self._stop_receiver, self._stop_sender = os.pipe()
-        self._thread = threading.Thread(target=self._run, name="gateway.timekeeper", daemon=True)
+        self.thread = RoleThread("timekeeper", self._run)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         os.write(self._stop_sender, b"!")
-        self._thread.join(5.0)
+        self.thread.join(5.0)
         os.close(self._stop_sender)
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self.thread.is_alive()
 
     @property
     def certain(self) -> bool:
