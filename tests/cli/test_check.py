@@ -1,10 +1,11 @@
 """`gateway check` as people and scripts call it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gateway.cli.check import check
 
@@ -20,17 +21,17 @@ cloud: {url: "mqtts://cloud.example", password: s3cret}
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> Path:
     path = tmp_path / "gateway.yaml"
     path.write_text(SOUND)
     return path
 
 
-def run(*arguments):
+def run(*arguments: object) -> Result:
     return CliRunner().invoke(APP, [str(argument) for argument in arguments])
 
 
-def test_a_sound_file_is_summed_up(file):
+def test_a_sound_file_is_summed_up(file: Path) -> None:
     result = run("-c", file)
     assert result.exit_code == 0
     assert "r: a/{device} as json, t" in result.stdout
@@ -38,7 +39,7 @@ def test_a_sound_file_is_summed_up(file):
     assert "mqtts://cloud.example (MQTT 5), format batch" in result.stdout
 
 
-def test_a_file_with_problems_exits_with_1_and_tells_them_on_stderr(file):
+def test_a_file_with_problems_exits_with_1_and_tells_them_on_stderr(file: Path) -> None:
     file.write_text(SOUND.replace("field: t", "field: temp") + "clod: 1\n")
     result = run("-c", file)
     assert (result.exit_code, result.stdout) == (1, "")
@@ -46,7 +47,7 @@ def test_a_file_with_problems_exits_with_1_and_tells_them_on_stderr(file):
     assert "gateway.yaml:5: clod: unknown key (did you mean 'cloud'?)" in result.stderr
 
 
-def test_a_plugin_of_ones_own_is_loaded_with_its_options(file):
+def test_a_plugin_of_ones_own_is_loaded_with_its_options(file: Path) -> None:
     (file.parent / "plugins").mkdir()
     plugin = file.parent / "plugins" / "mine.py"
     plugin.write_text(
@@ -60,11 +61,11 @@ def test_a_plugin_of_ones_own_is_loaded_with_its_options(file):
 
 
 @pytest.mark.parametrize("arguments", [[], ["-c", "no-such-file.yaml"], ["-c", "."], ["--nonsense"]])
-def test_a_wrong_call_exits_with_2(arguments):
+def test_a_wrong_call_exits_with_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-def test_json_has_the_values_without_the_secrets(file):
+def test_json_has_the_values_without_the_secrets(file: Path) -> None:
     result = run("-c", file, "--json")
     told = json.loads(result.stdout)
     assert (result.exit_code, told["ok"], told["warnings"]) == (0, True, [])
@@ -73,7 +74,7 @@ def test_json_has_the_values_without_the_secrets(file):
     assert "s3cret" not in result.stdout
 
 
-def test_json_lists_the_problems(file):
+def test_json_lists_the_problems(file: Path) -> None:
     file.write_text("gateway: {}\n")
     result = run("-c", file, "--json")
     told = json.loads(result.stdout)
@@ -83,7 +84,7 @@ def test_json_lists_the_problems(file):
     ]
 
 
-def test_the_schema_needs_no_file():
+def test_the_schema_needs_no_file() -> None:
     result = run("--schema")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["required"] == ["gateway"]

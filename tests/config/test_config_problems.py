@@ -1,6 +1,8 @@
 """Every problem of a file at once, each with its line, its place and what to do."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,23 +16,23 @@ ROUTE = "routes: [{name: tasmota, topic: 'tele/{device}/SENSOR', fields: {temper
 SPAN = "window: {type: count, count: 1}"
 
 
-def window(parts, name="w", route="tasmota", field="temperature"):
+def window(parts: str, name: str = "w", route: str = "tasmota", field: str = "temperature") -> str:
     """A windows section in one line."""
     return f"windows: [{{name: {name}, route: {route}, field: {field}, {parts}}}]"
 
 
-def problems(text, environ=None, base_dir="."):
+def problems(text: str, environ: dict[str, str] | None = None, base_dir: Path | str = ".") -> tuple[str, ...]:
     with pytest.raises(ConfigError) as raised:
         parse_config(text, base_dir, "g.yaml", environ or {})
     return raised.value.problems
 
 
-def only(text, **where):
+def only(text: str, **where: Any) -> str:
     (problem,) = problems(text, **where)
     return problem
 
 
-def test_every_problem_is_told_at_once_in_the_order_of_the_file():
+def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
     text = """\
 gateway: {id: plant 7, data_dri: x}
 local: {url: mqtt://me:pw@host, protocol: 4}
@@ -101,7 +103,7 @@ clod: {}
         ),
     ],
 )
-def test_a_wrong_name_is_told_with_the_nearest_valid_one(text, told):
+def test_a_wrong_name_is_told_with_the_nearest_valid_one(text: str, told: str) -> None:
     assert told in only(text)
 
 
@@ -146,7 +148,7 @@ def test_a_wrong_name_is_told_with_the_nearest_valid_one(text, told):
         (window("early: {}, " + SPAN), "windows[0].early: needs every, count, or both"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_would_be_right(section, told):
+def test_a_wrong_value_is_told_with_what_would_be_right(section: str, told: str) -> None:
     problem = only(HEAD + ROUTE + section)
     assert problem.startswith("g.yaml:3: ")
     assert told in problem
@@ -168,21 +170,21 @@ def test_a_wrong_value_is_told_with_what_would_be_right(section, told):
         ("[5]", "routes[0]: must be a section"),
     ],
 )
-def test_a_wrong_route_is_told(routes, told):
+def test_a_wrong_route_is_told(routes: str, told: str) -> None:
     assert told in only(f"{HEAD}routes: {routes}")
 
 
-def test_a_window_cannot_gather_raw_bytes():
+def test_a_window_cannot_gather_raw_bytes() -> None:
     text = HEAD + "routes: [{name: r, topic: a, decoder: raw}]\n" + window(SPAN, route="r", field="value")
     assert "windows[0].route: r reads raw bytes" in only(text)
 
 
-def test_names_are_not_checked_against_a_route_that_is_itself_broken():
+def test_names_are_not_checked_against_a_route_that_is_itself_broken() -> None:
     text = HEAD + "routes: [{name: r, topic: a, qos: 7}]\n" + window(SPAN, route="r", field="x")
     assert only(text).startswith("g.yaml:2: routes[0].qos: must be 0, 1 or 2")
 
 
-def test_a_password_may_not_come_from_two_places(tmp_path):
+def test_a_password_may_not_come_from_two_places(tmp_path: Path) -> None:
     (tmp_path / "p").write_text("x")
     text = HEAD + ROUTE + "cloud: {url: 'mqtt://c', password: s3cret, password_file: p}"
     problem = only(text, base_dir=tmp_path)
@@ -190,20 +192,20 @@ def test_a_password_may_not_come_from_two_places(tmp_path):
     assert "s3cret" not in problem
 
 
-def test_a_decoder_whose_package_is_missing_is_told_with_the_command(monkeypatch):
+def test_a_decoder_whose_package_is_missing_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.decode.decoders.find_spec", lambda module: None)
     problem = only(HEAD + "routes: [{name: r, topic: a, decoder: cbor}]")
     assert "routes[0].decoder" in problem
     assert "pip install 'mqtt-edge-gateway[cbor]'" in problem
 
 
-def test_a_variable_that_is_not_set_is_told_once_at_its_place():
+def test_a_variable_that_is_not_set_is_told_once_at_its_place() -> None:
     problem = only(HEAD + ROUTE + "local: {keepalive: '${NOPE}'}")
     assert problem.startswith("g.yaml:3: local.keepalive: the environment variable NOPE is not set")
 
 
 @pytest.mark.parametrize("value", ["hunter2", "hun'ter\"2", "hun\nter"])
-def test_what_came_from_a_variable_is_never_shown(value):
+def test_what_came_from_a_variable_is_never_shown(value: str) -> None:
     sections = (
         "local: {keepalive: '${S}', url: '${S}', listen: '${S}'}",
         "buffer: {max_size: '${S}'}",
@@ -217,7 +219,7 @@ def test_what_came_from_a_variable_is_never_shown(value):
     assert "local.keepalive: '${S}' is not a duration" in told
 
 
-def test_a_key_that_stands_twice_is_a_problem():
+def test_a_key_that_stands_twice_is_a_problem() -> None:
     problem = only("gateway: {id: g}\n" + ROUTE + "buffer:\n  max_size: 1GiB\n  max_size: 2GiB\n")
     assert problem == "g.yaml:5: buffer.max_size: stands here a second time; the first is in line 4"
 
@@ -241,18 +243,18 @@ def test_a_key_that_stands_twice_is_a_problem():
         ("? {a: b}\n: 1\n" + HEAD + ROUTE, "a key must be text"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told(text, told):
+def test_a_file_that_cannot_be_read_is_told(text: str, told: str) -> None:
     assert told in "\n".join(problems(text))
 
 
-def test_aliases_that_multiply_are_refused():
+def test_aliases_that_multiply_are_refused() -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
     assert "do aliases repeat each other?" in only(bomb)
 
 
 @given(st.text(max_size=200))
-def test_no_text_makes_the_reader_fail_in_another_way(text):
+def test_no_text_makes_the_reader_fail_in_another_way(text: str) -> None:
     try:
         parse_config(text, environ={})
     except ConfigError as exc:
@@ -271,7 +273,7 @@ SHAPES = st.recursive(
 
 
 @given(SHAPES)
-def test_no_shape_makes_the_reader_fail_in_another_way(data):
+def test_no_shape_makes_the_reader_fail_in_another_way(data: object) -> None:
     try:
         parse_config(json.dumps(data), environ={})
     except ConfigError as exc:

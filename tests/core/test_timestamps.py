@@ -31,7 +31,9 @@ MAY_FIRST_MS = 1_777_593_600_000  # 2026-05-01T00:00:00Z
         (" 2026-05-01T00:00:00Z\n", MAY_FIRST_MS),
     ],
 )
-def test_iso_times_are_read_with_and_without_zone_and_with_any_fraction(text, expected_ms):
+def test_iso_times_are_read_with_and_without_zone_and_with_any_fraction(
+    text: str, expected_ms: int | None
+) -> None:
     assert timestamp_reader("iso")(text) == expected_ms
 
 
@@ -51,7 +53,9 @@ def test_iso_times_are_read_with_and_without_zone_and_with_any_fraction(text, ex
         ("%Y%m%d%H%M%S%z", "20260501020000+0200", MAY_FIRST_MS),
     ],
 )
-def test_unix_times_and_layouts_are_read_to_the_millisecond(layout, value, expected_ms):
+def test_unix_times_and_layouts_are_read_to_the_millisecond(
+    layout: str, value: object, expected_ms: int | None
+) -> None:
     assert timestamp_reader(layout)(value) == expected_ms
 
 
@@ -60,25 +64,25 @@ def test_unix_times_and_layouts_are_read_to_the_millisecond(layout, value, expec
     "value",
     [None, "", 0, 0.0, "0", -1, "-1", True, False, "soon", float("nan"), float("inf"), [], {}, 10**400],
 )
-def test_what_is_no_usable_time_gives_none(layout, value):
+def test_what_is_no_usable_time_gives_none(layout: str, value: object) -> None:
     assert timestamp_reader(layout)(value) is None
 
 
 @given(
     st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans()), st.sampled_from(NAMED_FORMATS)
 )
-def test_a_reader_never_raises_and_gives_a_positive_time_or_none(value, layout):
+def test_a_reader_never_raises_and_gives_a_positive_time_or_none(value: object, layout: str) -> None:
     read = timestamp_reader(layout, "America/New_York")(value)
     assert read is None or read > 0
 
 
-def test_a_local_time_is_read_in_the_routes_time_zone():
+def test_a_local_time_is_read_in_the_routes_time_zone() -> None:
     berlin = timestamp_reader("iso", "Europe/Berlin")
     assert berlin("2026-05-01T02:00:00") == MAY_FIRST_MS
     assert berlin("2026-01-01T01:00:00") == timestamp_reader("iso")("2026-01-01T00:00:00")
 
 
-def test_a_local_time_that_occurs_twice_is_the_first_of_both():
+def test_a_local_time_that_occurs_twice_is_the_first_of_both() -> None:
     # 2026-10-25: 03:00 summer time becomes 02:00 winter time.
     berlin, utc = timestamp_reader("iso", "Europe/Berlin"), timestamp_reader("iso")
     assert berlin("2026-10-25T02:30:00") == utc("2026-10-25T00:30:00Z")
@@ -93,13 +97,13 @@ def test_a_local_time_that_occurs_twice_is_the_first_of_both():
         ("%Q", "UTC", "%Q"),
     ],
 )
-def test_an_unknown_format_or_zone_is_an_error_that_helps(layout, zone, told):
+def test_an_unknown_format_or_zone_is_an_error_that_helps(layout: str, zone: str, told: str) -> None:
     with pytest.raises(ConfigError) as raised:
         timestamp_reader(layout, zone)
     assert told in f"{raised.value} {raised.value.hint}"
 
 
-def test_a_bound_is_an_instant_or_a_distance():
+def test_a_bound_is_an_instant_or_a_distance() -> None:
     assert parse_time_bound("2026-05-01") == TimeBound(MAY_FIRST_MS)
     assert parse_time_bound("2h") == TimeBound(7_200_000, relative=True)
     with pytest.raises(ConfigError):
@@ -128,13 +132,15 @@ POLICY = SkewPolicy(
         (60_001, 0, Flag.CLOCK_SKEW | Flag.CORRECTED, "future"),
     ],
 )
-def test_a_device_time_is_believed_blended_or_replaced(device_offset_ms, event_offset_ms, flags, verdict):
+def test_a_device_time_is_believed_blended_or_replaced(
+    device_offset_ms: int, event_offset_ms: int, flags: Flag, verdict: str
+) -> None:
     settled = normalize_timestamp(NOW_MS + device_offset_ms, NOW_MS, POLICY)
     assert settled.event_time_ms - NOW_MS == pytest.approx(event_offset_ms, abs=1)
     assert (settled.flags, settled.verdict) == (flags, verdict)
 
 
-def test_a_factor_of_one_takes_the_arrival_time_and_zero_the_device_time():
+def test_a_factor_of_one_takes_the_arrival_time_and_zero_the_device_time() -> None:
     whole, none = SkewPolicy(correction_factor=1.0), SkewPolicy(correction_factor=0.0)
     assert normalize_timestamp(NOW_MS - 30_000, NOW_MS, whole).event_time_ms == NOW_MS
     kept = normalize_timestamp(NOW_MS - 30_000, NOW_MS, none)
@@ -142,7 +148,9 @@ def test_a_factor_of_one_takes_the_arrival_time_and_zero_the_device_time():
 
 
 @given(st.integers(1, 2**45), st.integers(1, 2**45), st.floats(0, 1))
-def test_the_event_time_lies_between_device_and_arrival_time(device_ms, arrival_ms, factor):
+def test_the_event_time_lies_between_device_and_arrival_time(
+    device_ms: int, arrival_ms: int, factor: float
+) -> None:
     settled = normalize_timestamp(device_ms, arrival_ms, SkewPolicy(correction_factor=factor))
     assert min(device_ms, arrival_ms) <= settled.event_time_ms <= max(device_ms, arrival_ms)
     assert bool(settled.flags & Flag.CORRECTED) == (settled.event_time_ms != device_ms)

@@ -44,7 +44,7 @@ def payload(seq: int | None, *metrics: dict[str, Any]) -> bytes:
         message.seq = seq
     for metric in metrics:
         message.metrics.add(**metric)
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def bd_seq(number: int) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def after(*messages: tuple[str, bytes], **options: Any) -> EdgeNodes:
     return nodes
 
 
-def test_a_birth_gives_later_metrics_their_name_and_their_sign():
+def test_a_birth_gives_later_metrics_their_name_and_their_sign() -> None:
     nodes = after(node_birth(), device_birth(1))
     assert read(nodes, data(2, -3)) == [("depth", -3)]
     node_data = (NODE.format("NDATA"), payload(3, {"alias": 1, "float_value": 0.25}))
@@ -87,7 +87,7 @@ def test_a_birth_gives_later_metrics_their_name_and_their_sign():
     assert nodes.rebirths(0) == {}
 
 
-def test_an_alias_that_no_birth_named_is_counted_and_the_node_asked():
+def test_an_alias_that_no_birth_named_is_counted_and_the_node_asked() -> None:
     nodes = EdgeNodes()
     assert read(nodes, data(9)) == [(None, 5)]
     assert nodes.counts["unresolved"] == 1
@@ -97,12 +97,12 @@ def test_an_alias_that_no_birth_named_is_counted_and_the_node_asked():
     assert read(nodes, data(2)) == [("depth", 5)]
 
 
-def test_the_sequence_goes_round_after_255():
+def test_the_sequence_goes_round_after_255() -> None:
     nodes = after(node_birth(254), device_birth(255), data(0), data(1))
     assert (nodes.counts["gaps"], nodes.rebirths(0)) == (0, {})
 
 
-def test_a_gap_is_counted_once_and_asked_for_until_the_birth_comes():
+def test_a_gap_is_counted_once_and_asked_for_until_the_birth_comes() -> None:
     nodes = after(node_birth(), device_birth(1), data(3), data(4))
     assert nodes.counts["gaps"] == 1
     assert nodes.rebirths(0) == {"plant/edge": "messages are missing"}
@@ -115,7 +115,7 @@ def test_a_gap_is_counted_once_and_asked_for_until_the_birth_comes():
     assert nodes.rebirths(3 * REBIRTH_EVERY_MS) == {}
 
 
-def test_a_birth_replaces_what_the_one_before_said():
+def test_a_birth_replaces_what_the_one_before_said() -> None:
     nodes = after(node_birth(), device_birth(1), device_birth(2, "width"))
     assert read(nodes, data(3)) == [("width", 5)]
     read(nodes, node_birth())
@@ -123,7 +123,7 @@ def test_a_birth_replaces_what_the_one_before_said():
     assert nodes.rebirths(0) == {"plant/edge": "a device without a birth"}
 
 
-def test_a_death_makes_the_metrics_stale():
+def test_a_death_makes_the_metrics_stale() -> None:
     nodes = after(node_birth(session=4), device_birth(1))
     assert read(nodes, (NODE.format("NDEATH"), payload(None, bd_seq(3)))) == []
     assert (nodes.online, nodes.counts["deaths"]) == (1, 0), "the will of an older session"
@@ -133,11 +133,11 @@ def test_a_death_makes_the_metrics_stale():
     assert (nodes.online, nodes.counts["deaths"], nodes.counts["stale"]) == (0, 2, 3)
 
 
-def test_commands_are_no_readings():
+def test_commands_are_no_readings() -> None:
     assert read(EdgeNodes(), (NODE.format("NCMD"), rebirth_payload(EPOCH_MS))) == []
 
 
-def test_what_is_remembered_is_bounded():
+def test_what_is_remembered_is_bounded() -> None:
     nodes = after(node_birth(), device_birth(1), max_metrics=4)
     assert nodes.counts["refused"] == 1
     assert read(nodes, data(2)) == [(None, 5)]
@@ -160,7 +160,9 @@ messages = st.lists(
 
 
 @given(st.lists(messages, max_size=4), messages)
-def test_a_checkpoint_and_the_messages_after_it_give_the_same_as_no_restart(before, since):
+def test_a_checkpoint_and_the_messages_after_it_give_the_same_as_no_restart(
+    before: list[Any], since: Any
+) -> None:
     live, rows = EdgeNodes(), {}
     for part in before:
         for message in part:
@@ -175,14 +177,14 @@ def test_a_checkpoint_and_the_messages_after_it_give_the_same_as_no_restart(befo
     assert restored._size == live._size
 
 
-def test_a_row_that_cannot_be_read_is_given_up():
+def test_a_row_that_cannot_be_read_is_given_up() -> None:
     nodes = EdgeNodes()
     damaged = [("$sparkplug", b"g/n", b"{"), ("$sparkplug", b"g/n/d", b"[]"), ("w", b"!", b"")]
     assert list(nodes.restore(damaged)) == [("w", b"!", b"")]
     assert (nodes.online, nodes.counts["state_dropped"]) == (0, 2)
 
 
-def test_the_time_of_a_historical_metric_is_believed():
+def test_the_time_of_a_historical_metric_is_believed() -> None:
     old_ms = EPOCH_MS - 86_400_000
     metric = {"name": "a", "datatype": INT32, "int_value": 1, "timestamp": old_ms}
     route, levels = RouteTable(ROUTES).match(NODE.format("NDATA"))  # type: ignore[misc]
@@ -194,7 +196,7 @@ def test_the_time_of_a_historical_metric_is_believed():
     assert decode().event_time_ms == EPOCH_MS
 
 
-def test_a_replay_reads_bytes_and_resolves_them():
+def test_a_replay_reads_bytes_and_resolves_them() -> None:
     window = WindowSpec("w", "tumbling", route="devices", fields=("value",), key="{name}", size_ms=1000)
     run = Replay(RouteTable(ROUTES), WindowEngine([window], {"w": shipped("stats")}))
     for topic, body in (node_birth(), device_birth(1), data(2, -3)):
@@ -238,7 +240,7 @@ class Plant:
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])
-def test_names_survive_a_crash_with_and_without_a_checkpoint(tmp_path: Path, checkpoint: bool):
+def test_names_survive_a_crash_with_and_without_a_checkpoint(tmp_path: Path, checkpoint: bool) -> None:
     plant = Plant(tmp_path)
     plant.take_in(node_birth(), device_birth(1))
     if checkpoint:
@@ -255,7 +257,7 @@ def test_names_survive_a_crash_with_and_without_a_checkpoint(tmp_path: Path, che
 
 def test_a_node_that_nobody_saw_being_born_is_asked_on_the_local_broker(
     tmp_path: Path, mosquitto: MosquittoFactory
-):
+) -> None:
     broker = mosquitto()
     config = gateway_config(tmp_path, broker.url, routes=[{"preset": "sparkplug"}], windows=[])
     with GatewayProcess(config) as gateway, Watcher(broker.port, "spBv1.0/+/NCMD/#") as watcher:
@@ -264,6 +266,6 @@ def test_a_node_that_nobody_saw_being_born_is_asked_on_the_local_broker(
         wait_until(lambda: watcher.messages, "a request for a birth")
         command = watcher.messages[0]
         assert command.topic == NODE.format("NCMD")
-        (metric,) = parse_sparkplug_b(command.payload)["metrics"]
-        assert (metric["name"], metric["value"]) == ("Node Control/Rebirth", True)
+        (metric,) = Payload.FromString(bytes(command.payload)).metrics
+        assert (metric.name, metric.boolean_value) == ("Node Control/Rebirth", True)
         wait_until(lambda: gateway.metric('gateway_sparkplug_total{what="rebirths"}') == 1, "its metric")

@@ -231,11 +231,11 @@ def test_a_wrong_option_exits_with_2_and_names_itself(options: tuple[str, ...]) 
     assert options[0] in stderr
 
 
-def test_each_layout_of_devices_can_be_chosen():
+def test_each_layout_of_devices_can_be_chosen() -> None:
     assert {preset.value for preset in Preset} == PRESETS.keys()
 
 
-def test_a_sparkplug_node_is_born_before_it_speaks_and_counts_its_messages():
+def test_a_sparkplug_node_is_born_before_it_speaks_and_counts_its_messages() -> None:
     pytest.importorskip("google.protobuf")
     sequence = published(preset="sparkplug", devices=2, count=600)
     for node in ("sensor-000", "sensor-001"):
