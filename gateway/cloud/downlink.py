@@ -99,8 +99,7 @@ class CloudSide(Session):
         if isinstance(destination, str):
             self.metrics.rejected[destination] += 1
             log.warning("a command on %r is rejected: %s", message.topic, destination)
-            if message.qos:
-                link.ack(message.epoch, message.packet_id)
+            link.ack(message)
             return
         rule, topic = destination
         command = _Command(message, topic, min(rule.qos, message.qos))
@@ -111,7 +110,7 @@ class CloudSide(Session):
     def _acknowledge(self, link: Link, command: _Command) -> None:
         message = command.message
         if command.settled and message.qos and message.epoch == link.epoch:
-            link.ack(message.epoch, message.packet_id)
+            link.ack(message)
             if self._open.get(message.packet_id) is command:
                 del self._open[message.packet_id]
 

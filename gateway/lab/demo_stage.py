@@ -132,8 +132,7 @@ class Dashboard(Session):
     def received(self, link: Link, messages: list[Message]) -> None:
         for message in messages:
             self.latest.append(orjson.loads(message.payload))
-            if message.qos:
-                link.ack(message.epoch, message.packet_id)
+            link.ack(message)
 
 
 class Stage:

@@ -97,8 +97,7 @@ class Ingest(Session):
             self._committed.popleft()
             self._released += len(messages)
             for message in messages:
-                if message.qos:
-                    link.ack(message.epoch, message.packet_id)
+                link.ack(message)
         return 1.0
 
     # --- on the writer's thread ---

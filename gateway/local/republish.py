@@ -99,7 +99,7 @@ class Republish(Session):
                 stale = self._discovery.stale(message.topic, message.payload)
             if stale is not None:
                 _announce(link, stale)
-            link.ack(message.epoch, message.packet_id)
+            link.ack(message)
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         buffer_id = self._in_flight.pop(packet_id, None)

@@ -56,3 +56,8 @@ class Endpoint:
     max_packet_bytes: int | None = None  # MQTT 5 only: what the broker may send us
     will: Will | None = None
     reconnect_max_s: float = 30.0  # the longest pause between two attempts to connect
+
+    @property
+    def place(self) -> str:
+        """For messages to people."""
+        return f"{self.host}:{self.port}"

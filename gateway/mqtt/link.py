@@ -1,8 +1,7 @@
-"""One supervised MQTT connection: a thread that drives paho, and that nothing a broker sends can end.
+"""One supervised MQTT connection: a thread that drives it, and that nothing a broker sends can end.
 
-paho is driven from the outside (`loop_read`, `loop_write`, `loop_misc`), on one thread that also runs all
-of the owner's callbacks. So acknowledgements, publishes and reconnects cannot overtake each other, and no
-lock is needed:
+The connection (`paho_client`) is driven from one thread that also runs all of the owner's callbacks. So
+acknowledgements, publishes and reconnects cannot overtake each other, and no lock is needed:
 - every connection has an epoch, and an ack of an older epoch is dropped (after a reconnect the same packet
   id may belong to a different message, which would be lost);
 - a paho client lives for one connection only, so nothing is resent behind the owner's back;
@@ -15,34 +14,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import select
 import socket
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-
 from gateway.core.errors import BrokerError, plain_reason
 from gateway.core.events import Message
 from gateway.core.threads import RoleThread
 from gateway.mqtt.endpoint import Endpoint
-from gateway.mqtt.sockets import BufferedSocket
+from gateway.mqtt.paho_client import CONNECT_TIMEOUT_S, Connack, Connection, is_refusal
+from gateway.mqtt.sockets import Readiness
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.5
 STOP_TIMEOUT_S = 2.0  # a goodbye takes milliseconds; what takes longer is a peer that does not answer
-_CONNECT_TIMEOUT_S = 10.0
-_MISC_EVERY_S = 1.0
+_EVERY_S = 1.0
 _UNSENT_LIMIT_BYTES = 4 * 1024 * 1024  # a peer that does not read must not fill our memory
-_PACKETS_PER_TURN = 2000
-_CREDENTIALS_REFUSED = (0x86, 0x87)  # bad user name or password, not authorized
-_CREDENTIALS_HINT = "; check the username, the password and the client_id that the configuration gives"
 
 
 class Session:
@@ -50,6 +40,16 @@ class Session:
 
     def connected(self, link: Link, session_present: bool) -> None:
         """The broker accepted the connection. `session_present`: it still knows our subscriptions."""
+
+    def subscribed(self, link: Link, codes: dict[str, int]) -> None:
+        """The broker answered a SUBSCRIBE, with the granted QoS by filter. A code >= 128 is a refusal; unless
+        this is overridden, one ends the connection."""
+        refused = [name for name, code in codes.items() if is_refusal(code)]
+        if refused:
+            link.reset(f"{link.endpoint.place} refused the subscription to {', '.join(refused)}")
+
+    def unsubscribed(self, link: Link, filters: Sequence[str]) -> None:
+        """The broker has ended these subscriptions."""
 
     def received(self, link: Link, messages: list[Message]) -> None:
         """What one turn of the loop has read, in order."""
@@ -93,17 +93,13 @@ class Link:
         self.metrics = LinkMetrics()
         self.epoch = 0
         self.connected = False
-        self.max_packet_bytes: int | None = None  # what the broker said it takes (MQTT 5)
-        self.receive_maximum = 65_535  # how many unacknowledged publishes it takes (MQTT 5)
+        self.connack = Connack(session_present=False)  # what the broker said last
         self.farewell_code: int | None = None  # of the broker's DISCONNECT, if it sent one (MQTT 5)
         self._earlier_wire_bytes = 0
         self._backoff_s = FIRST_BACKOFF_S
         self._session = session
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
-        self._client: _Client | None = None
-        self._inbox: list[Message] = []
-        self._refused = ""
-        self._data_waited = False
+        self._connection: Connection | None = None
         self._stop = threading.Event()
         self._pause_over = threading.Event()
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -136,7 +132,7 @@ class Link:
             self._wake_sender.send(b"!", socket.MSG_DONTWAIT)
 
     def retry_now(self) -> None:
-        """Connect at once instead of after the pause; for who knows that the network is back."""
+        """Connect at once instead of after the pause, when the network is known to be back."""
         self._pause_over.set()
 
     @property
@@ -145,15 +141,35 @@ class Link:
 
     # --- from the session's callbacks ---
 
-    def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
-        """Subscribe to (filter, QoS) pairs. A refusal ends the connection with BrokerError."""
-        if filters:
-            self._require_client().subscribe(list(filters))
+    @property
+    def max_packet_bytes(self) -> int | None:
+        """The largest packet that the broker said it takes (MQTT 5)."""
+        return self.connack.max_packet_bytes
 
-    def ack(self, epoch: int, packet_id: int) -> None:
-        """Acknowledge a QoS 1 message, unless it came on an earlier connection."""
-        if epoch == self.epoch and self._client is not None:
-            self._client.ack(packet_id, 1)
+    @property
+    def receive_maximum(self) -> int:
+        """How many unacknowledged publishes the broker takes (MQTT 5)."""
+        return self.connack.receive_maximum
+
+    def subscribe(
+        self, filters: Sequence[tuple[str, int]], *, retained: Literal["always", "new"] = "always"
+    ) -> None:
+        """Subscribe to (filter, QoS) pairs. `Session.subscribed` is told what came of it.
+
+        `retained`: whether the broker sends its retained messages at each call, or only where the
+        subscription is new to it (MQTT 5).
+        """
+        self._require_connection().subscribe(filters, retained=retained)
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """End subscriptions. `Session.unsubscribed` is told when the broker has."""
+        self._require_connection().unsubscribe(filters)
+
+    def ack(self, message: Message) -> None:
+        """Acknowledge `message`, unless it came on an earlier connection: its packet id may be another's now.
+        With QoS 0 there is nothing to acknowledge."""
+        if message.epoch == self.epoch and message.qos and self._connection is not None:
+            self._connection.ack(message.packet_id, message.qos)
 
     def publish(
         self,
@@ -168,20 +184,19 @@ class Link:
 
         `properties` are MQTT 5 user properties. Raises BrokerError when there is no connection.
         """
-        sent: Properties | None = None
-        if properties and self.endpoint.protocol == "5":
-            sent = Properties(PacketTypes.PUBLISH)
-            sent.UserProperty = list(properties)
-        info = self._require_client().publish(topic, payload, qos, retain, sent)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise BrokerError(f"publish to {self._place} failed: {paho.error_string(info.rc)}")
-        return int(info.mid)
+        return self._require_connection().publish(topic, payload, qos, retain, properties)
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much is unsent that the session should publish no more for now."""
+        connection = self._connection
+        return connection is not None and connection.unsent_bytes > _UNSENT_LIMIT_BYTES
 
     @property
     def wire_bytes(self) -> int:
         """What was sent on all connections so far, with what still waits for the network."""
-        client = self._client
-        return self._earlier_wire_bytes + (0 if client is None else client.wire_bytes)
+        connection = self._connection
+        return self._earlier_wire_bytes + (0 if connection is None else connection.wire_bytes)
 
     def progressed(self) -> None:
         """This connection is good for something: after it, the pauses between attempts begin anew."""
@@ -190,6 +205,27 @@ class Link:
     def reset(self, reason: str) -> None:
         """Give up this connection; a new one is made. Call it from a callback; it raises BrokerError."""
         raise BrokerError(reason)
+
+    # --- from the connection ---
+
+    def accepted(self, connack: Connack) -> None:
+        self.epoch += 1
+        self.connected = True
+        self.connack = connack
+        self.metrics.connects += 1
+        self.metrics.last_error = ""
+        self.farewell_code = None
+        log.info("%s: connected to %s", self.name, self.endpoint.place)
+        self._session.connected(self, connack.session_present)
+
+    def published(self, packet_id: int, reason_code: int) -> None:
+        self._session.published(self, packet_id, reason_code)
+
+    def subscribed(self, codes: dict[str, int]) -> None:
+        self._session.subscribed(self, codes)
+
+    def unsubscribed(self, filters: Sequence[str]) -> None:
+        self._session.unsubscribed(self, filters)
 
     # --- the thread ---
 
@@ -213,95 +249,57 @@ class Link:
             self._backoff_s = FIRST_BACKOFF_S if hurried else min(self._backoff_s * 2, longest_s)
 
     def _serve(self) -> None:
-        client = self._client = self._make_client()
-        self._refused = ""
-        endpoint = self.endpoint
-        client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s, **self._v5_connect())
-        connection = client.connection
-        next_misc = 0.0
-        connecting_until = time.monotonic() + _CONNECT_TIMEOUT_S
+        connection = self._connection = Connection(self.endpoint, self, self._now_ms, self.epoch + 1)
+        sock = connection.open()
+        readiness = Readiness(sock, self._wake_receiver)
+        next_check_s = 0.0
+        connecting_until_s = time.monotonic() + CONNECT_TIMEOUT_S
         wait_s = 0.0  # CONNECT is queued: send it before waiting for the answer
         while not self._stop.is_set():
-            self._wait_for_network(connection, wait_s)
-            self._read(client, connection)
-            wait_s = self._session.work(self) if self.connected else _MISC_EVERY_S
-            client.loop_write()
-            connection.flush()
-            now = time.monotonic()
-            if now >= next_misc:
-                _check(client.loop_misc())
-                self._raise_refusal()
-                next_misc = now + _MISC_EVERY_S
-            self._check_progress(connection, connecting_until)
-            if connection.readable and self._session.wants_to_read():
+            reading = self._session.wants_to_read()
+            data_waited = readiness.wait(min(wait_s, _EVERY_S), reading=reading)
+            if reading:
+                self._hand_on(connection.read(), data_waited)
+            wait_s = self._session.work(self) if self.connected else _EVERY_S
+            connection.write()
+            now_s = time.monotonic()
+            if now_s >= next_check_s:
+                connection.keep_alive()
+                next_check_s = now_s + _EVERY_S
+            self._check_progress(connection, connecting_until_s)
+            if sock.readable and self._session.wants_to_read():
                 wait_s = 0.0
 
-    def _wait_for_network(self, connection: BufferedSocket, wait_s: float) -> None:
-        reading = [self._wake_receiver.fileno()]
-        if self._session.wants_to_read():
-            reading.append(connection.fileno())
-            if connection.pending():
-                wait_s = 0.0
-        writing = [connection.fileno()] if connection.unsent_bytes else []
-        ready, writable, _ = select.select(reading, writing, [], 0)
-        self._data_waited = reading[-1] in ready and len(reading) > 1
-        if not ready and not writable and wait_s > 0:
-            ready, _, _ = select.select(reading, writing, [], min(wait_s, _MISC_EVERY_S))
-        if reading[0] in ready:
-            self._wake_receiver.recv(4096)
-
-    def _read(self, client: _Client, connection: BufferedSocket) -> None:
-        if not self._session.wants_to_read():
-            return
-        connection.fill()
-        for _ in range(_PACKETS_PER_TURN):
-            if not connection.readable:
-                break
-            code = client.loop_read()
-            if not self.connected:
-                self._raise_refusal()  # it says why; paho's code only that something was wrong
-            _check(code)
-            self._raise_refusal()
-        if self._inbox:
-            messages, self._inbox = self._inbox, []
+    def _hand_on(self, messages: list[Message], data_waited: bool) -> None:
+        if messages:
             self.metrics.messages += len(messages)
-            self.metrics.waited += len(messages) * self._data_waited
+            self.metrics.waited += len(messages) * data_waited
             self._session.received(self, messages)
 
-    def _raise_refusal(self) -> None:
-        if self._refused:
-            raise BrokerError(self._refused)
-
-    def _check_progress(self, connection: BufferedSocket, connecting_until_s: float) -> None:
+    def _check_progress(self, connection: Connection, connecting_until_s: float) -> None:
         if not self.connected and time.monotonic() > connecting_until_s:
-            raise BrokerError(f"{self._place} accepted the connection but did not answer CONNECT")
+            raise BrokerError(f"{self.endpoint.place} accepted the connection but did not answer CONNECT")
         if connection.unsent_bytes > _UNSENT_LIMIT_BYTES * 4:
-            raise BrokerError(f"{self._place} does not read what we send")
-
-    @property
-    def congested(self) -> bool:
-        """Whether so much is unsent that the session should publish no more for now."""
-        client = self._client
-        return client is not None and client.connection.unsent_bytes > _UNSENT_LIMIT_BYTES
+            raise BrokerError(f"{self.endpoint.place} does not read what we send")
 
     def _end_connection(self) -> None:
-        self._inbox = []
-        client, was_connected = self._client, self.connected
-        if client is not None:
+        connection, was_connected = self._connection, self.connected
+        if connection is not None:
             if was_connected and self._stop.is_set():
-                self._say_goodbye(client)
-            client.close()
-            self._earlier_wire_bytes += client.wire_bytes
-        self._client, self.connected = None, False
+                self._say_goodbye(connection)
+            connection.close()
+            self._earlier_wire_bytes += connection.wire_bytes
+            self.farewell_code = connection.farewell_code
+        self._connection, self.connected = None, False
         if was_connected:
             self._session.disconnected(self)
 
-    def _say_goodbye(self, client: _Client) -> None:
+    def _say_goodbye(self, connection: Connection) -> None:
         """Last words and DISCONNECT, on a connection that may be broken already."""
+        connection.closing = True
         try:
             self._session.leaving(self)
-            client.disconnect()
-            client.loop_write()
+            connection.say_goodbye()
         except (OSError, ValueError, BrokerError) as exc:
             log.info("%s: no polite goodbye: %s", self.name, exc)
 
@@ -313,111 +311,15 @@ class Link:
             "%s: %s %s: %s",
             self.name,
             "lost the connection to" if self.connected else "no connection to",
-            self._place,
+            self.endpoint.place,
             self.metrics.last_error,
             exc_info=None if expected else error,
         )
 
-    # --- paho ---
-
-    def _make_client(self) -> _Client:
-        endpoint = self.endpoint
-        v5 = endpoint.protocol == "5"
-        client = _Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=endpoint.client_id,
-            clean_session=None if v5 else not endpoint.persistent,
-            protocol=paho.MQTTv5 if v5 else paho.MQTTv311,
-            manual_ack=True,
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = _CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(0)  # the sessions keep windows of their own
-        if endpoint.username is not None:
-            client.username_pw_set(endpoint.username, endpoint.password)
-        if endpoint.tls is not None:
-            client.tls_set_context(endpoint.tls.context())
-            client.tls_insecure_set(endpoint.tls.insecure)
-        if endpoint.will is not None:
-            will = endpoint.will
-            client.will_set(will.topic, will.payload, will.qos, will.retain)
-        client.on_socket_register_write = _ignore  # paho then leaves all writing to our loop
-        client.on_connect = self._on_connect
-        client.on_message = self._on_message
-        client.on_publish = self._on_publish
-        client.on_subscribe = self._on_subscribe
-        client.on_disconnect = self._on_disconnect
-        return client
-
-    def _v5_connect(self) -> dict[str, Any]:
-        if self.endpoint.protocol != "5":
-            return {}
-        properties = Properties(PacketTypes.CONNECT)
-        if self.endpoint.persistent:
-            properties.SessionExpiryInterval = self.endpoint.session_expiry_s
-        properties.ReceiveMaximum = self.endpoint.receive_maximum
-        if self.endpoint.max_packet_bytes is not None:
-            properties.MaximumPacketSize = self.endpoint.max_packet_bytes
-        return {"clean_start": not self.endpoint.persistent, "properties": properties}
-
-    def _on_connect(self, _client: Any, _data: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if reason.is_failure:
-            hint = _CREDENTIALS_HINT if reason.value in _CREDENTIALS_REFUSED else ""
-            self._refused = f"{self._place} refused the connection: {reason}{hint}"
-            return
-        self.epoch += 1
-        self.connected = True
-        self.metrics.connects += 1
-        self.metrics.last_error = ""
-        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
-        self.receive_maximum = getattr(properties, "ReceiveMaximum", 65_535)
-        self.farewell_code = None
-        log.info("%s: connected to %s", self.name, self._place)
-        self._session.connected(self, bool(flags.session_present))
-
-    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            # Not valid MQTT, but lost if it were refused: keep it under a name that can be stored.
-            topic = message._topic.decode("utf-8", "backslashreplace")
-        self._inbox.append(
-            Message(
-                topic,
-                bytes(message.payload),
-                message.qos,
-                message.retain,
-                message.dup,
-                message.mid,
-                self.epoch,
-                self._now_ms(),
-                tuple(getattr(message.properties, "UserProperty", ())) if message.properties else (),
-            )
-        )
-
-    def _on_publish(self, _client: Any, _data: Any, packet_id: int, reason: Any, _properties: Any) -> None:
-        client = self._client
-        self._session.published(self, packet_id, client.puback_code if client else int(reason.value))
-
-    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
-        refused = [str(reason) for reason in reasons if reason.is_failure]
-        if refused:
-            self._refused = f"{self._place} refused a subscription: {', '.join(refused)}"
-
-    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
-        if flags.is_disconnect_packet_from_server and reason is not None:
-            self.farewell_code = int(reason.value)
-        if not self._stop.is_set() and not self._refused:
-            self._refused = f"{self._place} closed the connection: {reason}"
-
-    def _require_client(self) -> _Client:
-        if self._client is None or not self.connected:
-            raise BrokerError(f"not connected to {self._place}")
-        return self._client
-
-    @property
-    def _place(self) -> str:
-        return f"{self.endpoint.host}:{self.endpoint.port}"
+    def _require_connection(self) -> Connection:
+        if self._connection is None or not self.connected:
+            raise BrokerError(f"not connected to {self.endpoint.place}")
+        return self._connection
 
 
 def stop_links(links: Sequence[Link], timeout_s: float = STOP_TIMEOUT_S) -> None:
@@ -427,51 +329,3 @@ def stop_links(links: Sequence[Link], timeout_s: float = STOP_TIMEOUT_S) -> None
         link.begin_stop()
     for link in links:
         link.stop(max(0.0, deadline_s - time.monotonic()))
-
-
-class _Client(paho.Client):
-    """paho's client on a BufferedSocket."""
-
-    connection: BufferedSocket
-    puback_code = 0
-    """The reason code of the PUBACK that is being handled."""
-
-    @property
-    def wire_bytes(self) -> int:
-        connection = getattr(self, "connection", None)
-        return 0 if connection is None else int(connection.wire_bytes)
-
-    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
-        """paho refuses a packet whose code the standard does not list for a PUBACK; Mosquitto sends one, 0x95
-        for a message over its size limit. So the code is taken out here, and paho sees a plain PUBACK."""
-        packet = self._in_packet["packet"]
-        self.puback_code = packet[2] if len(packet) > 2 else 0
-        self._in_packet["packet"] = packet[:2]
-        return super()._handle_pubackcomp(cmd)
-
-    def _handle_on_message(self, message: paho.MQTTMessage) -> None:
-        """paho first looks the topic up among callbacks for filters. Nobody registers any here, and to search
-        that empty tree took 9 % of a busy gateway's time."""
-        self.on_message(self, None, message)  # type: ignore[misc] # the link has set it
-
-    def _create_socket(self) -> Any:
-        sock = super()._create_socket()
-        if isinstance(sock, socket.socket):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = BufferedSocket(sock)  # type: ignore[arg-type]
-        return self.connection
-
-    def close(self) -> None:
-        """Close the socket, if there ever was one."""
-        connection = getattr(self, "connection", None)
-        if connection is not None:
-            connection.close()
-
-
-def _check(code: int) -> None:
-    if code > 0:
-        raise BrokerError(paho.error_string(MQTTErrorCode(code)))
-
-
-def _ignore(*_: Any) -> None:
-    """Registering a write is our loop's business."""

@@ -8,6 +8,7 @@ turn of the loop (docs/performance.md).
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 
@@ -100,3 +101,37 @@ class BufferedSocket:
         with contextlib.suppress(OSError):
             self.flush()
         self._sock.close()
+
+
+class Readiness:
+    """Waits until one connection has something to do, or `wakeup` is written to. `poll`, because `select`
+    fails in a process with more than 1,024 descriptors."""
+
+    def __init__(self, connection: BufferedSocket, wakeup: socket.socket) -> None:
+        self._connection = connection
+        self._wakeup = wakeup
+        self._watched = 0
+        self._poll = select.poll()
+        self._poll.register(wakeup, select.POLLIN)
+
+    def wait(self, wait_s: float, *, reading: bool) -> bool:
+        """Wait for `wait_s` at most; return whether something to read was there already."""
+        self._watch(reading)
+        if reading and self._connection.pending():
+            wait_s = 0.0
+        ready = dict(self._poll.poll(0))
+        data_waited = bool(ready.get(self._connection.fileno(), 0) & select.POLLIN)
+        if not ready and wait_s > 0:
+            ready = dict(self._poll.poll(wait_s * 1000))
+        if self._wakeup.fileno() in ready:
+            self._wakeup.recv(4096)
+        return data_waited
+
+    def _watch(self, reading: bool) -> None:
+        wanted = reading * select.POLLIN | bool(self._connection.unsent_bytes) * select.POLLOUT
+        if wanted != self._watched:
+            if self._watched:
+                self._poll.unregister(self._connection)
+            if wanted:
+                self._poll.register(self._connection, wanted)
+            self._watched = wanted

@@ -59,8 +59,7 @@ class Receiver(Session):
             self.done.set()
             raise
         for message in messages:
-            if message.qos:
-                link.ack(message.epoch, message.packet_id)
+            link.ack(message)
         self.last_arrival_s = time.monotonic()
 
     def wants_to_read(self) -> bool:

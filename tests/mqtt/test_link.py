@@ -6,10 +6,12 @@ Brokers are real, or sockets that send what no real broker would.
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import pytest
 
@@ -102,6 +104,49 @@ def scripted_broker(*answers: bytes) -> Iterator[int]:
         thread.join(5)
 
 
+class AskedBroker:
+    """A broker for one connection. Calling it gives the next packet that it was sent, behind the CONNECT."""
+
+    def __init__(self, greeting: bytes) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self._greeting = greeting
+        self._packets: queue.Queue[bytes] = queue.Queue()
+        self._accepted: socket.socket | None = None
+
+    def __call__(self) -> bytes:
+        return self._packets.get(timeout=60)
+
+    def answer(self, packet: bytes) -> None:
+        assert self._accepted is not None
+        self._accepted.sendall(packet)
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            self._accepted, _ = self.listener.accept()
+            with self._accepted, self._accepted.makefile("rb") as stream:
+                _short_packet(stream)
+                self.answer(CONNACK + self._greeting)
+                while packet := _short_packet(stream):
+                    self._packets.put(packet)
+
+
+def _short_packet(stream: BinaryIO) -> bytes:
+    """A packet of less than 128 bytes; empty at the end."""
+    head = stream.read(2)
+    return head + stream.read(head[1]) if head else b""
+
+
+@contextmanager
+def asked_broker(greeting: bytes = b"") -> Iterator[tuple[int, AskedBroker]]:
+    """The port of a broker that sends `greeting` behind its CONNACK, and the broker."""
+    broker = AskedBroker(greeting)
+    thread = threading.Thread(target=broker.serve, daemon=True)
+    thread.start()
+    with broker.listener:
+        yield broker.listener.getsockname()[1], broker
+    thread.join(5)
+
+
 GOOD = b"\x30\x04\x00\x01a" + b"X"
 
 
@@ -192,13 +237,38 @@ def test_an_ack_of_an_earlier_connection_is_dropped(mosquitto: MosquittoFactory)
         again = session.messages[1]
         assert (again.payload, again.dup, again.epoch) == (b"first", True, stale.epoch + 1)
         # The window is one: were this ack sent, the broker would take "first" as done and send "second".
-        session.do(link, lambda link: link.ack(stale.epoch, stale.packet_id))
+        session.do(link, lambda link: link.ack(stale))
         session.do(link, lambda link: link.publish("unrelated", b"barrier"))
         wait_until(lambda: session.answers, "the barrier's PUBACK, behind any effect of the ack")
         assert len(session.messages) == 2
-        session.do(link, lambda link: link.ack(again.epoch, again.packet_id))
+        session.do(link, lambda link: link.ack(again))
         wait_until(lambda: len(session.messages) == 3, "the second message")
         assert session.messages[2].payload == b"second"
+
+
+def test_a_qos_2_delivery_is_answered_step_by_step_and_only_when_the_owner_says_so() -> None:
+    publish = b"\x34\x06\x00\x01a\x00\x07X"
+    session = Recorder()
+    with asked_broker(publish) as (port, sent), running(session, port=port) as link:
+        wait_until(lambda: session.messages, "the message, with its PUBLISH")
+        assert (session.messages[0].qos, session.messages[0].payload) == (2, b"X")
+        session.do(link, lambda link: link.publish("t", b"", qos=0))
+        assert sent().startswith(b"\x30"), "nothing was acknowledged before the owner did"
+        session.do(link, lambda link: link.ack(session.messages[0]))
+        assert sent() == b"\x50\x02\x00\x07"  # PUBREC
+        sent.answer(b"\x62\x02\x00\x07")
+        assert sent() == b"\x70\x02\x00\x07"  # PUBCOMP
+        assert len(session.messages) == 1
+
+
+def test_subscriptions_go_in_packets_of_eight_and_a_refusal_names_its_filter() -> None:
+    session = Recorder(tuple((f"t/{number}", 1) for number in range(10)))
+    with asked_broker() as (port, sent), running(session, port=port) as link:
+        first, second = sent(), sent()
+        assert (first.count(b"t/"), second.count(b"t/")) == (8, 2)
+        sent.answer(b"\x90\x04" + second[2:4] + b"\x01\x80")
+        wait_until(lambda: link.metrics.failures, "the refusal")
+        assert link.metrics.last_error.endswith("refused the subscription to t/9")
 
 
 def test_without_room_nothing_is_read_and_nothing_is_lost(mosquitto: MosquittoFactory) -> None:

@@ -1,0 +1,348 @@
+"""One MQTT connection as paho makes it, told apart from the loop that drives it.
+
+All of it runs on the thread of the `Link` that made it, and a connection is used once:
+- nothing is acknowledged before its owner says so: neither QoS 1 (PUBACK) nor QoS 2 (PUBREC), also where a
+  broker delivers QoS 2 although it granted QoS 1;
+- a PUBREL is answered at once, because its message was committed before the PUBREC.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from gateway.core.errors import BrokerError
+from gateway.core.events import Message
+from gateway.mqtt.endpoint import Endpoint
+from gateway.mqtt.sockets import BufferedSocket
+
+CONNECT_TIMEOUT_S = 10.0
+SUBSCRIBE_LIMIT = 8  # AWS IoT Core takes no more filters in one packet, and closes the connection
+_PACKETS_PER_TURN = 2000
+_ONLY_NEW = 1  # MQTT 5, 3.8.3.1: retained messages only for a subscription that did not exist
+_FAILURE = 0x80
+_CREDENTIALS_REFUSED = (0x86, 0x87)  # bad user name or password, not authorized
+_CREDENTIALS_HINT = "; check the username, the password and the client_id that the configuration gives"
+_ACKNOWLEDGEMENT = {1: b"\x40\x02", 2: b"\x50\x02"}  # PUBACK, PUBREC; the packet id follows
+_PUBCOMP = b"\x70\x02"
+
+
+class Connack(NamedTuple):
+    """What the broker said when it accepted the connection. MQTT 3.1.1 says only the first."""
+
+    session_present: bool
+    max_packet_bytes: int | None = None
+    receive_maximum: int = 65_535
+    retain_available: bool = True
+    session_expiry_s: int | None = None  # None: what was asked for
+    subscription_ids: bool = False
+
+
+class Listener(Protocol):
+    """What a connection tells the loop; called while the loop reads."""
+
+    def accepted(self, connack: Connack) -> None:
+        """The broker accepted the connection."""
+
+    def published(self, packet_id: int, reason_code: int) -> None:
+        """The broker answered a QoS 1 publish."""
+
+    def subscribed(self, codes: dict[str, int]) -> None:
+        """The broker answered a SUBSCRIBE: the granted QoS by filter, or a reason >= 128."""
+
+    def unsubscribed(self, filters: Sequence[str]) -> None:
+        """The broker answered an UNSUBSCRIBE."""
+
+
+class Connection:
+    """One connection to `endpoint`. `open` it, then `read` and `write` in turn until `close`.
+
+    What the broker refuses and whatever is malformed raises BrokerError, or what paho raises.
+    """
+
+    def __init__(self, endpoint: Endpoint, listener: Listener, now_ms: Callable[[], int], epoch: int) -> None:
+        self.accepted = False
+        self.closing = False  # by our own wish
+        self.farewell_code: int | None = None  # of the broker's DISCONNECT, if it sent one (MQTT 5)
+        self._endpoint = endpoint
+        self._listener = listener
+        self._now_ms = now_ms
+        self._epoch = epoch
+        self._inbox: list[Message] = []
+        self._refused = ""
+        self._asked: dict[int, list[str]] = {}  # filters by the packet id of their (UN)SUBSCRIBE
+        self._client = self._make_client()
+
+    # --- for the loop ---
+
+    def open(self) -> BufferedSocket:
+        """Connect, with TLS, and queue the CONNECT. Blocks for CONNECT_TIMEOUT_S at most."""
+        endpoint = self._endpoint
+        self._client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s, **self._v5_connect())
+        return self._client.connection
+
+    def read(self) -> list[Message]:
+        """Handle what has arrived, up to a limit; return the messages among it, in order."""
+        client, connection = self._client, self._client.connection
+        connection.fill()
+        for _ in range(_PACKETS_PER_TURN):
+            if not connection.readable:
+                break
+            code = client.loop_read()
+            if not self.accepted:
+                self._raise_refusal()  # it says why; paho's code only that something was wrong
+            _check(code)
+            self._raise_refusal()
+        messages, self._inbox = self._inbox, []
+        return messages
+
+    def write(self) -> None:
+        """Send what is queued, as far as the peer takes it."""
+        self._client.loop_write()
+        self._client.connection.flush()
+
+    def keep_alive(self) -> None:
+        """Ping the broker when it is due, and notice that it does not answer. Call it once a second."""
+        _check(self._client.loop_misc())
+        self._raise_refusal()
+
+    def say_goodbye(self) -> None:
+        """Send DISCONNECT, behind what is queued."""
+        self._client.disconnect()
+        self._client.loop_write()
+
+    def close(self) -> None:
+        self._client.close()
+
+    @property
+    def wire_bytes(self) -> int:
+        """What was sent on this connection, with what still waits for the network."""
+        return self._client.wire_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._client.connection.unsent_bytes
+
+    # --- for the owner ---
+
+    def subscribe(self, filters: Sequence[tuple[str, int]], *, retained: Literal["always", "new"]) -> None:
+        """Subscribe to (filter, QoS) pairs, in packets that every broker takes."""
+        v5 = self._endpoint.protocol == "5"
+        handling = _ONLY_NEW if retained == "new" else 0
+        for part in _parts(filters):
+            asked: list[Any] = [
+                (name, SubscribeOptions(qos, retainHandling=handling) if v5 else qos) for name, qos in part
+            ]
+            _, packet_id = self._client.subscribe(asked)
+            self._asked[packet_id or 0] = [name for name, _ in part]
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        for part in _parts(filters):
+            _, packet_id = self._client.unsubscribe(list(part))
+            self._asked[packet_id or 0] = list(part)
+
+    def ack(self, packet_id: int, qos: int) -> None:
+        """Acknowledge one message. Written past paho's queue, which costs more than all the rest of it; the
+        socket takes whole packets only, so the order of packets is all that differs."""
+        self._client.connection.send(_ACKNOWLEDGEMENT[qos] + packet_id.to_bytes(2, "big"))
+
+    def publish(
+        self, topic: str, payload: bytes, qos: int, retain: bool, properties: Sequence[tuple[str, str]]
+    ) -> int:
+        """Publish and return the packet id. `properties` are MQTT 5 user properties."""
+        sent: Properties | None = None
+        if properties and self._endpoint.protocol == "5":
+            sent = Properties(PacketTypes.PUBLISH)
+            sent.UserProperty = list(properties)
+        info = self._client.publish(topic, payload, qos, retain, sent)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise BrokerError(f"publish to {self._endpoint.place} failed: {paho.error_string(info.rc)}")
+        return int(info.mid)
+
+    # --- paho ---
+
+    def _make_client(self) -> _Client:
+        endpoint = self._endpoint
+        v5 = endpoint.protocol == "5"
+        client = _Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=endpoint.client_id,
+            clean_session=None if v5 else not endpoint.persistent,
+            protocol=paho.MQTTv5 if v5 else paho.MQTTv311,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(0)  # the sessions keep windows of their own
+        if endpoint.username is not None:
+            client.username_pw_set(endpoint.username, endpoint.password)
+        if endpoint.tls is not None:
+            client.tls_set_context(endpoint.tls.context())
+            client.tls_insecure_set(endpoint.tls.insecure)
+        if endpoint.will is not None:
+            will = endpoint.will
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
+        client.on_socket_register_write = _ignore  # paho then leaves all writing to the loop
+        client.on_connect = self._on_connect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
+        client.on_disconnect = self._on_disconnect
+        return client
+
+    def _v5_connect(self) -> dict[str, Any]:
+        endpoint = self._endpoint
+        if endpoint.protocol != "5":
+            return {}
+        properties = Properties(PacketTypes.CONNECT)
+        if endpoint.persistent:
+            properties.SessionExpiryInterval = endpoint.session_expiry_s
+        properties.ReceiveMaximum = endpoint.receive_maximum
+        if endpoint.max_packet_bytes is not None:
+            properties.MaximumPacketSize = endpoint.max_packet_bytes
+        return {"clean_start": not endpoint.persistent, "properties": properties}
+
+    def _on_connect(self, _client: Any, _data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            hint = _CREDENTIALS_HINT if reason.value in _CREDENTIALS_REFUSED else ""
+            self._refused = f"{self._endpoint.place} refused the connection: {reason}{hint}"
+            return
+        self.accepted = True
+        self._listener.accepted(
+            Connack(
+                bool(flags.session_present),
+                getattr(properties, "MaximumPacketSize", None),
+                getattr(properties, "ReceiveMaximum", 65_535),
+                bool(getattr(properties, "RetainAvailable", 1)),
+                getattr(properties, "SessionExpiryInterval", None),
+                self._endpoint.protocol == "5"
+                and bool(getattr(properties, "SubscriptionIdentifierAvailable", 1)),
+            )
+        )
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            # Not valid MQTT, but lost if it were refused: keep it under a name that can be stored.
+            topic = message._topic.decode("utf-8", "backslashreplace")
+        self._inbox.append(
+            Message(
+                topic,
+                bytes(message.payload),
+                message.qos,
+                message.retain,
+                message.dup,
+                message.mid,
+                self._epoch,
+                self._now_ms(),
+                tuple(getattr(message.properties, "UserProperty", ())) if message.properties else (),
+            )
+        )
+
+    def _on_publish(self, _client: Any, _data: Any, packet_id: int, _reason: Any, _properties: Any) -> None:
+        self._listener.published(packet_id, self._client.puback_code)
+
+    def _on_subscribe(self, _client: Any, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
+        filters = self._asked.pop(mid, [])
+        self._listener.subscribed(
+            {name: reason.value for name, reason in zip(filters, reasons, strict=False)}
+        )
+
+    def _on_unsubscribe(self, _client: Any, _data: Any, mid: int, _reasons: Any, _properties: Any) -> None:
+        self._listener.unsubscribed(self._asked.pop(mid, []))
+
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        if flags.is_disconnect_packet_from_server and reason is not None:
+            self.farewell_code = int(reason.value)
+        if not self.closing and not self._refused:
+            self._refused = f"{self._endpoint.place} closed the connection: {reason}"
+
+    def _raise_refusal(self) -> None:
+        if self._refused:
+            raise BrokerError(self._refused)
+
+
+def is_refusal(code: int) -> bool:
+    """Whether a reason code of MQTT 5, or a return code of a SUBACK of 3.1.1, is a failure."""
+    return code >= _FAILURE
+
+
+class _Client(paho.Client):
+    """paho's client on a BufferedSocket, which leaves QoS 2 to its owner."""
+
+    connection: BufferedSocket
+    puback_code = 0
+    """The reason code of the PUBACK that is being handled."""
+
+    @property
+    def wire_bytes(self) -> int:
+        connection = getattr(self, "connection", None)
+        return 0 if connection is None else int(connection.wire_bytes)
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        """paho refuses a packet whose code the standard does not list for a PUBACK; Mosquitto sends one, 0x95
+        for a message over its size limit. So the code is taken out here, and paho sees a plain PUBACK."""
+        packet = self._in_packet["packet"]
+        self.puback_code = packet[2] if len(packet) > 2 else 0
+        self._in_packet["packet"] = packet[:2]
+        return super()._handle_pubackcomp(cmd)
+
+    def _handle_on_message(self, message: paho.MQTTMessage) -> None:
+        """paho first looks the topic up among callbacks for filters. Nobody registers any here, and to search
+        that empty tree took 9 % of a busy gateway's time."""
+        self.on_message(self, None, message)  # type: ignore[misc] # the connection has set it
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        """Hand a QoS 2 message on with its PUBLISH. paho would keep it in memory until the PUBREL, and a
+        crash between the PUBREC that it sends at once and that PUBREL would lose it."""
+        code = super()._handle_publish()
+        while self._in_messages:
+            self._handle_on_message(self._in_messages.popitem()[1])
+        return code
+
+    def _send_pubrec(self, _mid: int) -> MQTTErrorCode:
+        """Send nothing: the owner does, after the commit."""
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _handle_pubrel(self) -> MQTTErrorCode:
+        """Answer PUBCOMP, whatever the packet id: the broker has our PUBREC, so the message is on disk."""
+        packet_id = bytes(self._in_packet["packet"][:2])
+        if len(packet_id) < 2:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        self.connection.send(_PUBCOMP + packet_id)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _create_socket(self) -> Any:
+        sock = super()._create_socket()
+        if isinstance(sock, socket.socket):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection = BufferedSocket(sock)  # type: ignore[arg-type]
+        return self.connection
+
+    def close(self) -> None:
+        """Close the socket, if there ever was one."""
+        connection = getattr(self, "connection", None)
+        if connection is not None:
+            connection.close()
+
+
+def _parts(filters: Sequence[Any]) -> list[Sequence[Any]]:
+    return [filters[at : at + SUBSCRIBE_LIMIT] for at in range(0, len(filters), SUBSCRIBE_LIMIT)]
+
+
+def _check(code: int) -> None:
+    if code > 0:
+        raise BrokerError(paho.error_string(MQTTErrorCode(code)))
+
+
+def _ignore(*_: Any) -> None:
+    """Registering a write is the loop's business."""
