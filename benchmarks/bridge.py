@@ -122,8 +122,8 @@ def ours(folder: Path, events: list[NewEvent], **spec: Any) -> tuple[float, int]
 def mosquittos_own(folder: Path, events: list[NewEvent]) -> tuple[float, int]:
     """The same messages, queued in a Mosquitto for its bridge."""
     port = free_port()
-    lines = ("connection up", f"address 127.0.0.1:{port}", "topic # out 1", "restart_timeout 1")
-    lines += ("bridge_protocol_version mqttv50", "cleansession false")
+    lines = ["connection up", f"address 127.0.0.1:{port}", "topic # out 1", "restart_timeout 1"]
+    lines += ["bridge_protocol_version mqttv50", "cleansession false"]
     with mosquitto(folder / "local", *lines) as local:
         publish_all("127.0.0.1", local.port, ((each.topic, each.payload) for each in events))
         with mosquitto(folder / "cloud", port=port) as cloud:
@@ -142,7 +142,7 @@ def consume(port: int, ready: Connection, found: Connection) -> None:
 
     def on_message(_client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         now_s = time.monotonic()
-        for one in decode_batch(message.payload).events:
+        for one in decode_batch(bytes(message.payload)).events:
             if one.stream.startswith("probe/"):
                 found.send((one.stream, now_s - float(one.payload)))
 

@@ -32,7 +32,7 @@ IDS_PER_EVICTION = 10_000  # as retention does
 
 
 def event(number: int) -> NewEvent:
-    reading = {"Time": f"2024-01-01T00:00:{number % 60:02}", "TempUnit": "C"}
+    reading: dict[str, object] = {"Time": f"2024-01-01T00:00:{number % 60:02}", "TempUnit": "C"}
     reading["BME280"] = {"Temperature": round(random.uniform(10, 30), 1), "Humidity": number % 90}
     topic, now_ms = f"tele/dev{number % 1000}/SENSOR", 1_700_000_000_000 + number
     return NewEvent(topic, "tasmota", now_ms, now_ms, None, 2, 0, 0, json.dumps(reading).encode())

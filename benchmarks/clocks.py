@@ -137,8 +137,10 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 760, 300, 52, 40, 46
 COLOURS = ("#d9730d", "#8957e5", "#2f81f7", "#3f9c5a")
-DECADES = ((1, "1 ms"), (10, "10 ms"), (100, "100 ms"), (1e3, "1 s"), (1e4, "10 s"), (1e5, "100 s"))
-DECADES += ((1e6, "17 min"), (1e7, "2.8 h"))
+DECADES = (
+    *((1, "1 ms"), (10, "10 ms"), (100, "100 ms"), (1e3, "1 s")),
+    *((1e4, "10 s"), (1e5, "100 s"), (1e6, "17 min"), (1e7, "2.8 h")),
+)
 STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #57606a } .grid { stroke: #8b949e; stroke-opacity: .3 }
 @media (prefers-color-scheme: dark) { text { fill: #adbac7 } }

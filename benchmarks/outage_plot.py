@@ -67,5 +67,5 @@ def _panel(panel: Panel, top: int, right: float, tick: int) -> list[str]:
 
 def _round_step(at_least: float) -> float:
     """1, 2 or 5 times a power of ten."""
-    power = 10 ** math.floor(math.log10(at_least))
+    power = 10.0 ** math.floor(math.log10(at_least))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= at_least)

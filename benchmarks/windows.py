@@ -9,14 +9,11 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from gateway.core.events import Emission, Sample
 from gateway.windows.engine import WindowEngine
 from gateway.windows.spec import WindowSpec
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins"))
-from stats import Plugin as Stats
+from plugins.stats import Plugin as Stats
 
 KEYS = 1_000
 Event = tuple[str, dict[str, str], tuple[Sample, ...], int]
@@ -25,7 +22,7 @@ Event = tuple[str, dict[str, str], tuple[Sample, ...], int]
 def events(count: int) -> list[Event]:
     """A thousand devices, each on its topic, 10 readings a second, out of order by up to a second."""
     draw = random.Random(7)
-    made = []
+    made: list[Event] = []
     for number in range(count):
         device = f"d{draw.randrange(KEYS)}"
         arrival_ms = 1_700_000_000_000 + number // 10
@@ -73,7 +70,7 @@ def measure(name: str, run: Callable[[], int], count: int) -> None:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300_000
     made = events(count)
-    on_topic = [("site", {}, samples, arrival_ms) for _, _, samples, arrival_ms in made]
+    on_topic: list[Event] = [("site", {}, samples, arrival_ms) for _, _, samples, arrival_ms in made]
     measure("plain dict", lambda: run_dict(made), count)
     for label, topic, watermark, batch in (
         ("key per topic, per_key", "site/{device}", "per_key", made),

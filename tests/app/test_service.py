@@ -88,9 +88,12 @@ def test_the_watchdog_starves_while_the_writer_hangs(tmp_path: Path) -> None:
     try:
         wait_until(fed, "progress")
         wait_until(fed, "progress since then")
-        asked = threading.Thread(
-            target=lambda: gateway.writer.call_outside(lambda _: hanging.set() or go_on.wait())
-        )
+
+        def hang(_: object) -> None:
+            hanging.set()
+            go_on.wait()
+
+        asked = threading.Thread(target=lambda: gateway.writer.call_outside(hang))
         asked.start()
         assert hanging.wait(PATIENCE_S)
         fed()  # what it did until then

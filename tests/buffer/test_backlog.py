@@ -18,7 +18,7 @@ HOUR_MS = 3_600_000
 
 def look(path: Path, *, newest_first: bool = False, before: Backlog | None = None) -> Backlog:
     with reading(path) as reader:
-        return Backlog(*reader.backlog(0, 1, before and before.to_id), newest_first)
+        return Backlog(*reader.backlog(0, 1, before.to_id if before else None), newest_first)
 
 
 def claim(store: Store, backlog: Backlog, limit: int = 8, now_ms: int = EPOCH_MS) -> list[int]:

@@ -348,7 +348,7 @@ def test_a_restore_that_is_killed_leaves_the_old_buffer_or_the_new_one(store: St
         folder.mkdir()
         for suffix in ("", "-wal"):
             shutil.copyfile(f"{store.path}{suffix}", f"{folder / 'events.db'}{suffix}")
-        command = [sys.executable, "-c", KILLED_AT, folder / "events.db", backup, str(change)]
+        command = [sys.executable, "-c", KILLED_AT, str(folder / "events.db"), str(backup), str(change)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert recover(folder / "events.db", 0).kind == "whole"
         with opened(folder / "events.db") as found:

@@ -42,7 +42,12 @@ def test_every_part_of_a_round_goes_by_an_index_of_what_waits(
         backlog = Backlog(*reader.backlog(0, shards), newest_first)
     append(store, [event("live"), event("alarm", priority=Priority.CRITICAL)])
     statements: list[tuple[str, Any]] = []
-    store._connection.set_exec_trace(lambda _, sql, values: statements.append((sql, values)) or True)
+
+    def note(_: object, sql: str, values: Any) -> bool:
+        statements.append((sql, values))
+        return True
+
+    store._connection.set_exec_trace(note)
     with store.transaction():
         assert store.claim(400, 0, shards, now_ms=EPOCH_MS, backlog=backlog)
     store._connection.set_exec_trace(None)

@@ -166,7 +166,7 @@ class StoreMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     @rule(group=st.lists(steps, min_size=1, max_size=5), commits=st.sampled_from([True, True, True, False]))
-    def change(self, group: list[tuple], commits: bool) -> None:
+    def change(self, group: list[tuple[Any, ...]], commits: bool) -> None:
         model = copy.deepcopy(self.model)
         try:
             with self.store.transaction():
@@ -187,7 +187,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.open()
 
     @rule(group=st.lists(steps, max_size=5))
-    def crash(self, group: list[tuple]) -> None:
+    def crash(self, group: list[tuple[Any, ...]]) -> None:
         """In the middle of a group: what goes on is a copy of the files as they are at that moment."""
         unfinished = copy.deepcopy(self.model)
         left = Path(tempfile.mkdtemp(dir=self.folder)) / "events.db"
@@ -276,7 +276,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         def goes(row: dict[str, Any]) -> bool:
             is_meant = row["kind"] == Kind.RAW and row["priority"] >= priority
-            return from_id <= row["id"] <= to_id and is_meant and row["sequence"] % keep_one_in != 0
+            return bool(from_id <= row["id"] <= to_id and is_meant and row["sequence"] % keep_one_in != 0)
 
         expected = model.remove("thinned", Status.PENDING, goes)
         assert self.store.thin(from_id, to_id, keep_one_in, priority).events == expected
@@ -361,13 +361,13 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.meta_int(CHECKPOINT_ID) == self.model.checkpoint_id
 
 
-_ANY_PACE = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+_ANY_PACE: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 TestStoreAgainstAList = StoreMachine.TestCase
 TestStoreAgainstAList.settings = settings(max_examples=40, stateful_step_count=20, **_ANY_PACE)
 
 
 @pytest.mark.slow
-class TestStoreAgainstAListForLong(StoreMachine.TestCase):
+class TestStoreAgainstAListForLong(StoreMachine.TestCase):  # type: ignore[valid-type, misc]
     settings = settings(max_examples=1500, stateful_step_count=40, **_ANY_PACE)
 
 

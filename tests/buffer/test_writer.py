@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -67,7 +68,7 @@ class Broken(Append):
 
 
 @contextmanager
-def written(path: Path, *queued: Command, **options: object) -> Iterator[Writer]:
+def written(path: Path, *queued: Command, **options: Any) -> Iterator[Writer]:
     """A running writer whose first group is `queued`."""
     with opened(path) as store:
         writer = Writer(store, **options)
@@ -80,7 +81,7 @@ def written(path: Path, *queued: Command, **options: object) -> Iterator[Writer]
             assert writer.stop()
 
 
-def wait_until(true: Callable[[], object]) -> None:
+def wait_until(true: Callable[..., object]) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < deadline_s

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_an_outage_in_the_middle_costs_duplicates_at_most(
 ) -> None:
     cloud = mosquitto(SAVES_AT_ONCE, persistence=tmp_path)
     sent = traffic(3000)
-    timings = {"ack_timeout_s": 1.0, "batch_events": 20, "in_flight": 2, "connections": 2}
+    timings: dict[str, Any] = {"ack_timeout_s": 1.0, "batch_events": 20, "in_flight": 2, "connections": 2}
     with (
         Consumer(cloud.port) as consumer,
         sending(tmp_path / "events.db", cloud.port, sent[:1000], **timings) as sender,

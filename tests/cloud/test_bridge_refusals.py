@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def retry_counts(path: Path) -> Counter[int]:
 
 
 def test_a_quota_that_is_exceeded_makes_everything_wait_and_counts_for_nothing(tmp_path: Path) -> None:
-    sent, refused = events(300), []
+    sent, refused = events(300), list[Publish]()
 
     def answer(publish: Publish) -> bytes:
         if len(refused) < 30:
@@ -69,7 +70,7 @@ def test_what_was_claimed_ahead_does_not_overtake_a_refused_event_of_its_stream(
         return puback(publish)
 
     cloud = ScriptedCloud(answer)
-    limits = {"batch_events": 1, "in_flight": 1, "backoff": Backoff(1, 2, 100)}
+    limits: dict[str, Any] = {"batch_events": 1, "in_flight": 1, "backoff": Backoff(1, 2, 100)}
     with cloud.running(), sending(tmp_path / "events.db", port_of(cloud), sent, **limits) as sender:
         sender.wait_drained()
         assert sender.counts()[Status.SYNCED] == 3000
@@ -145,7 +146,13 @@ def test_a_disconnect_for_a_message_leads_to_the_one_event_that_is_meant(tmp_pat
 
     cloud = ScriptedCloud(answer)
     with cloud.running(), sending(tmp_path / "events.db", port_of(cloud), sent) as sender:
-        wait_until(lambda: [link.retry_now() for link in sender.links] and sender.refusals(), "the verdict")
+
+        def verdict() -> dict[str, int]:
+            for link in sender.links:
+                link.retry_now()
+            return sender.refusals()
+
+        wait_until(verdict, "the verdict")
         sender.wait_drained()
         assert sender.refusals() == {"payload format invalid (0x99)": 1}
         assert sender.counts()[Status.SYNCED] == 39

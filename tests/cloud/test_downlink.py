@@ -166,8 +166,10 @@ def test_commands_arrive_in_order_through_outages_of_both_brokers(
             publish(cloud.port, commands(100, 150))
             # What the broker had no PUBACK of on its disk when it stopped, it sends again.
             wait_until(lambda: gateway.metric(FORWARDED) >= 150, "what came after the cloud's outage")
-            arrived = lambda: [int(m.payload) for m in device.messages]  # noqa: E731
-            wait_until(lambda: arrived()[-50:] == [*range(100, 150)], "the last commands, in order")
+            wait_until(
+                lambda: [int(m.payload) for m in device.messages][-50:] == [*range(100, 150)],
+                "the last commands, in order",
+            )
         gateway.kill()
         publish(cloud.port, commands(150, 160))  # while nobody is there
         gateway.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -77,7 +78,7 @@ def test_a_gateway_that_two_brokers_refuse_tells_no_password_in_log_page_or_metr
     port = shipped(mosquitto, tmp_path, "local.conf").ports[1883]
     (tmp_path / "secret").write_text(SECRET)
     peer = {"url": f"mqtt://127.0.0.1:{port}", "username": "gateway"}
-    settings = {
+    settings: dict[str, Any] = {
         "local": peer | {"password": SECRET},
         "cloud": peer | {"password_file": "secret"},
         "log": {"level": "debug"},

@@ -180,7 +180,7 @@ def assert_has_no_rights(project: Project, service: str) -> None:
 
 
 def is_healthy(project: Project, service: str) -> bool:
-    return project.state(service)["State"]["Health"]["Status"] == "healthy"
+    return bool(project.state(service)["State"]["Health"]["Status"] == "healthy")
 
 
 def test_two_gateways_that_share_the_messages_bring_each_up_once(project: Project) -> None:

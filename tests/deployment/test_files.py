@@ -18,7 +18,7 @@ DOCKER = ROOT / "docker"
 
 
 def services() -> dict[str, dict[str, Any]]:
-    return yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    return dict(yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"])
 
 
 @pytest.mark.parametrize("name", sorted(services()))

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,12 +23,12 @@ WORDS = {"sum", "max", "min", "by", "on", "and", "or", "rate", "increase", "deri
 LABELS = {"instance", "window", "route", "reason", "status", "link", "thread", "outcome"}
 
 
-def rules() -> list[dict]:
-    return yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"]
+def rules() -> list[dict[str, Any]]:
+    return list(yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"])
 
 
-def panels() -> list[dict]:
-    return json.loads((MONITORING / "grafana-dashboard.json").read_text())["panels"]
+def panels() -> list[dict[str, Any]]:
+    return list(json.loads((MONITORING / "grafana-dashboard.json").read_text())["panels"])
 
 
 def queries() -> set[str]:

@@ -185,7 +185,7 @@ def join(
     if secure:
         secure(paho)
     if version_5:
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = 3600
         paho.connect("127.0.0.1", port, clean_start=False, properties=properties)
     else:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -112,7 +113,7 @@ def test_another_gateways_commands_are_not_delivered(mosquitto: MosquittoFactory
 def test_no_secret_stands_in_what_check_prints(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "password").write_text("of-the-cloud")
     (tmp_path / "token").write_text("of-the-page-which-nobody-sees")
-    more = {
+    more: dict[str, Any] = {
         "local": {"url": "mqtt://127.0.0.1:9", "username": "u", "password": "of-the-devices"},
         "cloud": {"url": "mqtt://127.0.0.1:9", "username": "u", "password_file": "password"},
         "http": {"listen": f"{HOST}:{free_port()}", "token_file": "token"},

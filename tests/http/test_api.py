@@ -30,7 +30,7 @@ class Caller:
 
     def ask(
         self, path: str, method: str = "GET", body: str | None = None, **headers: str
-    ) -> tuple[int, Any, dict]:
+    ) -> tuple[int, Any, dict[str, str]]:
         connection = http.client.HTTPConnection(self.address, timeout=10)
         connection.request(
             method, path, body, {name.replace("_", "-"): text for name, text in headers.items()}
@@ -221,7 +221,7 @@ def test_with_a_token_only_health_is_open_and_the_page_asks_for_it(tmp_path: Pat
         ({"token": "short"}, "is shorter than 16 characters"),
     ],
 )
-def test_an_open_door_is_refused(tmp_path: Path, settings: dict, complaint: str) -> None:
+def test_an_open_door_is_refused(tmp_path: Path, settings: dict[str, Any], complaint: str) -> None:
     config = gateway_config(tmp_path, "embedded", http=settings)
     with pytest.raises(ConfigError) as error:
         load_config(config)

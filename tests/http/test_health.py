@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,7 +19,7 @@ from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.publishing import publish
 
 
-def answer(config: Path, path: str) -> tuple[int, dict]:
+def answer(config: Path, path: str) -> tuple[int, dict[str, Any]]:
     listen = yaml.safe_load(config.read_text())["http"]["listen"]
     try:
         with urllib.request.urlopen(f"http://{listen}{path}", timeout=5) as response:

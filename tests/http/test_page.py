@@ -58,7 +58,7 @@ class Watched:
         expect(self.page.locator(selector)).to_contain_text(text, timeout=PATIENCE_MS)
 
 
-def opened(browser: Browser, address: str, **options: object) -> Watched:
+def opened(browser: Browser, address: str, **options: Any) -> Watched:
     page = browser.new_context(**options).new_page()
     watched = Watched(page, address)
     page.goto(f"http://{address}/")

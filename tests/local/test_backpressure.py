@@ -51,8 +51,9 @@ def test_a_full_buffer_tells_devices_rejects_low_priority_and_recovers(
 
         mosquitto(["max_queued_messages 0"], port=cloud_port)
         # On a busy machine SLOW_DOWN may stay.
-        told_last = lambda: json.loads(device.messages[-1].payload)  # noqa: E731
-        wait_until(lambda: "priority_threshold" not in told_last(), "the end of it")
+        wait_until(
+            lambda: "priority_threshold" not in json.loads(device.messages[-1].payload), "the end of it"
+        )
         publish(local.port, [("low/a", "kept")])
         kept = 'gateway_messages_total{outcome="buffered"}'
         wait_until(lambda: gateway.metric(kept) == sent + 1, "low priority is taken again")

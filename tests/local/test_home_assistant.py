@@ -149,7 +149,7 @@ def test_with_a_broker_entities_appear_and_go_with_their_window(
         gateway.wait_ready()
         publish(broker.port, readings)
         wait_until(lambda: len(seen.messages) == 4, "three of the gateway and one of the window")
-        told = [announced(DiscoveryMessage(m.topic, m.payload)) for m in seen.messages]
+        told = [announced(DiscoveryMessage(m.topic, bytes(m.payload))) for m in seen.messages]
         assert told[-1]["state_topic"] == "gateway/g1/aggregates/minute/a"
         assert gateway.stop() == 0
     kept = seen.messages[-1].topic

@@ -78,7 +78,7 @@ class World:
         self.windows = windows
         self.options = options
         self.packet_id = 0
-        self.derived: list[tuple[object, ...]] = []
+        self.derived: list[tuple[Any, ...]] = []
         self._derived_id = 0
         self.start()
 
@@ -169,7 +169,7 @@ def world(tmp_path: Path) -> Any:
     world.close()
 
 
-def rows(world: World, columns: str, where: str = "kind = 0") -> list[tuple[object, ...]]:
+def rows(world: World, columns: str, where: str = "kind = 0") -> list[tuple[Any, ...]]:
     statement = f"SELECT {columns} FROM buffer_events WHERE {where} ORDER BY id"  # noqa: S608 - from here
     return sql(world.path, statement)
 

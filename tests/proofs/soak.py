@@ -119,7 +119,9 @@ class Soak:
         self._samples: list[Sample] = []
         self._dashboard = Watcher(local.port, "gateway/g1/aggregates/fifty/#")
         self.latencies_ms: list[float] = []
-        self._dashboard._client.on_message = lambda _c, _d, message: self._note_latency(message.payload)
+        self._dashboard._client.on_message = lambda _c, _d, message: self._note_latency(
+            bytes(message.payload)
+        )
 
     def live_through(self, plan: Plan, group: MemoryGroup | None = None) -> Result:
         """Publish, break, mend, drain, stop, count."""

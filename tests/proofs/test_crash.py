@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
@@ -102,7 +103,7 @@ def check_aggregates(gateway: GatewayProcess, sent: int) -> None:
     assert len(keys) == sum(minute < last_minute for _, minute in expected)
 
 
-def derived_payloads(path: Path) -> list[dict]:
+def derived_payloads(path: Path) -> list[dict[str, Any]]:
     reader = Reader(path)
     try:
         events = reader.derived_after(0, 1_000_000)

@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -89,10 +90,10 @@ def receive(cloud_url: str, output: Path, *more: str) -> dict[str, object]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return dict(json.loads(done.stdout))
 
 
-def received_events(output: Path) -> list[dict]:
+def received_events(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
@@ -244,7 +245,10 @@ def test_the_status_topic_says_online_offline_and_speaks_after_a_kill(
         Watcher(local.port, "gateway/g1/status") as watcher,
         GatewayProcess(gateway_config(tmp_path, local.url)) as gateway,
     ):
-        states = lambda: [json.loads(m.payload)["state"] for m in watcher.messages]  # noqa: E731
+
+        def states() -> list[str]:
+            return [json.loads(m.payload)["state"] for m in watcher.messages]
+
         gateway.wait_ready()
         wait_until(lambda: states() == ["online"], "online")
         gateway.stop()

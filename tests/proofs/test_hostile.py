@@ -168,7 +168,7 @@ def test_a_device_that_floods_keeps_nobody_elses_messages_out(
         assert sorted(each_calm(gateway)) == [*range(calm)]
 
 
-def each_calm(gateway: GatewayProcess) -> Iterator[object]:
+def each_calm(gateway: GatewayProcess) -> Iterator[int]:
     """The readings of the calm devices that are in the buffer."""
     with reading(gateway.buffer_path) as reader:
         for events in reader.raw_after(0):

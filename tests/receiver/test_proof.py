@@ -86,7 +86,7 @@ def cloud(mosquitto: MosquittoFactory, tmp_path: Path) -> Broker:
     return mosquitto(KEEPS_ALL, persistence=folder)
 
 
-def config(folder: Path, local: Broker, cloud: Broker, **more: object) -> Path:
+def config(folder: Path, local: Broker, cloud: Broker, **more: Any) -> Path:
     return gateway_config(folder, local.url, cloud={"url": cloud.url, "audit": "500ms"}, **more)
 
 
@@ -116,7 +116,7 @@ def numbers_of(tmp_path: Path, kind: str) -> Counter[int]:
     if kind == "sqlite":
         with apsw.Connection(str(tmp_path / "events.db")) as table:
             rows = table.execute("SELECT payload ->> '$.n' FROM gateway_events WHERE kind = 'raw'").fetchall()
-        return Counter(number for (number,) in rows)
+        return Counter(int(str(number)) for (number,) in rows)
     lines = map(json.loads, (tmp_path / "events.ndjson").read_text().splitlines())
     return Counter(line["payload"]["n"] for line in lines if line["kind"] == "raw")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import docker
+from docker.client import DockerClient
 from docker.errors import DockerException, ImageNotFound
 
 from tests.support.brokers import (
@@ -46,7 +46,7 @@ def why_no_container() -> str:
 
 def _ask_engine() -> str:
     try:
-        engine = docker.from_env(timeout=ENGINE_TIMEOUT_S)
+        engine = DockerClient.from_env(timeout=ENGINE_TIMEOUT_S)
     except DockerException as error:
         return f"no Docker engine answers ({_first_line(error)})"
     with contextlib.closing(engine):
@@ -57,7 +57,7 @@ def _ask_engine() -> str:
     return _probe()
 
 
-def _pull(engine: docker.DockerClient) -> str:
+def _pull(engine: DockerClient) -> str:
     try:
         engine.images.pull(IMAGE)
     except (DockerException, OSError) as error:  # OSError: requests' timeouts

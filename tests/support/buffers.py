@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -64,7 +65,7 @@ def reading(path: Path) -> Iterator[Reader]:
         reader.close()
 
 
-def sql(path: Path, statement: str, *values: object) -> list[tuple[object, ...]]:
+def sql(path: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
     """Run a statement behind the store's back, and commit it.
 
     Never with the standard library's sqlite3: two SQLite libraries in one process drop each other's locks.

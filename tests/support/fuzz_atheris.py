@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found]
+import atheris
 
 with atheris.instrument_imports(include=["gateway"]):  # what is imported before is not instrumented
     from tests.support.fuzz_targets import TARGETS

@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 PATIENCE_S = 60.0
 
 
-def wait_until(true: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+def wait_until(true: Callable[..., object], what: str, patience_s: float = PATIENCE_S) -> None:
     """Wait for something that another process or thread will bring about; fail with `what` if it does not."""
     deadline_s = time.monotonic() + patience_s
     while not true():
@@ -130,7 +130,7 @@ class GatewayProcess:
         """The body of an HTTP answer with status 200, else None."""
         try:
             with urllib.request.urlopen(f"http://{self._listen}{path}", timeout=5) as answer:
-                return answer.read().decode()
+                return str(answer.read(), "utf-8")
         except urllib.error.HTTPError as exc:
             exc.close()
         except OSError:

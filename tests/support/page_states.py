@@ -82,6 +82,7 @@ def main() -> None:
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     kind = best_broker_kind()
+    assert kind is not None, "there is no Mosquitto"
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         brokers = []

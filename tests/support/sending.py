@@ -11,6 +11,8 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import NewEvent, Store
@@ -110,7 +112,7 @@ class Consumer:
         self._client.on_message = self._on_message
 
     def __enter__(self) -> Consumer:
-        expiry = paho.Properties(paho.PacketTypes.CONNECT)
+        expiry = Properties(PacketTypes.CONNECT)
         expiry.SessionExpiryInterval = 3600
         self._client.connect("127.0.0.1", self._port, clean_start=False, properties=expiry)
         self._client.loop_start()
@@ -134,10 +136,10 @@ class Consumer:
         topic = parse_uplink_topic("gateway", message.topic)
         assert topic is not None
         if topic.form == "batch":
-            self.events += decode_batch(message.payload).events
+            self.events += decode_batch(bytes(message.payload)).events
         else:
             properties = getattr(message.properties, "UserProperty", ())
-            self.events.append(event_from_message(topic.rest, properties, message.payload))
+            self.events.append(event_from_message(topic.rest, properties, bytes(message.payload)))
 
 
 def check_complete(

@@ -33,7 +33,7 @@ def say(what: object) -> None:
 
 def main(folder: str, synchronous: str, seed: str, acknowledged: str, sent: str) -> None:
     assert synchronous in ("full", "normal")
-    shift = Shift(Path(folder), synchronous, say)
+    shift = Shift(Path(folder), "full" if synchronous == "full" else "normal", say)
     with shift.running() as writer:
         say("ready")
         again = range(int(acknowledged), int(sent))

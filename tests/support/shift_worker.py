@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.repair.recovery import WHOLE
@@ -51,7 +51,7 @@ class Broker:
         """All messages before this one are acknowledged; a broker delivers the others again, in order."""
         return max((note.numbers[-1] + 1 for note in self.notes if isinstance(note, Stored)), default=0)
 
-    def hear(self, line: list[object]) -> None:
+    def hear(self, line: list[Any]) -> None:
         match line:
             case ["sent", int(messages)]:
                 self.sent = max(self.sent, messages)

@@ -177,7 +177,7 @@ def ptp(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
                 "-i",
                 device,
                 "-f",
-                folder / f"{name}.conf",
+                str(folder / f"{name}.conf"),
             ]
             started[name] = stack.enter_context(running([*command], folder))
         yield folder / "slave.sock", started["master"]

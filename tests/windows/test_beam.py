@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Beam's own imports warn abo
 Result = tuple[str, int, int, int, float]
 
 
-class Bounds(beam.DoFn):  # type: ignore[misc]
+class Bounds(beam.DoFn):  # type: ignore[misc, name-defined]
     """(key, start_ms, end_ms, count, sum) of each window."""
 
     def process(self, element: Any, window: Any = beam.DoFn.WindowParam) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.store import NewEvent, Store
-from gateway.core.events import Message
+from gateway.core.events import Emission, Message
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.flow.memory import MIB, memory_budget
 from gateway.pipeline.pipeline import OutputTopics, Pipeline
@@ -30,7 +30,7 @@ class Watched(Pipeline):
 
     largest = 0
 
-    def _append(self, store: Store, events: list[NewEvent], emissions: list) -> None:
+    def _append(self, store: Store, events: list[NewEvent], emissions: list[Emission]) -> None:
         self.largest = max(self.largest, len(events) + len(emissions))
         super()._append(store, events, emissions)
 

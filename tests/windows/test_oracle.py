@@ -195,7 +195,7 @@ def naive_sessions(window: WindowSpec, events: list[Event]) -> list[list[Result]
     for event in events:
         out: list[Result] = []
         now = watermark.of(event.key)
-        own = {"key": event.key, "events": [event], "fired": [], "revision": 0}
+        own: dict[str, Any] = {"key": event.key, "events": [event], "fired": [], "revision": 0}
         low, high = bounds(own)
         joined = [
             one for one in kept if one["key"] == event.key and bounds(one)[0] < high and low < bounds(one)[1]
@@ -203,7 +203,7 @@ def naive_sessions(window: WindowSpec, events: list[Event]) -> list[list[Result]
         if not joined and high + late <= now:
             out.append(("dropped", event.key, event.time_ms, ((low, high),)))
         else:
-            merged = {
+            merged: dict[str, Any] = {
                 "key": event.key,
                 "events": [one for part in (*joined, own) for one in part["events"]],
                 "fired": [one for part in joined for one in part["fired"]],

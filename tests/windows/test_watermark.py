@@ -175,7 +175,8 @@ def test_the_watermark_is_shown() -> None:
     assert run.counters.watermark_ms is None
     run.event(25)
     run.tick(30)
-    assert (run.counters.watermark_ms, run.counters.sources) == (22, 1)
+    shown = run.counters
+    assert (shown.watermark_ms, shown.sources) == (22, 1)
 
 
 def test_sources_beyond_the_bound_cost_no_look_at_all_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +184,12 @@ def test_sources_beyond_the_bound_cost_no_look_at_all_the_others(monkeypatch: py
     clock = SharedClock(0, idle_timeout_ms=1000)
     looks: list[int] = []
     forget = clock._forget_idle_sources
-    monkeypatch.setattr(clock, "_forget_idle_sources", lambda: (looks.append(1), forget()))
+
+    def look() -> None:
+        looks.append(1)
+        forget()
+
+    monkeypatch.setattr(clock, "_forget_idle_sources", look)
     for number in range(100):
         clock.revive(clock.source(f"s{number}"), 0)
     assert len(clock.sources) == 10

@@ -13,7 +13,7 @@ from gateway.core.errors import DecodeError
 from gateway.core.events import WireEvent
 from gateway.wire.encodings import Encoding, decode_frame, encode_frame
 from gateway.wire.frame import Batch, EventColumns
-from tests.wire.test_frame import BATCH_ID, DOCS, EVENTS, FIRST, wire_events
+from tests.wire.test_frame import BATCH_ID, EVENTS, FIRST, PAGE, wire_events
 
 
 def columns(events: list[WireEvent]) -> EventColumns:
@@ -46,7 +46,7 @@ def test_without_compression_the_body_is_stored_as_it_is() -> None:
 
 
 def test_the_documented_lines_are_what_the_encoder_writes_and_the_decoder_reads() -> None:
-    documented = DOCS.read_text(encoding="utf-8").split("```jsonl\n")[1].split("```")[0].encode()
+    documented = PAGE.read_text(encoding="utf-8").split("```jsonl\n")[1].split("```")[0].encode()
     assert lines(EVENTS) == documented
     assert decode_frame(documented) == Batch("plant-7", BATCH_ID, EVENTS)
 

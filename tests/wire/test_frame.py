@@ -16,7 +16,7 @@ from gateway.core.events import WireEvent
 from gateway.wire.frame import Batch, EventColumns, decode_batch, encode_batch, encode_columns
 from tests.support.places import DOCS
 
-DOCS = DOCS / "wire-format.md"
+PAGE = DOCS / "wire-format.md"
 BATCH_ID = bytes(range(16))
 FIRST = WireEvent(
     bytes.fromhex("0193571f2a007abc8def0123456789ab"),
@@ -62,7 +62,7 @@ wire_events = st.builds(
 
 def documented_frames() -> list[bytes]:
     """The hex blocks of the specification, without their comments."""
-    blocks = DOCS.read_text(encoding="utf-8").split("```hex\n")[1:]
+    blocks = PAGE.read_text(encoding="utf-8").split("```hex\n")[1:]
     lines = [block.split("```")[0].splitlines() for block in blocks]
     return [bytes.fromhex("".join(line.partition("#")[0] for line in block)) for block in lines]
 

@@ -60,7 +60,7 @@ def lose_index_entries(path: Path, condition: str) -> None:
 def walk(path: Path) -> tuple[int, list[int]]:
     """Everything that one verification looks at, and what it finds."""
     with reading(path) as reader:
-        verification, looked_at, wrong = Verification(reader), 0, []
+        verification, looked_at, wrong = Verification(reader), 0, list[int]()
         while not verification.finished:
             count, found = verification.step()
             looked_at, wrong = looked_at + count, wrong + found
