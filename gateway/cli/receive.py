@@ -6,7 +6,6 @@ import hashlib
 import json
 import signal
 import socket
-import time
 from typing import Annotated
 
 import typer
@@ -163,7 +162,7 @@ def _wait(receiver: Receiver, link: Link, idle_s: float | None) -> str:
     console = Console(stderr=True)
     with console.status("connecting …") as status:
         while not receiver.done.wait(0.2):
-            quiet_s = time.monotonic() - receiver.last_arrival_s
+            quiet_s = receiver.quiet_s()
             status.update(f"{receiver.written:,} events" if link.connected else "waiting for the broker …")
             if idle_s is not None and link.connected and quiet_s > idle_s:
                 return ""

@@ -36,7 +36,8 @@ class Receiver(Session):
         self.written = 0
         self.rejected = 0
         self.audits = 0
-        self.last_arrival_s = time.monotonic()
+        self._quiet_since_s = time.monotonic()
+        self._is_taking = False
         self.done = threading.Event()
         self.failure: Exception | None = None
         self._prefix = prefix
@@ -46,10 +47,15 @@ class Receiver(Session):
         self._unsaved = 0
 
     def connected(self, link: Link, session_present: bool) -> None:
-        self.last_arrival_s = time.monotonic()
+        self._quiet_since_s = time.monotonic()
         link.subscribe([(topic_filter, 1) for topic_filter in self._filters])
 
+    def quiet_s(self) -> float:
+        """Return for how long nothing has come: 0 while something is being written."""
+        return 0.0 if self._is_taking else time.monotonic() - self._quiet_since_s
+
     def received(self, link: Link, messages: list[Message]) -> None:
+        self._is_taking = True
         try:
             self._take(messages)
         except Exception as exc:
@@ -60,7 +66,8 @@ class Receiver(Session):
             raise
         for message in messages:
             link.ack(message)
-        self.last_arrival_s = time.monotonic()
+        self._quiet_since_s = time.monotonic()
+        self._is_taking = False
 
     def wants_to_read(self) -> bool:
         return self.failure is None

@@ -83,7 +83,7 @@ def receive(cloud_url: str, output: Path, *more: str) -> dict[str, object]:
     """Run `gateway receive --once`; returns its summary."""
     command = [sys.executable, "-m", "gateway", "receive", "--url", cloud_url, "--output", str(output)]
     done = subprocess.run(
-        [*command, "--once", "--idle", "1s", "--json", *more],
+        [*command, "--once", "--idle", "2s", "--json", *more],
         capture_output=True,
         text=True,
         timeout=60,
