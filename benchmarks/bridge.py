@@ -60,7 +60,7 @@ def fill(path: Path, events: list[NewEvent]) -> None:
     dictionary = train(samples)
     assert dictionary is not None
     with store.transaction():
-        store.install_dictionary(family, dictionary, 0)
+        store.dictionaries.install(family, dictionary, 0)
     for start in range(GROUP, len(events), GROUP):
         with store.transaction():
             store.append(events[start : start + GROUP])

@@ -83,7 +83,7 @@ class Ours:
         dictionary = train(samples)
         assert dictionary is not None
         with self.store.transaction():
-            self.store.install_dictionary(family, dictionary, 0)
+            self.store.dictionaries.install(family, dictionary, 0)
 
     def append(self) -> None:
         for group in self.groups:
@@ -103,7 +103,7 @@ class Ours:
         for _ in range(EVENTS // IDS_PER_EVICTION):
             with self.store.transaction():
                 first, self._evicted_to = self._evicted_to + 1, self._evicted_to + IDS_PER_EVICTION
-                assert self.store.evict_synced(first, self._evicted_to, 2**60) == IDS_PER_EVICTION
+                assert self.store.removals.evict_synced(first, self._evicted_to, 2**60) == IDS_PER_EVICTION
 
     def give_way(self) -> tuple[float, float]:
         """Events a second that thinning takes of the newest EVENTS, and that go by age of what it left."""
@@ -115,11 +115,11 @@ class Ours:
         started_s, thinned = time.perf_counter(), 0
         for start in starts:
             with store.transaction():
-                thinned += store.thin(start, start + IDS_PER_EVICTION - 1, 2, Priority.NORMAL).events
+                thinned += store.removals.thin(start, start + IDS_PER_EVICTION - 1, 2, Priority.NORMAL).events
         thinned_s, dropped = time.perf_counter(), 0
         for start in starts:
             with store.transaction():
-                dropped += store.drop_pending(range(start, start + IDS_PER_EVICTION)).events
+                dropped += store.removals.drop_pending(range(start, start + IDS_PER_EVICTION)).events
         assert thinned + dropped == EVENTS
         return thinned / (thinned_s - started_s), dropped / (time.perf_counter() - thinned_s)
 

@@ -62,7 +62,7 @@ def flood(folder: Path, topics: int, memory_bytes: int) -> Iterator[Seen]:
     store.open()
     with closing(store), closing(Reader(folder / "events.db")) as reader:
         engine = partial(
-            WindowEngine, [window], plugins.plugins, fetch=store.window_state, hot_keys=budget.hot_keys(1)
+            WindowEngine, [window], plugins.plugins, fetch=store.windows.state, hot_keys=budget.hot_keys(1)
         )
         pipeline = Pipeline(
             OutputTopics("gateway", "g1"),

@@ -357,7 +357,7 @@ class Gateway:
                 plugins.plugins,
                 plugins.fingerprints,
                 stopwatch_ns=time.perf_counter_ns,
-                fetch=self.store.window_state,
+                fetch=self.store.windows.state,
                 hot_keys=self.budget.hot_keys(len(specs)),
             ),
             self.clock,
@@ -549,7 +549,7 @@ class Gateway:
         return {**self.forecast()._asdict(), "drain_per_s": drain_per_s, "verified_share": verified_share}
 
     def _after_tick(self) -> None:
-        self.backpressure.check(self.writer, self.store.used_bytes)
+        self.backpressure.check(self.writer, self.store.file.used_bytes)
         self.trainer.poll()
         if self.drain.is_due(self.clock.monotonic_s()):
             self.drain.add(self.totals())

@@ -18,7 +18,7 @@ import apsw
 import orjson
 
 from gateway.buffer.backlog import RECENT_MS, Backlog, Query, bands, newest
-from gateway.buffer.reader import BATCH_BYTES, fitting
+from gateway.buffer.stored_events import BATCH_BYTES, fitting
 from gateway.core.events import Priority
 from gateway.delivery.states import Backoff, DeliveryEvent, sources
 

@@ -51,9 +51,9 @@ class Take(Command):
     def apply(self, store: Store) -> None:
         dictionary, ratio = self._trained
         if dictionary is None:
-            store.keep_dictionary(self._family, ratio)
+            store.dictionaries.keep(self._family, ratio)
         else:
-            store.install_dictionary(self._family, dictionary, self._now_ms, ratio)
+            store.dictionaries.install(self._family, dictionary, self._now_ms, ratio)
 
     def committed(self) -> None:
         share = f"{100 * self._trained.ratio:.0f} %"

@@ -7,21 +7,21 @@ later: 2000 rows then take 400 ms instead of 3. So the rows of a batch come back
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import apsw
 import orjson
 
 from gateway.buffer.checksum import event_checksum
-from gateway.buffer.compression import PayloadDecompressor, raw_size
+from gateway.buffer.compression import PayloadDecompressor
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.schema import open_reader
+from gateway.buffer.stored_events import BATCH_BYTES, StoredEvents, among, fitting
 from gateway.core.events import Status
 from gateway.core.identifiers import split_ids
 from gateway.wire.frame import EventColumns
@@ -43,78 +43,9 @@ FROM (SELECT id, octet_length(payload) AS size FROM buffer_events WHERE id > ? A
       ORDER BY id LIMIT ?)
 """
 _RAW, _DERIVED, _ANY = "kind = 0", "kind <> 0", "true"
-# The same count and sum out of the table and out of an index: where they differ, one of the two is damaged.
-_OF_TABLE = "SELECT count(*), total(id) FROM buffer_events NOT INDEXED WHERE id > ? AND id <= ? AND {where}"
-_OF_INDEX = (
-    "SELECT count(*), total(id) FROM buffer_events INDEXED BY {index} WHERE id > ? AND id <= ? AND {where}"
-)
-_INDEXES = {
-    "buffer_events_unsettled": "status < 2 AND status IN (0, 1) AND priority IN (0, 1, 2, 3)",
-    "buffer_events_derived": "kind <> 0",
-}
-
-# What one batch may hold, or one event alone if it is larger: a value of SQLite ends at 1 GB, and the memory
-# of an edge device long before that.
-BATCH_BYTES = 8 * 1024 * 1024
 
 ReadError = apsw.Error
 """What a Reader raises when the file cannot be read."""
-
-
-class StoredEvents(NamedTuple):
-    """Some events, column by column. `payloads` are as stored: see `Reader.payloads`."""
-
-    ids: list[int]
-    event_ids: bytes  # 16 bytes each
-    stream_ids: list[int]
-    sequence_nums: list[int]
-    event_times_ms: list[int]
-    ingest_times_ms: list[int]
-    device_times_ms: list[int | None]
-    priorities: list[int]
-    kinds: list[int]
-    flags: list[int]
-    codecs: list[int]
-    checksums: list[int]
-    stored: list[bytes]
-
-    def pick(self, positions: Sequence[int]) -> StoredEvents:
-        """Only the events at those positions."""
-        event_ids = b"".join(self.event_ids[16 * at : 16 * at + 16] for at in positions)
-        ids, _, *columns = ([column[at] for at in positions] for column in self)
-        return StoredEvents(ids, event_ids, *columns)  # type: ignore[arg-type]
-
-    def in_order_of(self, ids: Sequence[int]) -> StoredEvents:
-        """The same events in the order of `ids`."""
-        if all(first < second for first, second in pairwise(ids)):
-            return self
-        places = {buffer_id: at for at, buffer_id in enumerate(self.ids)}
-        return self.pick([places[buffer_id] for buffer_id in ids if buffer_id in places])
-
-    def part(self, start: int, end: int) -> StoredEvents:
-        """The events from `start` up to, not including, `end`."""
-        ids, _, *columns = (column[start:end] for column in self)
-        return StoredEvents(ids, self.event_ids[16 * start : 16 * end], *columns)  # type: ignore[arg-type]
-
-    def fitting(self, start: int, end: int, limit_bytes: int) -> int:
-        """Up to where the events from `start`, at most up to `end`, have payloads of at most `limit_bytes`
-        together once they are decompressed; at least one."""
-        sizes = list(map(raw_size, self.codecs[start:end], self.stored[start:end]))
-        return start + fitting(sizes, limit_bytes)
-
-    def positions_of(self, stream_id: int, priority: int) -> set[int]:
-        """Where the events of one stream and priority are."""
-        pairs = enumerate(zip(self.stream_ids, self.priorities, strict=True))
-        return {at for at, pair in pairs if pair == (stream_id, priority)}
-
-
-class StreamNumbers(NamedTuple):
-    """The sequence numbers of all streams together. Each stream counts from 1."""
-
-    streams: int  # that have events here
-    given_out: int
-    present: int
-    repeated: int
 
 
 class Reader:
@@ -159,36 +90,6 @@ class Reader:
     def all_after(self, after_id: int, limit: int) -> StoredEvents:
         """Events of every kind behind `after_id`, oldest first: up to `limit` or BATCH_BYTES."""
         return self._stretch(_ANY, after_id, self._stretch_end(_ANY, after_id, limit))
-
-    def superseded_codecs(self) -> set[int]:
-        """The dictionaries with which nothing is compressed any more."""
-        rows = self._connection.execute(
-            "SELECT codec FROM dictionaries"
-            " WHERE codec NOT IN (SELECT max(codec) FROM dictionaries GROUP BY family)"
-        )
-        return {codec for (codec,) in rows}
-
-    def id_range(self) -> tuple[int, int]:
-        """The ids of the oldest and the newest event; (1, 0) when there is none."""
-        first, last = self._connection.execute(
-            "SELECT coalesce((SELECT min(id) FROM buffer_events), 1),"
-            " coalesce((SELECT max(id) FROM buffer_events), 0)"
-        ).fetchone()
-        return int(first), int(last)
-
-    def differing_indexes(self, after_id: int, last_id: int) -> list[str]:
-        """The indexes that do not hold, of that range of ids, what the table holds."""
-        return [
-            index
-            for index, where in _INDEXES.items()
-            if self._row(_OF_TABLE.format(where=where), after_id, last_id)
-            != self._row(_OF_INDEX.format(index=index, where=where), after_id, last_id)
-        ]
-
-    def problem_of_table(self, table: str) -> str:
-        """What is wrong with one table and its indexes; empty when it is whole."""
-        (found,) = self._row(f"PRAGMA integrity_check({table})")
-        return "" if found == "ok" else str(found)
 
     def chosen(self, choice: EventFilter, after_id: int = 0, limit: int = 1000) -> list[tuple[int, int, int]]:
         """(id, status, retry count) of the next chosen events behind `after_id`, oldest first."""
@@ -313,21 +214,6 @@ class Reader:
         """How many rows have which status, counted from the rows themselves: slow on a large buffer."""
         return dict(self._connection.execute("SELECT status, count(*) FROM buffer_events GROUP BY status"))
 
-    def count_numbers(self) -> StreamNumbers:
-        """How many sequence numbers were given out, and how many rows have one: slow on a large buffer.
-
-        Corrupt events do not count: their numbers may be what is damaged.
-        """
-        row = self._connection.execute(
-            "SELECT count(newest), coalesce(sum(max(last_sequence, coalesce(newest, 0))), 0),"
-            " coalesce(sum(numbers), 0), coalesce(sum(events - numbers), 0) FROM streams LEFT JOIN"
-            " (SELECT stream, max(sequence_num) AS newest, count(DISTINCT sequence_num) AS numbers,"
-            " count(*) AS events FROM buffer_events WHERE status <> ? GROUP BY stream)"
-            " ON stream = streams.id",
-            (int(Status.CORRUPT),),
-        ).fetchone()
-        return StreamNumbers(*row)
-
     def rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, one by one: for a process that has no busy threads beside it."""
         return iter(self._connection.execute(sql, values))
@@ -362,10 +248,6 @@ class Reader:
         ids, sizes = orjson.loads(row[0]), orjson.loads(row[1])
         return int(ids[fitting(sizes, BATCH_BYTES) - 1]) if ids else after_id
 
-    def _row(self, sql: str, *values: object) -> tuple[Any, ...]:
-        row: tuple[Any, ...] = self._connection.execute(sql, values).fetchone()
-        return row
-
     def _stretch(self, kinds: str, after_id: int, last_id: int) -> StoredEvents:
         return self._batch(f"id > ? AND id <= ? AND {kinds}", after_id, last_id)
 
@@ -377,18 +259,6 @@ class Reader:
         ends = accumulate(lengths, initial=0)
         stored = [packed[start:end] for start, end in pairwise(ends)]
         return StoredEvents(columns[0], bytes.fromhex(row[1] or ""), *columns[1:], stored)  # type: ignore[call-arg]
-
-
-def among(ids: Sequence[int]) -> tuple[str, *tuple[int | str, ...]]:
-    """The condition that an event has one of `ids`, and its values. A range costs a fifth less."""
-    if ids and [*ids] == [*range(ids[0], ids[0] + len(ids))]:
-        return "id BETWEEN ? AND ?", ids[0], ids[-1]
-    return "id IN (SELECT value FROM json_each(?))", orjson.dumps([*ids]).decode()
-
-
-def fitting(sizes_bytes: Sequence[int], limit_bytes: int) -> int:
-    """How many of the first `sizes_bytes` go into `limit_bytes` together; at least one, if there is one."""
-    return max(1, bisect_left([*accumulate(sizes_bytes)], limit_bytes + 1)) if sizes_bytes else 0
 
 
 def _checksum(row: Sequence[Any]) -> int:

@@ -16,6 +16,8 @@ from __future__ import annotations
 from array import array
 from zlib import crc32
 
+import apsw
+
 KEPT = 32_768  # half of the packet id space
 
 _HASH_BITS = 48
@@ -72,3 +74,45 @@ class Receipts:
         self._by_packet_id.clear()
         self._group = []
         self._noted = 0
+
+
+class ReceiptTable:
+    """The receipts of one buffer on disk: a row for each commit. For the writer's thread."""
+
+    def __init__(self, connection: apsw.Connection, receipts: Receipts) -> None:
+        self._connection = connection
+        self._receipts = receipts
+        self._stored = 0
+
+    def load(self) -> None:
+        """Know the committed receipts and no others."""
+        groups: list[tuple[bytes, int]] = self._connection.execute(
+            "SELECT entries, count FROM receipts ORDER BY id"
+        ).fetchall()  # type: ignore[assignment]
+        self._receipts.load([entries for entries, _ in groups])
+        self._stored = sum(count for _, count in groups)
+
+    def save(self) -> None:
+        """Store the receipts of this transaction, at its end."""
+        group = self._receipts.take_group()
+        if group is not None:
+            self._connection.execute("INSERT INTO receipts (count, entries) VALUES (?, ?)", group)
+            self._stored += group[0]
+        if self._stored >= 2 * KEPT:  # seldom: it looks at each group
+            self._prune()
+
+    def forget(self) -> None:
+        """Forget them all: the broker started a new session, in which its packet ids mean nothing."""
+        self._receipts.clear()
+        self._connection.execute("DELETE FROM receipts")
+        self._stored = 0
+
+    def _prune(self) -> None:
+        """Delete the groups of which no receipt is among the newest KEPT."""
+        self._connection.execute(
+            "DELETE FROM receipts WHERE id IN (SELECT id FROM"
+            " (SELECT id, sum(count) OVER (ORDER BY id DESC) - count AS newer FROM receipts)"
+            " WHERE newer >= ?)",
+            (KEPT,),
+        )
+        ((self._stored,),) = self._connection.execute("SELECT coalesce(sum(count), 0) FROM receipts")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.buffer.reader import StoredEvents
+from gateway.buffer.stored_events import StoredEvents
 from gateway.buffer.writer import Writer
 from gateway.cloud.bridge_spec import BridgeMetrics, BridgeSpec
 from gateway.cloud.claim_prefetcher import LINGER_S, ClaimPrefetcher

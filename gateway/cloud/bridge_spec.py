@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.buffer.reader import BATCH_BYTES
+from gateway.buffer.stored_events import BATCH_BYTES
 from gateway.delivery.states import Backoff
 from gateway.wire.encodings import Encoding
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.buffer.backlog import Backlog
-from gateway.buffer.reader import Reader, StoredEvents
+from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
+from gateway.buffer.stored_events import StoredEvents
 from gateway.buffer.writer import Writer
 from gateway.cloud.bridge_spec import BridgeSpec
 from gateway.cloud.commands import ClaimEvents, SettleEvents

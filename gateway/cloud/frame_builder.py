@@ -6,7 +6,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from gateway.buffer.reader import Reader, StoredEvents
+from gateway.buffer.reader import Reader
+from gateway.buffer.stored_events import StoredEvents
 from gateway.wire.encodings import Encoding, encode_frame
 from gateway.wire.event_format import batch_topic, event_envelope, event_properties, event_topic
 from gateway.wire.frame import wire_events

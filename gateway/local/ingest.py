@@ -125,4 +125,4 @@ class Ingest(Session):
 def _count_poison(message: Message, store: Store) -> None:
     store.count("outcome", "rejected")
     store.count("rejected", "poison")
-    store.shed.note("poison", message.topic, message.arrival_ms)
+    store.dropped.note("poison", message.topic, message.arrival_ms)

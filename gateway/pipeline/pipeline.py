@@ -204,7 +204,7 @@ class Pipeline:
             log.error("a message on %r cannot be taken in and is rejected", waiting[0].topic)
             store.count("outcome", "rejected")
             store.count("rejected", "poison")
-            store.shed.note("poison", waiting[0].topic, self._clock.now_ms())
+            store.dropped.note("poison", waiting[0].topic, self._clock.now_ms())
             self._date_failures -= 1
             return
         try:
@@ -252,7 +252,7 @@ class Pipeline:
             if not refused:
                 outcomes["outcome", "buffered"] += 1
                 continue
-            store.shed.note(refused, message.topic, message.arrival_ms)
+            store.dropped.note(refused, message.topic, message.arrival_ms)
             if refused == "sampled":
                 outcomes["outcome", "sampled"] += 1
                 continue
@@ -346,7 +346,7 @@ class Pipeline:
         if self._downsampling:
             self._downsampling.rolled_back()
         self.windows, self._handed_on = self._new_windows(), False
-        for note in self.windows.restore(self._routes.edge_nodes.restore(store.window_states())):
+        for note in self.windows.restore(self._routes.edge_nodes.restore(store.windows.all())):
             log.warning("%s", note)
         after_id = self._checkpointed = store.meta_int(CHECKPOINT_ID)
         if self.windows.unrestored:

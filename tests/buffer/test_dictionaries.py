@@ -139,7 +139,7 @@ def evict(store: Store, where: str) -> None:
     ids = [int(str(i)) for (i,) in store._connection.execute(f"SELECT id FROM buffer_events WHERE {where}")]  # noqa: S608
     store.claim(10**6)
     store.move(ids, Status.SYNCING, DeliveryEvent.PUBACK)
-    store.evict_synced(ids[0], ids[-1], 2**60)
+    store.removals.evict_synced(ids[0], ids[-1], 2**60)
     store.release_all()
 
 

@@ -32,7 +32,7 @@ def shed(store: Store, *noted: tuple[str, int], reason: str = "overload") -> Non
     """One transaction in which messages on topics, so long after EPOCH_MS, are rejected."""
     with store.transaction():
         for topic, at in noted:
-            store.shed.note(reason, topic, EPOCH_MS + at)
+            store.dropped.note(reason, topic, EPOCH_MS + at)
             store.count("outcome", "rejected")
             store.count("rejected", reason)
 
@@ -72,8 +72,8 @@ def test_what_was_rolled_back_was_not_shed(path: Path) -> None:
     with opened(path) as store:
         shed(store, ("a", 0))
         with pytest.raises(ZeroDivisionError), store.transaction():
-            store.shed.note("overload", "a", EPOCH_MS + 1)
-            store.shed.save()
+            store.dropped.note("overload", "a", EPOCH_MS + 1)
+            store.dropped.save()
             raise ZeroDivisionError
         store.reload()
         shed(store, ("a", 2))

@@ -67,7 +67,7 @@ def test_a_file_of_version_1_is_migrated_with_all_that_it_holds(path: Path) -> N
     before = [*content(path)]
     with opened(path) as store:
         assert {name: store.counts["status", name] for name in STATUSES} == STATUSES
-        assert len(list(store.window_states())) == 5
+        assert len(list(store.windows.all())) == 5
         assert store.meta_int(CHECKPOINT_ID) == 400
         assert store.receipts.seen(5, True, "sensors/d0", b"other") is False
     assert version(path) == SCHEMA_VERSION
@@ -103,14 +103,14 @@ def test_what_version_3_could_do_goes_on_in_this_one(path_3: Path) -> None:
     with opened(path_3) as store:
         append(store, events(10, "sensors/d1"))
         with store.transaction():
-            store.shed.note("sampled", "sensors/d1", EPOCH_MS)
+            store.dropped.note("sampled", "sensors/d1", EPOCH_MS)
             store.count("outcome", "sampled")
         with store.transaction():
             store.release_all()
             store.move(store.claim(1000, now_ms=EPOCH_MS * 2), Status.SYNCING, DeliveryEvent.PUBACK)
             store.checkpoint([])
         with store.transaction():
-            assert store.evict_synced(1, store.last_id(), EPOCH_MS * 2) > 300
+            assert store.removals.evict_synced(1, store.last_id(), EPOCH_MS * 2) > 300
     with reading(path_3) as reader:
         assert audit(reader).problems == ()
 

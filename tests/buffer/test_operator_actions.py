@@ -200,7 +200,7 @@ def test_compacting_gives_everything_back_that_is_free(tmp_path: Path) -> None:
         with store.transaction():
             store.move(store.claim(8_000), Status.SYNCING, DeliveryEvent.PUBACK)
             store.checkpoint([])
-            store.evict_synced(0, 8_000, EPOCH_MS + 10**6)
+            store.removals.evict_synced(0, 8_000, EPOCH_MS + 10**6)
         seen: list[tuple[int, int]] = []
         done = by_hand(store).compact(lambda *at: seen.append(at))
         assert done["after_bytes"] < done["before_bytes"] / 5

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.buffer.compression import train
 from gateway.buffer.lock import DataDirLock
-from gateway.buffer.reader import BATCH_BYTES, Reader, fitting
+from gateway.buffer.reader import Reader
+from gateway.buffer.stored_events import BATCH_BYTES, fitting
 from gateway.core.errors import BufferLockedError, DecodeError, StoreError
 from gateway.core.events import Kind
 from tests.support.buffers import EPOCH_MS, all_payloads, append, event, events, opened, reading, sql
@@ -105,7 +106,7 @@ def test_an_event_whose_dictionary_is_gone_is_corrupt(tmp_path: Path) -> None:
     assert dictionary is not None
     with opened(path) as store:
         with store.transaction():
-            store.install_dictionary("f", dictionary, 0)
+            store.dictionaries.install("f", dictionary, 0)
         append(store, [event(payload=sample % (1, 1)), event(payload=b"1")])
     sql(path, "DELETE FROM dictionaries")
     with reading(path) as reader:
@@ -224,7 +225,7 @@ def test_a_reader_learns_new_streams_and_dictionaries_as_they_come(path: Path) -
         for number, dictionary in enumerate(dictionaries):
             assert dictionary is not None
             with store.transaction():
-                store.install_dictionary("f", dictionary, 0)
+                store.dictionaries.install("f", dictionary, 0)
                 store.append([event(f"new/{number}", sample % (number, 7))])
             found = reader.by_ids([6 + number])
             assert found.codecs == [16 + number]

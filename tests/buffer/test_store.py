@@ -21,9 +21,10 @@ from gateway.buffer.compression import train
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.operator_actions import OperatorActions
 from gateway.buffer.proof.balance import audit
-from gateway.buffer.reader import BATCH_BYTES, Reader
+from gateway.buffer.reader import Reader
 from gateway.buffer.repair.recovery import WHOLE, recover
 from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
+from gateway.buffer.stored_events import BATCH_BYTES
 from gateway.core.errors import DeliveryError, StoreError
 from gateway.core.events import Kind, Priority, Status
 from gateway.core.topics import filter_matches
@@ -269,7 +270,7 @@ class StoreMachine(RuleBasedStateMachine):
     def evict(self, model: Model, from_id: int, to_id: int) -> None:
         to_id = min(to_id, model.checkpoint_id)  # as retention does
         expected = model.remove("synced", Status.SYNCED, lambda row: from_id <= row["id"] <= to_id)
-        assert self.store.evict_synced(from_id, to_id, EPOCH_MS + 1) == expected
+        assert self.store.removals.evict_synced(from_id, to_id, EPOCH_MS + 1) == expected
 
     def thin(self, model: Model, from_id: int, keep_one_in: int, priority: Priority) -> None:
         to_id = model.checkpoint_id
@@ -279,22 +280,22 @@ class StoreMachine(RuleBasedStateMachine):
             return bool(from_id <= row["id"] <= to_id and is_meant and row["sequence"] % keep_one_in != 0)
 
         expected = model.remove("thinned", Status.PENDING, goes)
-        assert self.store.thin(from_id, to_id, keep_one_in, priority).events == expected
+        assert self.store.removals.thin(from_id, to_id, keep_one_in, priority).events == expected
 
     def drop(self, model: Model, priority: Priority, limit: int) -> None:
         waiting = [row for row in model.rows if row["status"] is Status.PENDING]
         oldest = [r["id"] for r in waiting if r["priority"] == priority and r["id"] <= model.checkpoint_id]
-        found = self.store.oldest_pending(priority, model.checkpoint_id, limit)
+        found = self.store.search.oldest_pending(priority, model.checkpoint_id, limit)
         assert found == oldest[:limit]
         expected = model.remove("oldest", Status.PENDING, lambda row: row["id"] in found)
-        assert self.store.drop_pending(found).events == expected
+        assert self.store.removals.drop_pending(found).events == expected
 
     def give_up(self, model: Model, status: Status, limit: int) -> None:
         ids = [r["id"] for r in model.rows if r["status"] is status and r["id"] <= model.checkpoint_id]
-        found = self.store.oldest_kept(status, model.checkpoint_id, limit)
+        found = self.store.search.oldest_undelivered(status, model.checkpoint_id, limit)
         assert found == ids[:limit]
         expected = model.remove(status.name.lower(), status, lambda row: row["id"] in found)
-        assert self.store.give_up(status, found).events == expected
+        assert self.store.removals.give_up(status, found).events == expected
 
     def checkpoint(self, model: Model, key: bytes, state: bytes | None) -> None:
         assert self.store.checkpoint([("w", key, state)]) == model.last_id
@@ -306,7 +307,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def dictionary(self, model: Model, family: str) -> None:
         assert DICTIONARY is not None
-        self.store.install_dictionary(family, DICTIONARY, 0)
+        self.store.dictionaries.install(family, DICTIONARY, 0)
 
     # --- what must hold after every step ---
 
@@ -357,7 +358,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_window_states_are_those_of_the_last_checkpoint(self) -> None:
-        assert {(w, k): s for w, k, s in self.store.window_states()} == self.model.windows
+        assert {(w, k): s for w, k, s in self.store.windows.all()} == self.model.windows
         assert self.store.meta_int(CHECKPOINT_ID) == self.model.checkpoint_id
 
 
@@ -409,7 +410,7 @@ def test_sequence_numbers_go_on_after_everything_was_evicted(tmp_path: Path) -> 
             store.move(store.claim(9), Status.SYNCING, DeliveryEvent.PUBACK)
             store.checkpoint([])
         with store.transaction():
-            assert store.evict_synced(0, store.meta_int(CHECKPOINT_ID), EPOCH_MS + 10) == 3
+            assert store.removals.evict_synced(0, store.meta_int(CHECKPOINT_ID), EPOCH_MS + 10) == 3
     with opened(path) as store:
         append(store, events(1))
         assert store.last_id() == 4  # ids go on too
@@ -514,7 +515,7 @@ def test_eviction_spares_what_is_young_unsynced_or_outside_of_the_range(tmp_path
         append(store, events(6))
         with store.transaction():
             store.move(store.claim(5), Status.SYNCING, DeliveryEvent.PUBACK)  # 6 stays pending
-            assert store.evict_synced(2, 6, EPOCH_MS + 4) == 3  # 5 arrived at EPOCH_MS + 4
+            assert store.removals.evict_synced(2, 6, EPOCH_MS + 4) == 3  # 5 arrived at EPOCH_MS + 4
     assert [row[0] for row in sql(tmp_path / "events.db", "SELECT id FROM buffer_events")] == [1, 5, 6]
 
 
@@ -585,12 +586,12 @@ def test_payloads_read_back_whatever_dictionary_was_there_when_they_came(tmp_pat
     with opened(path) as store:
         append(store, [event(payload=sent[0]), event(payload=sent[1])])
         with store.transaction():
-            store.install_dictionary("f", DICTIONARY, 0)
+            store.dictionaries.install("f", DICTIONARY, 0)
         append(store, [event(payload=sent[2])])
     with opened(path) as store:
         append(store, [event(payload=sent[3])])
         with store.transaction():
-            store.install_dictionary("f", other, 0)
+            store.dictionaries.install("f", other, 0)
             store.append([event(payload=sent[4])])
     with opened(path) as store:
         append(store, [event(payload=sent[5], family="another")])
@@ -605,7 +606,7 @@ def test_a_dictionary_that_was_rolled_back_is_never_used(tmp_path: Path) -> None
     assert DICTIONARY is not None
     with opened(path) as store:
         with pytest.raises(ZeroDivisionError), store.transaction():
-            store.install_dictionary("f", DICTIONARY, 0)
+            store.dictionaries.install("f", DICTIONARY, 0)
             raise ZeroDivisionError
         with store.transaction():
             store.reload()
@@ -613,7 +614,7 @@ def test_a_dictionary_that_was_rolled_back_is_never_used(tmp_path: Path) -> None
         other = train([b"<xml><reading id='%d'>%d</reading></xml>" % (n, n * 7) for n in range(1000)])
         assert other is not None
         with store.transaction():
-            store.install_dictionary("g", other, 0)  # may well get the number of the one that never was
+            store.dictionaries.install("g", other, 0)  # may well get the number of the one that never was
         append(store, [event(payload=SAMPLE % (2, 2)), event(payload=b"<xml>" * 9, family="g")])
     assert all_payloads(path) == [SAMPLE % (1, 1), SAMPLE % (2, 2), b"<xml>" * 9]
     assert sql(path, "SELECT codec FROM buffer_events WHERE id < 3") == [(0,), (0,)]
@@ -624,7 +625,7 @@ def test_a_damaged_dictionary_is_not_used_again(tmp_path: Path) -> None:
     assert DICTIONARY is not None
     with opened(path) as store:
         with store.transaction():
-            store.install_dictionary("f", DICTIONARY, 0)
+            store.dictionaries.install("f", DICTIONARY, 0)
         append(store, [event(payload=SAMPLE % (1, 1))])
     sql(path, "UPDATE dictionaries SET content = CAST(? AS BLOB)", DICTIONARY[:-1] + b"!")
     with opened(path) as store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from gateway.buffer.reader import BATCH_BYTES
+from gateway.buffer.stored_events import BATCH_BYTES
 from gateway.cloud.bridge_spec import FRAME_BYTES, LEAST_FRAME_BYTES, BridgeSpec
 from tests.conftest import MosquittoFactory
 from tests.support.buffers import event, opened

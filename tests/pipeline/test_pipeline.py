@@ -705,7 +705,7 @@ def test_a_buffer_that_fills_up_before_the_next_checkpoint_is_due_takes_one_and_
     for start in range(0, 20_000, 500):
         world.take_in(*(world.reading("a", number) for number in range(start, start + 500)))
         world.tick(250)
-        assert world.store.used_bytes() <= max_bytes
+        assert world.store.file.used_bytes() <= max_bytes
     assert world.store.counts["evicted", "thinned"] > 0
     assert audit(world.reader).problems == ()
     world.close()

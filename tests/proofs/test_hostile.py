@@ -194,7 +194,7 @@ def test_long_topics_are_not_remembered_by_the_thousand(tmp_path: Path) -> None:
     pipeline = Pipeline(
         OutputTopics("gateway", "g1"),
         RouteTable([RouteSpec("r", "s/{device}")]),
-        partial(WindowEngine, [window], {"w": shipped("stats")}, fetch=store.window_state),
+        partial(WindowEngine, [window], {"w": shipped("stats")}, fetch=store.windows.state),
         ManualClock(EPOCH_MS),
     )
     reader = Reader(tmp_path / "events.db")

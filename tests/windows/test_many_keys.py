@@ -40,7 +40,7 @@ def pipeline(store: Store, hot_keys: int) -> Watched:
         [RouteSpec("r", "t", timestamp_path="t", timestamp_format="unix_ms", timestamp="trusted")]
     )
     engine = partial(
-        WindowEngine, [MINUTE], {"w": shipped("stats")}, fetch=store.window_state, hot_keys=hot_keys
+        WindowEngine, [MINUTE], {"w": shipped("stats")}, fetch=store.windows.state, hot_keys=hot_keys
     )
     return Watched(OutputTopics("gateway", "g"), routes, engine, ManualClock(EPOCH_MS))
 

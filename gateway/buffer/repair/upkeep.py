@@ -191,7 +191,7 @@ class Upkeep:
         self._writer.submit(Afterwards(lambda: self._say_marked(walk.marked)))
         unused = walk.verification.unused_codecs
         if unused:
-            self._writer.submit(Do(lambda store: store.forget_dictionaries(unused)))
+            self._writer.submit(Do(lambda store: store.dictionaries.forget(unused)))
         self._end_walk(now_s + VERIFY_EVERY_S)
 
     def _say_marked(self, marked: int) -> None:

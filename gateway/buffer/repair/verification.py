@@ -10,6 +10,8 @@ A `quick_check` would be one statement over the whole file, and keep the log fro
 
 from __future__ import annotations
 
+from typing import Any
+
 import apsw
 
 from gateway.buffer.reader import Reader
@@ -27,10 +29,12 @@ class Verification:
     """One walk over the events that are there when it begins. `done` and `total` count ids, for progress."""
 
     def __init__(self, reader: Reader) -> None:
-        self.unused_codecs = reader.superseded_codecs()
+        self.unused_codecs = _superseded_codecs(reader)
         """Superseded dictionaries that no event needs, of those that were looked at."""
         self._reader = reader
-        self._first, self._last = reader.id_range()
+        self._first: int
+        self._last: int
+        self._first, self._last = _row(reader, _ID_RANGE)
         self._at = self._first - 1
         self._tables = list(_PLAIN_TABLES)
 
@@ -60,7 +64,7 @@ class Verification:
         with reader.snapshot():
             events = reader.all_after(self._at, STEP_EVENTS)
             end = events.ids[-1] if events.ids else self._last
-            differing = reader.differing_indexes(self._at, end)
+            differing = _differing_indexes(reader, self._at, end)
         if differing:
             raise DamageError(f"{' and '.join(differing)} differ from the table behind event {self._at}")
         _, wrong = reader.without_corrupt(events)
@@ -70,7 +74,45 @@ class Verification:
 
     def _table(self) -> tuple[int, list[int]]:
         table = self._tables.pop()
-        problem = self._reader.problem_of_table(table)
-        if problem:
-            raise DamageError(f"table {table}: {problem}")
+        (found,) = _row(self._reader, f"PRAGMA integrity_check({table})")
+        if found != "ok":
+            raise DamageError(f"table {table}: {found}")
         return 0, []
+
+
+def _superseded_codecs(reader: Reader) -> set[int]:
+    """The dictionaries with which nothing is compressed any more."""
+    return {codec for (codec,) in reader.rows(_SUPERSEDED)}
+
+
+def _differing_indexes(reader: Reader, after_id: int, last_id: int) -> list[str]:
+    """The indexes that do not hold, of that range of ids, what the table holds."""
+    return [
+        index
+        for index, where in _INDEXES.items()
+        if _row(reader, _OF_TABLE.format(where=where), after_id, last_id)
+        != _row(reader, _OF_INDEX.format(index=index, where=where), after_id, last_id)
+    ]
+
+
+def _row(reader: Reader, sql: str, *values: object) -> tuple[Any, ...]:
+    (row,) = reader.rows(sql, *values)
+    return row
+
+
+# (1, 0) when there is no event.
+_ID_RANGE = """
+SELECT coalesce((SELECT min(id) FROM buffer_events), 1), coalesce((SELECT max(id) FROM buffer_events), 0)
+"""
+_SUPERSEDED = """
+SELECT codec FROM dictionaries WHERE codec NOT IN (SELECT max(codec) FROM dictionaries GROUP BY family)
+"""
+# The same count and sum out of the table and out of an index: where they differ, one of the two is damaged.
+_OF_TABLE = "SELECT count(*), total(id) FROM buffer_events NOT INDEXED WHERE id > ? AND id <= ? AND {where}"
+_OF_INDEX = (
+    "SELECT count(*), total(id) FROM buffer_events INDEXED BY {index} WHERE id > ? AND id <= ? AND {where}"
+)
+_INDEXES = {
+    "buffer_events_unsettled": "status < 2 AND status IN (0, 1) AND priority IN (0, 1, 2, 3)",
+    "buffer_events_derived": "kind <> 0",
+}

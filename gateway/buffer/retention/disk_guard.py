@@ -23,7 +23,7 @@ from gateway.buffer.alerts import Alert
 from gateway.buffer.proof.losses import Removal
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.log_guard import QUIET_TURNS, PinnedWal
-from gateway.buffer.retention.policy import IDS_PER_RUN, STEPS_PER_RUN, EvictedRange, Retention
+from gateway.buffer.retention.policy import IDS_PER_RUN, STEPS_PER_RUN, EvictedRange, Retention, row_bytes
 from gateway.buffer.schema import PAGE_BYTES
 from gateway.buffer.store import Store
 from gateway.core.units import format_bytes
@@ -67,7 +67,7 @@ class DiskGuard:
         """One turn, inside a transaction, which also announces what is lost: one alert per reason."""
         if self._space is None:
             losses = self._retention.run(store, now_ms, checkpoint_id)
-            store.give_back(VACUUM_PAGES)
+            store.file.give_back(VACUUM_PAGES)
         else:
             self._watch(store, self._space)
             losses = self._retain(store, self._space, now_ms, checkpoint_id, self._space.free_bytes)
@@ -81,12 +81,12 @@ class DiskGuard:
         if self._space is None or self._held_log is None or not self._space.wal_bytes():
             return
         self._held_log.look(store)
-        changes = store.changes()
+        changes = store.file.changed_rows()
         self._quiet_turns = self._quiet_turns + 1 if changes == self._changes else 0
         self._changes = changes
         if self._quiet_turns >= QUIET_TURNS or self._without_ballast:
             with suppress(apsw.Error):  # a later commit meets the same disk, and acts on it
-                store.empty_wal()
+                store.file.empty_wal()
 
     def rolled_back(self) -> None:
         """The last turn is not on the disk."""
@@ -108,7 +108,7 @@ class DiskGuard:
                 raise OSError(errno.ENOSPC, "the disk is full")
         if self._space is None or self._held_log is None or self._fits(self._space, size_bytes):
             return
-        if not store.empty_wal():
+        if not store.file.empty_wal():
             self._held_log.check()
         while not self._fits(self._space, size_bytes) and self._step(
             store, self._space, now_ms, checkpoint_id, self._space.free_bytes
@@ -134,7 +134,7 @@ class DiskGuard:
         self._was_full = True
         self._wanted_bytes = max(space.reserve_bytes, 2 * self._wanted_bytes)
         self.release()
-        store.empty_wal()
+        store.file.empty_wal()
         space.look()
         while space.free_bytes < self._wanted_bytes:
             if not self._step(store, space, now_ms, checkpoint_id, 0):
@@ -143,13 +143,17 @@ class DiskGuard:
 
     def _step(self, store: Store, space: DiskSpace, now_ms: int, checkpoint_id: int, free_bytes: int) -> bool:
         """A turn of retention in a transaction of its own; whether there may be more to give up."""
-        used_bytes = store.used_bytes()
+        used_bytes = store.file.used_bytes()
         with store.transaction():
             lost = self._retain(store, space, now_ms, checkpoint_id, free_bytes)
         self._owed += lost
-        store.empty_wal()
+        store.file.empty_wal()
         space.look()
-        return not self._retention.finished or store.used_bytes() != used_bytes or store.free_pages() > 0
+        return (
+            not self._retention.finished
+            or store.file.used_bytes() != used_bytes
+            or store.file.free_pages() > 0
+        )
 
     def _retain(
         self, store: Store, space: DiskSpace, now_ms: int, checkpoint_id: int, free_bytes: int
@@ -157,7 +161,7 @@ class DiskGuard:
         """A turn of retention that itself fits on the disk; as if there were `free_bytes` left."""
         most_bytes = self._retention.max_bytes - space.file_bytes()
         room_bytes = min(space.free_bytes, max(most_bytes, _HEADROOM_GROUPS * space.group_bytes))
-        rows = room_bytes // _SHARE_TO_WRITE // store.row_bytes()
+        rows = room_bytes // _SHARE_TO_WRITE // row_bytes(store)
         step_ids = min(max(RELIEF_ROWS, rows), IDS_PER_RUN)
         losses = self._retention.run(
             store,
@@ -168,7 +172,7 @@ class DiskGuard:
             step_ids=step_ids,
         )
         pages = room_bytes // _SHARE_TO_WRITE // PAGE_BYTES // 3
-        store.give_back(min(max(RELIEF_PAGES, pages), VACUUM_PAGES))
+        store.file.give_back(min(max(RELIEF_PAGES, pages), VACUUM_PAGES))
         return losses
 
     def _watch(self, store: Store, space: DiskSpace) -> None:

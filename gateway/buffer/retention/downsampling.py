@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from gateway.buffer.proof.losses import Removal
 from gateway.buffer.store import Store
-from gateway.core.events import Priority
+from gateway.core.events import Priority, Status
 from gateway.core.units import format_duration
 
 REASON = "downsampled"
@@ -85,15 +85,15 @@ class Downsampling:
     def _begin(
         self, store: Store, now_ms: int, checkpoint_id: int, rate_per_s: float
     ) -> list[DownsamplingNote]:
-        waiting = store.waiting_events()
+        waiting = store.events_that_are(Status.PENDING, Status.SYNCING)
         in_time = rate_per_s * self.target_ms / 1000
         if waiting <= in_time:
             self._level = 0
         if waiting <= TOO_MUCH * in_time or self._level == THINNEST:
             return []
         before_ms = now_ms - min(EDGE_MS, self.target_ms)
-        end = min(checkpoint_id, store.first_since(before_ms) - 1)
-        start = store.oldest_raw_pending(Priority.NORMAL, end)
+        end = min(checkpoint_id, store.search.first_since(before_ms) - 1)
+        start = store.search.oldest_raw_pending(Priority.NORMAL, end)
         if start is None:
             return []
         self._level += 1
@@ -109,6 +109,6 @@ class Downsampling:
     def _step(self, store: Store, todo: _Pass) -> _Pass | None:
         end = min(todo.end, todo.start + IDS_PER_STEP - 1)
         for level in range(1, self._level + 1):
-            taken = store.halve(REASON, todo.start, end, level, Priority.NORMAL, todo.before_ms)
+            taken = store.removals.halve(REASON, todo.start, end, level, Priority.NORMAL, todo.before_ms)
             self._taken = Removal.together((self._taken, taken))
         return None if end == todo.end else todo._replace(start=end + 1)

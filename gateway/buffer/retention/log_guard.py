@@ -51,7 +51,7 @@ class PinnedWal:
     def look(self, store: Store) -> None:
         """After a turn, outside of a transaction."""
         too_large = self._allowance_bytes + copy_allowance_bytes(self._max_bytes)
-        held = self._space.wal_bytes() > too_large and not store.empty_wal()
+        held = self._space.wal_bytes() > too_large and not store.file.empty_wal()
         self._turns = self._turns + 1 if held else 0
         self._announced = self._announced and held
 

@@ -32,6 +32,7 @@ OLDEST_PER_STEP = 1_000
 _STEPS_OF_A_ROOM = 512  # in a large room a step takes more, up to IDS_PER_RUN: that is faster
 KEPT_PER_SEARCH = 100_000  # a search looks at all that failed, so it must not be one for each step
 STEPS_PER_RUN = 8
+_LEAST_ROW_BYTES = 64
 _ANY_AGE = 1 << 62
 _THINNEST = 6  # one in 64 is left; then whole stretches go
 
@@ -52,6 +53,12 @@ class EvictedRange(NamedTuple):
 def usable_bytes(max_bytes: int) -> int:
     """What of the size is for the database itself, without its write-ahead log."""
     return max_bytes - log_allowance_bytes(max_bytes)
+
+
+def row_bytes(store: Store) -> int:
+    """What an event takes in the file, on average and at least."""
+    rows = sum(store.counts["status", status.name] for status in Status)
+    return max(_LEAST_ROW_BYTES, store.file.used_bytes() // max(1, rows))
 
 
 class Marks(NamedTuple):
@@ -103,7 +110,7 @@ class Retention:
         self._step_ids, self.finished, self.starved = step_ids, False, False
         losses: list[EvictedRange] = []
         for _ in range(steps):
-            used_bytes = store.used_bytes()
+            used_bytes = store.file.used_bytes()
             older_than_ms = _ANY_AGE if used_bytes > marks.soft else now_ms - self._keep_synced_ms
             removed = self._evict_synced(store, now_ms, older_than_ms, checkpoint_id)
             self._pressed = used_bytes > (marks.relief if self._pressed else marks.hard)
@@ -130,14 +137,14 @@ class Retention:
         if not store.events_that_are(Status.SYNCED):
             self._synced_from = 0  # to look through a large backlog for nothing takes longer than it fills up
             return 0
-        oldest = store.first_from(self._synced_from)
+        oldest = store.search.first_from(self._synced_from)
         # An event from the future came while the clock was wrong: it says nothing about those behind it.
         if oldest is None or older_than_ms <= oldest[1] <= now_ms or oldest[0] > checkpoint_id:
             self._synced_from = 0  # from the start again: what was pending then may be synced by now
             return 0
         end = min(checkpoint_id, oldest[0] + self._step_ids - 1)
         self._synced_from = end + 1
-        return store.evict_synced(oldest[0], end, older_than_ms)
+        return store.removals.evict_synced(oldest[0], end, older_than_ms)
 
     def _give_up(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
         """The oldest of what could not be delivered."""
@@ -145,20 +152,20 @@ class Retention:
             if not store.events_that_are(status):
                 continue
             if not self._undelivered[status]:
-                found = store.oldest_kept(status, checkpoint_id, KEPT_PER_SEARCH)
+                found = store.search.oldest_undelivered(status, checkpoint_id, KEPT_PER_SEARCH)
                 self._undelivered[status] = deque(found)
             waiting = self._undelivered[status]
             step = min(self._oldest_per_step(store), len(waiting))
             ids = [waiting.popleft() for _ in range(step)]
             if ids:
-                return EvictedRange(status.name.lower(), store.give_up(status, ids), ids[0], ids[-1])
+                return EvictedRange(status.name.lower(), store.removals.give_up(status, ids), ids[0], ids[-1])
         return None
 
     def _thin(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
         """One stretch of the current pass over the older half; the next pass thins more."""
         while self._level <= _THINNEST:
             if self._pass_end is None:
-                oldest = store.first_from(0)
+                oldest = store.search.first_from(0)
                 if oldest is None:
                     return None
                 self._thinned_to, self._pass_end = oldest[0], (oldest[0] + checkpoint_id) // 2
@@ -167,7 +174,7 @@ class Retention:
                 self._pass_end, self._level = None, self._level + 1
                 continue
             self._thinned_to = end + 1
-            removed = store.thin(start, end, 2**self._level, Priority.NORMAL)
+            removed = store.removals.thin(start, end, 2**self._level, Priority.NORMAL)
             if removed.events:
                 return EvictedRange("thinned", removed, start, end)
         return None
@@ -176,14 +183,14 @@ class Retention:
         """The lowest priority there is. While all of it is newer than the checkpoint, nothing: it is given up
         after the next one, before anything that matters more."""
         for priority in sorted(Priority, reverse=True):
-            ids = store.oldest_pending(priority, checkpoint_id, self._oldest_per_step(store))
+            ids = store.search.oldest_pending(priority, checkpoint_id, self._oldest_per_step(store))
             if ids:
-                return EvictedRange("oldest", store.drop_pending(ids), ids[0], ids[-1])
-            if store.oldest_pending(priority, store.last_id(), 1):
+                return EvictedRange("oldest", store.removals.drop_pending(ids), ids[0], ids[-1])
+            if store.search.oldest_pending(priority, store.last_id(), 1):
                 return None
         return None
 
     def _oldest_per_step(self, store: Store) -> int:
         """So many that no more room is made than is needed, but for a little."""
-        rows = self.max_bytes // _STEPS_OF_A_ROOM // store.row_bytes()
+        rows = self.max_bytes // _STEPS_OF_A_ROOM // row_bytes(store)
         return min(self._step_ids, max(OLDEST_PER_STEP, rows))

@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
             store.move(store.claim(7), Status.SYNCING, DeliveryEvent.PUBACK)
             store.claim(1)
             store.checkpoint([])
-            store.evict_synced(1, 4, EPOCH_MS + 100)
+            store.removals.evict_synced(1, 4, EPOCH_MS + 100)
         append(store, [event("agg", kind=Kind.AGGREGATE)])  # after the checkpoint
     return path
 

@@ -84,9 +84,9 @@ def test_thinning_in_passes_is_declared_number_by_number_in_a_few_runs(tmp_path:
         for keep_one_in in (2, 4, 8):
             for start in range(1, 600, 100):
                 with store.transaction():
-                    store.thin(start, start + 99, keep_one_in, Priority.NORMAL)
+                    store.removals.thin(start, start + 99, keep_one_in, Priority.NORMAL)
         with store.transaction():
-            store.drop_pending([*range(700, 720)])
+            store.removals.drop_pending([*range(700, 720)])
         found = losses(store.path)
         gone = {n for n in range(1, 601) if n % 8} | {*range(700, 720)}
         assert numbers(found) == sorted(gone)
@@ -104,7 +104,7 @@ def test_whatever_is_removed_in_whatever_steps_is_declared_exactly_once(
         while left:
             some = sorted(chance.sample(left, chance.randint(1, len(left))))
             with store.transaction():
-                store.drop_pending(some)
+                store.removals.drop_pending(some)
             gone += some
             left = [each for each in left if each not in some]
             for stream in (1, 2, 3):

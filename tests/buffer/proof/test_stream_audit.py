@@ -33,11 +33,11 @@ def test_every_number_of_a_stream_is_somewhere(tmp_path: Path) -> None:
         checkpoint(store)
         with store.transaction():
             store.move(store.claim(30), Status.SYNCING, DeliveryEvent.PUBACK)
-            store.evict_synced(1, 20, EPOCH_MS + 1000)
+            store.removals.evict_synced(1, 20, EPOCH_MS + 1000)
             store.move(store.claim(5), Status.SYNCING, DeliveryEvent.EXHAUSTED)  # 31 to 35
             store.move([40, 42], Status.PENDING, DeliveryEvent.MISMATCH)
-            store.thin(51, 60, 2, Priority.NORMAL)
-            store.drop_pending([71, 72, 73])
+            store.removals.thin(51, 60, 2, Priority.NORMAL)
+            store.removals.drop_pending([71, 72, 73])
         by_hand(store).drop(EventFilter(status=Status.FAILED, before_ms=EPOCH_MS + 32), silent)
         found = audited(store.path)["t/a"]
         assert found.problem == ""
@@ -61,7 +61,7 @@ def test_numbers_at_the_end_and_whole_streams_are_missed_too(tmp_path: Path) -> 
         append(store, [*events(3, "t/a"), *events(2, "t/b")])
         checkpoint(store)
         with store.transaction():
-            store.drop_pending([3, 4, 5])
+            store.removals.drop_pending([3, 4, 5])
         found = audited(store.path)
     assert str(found["t/a"].missing) == "1 (3)"
     assert str(found["t/b"].missing) == "2 (1–2)"
@@ -90,7 +90,7 @@ def test_what_is_shown_of_many_ranges_is_bounded_and_the_sum_is_not(tmp_path: Pa
         append(store, events(2000))
         checkpoint(store)
         with store.transaction():
-            store.drop_pending(lost)
+            store.removals.drop_pending(lost)
         found = audited(store.path)["t/a"]
     assert found.missing.numbers == 600
     assert found.lost["oldest"].numbers == 600
@@ -104,7 +104,7 @@ def test_a_row_that_reappears_though_it_was_noted_as_lost_is_a_problem(tmp_path:
         append(store, events(5))
         checkpoint(store)
         with store.transaction():
-            store.drop_pending([2, 3])
+            store.removals.drop_pending([2, 3])
         append(store, events(1))
     sql(store.path, "UPDATE buffer_events SET sequence_num = 2 WHERE id = 6")
     assert "2 numbers are noted as lost, but only 1 are missing" in audited(store.path)["t/a"].problem

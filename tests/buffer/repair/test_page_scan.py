@@ -36,12 +36,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[tuple[o
             store.move(store.claim(500), Status.SYNCING, DeliveryEvent.PUBACK)
             store.checkpoint([])
         with store.transaction():
-            store.evict_synced(1, 300, EPOCH_MS + 1000)
+            store.removals.evict_synced(1, 300, EPOCH_MS + 1000)
             store.reject(store.claim(10), "too large")
-        while store.free_pages() > 100:
+        while store.file.free_pages() > 100:
             with store.transaction():
-                store.give_back(50)
-        assert store.free_pages()
+                store.file.give_back(50)
+        assert store.file.free_pages()
     return path.read_bytes(), sql(path, "SELECT * FROM buffer_events ORDER BY id")
 
 

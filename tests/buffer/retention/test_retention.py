@@ -90,7 +90,7 @@ def test_synced_events_stay_for_their_time_and_then_go(store: Store) -> None:
 def test_for_want_of_room_synced_events_go_before_their_time_and_nothing_else_does(store: Store) -> None:
     append(store, range(7000))
     settle(store, 3000)
-    assert store.used_bytes() > MAX_BYTES * 7 / 8 * 0.8
+    assert store.file.used_bytes() > MAX_BYTES * 7 / 8 * 0.8
     assert retain(store, Retention(MAX_BYTES, HOUR_MS), now_ms=7000) == []
     assert store.counts["status", "SYNCED"] == 0
     assert store.counts["status", "PENDING"] == 4000
@@ -112,7 +112,7 @@ def test_a_backlog_is_thinned_evenly_per_stream_and_its_newer_half_stays_dense(s
         steps = Counter(b - a for a, b in pairwise(numbers) if b < dense_from)
         (_, at_the_edge), *_ = [*steps.most_common()[1:], (0, 0)]
         assert at_the_edge <= 1, "the gaps are even"
-    assert store.used_bytes() <= MAX_BYTES
+    assert store.file.used_bytes() <= MAX_BYTES
     check_balance(store)
 
 
@@ -151,7 +151,7 @@ def test_when_thinning_is_not_enough_the_lowest_priority_goes_oldest_first(store
     newest_high = [n for _, n, _ in after]
     assert oldest > 1  # then the oldest of the next priority
     assert max(newest_high) == 9000 // STREAMS
-    assert store.used_bytes() <= MAX_BYTES
+    assert store.file.used_bytes() <= MAX_BYTES
     check_balance(store)
 
 
@@ -183,7 +183,9 @@ def test_a_buffer_full_of_failed_events_gives_up_the_oldest_of_them_and_nothing_
     gone = sum(loss.events for loss in losses)
     assert left == (gone + 1, 8900 - gone), "the newest of them stay for a retry"
     assert gone < 8900
-    assert store.used_bytes() <= 0.75 * usable_bytes(MAX_BYTES), "the gateway rejects no message for them"
+    assert store.file.used_bytes() <= 0.75 * usable_bytes(MAX_BYTES), (
+        "the gateway rejects no message for them"
+    )
     check_balance(store)
 
 
@@ -194,7 +196,7 @@ def test_a_cloud_that_refuses_everything_never_makes_the_buffer_grow_past_its_si
         with store.transaction():
             store.reject(store.claim(500), "not allowed")
         retain(store, retention, now_ms=start, runs=2)
-        assert store.used_bytes() <= MAX_BYTES
+        assert store.file.used_bytes() <= MAX_BYTES
     assert store.counts["evicted", "thinned"] == 0
     assert store.counts["evicted", "failed"] > 20_000
     check_balance(store)
@@ -272,7 +274,7 @@ def test_the_file_shrinks_after_a_drain(store: Store) -> None:
     retain(store, Retention(100 * MIB, 0), now_ms=HOUR_MS, runs=20_000 // IDS_PER_RUN + 2)
     while True:
         with store.transaction():
-            if not store.give_back(256):
+            if not store.file.give_back(256):
                 break
     store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     assert store.path.stat().st_size < full_bytes / 10
@@ -287,6 +289,6 @@ def test_an_endless_outage_never_makes_the_file_grow_past_its_size(store: Store)
         largest = max(largest, sum(f.stat().st_size for f in files if not f.name.endswith("-shm")))
     wal_bytes = 5 * MIB  # the WAL's own bound does not shrink with a buffer as small as this
     assert largest <= MAX_BYTES + wal_bytes
-    assert store.used_bytes() <= MAX_BYTES
+    assert store.file.used_bytes() <= MAX_BYTES
     assert len({stream for stream, _, _ in pending(store)}) == STREAMS
     check_balance(store)
