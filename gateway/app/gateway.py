@@ -18,22 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-from peewee import PeeweeException
 
 from gateway import __version__
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.lock import DataDirLock, unusable_folder
+from gateway.buffer.opening import BUFFER_FILE, open_buffer
 from gateway.buffer.operator_actions import OperatorActions, operations
 from gateway.buffer.reader import Reader
-from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.damage import using
-from gateway.buffer.repair.recovery import Recovery, recover
 from gateway.buffer.repair.upkeep import BackupPlan, Upkeep
-from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.downsampling import Downsampling
 from gateway.buffer.retention.policy import usable_bytes
-from gateway.buffer.schema import wal_pages
-from gateway.buffer.startup_command import StartupCommand
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.writer import BACKLOG_BYTES, Do, Writer
 from gateway.cloud.auditor import Auditor
@@ -45,7 +40,6 @@ from gateway.config import Config
 from gateway.config.models import Broker, Cloud, Local
 from gateway.config.service_models import Flow
 from gateway.core.clock import SteadyClock, uptime_ns
-from gateway.core.errors import StoreError
 from gateway.core.events import Status
 from gateway.decode import sparkplug_births as sparkplug
 from gateway.decode.presence import Presence
@@ -77,7 +71,6 @@ from gateway.wire.home_assistant import Discovery
 
 log = logging.getLogger(__name__)
 
-BUFFER_FILE = "events.db"
 _ANY_TOPIC_BYTES = 64 * 1024
 STOP_TIMEOUT_S = 8.0
 STALLED_AFTER_S = 10.0  # the writer ticks four times a second
@@ -271,17 +264,14 @@ class Gateway:
             raise unusable_folder(self.data_dir, exc) from exc
         apsw.soft_heap_limit(self.budget.cache_bytes)  # SQLite then gives up cached pages first
         self._resources.enter_context(DataDirLock(self.data_dir))
-        self.space = DiskSpace(self.buffer_path, buffer.max_size)
-        room_bytes = min(buffer.max_size, self.space.total_bytes)
-        self.store = Store(self.buffer_path, buffer.synchronous, wal_pages(room_bytes))
-        recovery = self._open_store()
+        opened = open_buffer(self.buffer_path, self.clock.now_ms(), buffer.max_size, buffer.synchronous)
+        self.store, self.space = opened.store, opened.space
         self._resources.callback(self.store.close)
         self.backpressure = Backpressure(self.clock, self.budget.total_bytes, usable_bytes(buffer.max_size))
         self.pipeline = self._make_pipeline()
         reader = Reader(self.buffer_path)
         self._resources.callback(reader.close)
         restore = partial(self.pipeline.restore, self.store, reader)
-        mark = CommitMarker(self.buffer_path)
         self.writer = Writer(
             self.store,
             group_limit=buffer.group_limit,
@@ -291,8 +281,7 @@ class Gateway:
             tick=Tick(self.pipeline, self._after_tick),
             on_rollback=restore,
             relief=self.pipeline,
-            # Without a sync of each commit a power cut takes the last ones, and that is no surprise.
-            mark=mark if buffer.synchronous == "full" else None,
+            mark=opened.marker,
         )
         self.upkeep = Upkeep(
             self.buffer_path,
@@ -302,12 +291,12 @@ class Gateway:
             None if buffer.backup is None else BackupPlan(buffer.backup.every, buffer.max_size),
         )
         self.trainer = DictionaryTrainer(self.store, self.writer, self.clock)
-        if recovery.alert:
-            log.error("%s", recovery.alert)
+        if opened.recovery.alert:
+            log.error("%s", opened.recovery.alert)
         log.info("buffer open: %d events replayed into windows", restore())
         self._republished_id = self.store.meta_int(REPUBLISHED_ID)
         self.timekeeper = self._make_timekeeper()
-        self.writer.submit(StartupCommand(recovery, self.pipeline.alert, mark.read()))
+        self.writer.submit(opened.startup(self.pipeline.alert))
         self.writer.start()
         self._resources.callback(self._stop_writer)
         self.timekeeper.start()
@@ -329,20 +318,6 @@ class Gateway:
             lambda: uptime_ns() // 1_000_000,
             boot_id(),
         )
-
-    def _open_store(self) -> Recovery:
-        if self.space.low:
-            self.space.release_ballast()  # to open it takes room too
-        try:
-            recovery = recover(self.buffer_path, self.clock.now_ms(), self.config.buffer.synchronous)
-            with using(self.buffer_path):
-                self.store.open()
-        except (apsw.Error, PeeweeException, OSError) as exc:
-            raise StoreError(
-                f"the buffer {self.buffer_path} cannot be opened: {exc}; it is left as it is",
-                hint=f"is gateway.data_dir writable, is there room ({self.space}), and is the disk sound?",
-            ) from exc
-        return recovery
 
     def _make_pipeline(self) -> Pipeline:
         config = self.config

@@ -13,22 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-import apsw
 import orjson
 import typer
-from peewee import PeeweeException
 
-from gateway.app.gateway import BUFFER_FILE
 from gateway.buffer.alerts import append_alert
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.lock import DataDirLock
+from gateway.buffer.opening import BUFFER_FILE, OpenedStore, open_buffer
 from gateway.buffer.operator_actions import Operation, OperatorActions, operations
 from gateway.buffer.reader import Reader
-from gateway.buffer.repair.commit_marker import CommitMarker
-from gateway.buffer.repair.damage import using
-from gateway.buffer.repair.recovery import Recovery, backup_path, recover
+from gateway.buffer.repair.recovery import backup_path
 from gateway.buffer.repair.restore import restore as restore_buffer
-from gateway.buffer.startup_command import StartupCommand
 from gateway.buffer.store import Store
 from gateway.cli.buffer_options import (
     AsJson,
@@ -198,39 +193,30 @@ def _change(config: Path, request: dict[str, Any], doing: str) -> Done:
 
 @contextmanager
 def _opened(settings: Config, path: Path) -> Iterator[dict[str, Operation]]:
-    """What can be done to the buffer of a stopped gateway. It is opened as a start opens it: what is damaged
-    is mended first, and numbers that a lost log may have given out are not given again."""
-    store, mark = Store(path, settings.buffer.synchronous), CommitMarker(path)
+    """What can be done to the buffer of a stopped gateway."""
+    opened = open_buffer(path, _now_ms(), settings.buffer.max_size, settings.buffer.synchronous)
+    store = opened.store
     try:
-        recovery = recover(path, _now_ms(), settings.buffer.synchronous)
-        with using(path):
-            store.open()
-    except (apsw.Error, PeeweeException, OSError) as exc:
-        raise StoreError(
-            f"the buffer {path} cannot be opened: {exc}; it is left as it is",
-            hint="can its folder be written, and is there room?",
-        ) from exc
-    try:
-        _begin(store, settings, recovery, mark.read())
-        yield operations(_by_hand(store, settings))
-        if settings.buffer.synchronous == "full":
-            mark.write(store.last_id())
+        _begin(opened, settings)
+        yield operations(_actions(store, settings))
+        if opened.marker:
+            opened.marker.write(store.last_id())
     finally:
         store.close()
 
 
-def _begin(store: Store, settings: Config, recovery: Recovery, marked_id: int) -> None:
+def _begin(opened: OpenedStore, settings: Config) -> None:
     def alert(store: Store, name: str, message: str) -> None:
         append_alert(store, _alerts(settings), _now_ms(), name, message)
 
-    opening = StartupCommand(recovery, alert, marked_id)
-    with store.transaction():
-        opening.apply(store)
-    for said in filter(None, (recovery.alert, opening.lost)):
+    startup = opened.startup(alert)
+    with opened.store.transaction():
+        startup.apply(opened.store)
+    for said in filter(None, (opened.recovery.alert, startup.lost)):
         typer.echo(said, err=True)
 
 
-def _by_hand(store: Store, settings: Config) -> OperatorActions:
+def _actions(store: Store, settings: Config) -> OperatorActions:
     def run(change: Any) -> Any:
         with store.transaction():
             return change(store)

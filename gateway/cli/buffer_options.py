@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from gateway.app.gateway import BUFFER_FILE
 from gateway.buffer.event_filter import EventFilter
+from gateway.buffer.opening import BUFFER_FILE
 from gateway.config import load_config
 from gateway.core.errors import StoreError, TopicError, UnitError
 from gateway.core.events import Kind, Status

@@ -158,8 +158,10 @@ def start_on(files: Files, folder: Path) -> Found:
 
 def count_and_claim(store: Store) -> tuple[int, int]:
     """In one transaction: an alert of the start may come at any time."""
-    pending = store._number("SELECT count(*) FROM buffer_events NOT INDEXED WHERE status = 0")
-    return pending, len(store.claim(1_000_000))
+    ((pending,),) = store._connection.execute(
+        "SELECT count(*) FROM buffer_events NOT INDEXED WHERE status = 0"
+    )
+    return int(str(pending)), len(store.claim(1_000_000))
 
 
 def work_on(folder: Path) -> Found:

@@ -1,0 +1,67 @@
+"""The one way to open a buffer that is written: by a gateway, or by a command while no gateway runs.
+
+A damaged file is mended first, and the first commit after it puts claims of the last run back and skips
+numbers that a lost write-ahead log may have given out. Hold the lock of the data directory meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import apsw
+from peewee import PeeweeException
+
+from gateway.buffer.repair.commit_marker import CommitMarker
+from gateway.buffer.repair.damage import using
+from gateway.buffer.repair.recovery import Recovery, recover
+from gateway.buffer.retention.disk_space import DiskSpace
+from gateway.buffer.schema import wal_pages
+from gateway.buffer.startup_command import StartupCommand
+from gateway.buffer.store import Store
+from gateway.core.errors import StoreError
+
+BUFFER_FILE = "events.db"
+"""Its name in the data directory."""
+
+
+class OpenedStore(NamedTuple):
+    """A buffer that is open. `marker` is None where commits are not synced: after a power cut it would call
+    what is missing a loss, and that is no surprise then."""
+
+    store: Store
+    space: DiskSpace
+    recovery: Recovery
+    marker: CommitMarker | None
+    marked_id: int
+
+    def startup(self, alert: Callable[[Store, str, str], None]) -> StartupCommand:
+        """The first command for this buffer; nothing may be changed before it is committed."""
+        return StartupCommand(self.recovery, alert, self.marked_id)
+
+
+def open_buffer(
+    path: Path, now_ms: int, max_size_bytes: int, synchronous: Literal["full", "normal"] = "full"
+) -> OpenedStore:
+    """Mend the buffer `path` if it must be, and open it, or a new one.
+
+    Raises StoreError when that is not possible now, and leaves the files as they are; DamageError when damage
+    was found that the next start mends.
+    """
+    space = DiskSpace(path, max_size_bytes)
+    store = Store(path, synchronous, wal_pages(min(max_size_bytes, space.total_bytes)))
+    if space.low:
+        space.release_ballast()  # to open it takes room too
+    try:
+        recovery = recover(path, now_ms, synchronous)
+        with using(path):
+            store.open()
+    except (apsw.Error, PeeweeException, OSError) as exc:
+        raise StoreError(
+            f"the buffer {path} cannot be opened: {exc}; it is left as it is",
+            hint=f"is gateway.data_dir writable, is there room ({space}), and is the disk sound?",
+        ) from exc
+    marker = CommitMarker(path)
+    kept = marker if synchronous == "full" else None
+    return OpenedStore(store, space, recovery, kept, marker.read())
