@@ -26,7 +26,7 @@ _MESSAGES = {
     "mapping_type": "must be a section with keys of its own",
     "dict_type": "must be a section with keys of its own",
     "tuple_type": "must be a list",
-    "union_tag_not_found": "needs a type: tumbling, hopping, session, count or global",
+    "union_tag_not_found": "needs a type: tumbling, hopping, calendar, session, count or global",
 }
 
 
@@ -61,7 +61,11 @@ def from_pydantic(error: ErrorDetails, model: type[BaseModel], document: Documen
 def _path(loc: tuple[int | str, ...], data: object) -> Path:
     """`loc` without the names of union members, which pydantic puts between the file's own keys."""
     path: list[str | int] = []
+    tagged: object = None
     for position, step in enumerate(loc):
+        if isinstance(data, dict) and data is not tagged and data.get("type") == step:
+            tagged = data  # `window: {type: count, count: 5}`: the first `count` is the member's name
+            continue
         inside = (isinstance(data, dict) and step in data) or (
             isinstance(data, list) and isinstance(step, int) and step < len(data)
         )

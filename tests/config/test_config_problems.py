@@ -278,3 +278,15 @@ def test_no_shape_makes_the_reader_fail_in_another_way(data: object) -> None:
         parse_config(json.dumps(data), environ={})
     except ConfigError as exc:
         assert exc.problems
+
+
+def test_an_unknown_key_of_a_shape_is_told_at_its_place_where_type_and_key_share_a_name():
+    found = only(CONFIG_OF_A_COUNT_WINDOW)
+    assert "windows[0].window.step: unknown key" in found
+
+
+CONFIG_OF_A_COUNT_WINDOW = """
+gateway: {id: g}
+routes: [{name: r, topic: "a/{d}", decoder: json, fields: {v: v}}]
+windows: [{name: w, route: r, field: v, window: {type: count, count: 5, step: 2}}]
+"""
