@@ -110,7 +110,8 @@ def _span(window: WindowSpec) -> str:
     sizes["every"] = window.trigger_every_ms
     spans = [f"{name} {format_duration(ms / 1000)}" for name, ms in sizes.items() if ms is not None]
     counts = [f"of {count} readings" for count in (window.count, window.trigger_count) if count is not None]
-    return " ".join([window.type, *spans, *counts])
+    calendar = [f"every {window.every} of {window.timezone}"] if window.every else []
+    return " ".join([window.type, *calendar, *spans, *counts])
 
 
 def _cloud_line(cloud: Cloud | None) -> str:

@@ -14,6 +14,7 @@ from pydantic import (
     PlainSerializer,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -27,6 +28,7 @@ from gateway.config.types import (
     PriorityName,
     Section,
     Template,
+    TimeZoneName,
     fault,
     none_if_off,
     setting,
@@ -34,6 +36,8 @@ from gateway.config.types import (
 from gateway.core.topics import TopicTemplate, placeholders
 from gateway.windows.spec import WindowSpec, WindowType
 from gateway.wire.home_assistant import Shown
+
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 
 _OFFSET = "Shift of the grid, which is aligned to 1970-01-01T00:00:00Z."
 
@@ -63,6 +67,17 @@ class Hopping(Section):
         return slide
 
 
+class CalendarWindow(Section):
+    """Hours, days, weeks, months or years of a time zone, from one local midnight to another."""
+
+    type: Literal["calendar"]
+    every: Literal["hour", "day", "week", "month", "year"] = Field(
+        description="What a window is. A day has 23 or 25 hours when the clocks change."
+    )
+    timezone: TimeZoneName = setting("UTC", description="Whose midnights.", examples=["Europe/Berlin"])
+    week_starts: Weekday = setting("monday", description="First day of a week.")
+
+
 class SessionWindow(Section):
     """Spans of activity that end when a key has been silent for `gap`."""
 
@@ -81,7 +96,9 @@ class Trigger(Section):
     """When a global window gives its result: by number, by time, or whichever comes first."""
 
     count: int | None = setting(None, ge=1, description="After so many readings.")
-    every: PositiveDurationMs | None = setting(None, description="So often, in event time.")
+    every: PositiveDurationMs | None = setting(
+        None, description="So often by the gateway's time, if something is new."
+    )
 
 
 class Global(Section):
@@ -90,8 +107,7 @@ class Global(Section):
     type: Literal["global"]
     trigger: Trigger = Field(description="When a result is given.")
     mode: Literal["accumulating", "discarding"] = setting(
-        "accumulating",
-        description="`accumulating`: each result covers everything; `discarding`: what is new.",
+        "accumulating", description="The window's `accumulation`, by its older name."
     )
 
     @field_validator("trigger")
@@ -102,14 +118,27 @@ class Global(Section):
         return trigger
 
 
-Shape = Annotated[Tumbling | Hopping | SessionWindow | CountWindow | Global, Field(discriminator="type")]
+AnyShape = Tumbling | Hopping | CalendarWindow | SessionWindow | CountWindow | Global
+Shape = Annotated[AnyShape, Field(discriminator="type")]
 
 
 class Early(Section):
     """Results before a window ends."""
 
-    every: PositiveDurationMs | None = setting(None, description="So often, in event time.")
-    count: int | None = setting(None, ge=1, description="After so many readings.")
+    every: PositiveDurationMs | None = setting(
+        None, description="So often by the gateway's time, if something is new."
+    )
+    count: int | None = setting(
+        None, ge=1, description="After so many readings; judged once for all readings of a message."
+    )
+
+
+class Corrections(Section):
+    """How often corrections are sent."""
+
+    every: DurationMs = setting(
+        "0", description="At most so often for a key, by the gateway's time; the last one is always sent."
+    )
 
 
 class KeyLimit(Section):
@@ -214,6 +243,16 @@ class Window(Section):
         None, description="How far ahead of its arrival a reading may push the watermark. Unset: no bound."
     )
     early: Early | None = setting(None, description="Results before the window ends.")
+    accumulation: Literal["accumulating", "discarding"] | None = setting(
+        None,
+        description="What a result after the first one of a window covers: `accumulating` (unless said "
+        "otherwise), everything so far; `discarding`, what is new since the one before.",
+    )
+    corrections: Annotated[Corrections | None, BeforeValidator(none_if_off), OrOff] = setting(
+        {},
+        description="Results after late readings: one for each, unless `every` gathers them. "
+        "`off`: none, and each is counted.",
+    )
     max_keys: MaxKeys | None = setting(
         None,
         description="Bound on the keys held at a time: a number, or `{limit, policy}`. Unset: as many as the "
@@ -229,6 +268,16 @@ class Window(Section):
     )
     publish: Publish = setting({}, description="How aggregates are published on the local broker.")
     priority: PriorityName = setting("normal", description="Order of the aggregates on the way out.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accumulation_in_the_shape(cls, data: Any) -> Any:
+        """`accumulation` may also stand beside the window's type and sizes."""
+        shape = data.get("window") if isinstance(data, Mapping) else None
+        if not isinstance(shape, Mapping) or "accumulation" not in shape or "accumulation" in data:
+            return data
+        rest = {name: value for name, value in shape.items() if name != "accumulation"}
+        return {**data, "window": rest, "accumulation": shape["accumulation"]}
 
     @field_validator("topic")
     @classmethod
@@ -250,6 +299,13 @@ class Window(Section):
         if early is not None and early.every is None and early.count is None:
             raise fault("needs every, count, or both")
         return early
+
+    @field_validator("accumulation")
+    @classmethod
+    def _accumulates(cls, accumulation: str | None, info: ValidationInfo) -> str | None:
+        if accumulation is not None and isinstance(info.data.get("window"), CountWindow):
+            raise fault("does not go with a count window: each one begins anew")
+        return accumulation
 
     @property
     def field_names(self) -> tuple[str, ...]:
@@ -273,6 +329,9 @@ class Window(Section):
             idle_timeout_ms=self.idle_timeout,
             watermark=self.watermark or default_watermark(self.key, route_topic),
             max_future_skew_ms=self.max_future_skew,
+            mode=self.accumulation
+            or (self.window.mode if isinstance(self.window, Global) else "accumulating"),
+            **_corrections(self.corrections),
             early_every_ms=early.every,
             early_count=early.count,
             max_keys=limit.limit if limit else None,
@@ -294,7 +353,18 @@ def default_watermark(key: str, topic: str | None) -> Literal["shared", "per_key
     return "per_key" if template.names and not unnamed and named == template.names else "shared"
 
 
-def _shape(shape: Tumbling | Hopping | SessionWindow | CountWindow | Global) -> dict[str, Any]:
+def _corrections(corrections: Corrections | None) -> dict[str, Any]:
+    if corrections is None:
+        return {"corrections": "off"}
+    return {
+        "corrections": "every" if corrections.every else "at_once",
+        "corrections_every_ms": corrections.every,
+    }
+
+
+def _shape(
+    shape: AnyShape,
+) -> dict[str, Any]:
     kind: WindowType = "hopping" if shape.type == "sliding" else shape.type
     match shape:
         case Tumbling():
@@ -302,10 +372,13 @@ def _shape(shape: Tumbling | Hopping | SessionWindow | CountWindow | Global) -> 
         case Hopping():
             grid = {"size_ms": shape.size, "slide_ms": shape.slide, "offset_ms": shape.offset}
             return {"type": kind, **grid}
+        case CalendarWindow():
+            weeks = {"week_starts": shape.week_starts} if shape.every == "week" else {}
+            return {"type": kind, "every": shape.every, "timezone": shape.timezone, **weeks}
         case SessionWindow():
             return {"type": kind, "gap_ms": shape.gap}
         case CountWindow():
             return {"type": kind, "count": shape.count}
         case Global():
             trigger = {"trigger_count": shape.trigger.count, "trigger_every_ms": shape.trigger.every}
-            return {"type": kind, **trigger, "mode": shape.mode}
+            return {"type": kind, **trigger}

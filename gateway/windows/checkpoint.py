@@ -111,7 +111,8 @@ class Checkpoint:
         clock = key.clock
         times = [clock.max_ms, clock.heard_ms, clock.wm_ms] if isinstance(clock, KeyClock) else None
         record = [times, key.carry, key.failures, key.blocked_until_ms, key.heard_ms]
-        return packed([*record, self._operator.dump_key(key)])
+        settles = () if key.settle_ms is None else (key.settle_ms,)  # older state has none
+        return packed([*record, self._operator.dump_key(key), *settles])
 
     def _dump_meta(self) -> bytes:
         operator = self._operator
@@ -158,12 +159,16 @@ class Checkpoint:
             self._operator.shared.wm_ms = state["watermark_ms"]
 
     def _load_key(self, name: str, state: Any) -> Key:
-        times, carry, failures, blocked_until_ms, heard_ms, windows = state
+        times, carry, failures, blocked_until_ms, heard_ms, windows, *settles = state
         key: Key = self._operator.create_key(name, heard_ms)
         key.carry, key.failures, key.blocked_until_ms = carry, failures, blocked_until_ms
         if isinstance(key.clock, KeyClock) and times is not None:
             key.clock.max_ms, key.clock.heard_ms, key.clock.wm_ms = times
         self._operator.load_key(key, windows)
+        owed = self._operator.owed
+        if settles and owed is not None:
+            key.settle_ms = settles[0]
+            owed.restore(name, settles[0])
         return key
 
 

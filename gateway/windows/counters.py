@@ -20,6 +20,7 @@ class Counters:
     future_skew: int = 0  # samples beyond max_future_skew: windowed, but no push to the watermark
     emitted: int = 0  # results of every kind
     corrections: int = 0
+    corrections_withheld: int = 0  # not sent: `corrections` is off, or a later one says the same
     early: int = 0
     held_back: int = 0  # results that the plugin had nothing to say about
     plugin_errors: int = 0

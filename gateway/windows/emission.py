@@ -17,6 +17,11 @@ def identity(window: str, key: str, bounds: str, kind: str, revision: int) -> st
     return "\x1f".join((window, key, bounds, series, str(revision)))
 
 
+def end_and_key(emission: Emission) -> tuple[int, str]:
+    """The order of windows that fire together."""
+    return emission.event_time_ms, emission.key
+
+
 def emission_json(emission: Emission) -> dict[str, object]:
     """The aggregate payload, or for kind `dropped` what was dropped and why."""
     if emission.kind == "dropped":

@@ -18,8 +18,10 @@ from gateway.core.events import Emission, Sample
 from gateway.core.topics import TopicTemplate
 from gateway.windows.checkpoint import Checkpoint, Restoration
 from gateway.windows.counters import Counters
+from gateway.windows.operators.calendar import CalendarOperator
 from gateway.windows.operators.grid import GridOperator
 from gateway.windows.operators.operator import Binding, Operator
+from gateway.windows.operators.panes import PaneOperator
 from gateway.windows.operators.session import SessionOperator
 from gateway.windows.operators.unbounded import UnboundedOperator
 from gateway.windows.plugin import CombineFn, PerField
@@ -37,12 +39,15 @@ STATE_FIELDS = (
     *("size_ms", "slide_ms", "gap_ms", "offset_ms", "count", "trigger_count", "trigger_every_ms"),
 )
 """What a window's state depends on. A change of anything else keeps the state."""
+CALENDAR_FIELDS = ("every", "timezone", "week_starts")
+"""The same of calendar windows: in a fingerprint only where given, so that older state still fits."""
 
 _Bound = tuple[tuple[Operator[Any], Binding[Any]], ...]
 
 OPERATORS: dict[str, type[Operator[Any]]] = {
     "tumbling": GridOperator,
     "hopping": GridOperator,
+    "calendar": CalendarOperator,
     "session": SessionOperator,
     "global": UnboundedOperator,
     "count": UnboundedOperator,
@@ -52,6 +57,7 @@ OPERATORS: dict[str, type[Operator[Any]]] = {
 def fingerprint(spec: WindowSpec, plugin: str) -> str:
     """Changes when state made before no longer fits: other plugin code, other options, another shape."""
     shape = {name: getattr(spec, name) for name in STATE_FIELDS} | {"code": plugin}
+    shape |= {name: value for name in CALENDAR_FIELDS if (value := getattr(spec, name)) is not None}
     dump = orjson.dumps(shape, default=_plain, option=orjson.OPT_SORT_KEYS)
     return blake2b(dump, digest_size=16).hexdigest()
 
@@ -258,7 +264,9 @@ class WindowEngine:
 def _operator(spec: WindowSpec, plugin: CombineFn, code: str) -> Operator[Any]:
     takes_all = len(spec.fields) == 1 or getattr(plugin, "takes_all_fields", False)
     applied = plugin if takes_all else PerField(plugin, spec.fields)
-    return OPERATORS[spec.type](spec, applied, fingerprint(spec, code))
+    overlaps = spec.type == "hopping" and (spec.slide_ms or 0) < (spec.size_ms or 0)
+    kind = PaneOperator if overlaps and spec.mode == "discarding" else OPERATORS[spec.type]
+    return kind(spec, applied, fingerprint(spec, code))
 
 
 def _no_stopwatch() -> int:

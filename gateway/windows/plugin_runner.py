@@ -24,7 +24,10 @@ ERROR_CHARS = 500
 class Key:
     """One key of a window: its clock, and its plugin's record. Subclasses add the windows' state."""
 
-    __slots__ = ("blocked_until_ms", "carry", "clock", "dirty", "failures", "gone", "heard_ms", "name")
+    __slots__ = (
+        *("blocked_until_ms", "carry", "clock", "dirty", "failures", "gone", "heard_ms", "name"),
+        "settle_ms",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -35,6 +38,7 @@ class Key:
         self.failures = 0
         self.blocked_until_ms = NEVER
         self.heard_ms = 0  # kept up only where the window has a ttl
+        self.settle_ms: int | None = None  # when the corrections that it owes are due
 
     def window_count(self) -> int:
         """How many windows of the key are kept."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Generic, Protocol, TypeVar
 
 from gateway.core.events import Emission
+from gateway.windows.corrections import OwedCorrections
 from gateway.windows.counters import Counters
+from gateway.windows.emission import end_and_key
 from gateway.windows.expiry import Expiry
 from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin_runner import Key
@@ -23,11 +25,13 @@ class Ticked(Protocol[K]):
     shared: SharedClock | None
     keys: Keyspace[K]
     counters: Counters
+    owed: OwedCorrections | None
 
     def fire(self, clock: SharedClock | KeyClock, out: list[Emission]) -> None: ...
     def close_all(self, key: K, out: list[Emission]) -> None: ...
     def pulse_key(self, key: K, out: list[Emission]) -> bool: ...
     def relieve(self, out: list[Emission], state_too: bool) -> None: ...
+    def settle(self, now_ms: int, out: list[Emission]) -> bool: ...
 
 
 class ProcessingTimeTimers(Generic[K]):
@@ -62,6 +66,7 @@ class ProcessingTimeTimers(Generic[K]):
         """Let processing time pass; True when any state has changed."""
         operator = self._operator
         changed = self._every_ms is not None and self._pulse(now_ms // self._every_ms, out)
+        changed |= operator.settle(now_ms, out)
         if operator.shared is not None:
             changed |= operator.shared.tick(now_ms)
             operator.fire(operator.shared, out)
@@ -72,16 +77,18 @@ class ProcessingTimeTimers(Generic[K]):
 
     def resume(self, now_ms: int) -> None:
         """The silence until now was the gateway's, not the sources': judge idleness from now on."""
-        for watcher in (self._operator.shared, self._silent, self._expiry):
+        for watcher in (self._operator.shared, self._silent, self._expiry, self._operator.owed):
             if watcher is not None:
                 watcher.resume(now_ms)
 
     def _fire_silent(self, silent: SilentKeys, now_ms: int, out: list[Emission]) -> bool:
         moved = silent.tick(now_ms, self._clock_of)
+        began = len(out)
         for clock in sorted(moved, key=lambda clock: clock.owner):
             self._operator.fire(clock, out)
             if clock.next_due_ms < ENDLESS:
                 silent.watch(clock, now_ms)
+        out[began:] = sorted(out[began:], key=end_and_key)
         return bool(moved)
 
     def _clock_of(self, name: str) -> KeyClock | None:

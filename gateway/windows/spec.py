@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-WindowType = Literal["tumbling", "hopping", "session", "global", "count"]
+WindowType = Literal["tumbling", "hopping", "calendar", "session", "global", "count"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,9 @@ class WindowSpec:
     slide_ms: int | None = None
     gap_ms: int | None = None
     offset_ms: int = 0
+    every: Literal["hour", "day", "week", "month", "year"] | None = None  # of a calendar window
+    timezone: str | None = None  # of a calendar window
+    week_starts: str | None = None  # of a calendar window of weeks: a day's English name
     count: int | None = None  # of a count window
     trigger_count: int | None = None  # of a global window
     trigger_every_ms: int | None = None  # of a global window
@@ -40,6 +43,8 @@ class WindowSpec:
     max_future_skew_ms: int | None = None
     early_every_ms: int | None = None
     early_count: int | None = None
+    corrections: Literal["at_once", "every", "off"] = "at_once"
+    corrections_every_ms: int = 0
     max_keys: int | None = None
     max_keys_policy: Literal["drop", "sample"] = "drop"
     ttl_ms: int | None = None

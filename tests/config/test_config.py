@@ -139,6 +139,29 @@ def test_each_type_of_window_becomes_a_spec() -> None:
     assert (whole.trigger_count, whole.trigger_every_ms, whole.mode) == (5, 10_000, "discarding")
 
 
+def test_a_calendar_window_becomes_a_spec() -> None:
+    day = spec(window={"type": "calendar", "every": "day", "timezone": "Europe/Berlin"})
+    assert (day.type, day.every, day.timezone, day.week_starts) == ("calendar", "day", "Europe/Berlin", None)
+    week = spec(window={"type": "calendar", "every": "week", "week_starts": "sunday"})
+    assert (week.every, week.timezone, week.week_starts) == ("week", "UTC", "sunday")
+
+
+def test_accumulation_stands_in_the_window_or_in_its_shape() -> None:
+    shape = {"type": "tumbling", "size": "1m"}
+    assert spec(window=shape).mode == "accumulating"
+    assert spec(window=shape, accumulation="discarding").mode == "discarding"
+    assert spec(window={**shape, "accumulation": "discarding"}).mode == "discarding"
+    whole = {"type": "global", "trigger": {"count": 5}}
+    assert spec(window=whole, accumulation="discarding").mode == "discarding"
+
+
+def test_corrections_come_at_once_gathered_or_not_at_all() -> None:
+    assert spec().corrections == "at_once"
+    gathered = spec(corrections={"every": "5s"})
+    assert (gathered.corrections, gathered.corrections_every_ms) == ("every", 5_000)
+    assert spec(corrections=False).corrections == spec(corrections="off").corrections == "off"
+
+
 def test_the_extras_of_a_window_reach_its_spec() -> None:
     made = spec(
         fields=["a", "b"],

@@ -280,7 +280,7 @@ def test_no_shape_makes_the_reader_fail_in_another_way(data: object) -> None:
         assert exc.problems
 
 
-def test_an_unknown_key_of_a_shape_is_told_at_its_place_where_type_and_key_share_a_name():
+def test_an_unknown_key_of_a_shape_is_told_at_its_place_where_type_and_key_share_a_name() -> None:
     found = only(CONFIG_OF_A_COUNT_WINDOW)
     assert "windows[0].window.step: unknown key" in found
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -24,14 +28,15 @@ class Event(NamedTuple):
     key: str
     source: str
     arrival_ms: int
+    number: int = 0
 
 
 def to_events(steps: list[tuple[int, int, str, str, int]]) -> list[Event]:
     """Times that wander forward, with disorder, and an arrival time that never goes back."""
     events, now_ms = [], 0
-    for step_ms, back_ms, key, source, value in steps:
+    for number, (step_ms, back_ms, key, source, value) in enumerate(steps):
         now_ms += step_ms
-        events.append(Event(now_ms - back_ms, float(value), key, source, now_ms))
+        events.append(Event(now_ms - back_ms, float(value), key, source, now_ms, number))
     return events
 
 
@@ -46,8 +51,9 @@ streams = st.lists(
     max_size=60,
 ).map(to_events)
 
+modes = st.sampled_from(["accumulating", "discarding"])
 grids = st.builds(
-    lambda size, slide, offset, late, lag, watermark: spec(
+    lambda size, slide, offset, late, lag, watermark, mode, early: spec(
         "hopping",
         size_ms=max(size, slide),
         slide_ms=slide,
@@ -55,6 +61,8 @@ grids = st.builds(
         allowed_lateness_ms=late,
         out_of_orderness_ms=lag,
         watermark=watermark,
+        mode=mode,
+        early_count=early,
     ),
     st.integers(1, 40),
     st.integers(1, 20),
@@ -62,15 +70,23 @@ grids = st.builds(
     st.sampled_from([0, 7, 30]),
     st.sampled_from([0, 3, 25]),
     st.sampled_from(["shared", "per_key"]),
+    modes,
+    st.sampled_from([None, 2, 3]),
 )
 sessions = st.builds(
-    lambda gap, late, lag, watermark: spec(
-        "session", gap_ms=gap, allowed_lateness_ms=late, out_of_orderness_ms=lag, watermark=watermark
+    lambda gap, late, lag, watermark, mode: spec(
+        "session",
+        gap_ms=gap,
+        allowed_lateness_ms=late,
+        out_of_orderness_ms=lag,
+        watermark=watermark,
+        mode=mode,
     ),
     st.integers(1, 20),
     st.sampled_from([0, 7, 30]),
     st.sampled_from([0, 3, 25]),
     st.sampled_from(["shared", "per_key"]),
+    modes,
 )
 
 
@@ -121,40 +137,58 @@ class NaiveWatermark:
         self.combined = max(self.combined, min(self.highest.values()) - self.window.out_of_orderness_ms)
 
 
-def naive_grid(window: WindowSpec, events: list[Event]) -> list[list[Result]]:
-    """Every window a list of its values."""
-    size, slide, late = window.size_ms or 0, window.slide_ms or 0, window.allowed_lateness_ms
-    watermark = NaiveWatermark(window)
-    contents: dict[tuple[str, int], list[float]] = defaultdict(list)
-    revisions: dict[tuple[str, int], int] = {}
+def grid_windows(window: WindowSpec, time_ms: int) -> list[tuple[int, int]]:
+    size, slide = window.size_ms or 0, window.slide_ms or 0
+    starts = [start for start in range(-200, 1_000) if (start - window.offset_ms) % slide == 0]
+    return [(start, start + size) for start in starts if start <= time_ms < start + size]
 
-    def result(kind: str, key: str, start: int) -> Result:
-        values = contents[key, start]
-        return kind, key, start, start + size, revisions[key, start], len(values), sum(values), ()
+
+def naive_grid(
+    window: WindowSpec,
+    events: list[Event],
+    windows_of: Callable[[WindowSpec, int], list[tuple[int, int]]] = grid_windows,
+) -> list[list[Result]]:
+    """Every window a list of its values, and of those that it has given already when it discards."""
+    late, early_count = window.allowed_lateness_ms, window.early_count
+    watermark = NaiveWatermark(window)
+    contents: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    fresh: dict[tuple[str, int, int], int] = defaultdict(int)
+    earlies: dict[tuple[str, int, int], int] = defaultdict(int)
+    revisions: dict[tuple[str, int, int], int] = {}
+
+    def results(kind: str, at: tuple[str, int, int], revision: int) -> list[Result]:
+        values = contents[at][:]
+        if window.mode == "discarding":
+            contents[at].clear()
+        return [(kind, *at, revision, len(values), sum(values), ())] if values else []
 
     def fire(limit: Any) -> list[Result]:
-        due = [at for at in contents if at not in revisions and at[1] + size <= limit(at[0])]
+        due = [at for at in contents if at not in revisions and at[2] <= limit(at[0])]
         revisions.update(dict.fromkeys(due, 0))
-        return [result("on_time", *at) for at in sorted(due, key=lambda at: (at[1], at[0]))]
+        return [one for at in sorted(due, key=lambda at: (at[2], at[0])) for one in results("on_time", at, 0)]
 
     steps = []
     for event in events:
         out: list[Result] = []
         now = watermark.of(event.key)
-        all_starts = range(-200, 1_000)
-        starts = [
-            start
-            for start in all_starts
-            if (start - window.offset_ms) % slide == 0 and start <= event.time_ms < start + size
-        ]
-        expired = tuple((start, start + size) for start in starts if start + size + late <= now)
+        windows = windows_of(window, event.time_ms)
+        expired = tuple(one for one in windows if one[1] + late <= now)
         if expired:
             out.append(("dropped", event.key, event.time_ms, expired))
-        for start in starts[len(expired) :]:
-            contents[event.key, start].append(event.value)
-            if start + size <= now:
-                revisions[event.key, start] = revisions.get((event.key, start), 0) + 1
-                out.append(result("correction", event.key, start))
+        ripe = []
+        for bounds in windows[len(expired) :]:
+            at = (event.key, *bounds)
+            contents[at].append(event.value)
+            if bounds[1] <= now:
+                revisions[at] = revisions.get(at, 0) + 1
+                out += results("correction", at, revisions[at])
+                continue
+            fresh[at] += 1
+            if fresh[at] == early_count:
+                ripe.append(at)
+        for at in ripe:
+            out += results("early", at, earlies[at])
+            earlies[at], fresh[at] = earlies[at] + 1, 0
         watermark.see(event)
         steps.append(out + fire(watermark.of))
     return [*steps, fire(lambda _: 10**15)]
@@ -163,6 +197,51 @@ def naive_grid(window: WindowSpec, events: list[Event]) -> list[list[Result]]:
 @given(grids, streams)
 def test_windows_on_a_grid_give_what_their_definition_gives(window: WindowSpec, events: list[Event]) -> None:
     assert run(window, events) == naive_grid(window, events)
+
+
+HOUR_MS = 3_600_000
+BEFORE_MS = 1_774_735_200_000  # 28 March 2026, 23:00 in Berlin; three hours on, the clocks go forward
+calendars = st.builds(
+    lambda every, late, lag, mode: spec(
+        "calendar",
+        every=every,
+        timezone="Europe/Berlin",
+        allowed_lateness_ms=late * HOUR_MS,
+        out_of_orderness_ms=lag * HOUR_MS,
+        mode=mode,
+    ),
+    st.sampled_from(["hour", "day"]),
+    st.sampled_from([0, 7, 30]),
+    st.sampled_from([0, 3, 25]),
+    modes,
+)
+
+
+def berlin_windows(window: WindowSpec, time_ms: int) -> list[tuple[int, int]]:
+    """By looking at a clock in Berlin hour after hour, back and forth."""
+
+    def shown(at_ms: int) -> str:
+        local = datetime.fromtimestamp(at_ms / 1000, ZoneInfo("Europe/Berlin"))
+        return local.strftime("%Y-%m-%d %H %z" if window.every == "hour" else "%Y-%m-%d")
+
+    start_ms = end_ms = time_ms - time_ms % HOUR_MS
+    while shown(start_ms - HOUR_MS) == shown(time_ms):
+        start_ms -= HOUR_MS
+    while shown(end_ms) == shown(time_ms):
+        end_ms += HOUR_MS
+    return [(start_ms, end_ms)]
+
+
+@given(calendars, streams)
+def test_calendar_windows_give_what_their_definition_gives(window: WindowSpec, events: list[Event]) -> None:
+    in_march = [
+        one._replace(
+            time_ms=BEFORE_MS + one.time_ms * HOUR_MS // 8,
+            arrival_ms=BEFORE_MS + one.arrival_ms * HOUR_MS // 8,
+        )
+        for one in events
+    ]
+    assert run(window, in_march) == naive_grid(window, in_march, berlin_windows)
 
 
 def naive_sessions(window: WindowSpec, events: list[Event]) -> list[list[Result]]:
@@ -176,9 +255,10 @@ def naive_sessions(window: WindowSpec, events: list[Event]) -> list[list[Result]
         return min(times), max(times) + gap
 
     def result(kind: str, session: dict[str, Any]) -> Result:
-        values = [event.value for event in session["events"]]
-        replaces = tuple(sorted(one for one in session["fired"] if one != bounds(session)))
-        session["fired"] = [bounds(session)]
+        discards = window.mode == "discarding"
+        values = [event.value for event in session["events"] if not discards or event not in session["given"]]
+        replaces = tuple(sorted(one for one in session["fired"] if one != bounds(session) and not discards))
+        session["fired"], session["given"] = [bounds(session)], session["events"][:]
         revision = session["revision"]
         return kind, session["key"], *bounds(session), revision, len(values), sum(values), replaces
 
@@ -195,7 +275,7 @@ def naive_sessions(window: WindowSpec, events: list[Event]) -> list[list[Result]
     for event in events:
         out: list[Result] = []
         now = watermark.of(event.key)
-        own: dict[str, Any] = {"key": event.key, "events": [event], "fired": [], "revision": 0}
+        own: dict[str, Any] = {"key": event.key, "events": [event], "fired": [], "given": [], "revision": 0}
         low, high = bounds(own)
         joined = [
             one for one in kept if one["key"] == event.key and bounds(one)[0] < high and low < bounds(one)[1]
@@ -207,6 +287,7 @@ def naive_sessions(window: WindowSpec, events: list[Event]) -> list[list[Result]
                 "key": event.key,
                 "events": [one for part in (*joined, own) for one in part["events"]],
                 "fired": [one for part in joined for one in part["fired"]],
+                "given": [one for part in joined for one in part["given"]],
                 "revision": 0,
             }
             if len(joined) == 1 and bounds(merged) == bounds(joined[0]):
@@ -244,6 +325,7 @@ def test_sessions_without_late_events_are_those_of_a_batch(gap_ms: int, events: 
 
 # --- crashes ---
 
+GATHERED: dict[str, Any] = {"corrections": "every", "corrections_every_ms": 9}
 EVERY_KIND = {
     "tumbling": spec(size_ms=20, allowed_lateness_ms=15, early_count=3, idle_timeout_ms=25),
     "hopping": spec("hopping", size_ms=30, slide_ms=8, allowed_lateness_ms=15, out_of_orderness_ms=5),
@@ -252,6 +334,13 @@ EVERY_KIND = {
     "global": spec("global", trigger_count=3),
     "discarding": spec("global", trigger_count=3, mode="discarding", ttl_ms=40),
     "count": spec("count", count=4),
+    "calendar": spec("calendar", every="hour", timezone="Asia/Kathmandu", allowed_lateness_ms=HOUR_MS),
+    "panes": spec(
+        "hopping", size_ms=30, slide_ms=8, allowed_lateness_ms=15, mode="discarding", early_count=2
+    ),
+    "gathered": spec("hopping", size_ms=30, slide_ms=8, allowed_lateness_ms=40, **GATHERED),
+    "gathered_sessions": spec("session", gap_ms=6, allowed_lateness_ms=40, watermark="per_key", **GATHERED),
+    "withheld": spec(size_ms=20, allowed_lateness_ms=15, corrections="off"),
     "sampled": spec(size_ms=20, max_keys=1, max_keys_policy="sample"),
 }
 
@@ -345,3 +434,33 @@ def test_state_that_did_not_change_is_not_written_again(kind: str, events: list[
         gateway.take(event)
     gateway.checkpoint()
     assert gateway.engine.take_changes() == []
+
+
+# --- corrections that are gathered ---
+
+
+def final_values(gateway: Gateway) -> dict[tuple[Any, ...], Result]:
+    """The last result of each window, without those that a later one replaces."""
+    last: dict[tuple[Any, ...], Result] = {}
+    for one in gateway.output():
+        if one.kind in ("on_time", "correction"):
+            for bounds in one.replaces:
+                last.pop((one.key, *bounds), None)
+            assert isinstance(one.result, dict)
+            last[one.key, one.start_ms, one.end_ms] = (one.count, one.result["sum"])
+    return last
+
+
+@pytest.mark.parametrize("kind", ["gathered", "gathered_sessions"])
+@given(events=streams)
+def test_gathered_corrections_end_at_the_same_values_with_fewer_messages(
+    kind: str, events: list[Event]
+) -> None:
+    gathered = Gateway(EVERY_KIND[kind])
+    at_once = Gateway(replace(EVERY_KIND[kind], corrections="at_once"))
+    for event in events:
+        for gateway in (gathered, at_once):
+            gateway.take(event)
+            gateway.tick(event.arrival_ms)
+    assert final_values(gathered) == final_values(at_once)
+    assert gathered.engine.counters["w"].corrections <= at_once.engine.counters["w"].corrections

@@ -267,6 +267,13 @@ def test_a_discarding_global_window_starts_over() -> None:
     assert len({one.identity for one in out}) == 2
 
 
+def test_a_global_window_gives_what_is_new_at_the_end_of_input() -> None:
+    run = Timeline(spec("global", trigger_count=10))
+    for time_ms in range(9):
+        assert run.event(time_ms) == []
+    assert seen(run.end()) == [("on_time", 0, 8, 9.0)]
+
+
 def test_a_time_trigger_fires_what_is_new_as_time_passes_at_the_gateway() -> None:
     run = Timeline(spec("global", trigger_every_ms=10))
     run.tick(100)
@@ -306,3 +313,63 @@ def test_a_discarding_window_gives_only_what_is_new_since_it_last_gave_something
     run.event(1, 1.0)
     run.event(10, 0.0)
     assert seen(run.event(2, 2.0)) == [("correction", 0, 10, 2.0)]
+
+
+def test_early_results_by_count_come_once_for_all_readings_of_a_message() -> None:
+    run = Timeline(spec(size_ms=100, early_count=2))
+    samples = [Sample(time_ms, {"key": "k", "value": 1.0}) for time_ms in range(5)]
+    assert seen(run.engine.process("t/s", None, {}, samples, 5)) == [("early", 0, 100, 5.0)]
+    assert run.event(6) == []
+    assert seen(run.event(7)) == [("early", 0, 100, 7.0)]
+
+
+def test_overlapping_windows_that_discard_each_give_what_is_new_to_them() -> None:
+    # [-5 ---- 5)      fires at 5: 1.0; a late 2.0 at 3 is new to it, and to [0, 10)
+    #      [0 ---- 10)
+    run = Timeline(spec("hopping", size_ms=10, slide_ms=5, allowed_lateness_ms=50, mode="discarding"))
+    run.event(1, 1.0)
+    assert seen(run.event(5, 4.0)) == [("on_time", -5, 5, 1.0)]
+    assert seen(run.event(3, 2.0)) == [("correction", -5, 5, 2.0)]
+    assert seen(run.event(10, 0.0)) == [("on_time", 0, 10, 7.0)]
+
+
+# --- corrections that are gathered ---
+
+
+def test_late_readings_make_one_correction_when_its_time_has_come() -> None:
+    run = Timeline(spec(size_ms=10, allowed_lateness_ms=1_000, corrections="every", corrections_every_ms=50))
+    run.event(1, 1.0)
+    run.event(10, 0.0)
+    assert run.event(2, 2.0, at=100) == run.event(3, 4.0, at=120) == run.tick(149) == []
+    run = run.restarted()
+    assert seen(run.tick(150)) == [("correction", 0, 10, 7.0)]
+    assert run.tick(1_000) == []
+    assert run.counters.corrections == 1
+
+
+def test_what_is_owed_is_sent_before_the_window_is_forgotten() -> None:
+    run = Timeline(spec(size_ms=10, allowed_lateness_ms=50, corrections="every", corrections_every_ms=10_000))
+    run.event(1, 1.0)
+    run.event(10, 0.0)
+    assert run.event(2, 2.0) == []
+    assert seen(run.event(60, 0.0)) == [("on_time", 10, 20, 0.0), ("correction", 0, 10, 3.0)]
+
+
+def test_corrections_that_are_off_are_counted() -> None:
+    run = Timeline(spec(size_ms=10, allowed_lateness_ms=50, corrections="off"))
+    run.event(30)
+    assert run.event(3) == run.event(4) == []
+    run = run.restarted()
+    assert [one[0] for one in seen(run.end())] == ["on_time"]
+    assert run.counters.corrections_withheld == 0
+
+
+def test_windows_of_keys_with_clocks_of_their_own_come_by_their_ends_then_keys() -> None:
+    run = Timeline(spec(size_ms=10, watermark="per_key"))
+    run.event(1, key="b")
+    run.event(5, key="a")
+    samples = [
+        Sample(at, {"key": key, "value": 1.0}) for at, key in [(35, "b"), (12, "a"), (22, "b"), (40, "a")]
+    ]
+    out = run.engine.process("t/s", None, {}, samples, 35)
+    assert [(one.end_ms, one.key) for one in out] == [(10, "a"), (10, "b"), (20, "a"), (30, "b")]

@@ -88,7 +88,7 @@ def test_a_silent_key_with_its_own_watermark_closes_its_windows_too() -> None:
     run.event(5, at=1_000)
     run.event(205, key="j", at=1_000)
     assert run.tick(1_094) == []
-    assert seen(run.tick(1_095)) == [("j", "on_time", 200, 300, 1.0), ("on_time", 0, 100, 1.0)]
+    assert seen(run.tick(1_095)) == [("on_time", 0, 100, 1.0), ("j", "on_time", 200, 300, 1.0)]
 
 
 def test_without_an_idle_timeout_silence_changes_nothing() -> None:

@@ -13,7 +13,8 @@ slices   [------)[------)[------)
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from gateway.core.errors import ConfigError
 from gateway.core.events import Emission, Reading
@@ -24,6 +25,27 @@ from gateway.windows.plugin_runner import Key
 from gateway.windows.spec import WindowSpec
 
 UNFIRED = -1
+WITHHELD = -2
+"""It was late from the start: a correction is what it gives first."""
+
+
+class Slicing(Protocol):
+    """How time is cut into windows and slices, each named by its start in milliseconds."""
+
+    def slice_of(self, time_ms: int) -> int:
+        """The slice that holds a time."""
+
+    def windows_of(self, slice_ms: int) -> Sequence[int]:
+        """The windows that contain a slice, ascending."""
+
+    def end_of(self, start_ms: int) -> int:
+        """The end of a window."""
+
+    def start_of(self, end_ms: int) -> int:
+        """The window that ends at a time; anything else where none does."""
+
+    def next_of(self, start_ms: int) -> int:
+        """The window after another."""
 
 
 class Grid:
@@ -49,6 +71,18 @@ class Grid:
         count = (last + self.size_ms - slice_ms - 1) // self.slide_ms + 1
         return range(last - (count - 1) * self.slide_ms, last + 1, self.slide_ms)
 
+    def end_of(self, start_ms: int) -> int:
+        """The end of a window."""
+        return start_ms + self.size_ms
+
+    def start_of(self, end_ms: int) -> int:
+        """The window that ends at a time."""
+        return end_ms - self.size_ms
+
+    def next_of(self, start_ms: int) -> int:
+        """The window after another."""
+        return start_ms + self.slide_ms
+
 
 class Slice:
     """What one key has in one slice. `first_end_ms` is when the first window that contains it closes."""
@@ -62,15 +96,17 @@ class Slice:
 
 
 class GridKey(Key):
-    """`windows` maps the start of each window that is kept to its last revision, or UNFIRED."""
+    """`windows` maps the start of each window that is kept to its last revision, UNFIRED or WITHHELD; `owed`
+    has those that owe a correction."""
 
-    __slots__ = ("early", "slices", "windows")
+    __slots__ = ("early", "owed", "slices", "windows")
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.slices: dict[int, Slice] = {}
         self.windows: dict[int, int] = {}
         self.early: dict[int, list[int]] = {}  # start -> [early results so far, readings since the last one]
+        self.owed: set[int] = set()
 
     def window_count(self) -> int:
         return len(self.windows)
@@ -79,16 +115,19 @@ class GridKey(Key):
 class GridOperator(Operator[GridKey]):
     """Tumbling and hopping windows."""
 
-    def __init__(self, spec: WindowSpec, plugin: CombineFn, fingerprint: str) -> None:
+    def __init__(
+        self, spec: WindowSpec, plugin: CombineFn, fingerprint: str, slicing: Slicing | None = None
+    ) -> None:
         super().__init__(spec, plugin, fingerprint)
-        size_ms = spec.size_ms or 0
-        slide_ms = size_ms if spec.type == "tumbling" else spec.slide_ms or size_ms
-        self.grid = Grid(size_ms, slide_ms, spec.offset_ms)
         # Looked up for every reading: an attribute less, and no call where slices begin with the slides.
-        self._slide_ms, self._offset_ms, self._is_cut = slide_ms, spec.offset_ms, self.grid.cut_ms > 0
+        self._slide_ms, self._offset_ms, self._is_cut = 1, 0, True
+        if slicing is None:
+            size_ms = spec.size_ms or 0
+            slide_ms = size_ms if spec.type == "tumbling" else spec.slide_ms or size_ms
+            slicing = Grid(size_ms, slide_ms, spec.offset_ms)
+            self._slide_ms, self._offset_ms, self._is_cut = slide_ms, spec.offset_ms, slicing.cut_ms > 0
+        self.grid = slicing
         self._discards = spec.mode == "discarding"
-        if self._discards and slide_ms < size_ms:
-            raise ConfigError(f"window {spec.name!r}: mode discarding does not go with overlapping windows")
         self._lateness_ms = spec.allowed_lateness_ms
 
     def _new_key(self, name: str) -> GridKey:
@@ -112,118 +151,160 @@ class GridOperator(Operator[GridKey]):
             return
         found.count += 1
         if found.first_end_ms <= key.clock.wm_ms:
-            self._correct(key, start_ms, out)
+            for window_ms in self.grid.windows_of(start_ms):
+                self._amend(key, window_ms, out)
         if self._early:
-            self._count_early(key, start_ms, out)
+            for window_ms in self.grid.windows_of(start_ms):
+                self._count_early(key, window_ms)
 
     def _open(self, key: GridKey, start_ms: int, reading: Reading, out: list[Emission]) -> Slice | None:
         """The slice to add a reading to, or None when all of its windows have expired."""
         starts = self.grid.windows_of(start_ms)
-        wm_ms = key.clock.wm_ms
-        expired = [start for start in starts if start + self.grid.size_ms + self._lateness_ms <= wm_ms]
-        if expired:
-            self.border.late(key, reading, [self._bounds(start) for start in expired], out)
-        for start in starts[len(expired) :]:
-            if start not in key.windows:
-                self._open_window(key, start, wm_ms)
-        if len(expired) == len(starts):
-            self.counters.outside += not starts
-            self._retire(key)
+        if not self._open_windows(key, starts, reading, out):
             return None
         if start_ms not in key.slices:
-            first_end_ms = starts[0] + self.grid.size_ms
+            first_end_ms = self.grid.end_of(starts[0])
             key.slices[start_ms] = Slice(self._plugin.create_accumulator(), 0, first_end_ms)
         return key.slices[start_ms]
+
+    def _open_windows(
+        self, key: GridKey, starts: Sequence[int], reading: Reading, out: list[Emission]
+    ) -> Sequence[int]:
+        """The windows of a reading that have not expired, opened where they were not."""
+        wm_ms = key.clock.wm_ms
+        expired = [start for start in starts if self.grid.end_of(start) + self._lateness_ms <= wm_ms]
+        if expired:
+            self.border.late(key, reading, [self._bounds(start) for start in expired], out)
+        kept = starts[len(expired) :]
+        for start in kept:
+            if start not in key.windows:
+                self._open_window(key, start, wm_ms)
+        if not kept:
+            self.counters.outside += not starts
+            self._retire(key)
+        return kept
 
     def _open_window(self, key: GridKey, start_ms: int, wm_ms: int) -> None:
         key.windows[start_ms] = UNFIRED
         self.counters.open_windows += 1
-        end_ms = start_ms + self.grid.size_ms
+        end_ms = self.grid.end_of(start_ms)
         self._schedule(key, end_ms if end_ms > wm_ms else end_ms + self._lateness_ms)
-
-    def _correct(self, key: GridKey, slice_ms: int, out: list[Emission]) -> None:
-        """Emit a correction of each window of a slice that has fired, or should have, and is still kept."""
-        for start_ms in self.grid.windows_of(slice_ms):
-            if start_ms in key.windows and start_ms + self.grid.size_ms <= key.clock.wm_ms:
-                revision = key.windows[start_ms] = max(0, key.windows[start_ms]) + 1
-                self._emit(key, start_ms, "correction", revision, out)
 
     # --- results ---
 
     def _on_timer(self, time_ms: int, key: GridKey, wm_ms: int, out: list[Emission]) -> None:
-        start_ms = time_ms - self.grid.size_ms
-        if key.windows.get(start_ms) == UNFIRED:
+        start_ms = self.grid.start_of(time_ms)
+        if key.windows.get(start_ms) == UNFIRED and self.grid.end_of(start_ms) == time_ms:
             key.windows[start_ms] = 0
             self._emit(key, start_ms, "on_time", 0, out)
             if self._lateness_ms:
                 self._schedule(key, time_ms + self._lateness_ms)
-        if start_ms - self._lateness_ms in key.windows:
-            self._close(key, start_ms - self._lateness_ms)
+        end_ms = time_ms - self._lateness_ms
+        start_ms = self.grid.start_of(end_ms)
+        if start_ms in key.windows and self.grid.end_of(start_ms) == end_ms:
+            self._close(key, start_ms, out)
 
     def _emit(self, key: GridKey, start_ms: int, kind: str, revision: int, out: list[Emission]) -> None:
         bounds = self._bounds(start_ms)
-        inside = [start for start in sorted(key.slices) if bounds[0] <= start < bounds[1]]
-        slices = [key.slices[start] for start in inside if key.slices[start].count]
-        if not slices:  # the plugin failed on all that was there
+        slices = [part for part in self._slices_of(key, bounds) if part.count]
+        if not slices:  # the plugin failed on all that was there, or nothing is new
             return
         count = sum(part.count for part in slices)
         accumulators = [part.accumulator for part in slices]
         self.border.emit(key, bounds, accumulators, out, kind=kind, revision=revision, count=count)
         if self._discards:
-            self._discard(slices)
+            for part in slices:
+                part.accumulator, part.count = self._plugin.create_accumulator(), 0
 
-    def _discard(self, slices: list[Slice]) -> None:
-        for part in slices:
-            part.accumulator, part.count = self._plugin.create_accumulator(), 0
+    def _slices_of(self, key: GridKey, bounds: Bounds) -> list[Slice]:
+        """What a key has in a window, in time order."""
+        return [key.slices[start] for start in sorted(key.slices) if bounds[0] <= start < bounds[1]]
 
     def _bounds(self, start_ms: int) -> Bounds:
-        return start_ms, start_ms + self.grid.size_ms
+        return start_ms, self.grid.end_of(start_ms)
 
-    def _close(self, key: GridKey, start_ms: int) -> None:
+    def _close(self, key: GridKey, start_ms: int, out: list[Emission]) -> None:
         """Forget an expired window, and the slices that no later window needs."""
+        if start_ms in key.owed:
+            self._correct(key, start_ms, out)
         del key.windows[start_ms]
         key.early.pop(start_ms, None)
         self.counters.open_windows -= 1
-        for slice_ms in [one for one in key.slices if one < start_ms + self.grid.slide_ms]:
-            del key.slices[slice_ms]
+        self._forget_slices(key, start_ms)
         self._retire(key)
+
+    def _forget_slices(self, key: GridKey, start_ms: int) -> None:
+        for slice_ms in [one for one in key.slices if one < self.grid.next_of(start_ms)]:
+            del key.slices[slice_ms]
+
+    # --- corrections ---
+
+    def _amend(self, key: GridKey, start_ms: int, out: list[Emission]) -> None:
+        """A late reading was added: correct its window if that is closed and still kept."""
+        if start_ms not in key.windows or self.grid.end_of(start_ms) > key.clock.wm_ms:
+            return
+        if self._owes(key):
+            key.owed.add(start_ms)
+        elif self._corrects:
+            self._correct(key, start_ms, out)
+            return
+        if key.windows[start_ms] == UNFIRED:
+            key.windows[start_ms] = WITHHELD
+
+    def _correct(self, key: GridKey, start_ms: int, out: list[Emission]) -> None:
+        key.owed.discard(start_ms)
+        revision = key.windows[start_ms] = max(0, key.windows[start_ms]) + 1
+        self._emit(key, start_ms, "correction", revision, out)
+
+    def settle_key(self, key: GridKey, out: list[Emission]) -> None:
+        for start_ms in sorted(key.owed):
+            self._correct(key, start_ms, out)
 
     # --- early results ---
 
-    def _count_early(self, key: GridKey, slice_ms: int, out: list[Emission]) -> None:
-        for start_ms in self.grid.windows_of(slice_ms):
-            if key.windows.get(start_ms) == UNFIRED:
-                early = key.early.setdefault(start_ms, [0, 0])
-                early[1] += 1
-                if early[1] == self.spec.early_count:
-                    self._emit_early(key, start_ms, early, out)
+    def _count_early(self, key: GridKey, start_ms: int) -> None:
+        if key.windows.get(start_ms) == UNFIRED:
+            early = key.early.setdefault(start_ms, [0, 0])
+            early[1] += 1
+            if early[1] == self.spec.early_count:
+                self._ripe.append(key)
 
-    def _emit_early(self, key: GridKey, start_ms: int, early: list[int], out: list[Emission]) -> None:
-        self._emit(key, start_ms, "early", early[0], out)
-        early[0] += 1
-        early[1] = 0
+    def _emit_ripe(self, key: GridKey, out: list[Emission]) -> None:
+        most = self.spec.early_count
+        self._emit_fresh(
+            key, [start for start, (_, fresh) in key.early.items() if most and fresh >= most], out
+        )
 
     def pulse_key(self, key: GridKey, out: list[Emission]) -> bool:
-        due = [(start, early) for start, early in sorted(key.early.items()) if early[1]]
-        for start_ms, early in due:
-            if key.windows.get(start_ms) == UNFIRED:
-                self._emit_early(key, start_ms, early, out)
+        due = [start for start, (_, fresh) in key.early.items() if fresh]
+        self._emit_fresh(key, due, out)
         return bool(due)
+
+    def _emit_fresh(self, key: GridKey, starts: Sequence[int], out: list[Emission]) -> None:
+        for start_ms in sorted(starts):
+            early = key.early[start_ms]
+            if key.windows.get(start_ms) == UNFIRED:
+                self._emit(key, start_ms, "early", early[0], out)
+                early[0] += 1
+            early[1] = 0
 
     # --- the checkpoint ---
 
     def dump_key(self, key: GridKey) -> Any:
         slices = [[start, part.accumulator, part.count] for start, part in key.slices.items()]
-        return [slices, list(key.windows.items()), [[start, *early] for start, early in key.early.items()]]
+        early = [[start, *early] for start, early in key.early.items()]
+        state = [slices, list(key.windows.items()), early]
+        return [*state, sorted(key.owed)] if key.owed else state
 
     def load_key(self, key: GridKey, state: Any) -> None:
-        slices, windows, early = state
+        slices, windows, early, *owed = state
         for start_ms, accumulator, count in slices:
-            first_end_ms = self.grid.windows_of(start_ms)[0] + self.grid.size_ms
+            first_end_ms = self.grid.end_of(self.grid.windows_of(start_ms)[0])
             key.slices[start_ms] = Slice(accumulator, count, first_end_ms)
         for start_ms, revision in windows:
             key.windows[start_ms] = revision
-            end_ms = start_ms + self.grid.size_ms
+            end_ms = self.grid.end_of(start_ms)
             self._schedule(key, end_ms if revision == UNFIRED else end_ms + self._lateness_ms)
         key.early = {start_ms: [index, fresh] for start_ms, index, fresh in early}
+        key.owed.update(*owed)
         self.counters.open_windows += len(windows)

@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from gateway.core.events import Emission, Reading, Sample
+from gateway.windows.corrections import OwedCorrections
 from gateway.windows.counters import Counters
+from gateway.windows.emission import end_and_key
 from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin import CombineFn
 from gateway.windows.plugin_runner import BREAKER_FAILURES, BREAKER_PAUSE_MS, Key, PluginRunner
@@ -23,6 +25,7 @@ from gateway.windows.spec import WindowSpec
 from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, SharedClock, Source
 
 K = TypeVar("K", bound=Key)
+
 
 MANY = 1000
 """Emissions in one list after which they are handed on before the next key has its turn."""
@@ -62,6 +65,12 @@ class Operator(ABC, Generic[K]):
         self._plugin = plugin
         self._intake = ReadingExtractor(spec, plugin, self.counters)
         self._early = spec.early_every_ms is not None or spec.early_count is not None
+        self._ripe: list[K] = []  # keys with windows that have the number of readings for an early result
+        self.owed: OwedCorrections | None = None
+        if spec.corrections == "every":
+            self.owed = OwedCorrections(spec.corrections_every_ms)
+        self._corrects = spec.corrections != "off"
+        self._arrival_ms = NEVER
         self._has_ttl = spec.ttl_ms is not None
         self._skew_ms = ENDLESS if spec.max_future_skew_ms is None else spec.max_future_skew_ms
 
@@ -91,6 +100,12 @@ class Operator(ABC, Generic[K]):
     def pulse_key(self, key: K, out: list[Emission]) -> bool:
         """Emit what is new since the last pulse of `every`; True when there was something."""
 
+    def settle_key(self, key: K, out: list[Emission]) -> None:
+        """Emit the corrections that a key owes."""
+
+    def _emit_ripe(self, key: K, out: list[Emission]) -> None:
+        """Emit the early results of a key whose windows have enough readings for one."""
+
     # --- samples ---
 
     def bind(self, topic: str, levels: Mapping[str, str]) -> Binding[K]:
@@ -111,6 +126,7 @@ class Operator(ABC, Generic[K]):
         last: K | None = None
         last_ms = 0
         before: list[tuple[K, int]] | None = None
+        self._arrival_ms = arrival_ms
         for time_ms, fields in samples:
             value: Any = fields.get(field)
             # The quick test holds for finite floats only: infinity minus itself is NaN.
@@ -138,10 +154,29 @@ class Operator(ABC, Generic[K]):
                 before = before or []
                 before.append((last, last_ms))
             last, last_ms = key, time_ms
-        for key, time_ms in before or ():
-            self._hear(binding.source, key, time_ms, arrival_ms, out)
-        if last is not None:
+        if last is not None and (before or self._ripe):
+            self._hear_all(binding.source, [*(before or ()), (last, last_ms)], arrival_ms, out)
+        elif last is not None:
             self._hear(binding.source, last, last_ms, arrival_ms, out)
+
+    def _hear_all(
+        self, source: Source | None, heard: list[tuple[K, int]], arrival_ms: int, out: list[Emission]
+    ) -> None:
+        """Let the clocks of several keys move; windows that fire together come by their ends, then keys."""
+        if self._ripe:
+            self._emit_all_ripe(out)
+        began = len(out)
+        for key, time_ms in heard:
+            self._hear(source, key, time_ms, arrival_ms, out)
+        if self.shared is None:
+            out[began:] = sorted(out[began:], key=end_and_key)
+
+    def _emit_all_ripe(self, out: list[Emission]) -> None:
+        """Once for all readings of a message, as Beam's and Flink's triggers once for a bundle."""
+        ripe, self._ripe = self._ripe, []
+        for key in {key.name: key for key in ripe}.values():
+            if not key.gone:
+                self._emit_ripe(key, out)
 
     def _place_with_care(self, key: K, reading: Reading, arrival_ms: int, out: list[Emission]) -> None:
         """Place a reading of a key on which the plugin has failed: after some failures in a row, pause."""
@@ -195,6 +230,29 @@ class Operator(ABC, Generic[K]):
         if NEVER < wm_ms < END_OF_INPUT:
             shown_ms = self.counters.watermark_ms
             self.counters.watermark_ms = wm_ms if shown_ms is None else max(shown_ms, wm_ms)
+
+    def _owes(self, key: K) -> bool:
+        """Whether a correction has to wait; it is counted when there are none at all."""
+        self.counters.corrections_withheld += not self._corrects
+        if self.owed is None:
+            return False
+        if key.settle_ms is None:
+            key.settle_ms = self.owed.owe(key.name, self._arrival_ms)
+        else:
+            self.counters.corrections_withheld += 1
+        return True
+
+    def settle(self, now_ms: int, out: list[Emission]) -> bool:
+        """Emit the corrections that are due; True when any key's state has changed."""
+        names = () if self.owed is None else self.owed.tick(now_ms)
+        for name in names:
+            key = self.keys.find(name)
+            if key is not None and key.settle_ms is not None:
+                self.keys.touch(key)
+                key.settle_ms = None
+                self.settle_key(key, out)
+                self.relieve(out, True)
+        return bool(names)
 
     def close_all(self, key: K, out: list[Emission]) -> None:
         """Emit what a key that is given up still holds."""

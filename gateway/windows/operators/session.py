@@ -16,6 +16,8 @@ from gateway.windows.plugin_runner import Key
 from gateway.windows.spec import WindowSpec
 
 UNFIRED = -1
+WITHHELD = -2
+"""It was late from the start: a correction is what it gives first."""
 
 
 class OpenSession:
@@ -27,6 +29,7 @@ class OpenSession:
         "early",
         "end_ms",
         "fresh",
+        "owes",
         "replaces",
         "revision",
         "start_ms",
@@ -42,6 +45,7 @@ class OpenSession:
         self.replaces: list[Bounds] = []
         self.early = 0
         self.fresh = 0
+        self.owes = False  # a correction
         self.timer_ms: int | None = None  # the timer that will look at it; its end may have moved on since
 
     @property
@@ -69,6 +73,7 @@ class SessionOperator(Operator[SessionKey]):
         super().__init__(spec, plugin, fingerprint)
         self._gap_ms = spec.gap_ms or 0
         self._lateness_ms = spec.allowed_lateness_ms
+        self._discards = spec.mode == "discarding"
 
     def _new_key(self, name: str) -> SessionKey:
         return SessionKey(name)
@@ -133,24 +138,37 @@ class SessionOperator(Operator[SessionKey]):
     @staticmethod
     def _supersede(session: OpenSession) -> None:
         """The bounds of a session change: if they were emitted, they have to be taken back."""
-        if session.revision != UNFIRED:
+        if session.revision >= 0:
             session.replaces.append(session.bounds)
-            session.revision = UNFIRED
+        session.revision = UNFIRED
 
     def _after_adding(self, key: SessionKey, session: OpenSession, out: list[Emission]) -> None:
+        session.owes = session.end_ms <= key.clock.wm_ms and self._owes(key)
         if session.end_ms <= key.clock.wm_ms:
-            session.revision = max(0, session.revision) + 1
-            self._emit(key, session, "correction", session.revision, out)
+            if self.owed is None and self._corrects:
+                self._correct(key, session, out)
+            elif session.revision == UNFIRED:
+                session.revision = WITHHELD
         elif self.spec.early_count is not None and session.fresh >= self.spec.early_count:
-            self._emit_early(key, session, out)
+            self._ripe.append(key)
         if session.timer_ms is None or self._due_ms(session) < session.timer_ms:
             self._watch(key, session)
+
+    def _correct(self, key: SessionKey, session: OpenSession, out: list[Emission]) -> None:
+        session.revision = max(0, session.revision) + 1
+        self._emit(key, session, "correction", session.revision, out)
+
+    def settle_key(self, key: SessionKey, out: list[Emission]) -> None:
+        for session in [one for one in key.sessions if one.owes]:
+            self._correct(key, session, out)
 
     # --- results ---
 
     def _on_timer(self, time_ms: int, key: SessionKey, wm_ms: int, out: list[Emission]) -> None:
         for session in [one for one in key.sessions if one.timer_ms == time_ms]:
-            if session.revision == UNFIRED and session.end_ms <= time_ms:
+            if session.owes and session.end_ms + self._lateness_ms <= time_ms:
+                self._correct(key, session, out)
+            elif session.revision == UNFIRED and session.end_ms <= time_ms:
                 session.revision = 0
                 self._emit(key, session, "on_time", 0, out)
             if session.end_ms + self._lateness_ms <= time_ms:
@@ -172,7 +190,9 @@ class SessionOperator(Operator[SessionKey]):
     def _emit(
         self, key: SessionKey, session: OpenSession, kind: str, revision: int, out: list[Emission]
     ) -> None:
-        replaces = () if kind == "early" else sorted(session.replaces)
+        replaces = () if kind == "early" or self._discards else sorted(session.replaces)
+        if not session.count:  # discarding, and nothing is new
+            return
         self.border.emit(
             key,
             session.bounds,
@@ -185,13 +205,20 @@ class SessionOperator(Operator[SessionKey]):
         )
         session.fresh = 0
         if kind != "early":
+            session.owes = False
             session.replaces = []
-        if self.spec.mode == "discarding":
+        if self._discards:
             session.accumulator, session.count = self._plugin.create_accumulator(), 0
 
     def _emit_early(self, key: SessionKey, session: OpenSession, out: list[Emission]) -> None:
         self._emit(key, session, "early", session.early, out)
         session.early += 1
+
+    def _emit_ripe(self, key: SessionKey, out: list[Emission]) -> None:
+        for session in key.sessions:
+            enough = self.spec.early_count is not None and session.fresh >= self.spec.early_count
+            if enough and session.end_ms > key.clock.wm_ms:
+                self._emit_early(key, session, out)
 
     def pulse_key(self, key: SessionKey, out: list[Emission]) -> bool:
         due = [one for one in key.sessions if one.fresh and one.revision == UNFIRED]
@@ -203,13 +230,17 @@ class SessionOperator(Operator[SessionKey]):
 
     def dump_key(self, key: SessionKey) -> Any:
         return [
-            [*one.bounds, one.accumulator, one.count, one.revision, one.replaces, one.early, one.fresh]
+            [
+                *(*one.bounds, one.accumulator, one.count, one.revision, one.replaces, one.early, one.fresh),
+                *([True] if one.owes else []),
+            ]
             for one in key.sessions
         ]
 
     def load_key(self, key: SessionKey, state: Any) -> None:
-        for start_ms, end_ms, accumulator, count, revision, replaces, early, fresh in state:
+        for start_ms, end_ms, accumulator, count, revision, replaces, early, fresh, *owes in state:
             session = OpenSession(start_ms, end_ms, accumulator)
+            session.owes = bool(owes)
             session.count, session.revision, session.early, session.fresh = count, revision, early, fresh
             session.replaces = [(start, end) for start, end in replaces]
             key.sessions.append(session)

@@ -99,8 +99,8 @@ class UnboundedOperator(Operator[UnboundedKey]):
         raise NotImplementedError("windows without a grid schedule nothing")
 
     def flush(self, out: list[Emission]) -> None:
-        """The end of time: a time trigger fires once more, a count that is not full stays pending."""
-        for key in self.keys.each() if self.ticks.has_pulses else ():
+        """The end of time: a global window gives what is new, an unfilled count window stays pending."""
+        for key in self.keys.each() if self.spec.type == "global" else ():
             self.pulse_key(key, out)
 
     def renew(self, now_ms: int) -> None:

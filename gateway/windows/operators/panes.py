@@ -1,0 +1,37 @@
+"""Overlapping windows that give only what is new (`accumulation: discarding`).
+
+What is new differs between windows that overlap, so they cannot share slices: each has readings of its own.
+"""
+
+from __future__ import annotations
+
+from gateway.core.events import Emission, Reading
+from gateway.windows.emission import Bounds
+from gateway.windows.operators.grid import GridKey, GridOperator, Slice
+
+
+class PaneOperator(GridOperator):
+    """Hopping windows that discard: `slices` has what each window has not given yet, by its start."""
+
+    def _place(self, key: GridKey, reading: Reading, out: list[Emission]) -> None:
+        starts = self.grid.windows_of(self.grid.slice_of(reading.time_ms))
+        for start_ms in self._open_windows(key, starts, reading, out):
+            pane = key.slices.get(start_ms)
+            if pane is None:
+                accumulator = self._plugin.create_accumulator()
+                pane = key.slices[start_ms] = Slice(accumulator, 0, self.grid.end_of(start_ms))
+            try:
+                pane.accumulator = self._plugin.add_input(pane.accumulator, reading)
+            except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
+                self.border.add_failed(key, reading, exc, out)
+                return
+            pane.count += 1
+            self._amend(key, start_ms, out)
+            if self._early:
+                self._count_early(key, start_ms)
+
+    def _slices_of(self, key: GridKey, bounds: Bounds) -> list[Slice]:
+        return [key.slices[bounds[0]]] if bounds[0] in key.slices else []
+
+    def _forget_slices(self, key: GridKey, start_ms: int) -> None:
+        key.slices.pop(start_ms, None)
