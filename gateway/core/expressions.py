@@ -1,21 +1,32 @@
 """Paths into decoded messages: JMESPath, with a short cut for the plain dotted paths that most are.
 
 `{device}` stands for a named level of the topic and `{topic}` for the whole of it. To the functions of
-JMESPath this adds two functions for devices whose names are the keys of an object: `items(object)` gives
-`[{"key": …, "value": …}, …]`; `sections(object, 'name')` the objects inside, each with its key as `name`.
+JMESPath this adds some for the shapes in which devices send:
+- `items(object)` gives `[{"key": …, "value": …}, …]`; `sections(object, 'name')` the objects inside, each with
+  its key as `name`.
+- `zip_objects('a', 'b', list, list)` makes parallel lists into a list of objects; `inherit(list, object)` gives
+  each object of the list what it lacks of `object`.
+- `parse_json(text)`, `number(text)`, `split(text, sep)` read text; `base64(text)` and `hex(text)` give its bytes
+  as numbers, and `unpack(bytes, '>hB')` the numbers that these bytes are, as in Python's `struct`.
 """
 
 from __future__ import annotations
 
+import binascii
 import json
 import re
+import struct
+from base64 import b64decode
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import jmespath
+import orjson
 from jmespath import exceptions, functions
 
 from gateway.core.errors import ConfigError
+from gateway.core.quantities import number_in
 
 Find = Callable[[object, Mapping[str, str]], object]
 """(document, named levels of the topic) → what stands there, or None. Never raises."""
@@ -27,7 +38,10 @@ _ALL_SECTIONS = re.compile(r"sections\(@, *'([^'\\]*)'\)")
 _STEP = re.compile(r'(?:^|\.)([A-Za-z_][A-Za-z0-9_]*|"(?:[^"\\]|\\.)*")|\[(-?\d+)\]')
 
 # What JMESPath's functions raise on data that they were not meant for. All of it means: nothing there.
-_MISFITS = (exceptions.JMESPathError, ArithmeticError, TypeError, ValueError, AttributeError, RecursionError)
+_MISFITS = (
+    *(exceptions.JMESPathError, ArithmeticError, TypeError, ValueError, AttributeError, RecursionError),
+    *(LookupError, struct.error),
+)
 
 
 def _sections(mapping: dict[str, object], name: str) -> list[dict[str, object]]:
@@ -42,6 +56,84 @@ class _Functions(functions.Functions):
     @functions.signature({"types": ["object"]}, {"types": ["string"]})
     def _func_sections(self, mapping: dict[str, object], name: str) -> list[dict[str, object]]:
         return _sections(mapping, name)
+
+    @functions.signature({"types": ["string", "null"]})
+    def _func_parse_json(self, text: str | None) -> object:
+        return parse_json_text(text)
+
+    @functions.signature({"types": ["string", "number", "null"]})
+    def _func_number(self, value: object) -> object:
+        return number_in(value) if isinstance(value, str) else value
+
+    @functions.signature({"types": ["string"]}, {"types": ["string"]})
+    def _func_split(self, text: str, separator: str) -> list[str]:
+        return [part.strip() for part in text.split(separator)]
+
+    @functions.signature({"types": ["string", "array", "object"], "variadic": True})
+    def _func_zip_objects(self, *arguments: object) -> list[dict[str, object]] | None:
+        return _zip_objects(arguments)
+
+    @functions.signature({"types": ["array"]}, {"types": ["object"]})
+    def _func_inherit(self, listed: list[object], parent: dict[str, object]) -> list[object]:
+        return [{**parent, **each} if type(each) is dict else each for each in listed]
+
+    @functions.signature({"types": ["string"]})
+    def _func_base64(self, text: str) -> list[int] | None:
+        found = bytes_of_base64(text)
+        return None if found is None else list(found)
+
+    @functions.signature({"types": ["string"]})
+    def _func_hex(self, text: str) -> list[int] | None:
+        found = bytes_of_hex(text)
+        return None if found is None else list(found)
+
+    @functions.signature({"types": ["array"]}, {"types": ["string"]})
+    def _func_unpack(self, numbers: list[int], layout: str) -> list[object]:
+        return [part for part in struct.unpack_from(layout, bytes(numbers)) if not isinstance(part, bytes)]
+
+
+def parse_json_text(text: object) -> object:
+    """What the JSON inside of a text says, or None where it is no JSON."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def bytes_of_base64(text: str) -> bytes | None:
+    """The bytes that base64 text stands for (with `+/` or `-_`, padded or not), or None."""
+    compact = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def bytes_of_hex(text: str) -> bytes | None:
+    """The bytes that hexadecimal text stands for (also as `0x…`, `01:ff`, `01 ff`), or None."""
+    try:
+        return bytes.fromhex(text.strip().removeprefix("0x").replace(":", "").replace("-", ""))
+    except ValueError:
+        return None
+
+
+def _zip_objects(arguments: tuple[object, ...]) -> list[dict[str, object]] | None:
+    """Objects out of parallel lists: their names first, as texts or as a list, or one object of lists.
+
+    The longest list counts; what a shorter one lacks is null.
+    """
+    if len(arguments) == 1 and isinstance(arguments[0], dict):
+        names, columns = list(arguments[0]), list(arguments[0].values())
+    else:
+        names = [each for each in arguments if isinstance(each, str)]
+        columns = [each for each in arguments if not isinstance(each, str)]
+        if not names and columns and isinstance(columns[0], list):
+            names, columns = columns[0], columns[1:]
+    if not columns or len(names) != len(columns) or not all(isinstance(each, list) for each in columns):
+        return None
+    return [dict(zip(names, row, strict=True)) for row in zip_longest(*columns)]
 
 
 _OPTIONS = jmespath.Options(custom_functions=_Functions())
