@@ -86,7 +86,10 @@ def _route_levels(path: Path, route: RouteModel) -> Iterator[Problem]:
     """`{level}` expressions, which only the route's topic can judge."""
     levels = TopicTemplate(route.topic).names
     places = chain(
-        ((("fields", name), text) for name, text in route.fields.items()),
+        (
+            (("fields", name), entry if isinstance(entry, str) else entry.from_ or "@")
+            for name, entry in route.fields.items()
+        ),
         ((("timestamp_path",), text) for text in [route.timestamp_path] if text),
     )
     for inner, text in places:

@@ -58,6 +58,9 @@ def from_pydantic(error: ErrorDetails, model: type[BaseModel], document: Documen
     return Problem(path, _message(error, model))
 
 
+_PYDANTIC_STEPS = ("[key]", "[section]", "[expression]")
+
+
 def _path(loc: tuple[int | str, ...], data: object) -> Path:
     """`loc` without the names of union members, which pydantic puts between the file's own keys."""
     path: list[str | int] = []
@@ -74,7 +77,7 @@ def _path(loc: tuple[int | str, ...], data: object) -> Path:
             path.append(step)
         elif isinstance(data, dict) and position == len(loc) - 1:
             path.append(step)
-    return tuple(step for step in path if step != "[key]")
+    return tuple(step for step in path if step not in _PYDANTIC_STEPS)
 
 
 def _message(error: ErrorDetails, model: type[BaseModel]) -> str:

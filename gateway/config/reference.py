@@ -50,6 +50,8 @@ def _objects(value: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple[di
         yield value, False
     for choice in (*value.get("anyOf", ()), *value.get("oneOf", ())):
         yield from _objects(choice, schema)
+    if isinstance(value.get("additionalProperties"), dict):
+        yield from _objects(value["additionalProperties"], schema)
     if "items" in value:
         yield from ((target, True) for target, _ in _objects(value["items"], schema))
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    AfterValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    PlainSerializer,
     PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from gateway.config.field_model import CsvModel, Fields, FormulaText, PayloadModel
 from gateway.config.types import (
     Bound,
     Expression,
-    FieldName,
     Name,
     PriorityName,
     Section,
@@ -36,12 +32,8 @@ from gateway.decode.presets import further_routes, with_preset
 from gateway.decode.routes import RouteSpec
 from gateway.timekeeping.normalize import SkewPolicy
 
-DecoderName = Literal["json", "number", "text", "raw", "cbor", "sparkplug_b", "senml"]
-
-Fields = Annotated[
-    Mapping[FieldName, Expression],
-    AfterValidator(lambda fields: MappingProxyType(dict(fields))),
-    PlainSerializer(dict, return_type=dict[str, str]),
+DecoderName = Literal[
+    "json", "ndjson", "csv", "number", "text", "raw", "cbor", "msgpack", "influx", "senml", "sparkplug_b"
 ]
 
 
@@ -77,10 +69,13 @@ class RouteModel(Section):
         description="Format of the payload. `cbor` and `sparkplug_b` need an extra package. What cannot be "
         "decoded is still kept and bridged as bytes.",
     )
+    payload: PayloadModel = setting({}, description="What lies around what the decoder reads.")
+    csv: CsvModel | None = setting(None, description="How the lines of the decoder `csv` are cut.")
     fields: Fields = setting(
         {},
-        description="Reading fields: name to JMESPath expression, or to `{level}` for a level of the topic. "
-        "Empty: every top-level number, text and boolean; `value` where the payload is a single value.",
+        description="Reading fields: name to JMESPath expression, to `{level}` for a level of the topic, or "
+        "to a section such as `{from: e, scale: 0.1, unit: kWh}`. Empty: every top-level number, text and "
+        "boolean; `value` where the payload is a single value.",
         examples=[{"temperature": "BME280.Temperature"}],
     )
     readings: Expression | None = setting(
@@ -89,6 +84,12 @@ class RouteModel(Section):
         "`fields` and `timestamp_path` are then looked up in each item. `items(@)` lists the keys and "
         "values of an object; `sections(@, 'sensor')` the objects in it, each with its key as `sensor`.",
         examples=["uplink_message.decoded_payload.history", "items(@)[?type(value)=='object']"],
+    )
+    where: FormulaText | None = setting(
+        None,
+        description="Which readings count, as a [CEL](https://cel.dev) expression over fields, members of "
+        "the item and levels of the topic. Others are kept and bridged, counted, and in no window.",
+        examples=["quality == 'good' && t > -40.0"],
     )
     timestamp_path: Expression | None = setting(
         None,
@@ -162,6 +163,13 @@ class RouteModel(Section):
             )
         return decoder
 
+    @field_validator("csv")
+    @classmethod
+    def _is_csv(cls, csv: CsvModel | None, info: ValidationInfo) -> CsvModel | None:
+        if csv is not None and info.data.get("decoder", "csv") != "csv":
+            raise fault(f"decoder {info.data['decoder']} has no lines to cut", "write decoder: csv")
+        return csv
+
     def spec(self, skew: SkewPolicy) -> RouteSpec:
         """What `gateway.decode.routes` needs to know of this route."""
         return RouteSpec(
@@ -169,8 +177,13 @@ class RouteModel(Section):
             topic=self.topic,
             qos=self.qos,
             decoder=self.decoder,
-            fields=self.fields,
+            payload=self.payload.spec(),
+            csv=self.csv.spec() if self.csv else None,
+            fields={
+                name: field if isinstance(field, str) else field.spec() for name, field in self.fields.items()
+            },
             readings=self.readings,
+            where=self.where,
             timestamp_path=self.timestamp_path,
             timestamp_format=self.timestamp_format,
             timestamp_timezone=self.timestamp_timezone,

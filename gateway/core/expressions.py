@@ -2,12 +2,12 @@
 
 `{device}` stands for a named level of the topic and `{topic}` for the whole of it. To the functions of
 JMESPath this adds some for the shapes in which devices send:
-- `items(object)` gives `[{"key": …, "value": …}, …]`; `sections(object, 'name')` the objects inside, each with
-  its key as `name`.
-- `zip_objects('a', 'b', list, list)` makes parallel lists into a list of objects; `inherit(list, object)` gives
-  each object of the list what it lacks of `object`.
-- `parse_json(text)`, `number(text)`, `split(text, sep)` read text; `base64(text)` and `hex(text)` give its bytes
-  as numbers, and `unpack(bytes, '>hB')` the numbers that these bytes are, as in Python's `struct`.
+- `items(object)` gives `[{"key": …, "value": …}, …]`; `sections(object, 'name')` the objects inside, each
+  with its key as `name`.
+- `zip_objects('a', 'b', list, list)` makes parallel lists into a list of objects; `inherit(list, object)`
+  gives each object of the list what it lacks of `object`.
+- `parse_json(text)`, `number(text)`, `split(text, sep)` read text; `base64(text)` and `hex(text)` give its
+  bytes as numbers, and `unpack(bytes, '>hB')` the numbers that these are, as in Python's `struct`.
 """
 
 from __future__ import annotations
@@ -162,6 +162,11 @@ def _find_level(name: str, levels: Collection[str]) -> Find:
         known = ", ".join(f"{{{level}}}" for level in sorted({*levels, TOPIC}))
         raise ConfigError(f"the topic has no level {{{name}}}", hint=f"there is {known}")
     return lambda _document, named: named.get(name)
+
+
+def split_path(text: str) -> tuple[str | int, ...] | None:
+    """The steps of a path such as `ENERGY.Total[0]`, `()` for `@`, or None where it is an expression."""
+    return () if text.strip() == "@" else _plain_steps(text.strip())
 
 
 def _plain_steps(text: str) -> tuple[str | int, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
@@ -13,7 +13,11 @@ from gateway.core.events import FieldValue, Flag, Priority, Sample
 from gateway.core.expressions import TOPIC, compile_expression
 from gateway.core.timestamps import TimeBound, timestamp_reader
 from gateway.core.topics import TopicTemplate
-from gateway.decode.decoders import decoder
+from gateway.decode.decoders import Decoder, csv_decoder, decoder
+from gateway.decode.decoders.delimited import CsvSpec
+from gateway.decode.fields import FieldSpec, field_finder, value_steps
+from gateway.decode.formulas import Formula
+from gateway.decode.payload import PayloadSpec, second_readings, stated
 from gateway.decode.sparkplug_births import EdgeNodes
 from gateway.timekeeping.normalize import SkewPolicy, normalize_timestamp
 
@@ -22,6 +26,7 @@ VALUE = "value"
 
 MISSED_TIME = "@timestamp"
 MISSED_READING = "@reading"
+MISSED_CONDITION = "@where"
 """Names in `Decoded.misses` that no field can have."""
 
 # A message with more is a mistake or an attack; a day of backlog at one reading a minute is 1440.
@@ -32,7 +37,7 @@ CACHED_TOPICS = 16_384
 CACHED_TOPIC_CHARS = 256
 # Sums and squares of what lies between do not overflow, and nothing that is measured comes near.
 _LOWEST, _HIGHEST = -1e100, 1e100
-_LOWEST_INT, _HIGHEST_INT = -(1 << 63), (1 << 63) - 1  # what JSON libraries carry
+_LOWEST_INT, _HIGHEST_INT = -(1 << 63), (1 << 64) - 1  # what JSON libraries carry
 
 # Plain numbers, because arithmetic on an IntFlag takes longer than reading a small message.
 _UNDECODED = int(Flag.UNDECODED)
@@ -44,17 +49,23 @@ _HISTORICAL = int(Flag.HISTORICAL)
 class RouteSpec:
     """One route of the configuration, validated once and never changed.
 
-    `fields` maps the names of readings to expressions (see `gateway.core.expressions`); empty means every
-    top-level scalar. `readings` is an expression for the list of items that one message carries.
-    None for `readings`, `timestamp_path` and `timestamp_format` means what the decoder suggests.
+    `fields` maps the names of readings to expressions (see `gateway.core.expressions`), or to a FieldSpec
+    where more has to be done; empty means every top-level scalar. `readings` is an expression for the list of
+    items that one message carries. `where` is a CEL expression that readings have to fulfil.
+    None for `readings`, `timestamp_path` and `timestamp_format` means what the decoder suggests. `custom` is
+    the decoder where it is a plugin.
     """
 
     name: str
     topic: str
     qos: int = 1
     decoder: str = "json"
-    fields: Mapping[str, str] = field(default_factory=dict)
+    payload: PayloadSpec = field(default_factory=PayloadSpec)
+    csv: CsvSpec | None = None
+    custom: Decoder | None = None
+    fields: Mapping[str, str | FieldSpec] = field(default_factory=dict)
     readings: str | None = None
+    where: str | None = None
     timestamp_path: str | None = None
     timestamp_format: str | None = None
     timestamp_timezone: str = "UTC"
@@ -74,7 +85,9 @@ class Decoded(NamedTuple):
     said for it, None when it said nothing usable. `problem` says in a short fixed word why nothing could
     be decoded: then there are no samples and the flag UNDECODED is set. `misses` names configured fields
     that were absent, null, not finite or no scalar; MISSED_TIME stands for a configured time that was not
-    usable, MISSED_READING for an item that holds no reading.
+    usable, MISSED_READING for an item that holds no reading, MISSED_CONDITION for one that `where` could not
+    judge. `filtered` counts the readings that `where` left out. `notes` are short fixed words for what was
+    read although something was odd with it, such as its character set.
     """
 
     samples: tuple[Sample, ...]
@@ -83,6 +96,8 @@ class Decoded(NamedTuple):
     flags: int
     problem: str | None
     misses: tuple[str, ...]
+    filtered: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class _Item(NamedTuple):
@@ -94,7 +109,7 @@ class _Item(NamedTuple):
     misses: tuple[str, ...]
 
 
-def field_names(decoder_name: str, fields: Mapping[str, str]) -> frozenset[str] | None:
+def field_names(decoder_name: str, fields: Collection[str]) -> frozenset[str] | None:
     """The fields that samples of such a route can have, or None where only the messages tell."""
     reader = decoder(decoder_name)
     if fields or reader.fields:
@@ -109,24 +124,31 @@ class Route:
     """
 
     def __init__(self, spec: RouteSpec, edge_nodes: EdgeNodes | None = None) -> None:
-        reader = decoder(spec.decoder)
+        reader = _reader(spec)
         self.spec = spec
         self.template = TopicTemplate(spec.topic)
         names = self.template.names
-        expressions = spec.fields or reader.fields
+        fields: Mapping[str, str | FieldSpec] = spec.fields or reader.fields
         readings = spec.readings or reader.readings
         path = spec.timestamp_path or reader.timestamp_path
-        self._parse = reader.parse
+        self._decoder = reader
+        self._parse = _first_parse(spec.payload, reader)
         self._resolve = edge_nodes.read if edge_nodes is not None and reader.remembers else None
         self._trusted = reader.trusted
-        self._fields = tuple((name, compile_expression(text, names)) for name, text in expressions.items())
+        self._fields = tuple(
+            (name, field_finder(found, names)) for name, found in fields.items() if not _is_computed(found)
+        )
+        self._computed = tuple(_computed(fields))
+        self._takes_all = not fields
+        self._where = Formula(spec.where) if spec.where else None
         self._find_items = compile_expression(readings, names) if readings else None
         self._find_time = compile_expression(path, names) if path else None
         self._read_time = timestamp_reader(
             spec.timestamp_format or reader.timestamp_format, spec.timestamp_timezone
         )
         self._expects_time = spec.timestamp_path is not None
-        self._names_topic = any(text.strip("{ }") == TOPIC for text in (*expressions.values(), path or ""))
+        paths = [found.path or "" if isinstance(found, FieldSpec) else found for found in fields.values()]
+        self._names_topic = any(text.strip("{ }") == TOPIC for text in (*paths, path or ""))
 
     def decode(self, topic: str, levels: Mapping[str, str], payload: bytes, arrival_ms: int) -> Decoded:
         """Read one message; `levels` are those that `RouteTable.match` gave. Never raises."""
@@ -134,11 +156,50 @@ class Route:
             levels = {TOPIC: topic, **levels}
         try:
             document = self._parse(payload, arrival_ms)
+        except DecodeError as exc:
+            return self._decode_wrapped(topic, levels, payload, arrival_ms, exc)
+        return self._decode_document(topic, levels, document, arrival_ms)
+
+    def _decode_wrapped(
+        self, topic: str, levels: Mapping[str, str], payload: bytes, arrival_ms: int, refusal: DecodeError
+    ) -> Decoded:
+        """Read a message that the decoder refused as it came: it may be compressed, or of another charset."""
+        try:
+            document, note = self._parse_wrapped(payload, arrival_ms, refusal)
+        except DecodeError as exc:
+            return Decoded((), arrival_ms, None, _UNDECODED, exc.reason, ())
+        decoded = self._decode_document(topic, levels, document, arrival_ms)
+        return decoded._replace(notes=(*decoded.notes, note)) if note else decoded
+
+    def _parse_wrapped(self, payload: bytes, arrival_ms: int, refusal: DecodeError) -> tuple[object, str]:
+        reader = self._decoder
+        if refusal.reason in ("empty", "too_large"):
+            raise refusal
+        parses = [reader.parse, *([reader.forgiving] if reader.forgiving else ())]
+        readings = [(payload, "")]  # after those that may be it: a forgiving parse takes it as it came
+        for parse in parses:
+            for unwrapped, note in (
+                *second_readings(payload, self.spec.payload, is_text=reader.is_text),
+                *(readings if parse is not reader.parse else ()),
+            ):
+                try:
+                    return parse(unwrapped, arrival_ms), note
+                except DecodeError:
+                    continue
+        raise refusal
+
+    def _decode_document(
+        self, topic: str, levels: Mapping[str, str], document: object, arrival_ms: int
+    ) -> Decoded:
+        try:
             if self._resolve is not None:
                 document = self._resolve(topic, document)  # type: ignore[arg-type] # an object, there
             if self._find_items is not None:
                 return self._read_items(self._find_items(document, levels), document, levels, arrival_ms)
-            sample, device_time_ms, flags, misses = self._read(document, document, levels, arrival_ms)
+            item = self._read(document, document, levels, arrival_ms)
+            if self._where is not None:
+                return self._combine([(item, document)], item.misses, levels, arrival_ms)
+            sample, device_time_ms, flags, misses = item
             return Decoded((sample,), sample.time_ms, device_time_ms, flags, None, misses)
         except DecodeError as exc:
             return Decoded((), arrival_ms, None, _UNDECODED, exc.reason, ())
@@ -157,9 +218,43 @@ class Route:
             except DecodeError:
                 misses[MISSED_READING] = True
                 continue
-            items.append(read)
-            misses.update(dict.fromkeys(read.misses, True))
-        return _combine(items, tuple(misses), arrival_ms)
+            items.append((read, item))
+            if read.misses:
+                misses.update(dict.fromkeys(read.misses, True))
+        return self._combine(items, tuple(misses), levels, arrival_ms)
+
+    def _combine(
+        self,
+        items: list[tuple[_Item, object]],
+        misses: tuple[str, ...],
+        levels: Mapping[str, str],
+        arrival_ms: int,
+    ) -> Decoded:
+        """The message of several items: its time is that of the newest, also where `where` leaves it out."""
+        if not items:
+            return Decoded((), arrival_ms, None, 0, None, misses)
+        newest = max(items, key=lambda pair: pair[0].sample.time_ms)[0]
+        flags = 0
+        for read, _ in items:
+            flags |= read.flags
+        samples, filtered = tuple(read.sample for read, _ in items), 0
+        if self._where is not None:
+            verdicts = [self._verdict(self._where, read.sample.fields, item, levels) for read, item in items]
+            samples = tuple(
+                sample for sample, verdict in zip(samples, verdicts, strict=True) if verdict is True
+            )
+            filtered = verdicts.count(False)
+            if None in verdicts:
+                misses += (MISSED_CONDITION,)
+        return Decoded(samples, newest.sample.time_ms, newest.device_time_ms, flags, None, misses, filtered)
+
+    @staticmethod
+    def _verdict(
+        where: Formula, fields: Mapping[str, FieldValue], item: object, levels: Mapping[str, str]
+    ) -> bool | None:
+        """Whether a reading passes; None where that cannot be said."""
+        verdict = where(fields, *_scopes(item, levels))
+        return verdict if isinstance(verdict, bool) else None
 
     def _read(self, item: object, document: object, levels: Mapping[str, str], arrival_ms: int) -> _Item:
         misses: tuple[str, ...] = ()
@@ -170,8 +265,10 @@ class Route:
                 fields[name] = value
             else:
                 misses += (name,)
-        if not self._fields:
+        if self._takes_all:
             fields, misses = _open_fields(item)
+        if self._computed:
+            misses += self._compute(fields, item, levels)
         device_time_ms = self._device_time(item, document, levels, arrival_ms)
         if device_time_ms is None:
             if self._expects_time:
@@ -182,18 +279,33 @@ class Route:
         time_ms, flags = self._settle(device_time_ms, arrival_ms)
         return _Item(Sample(time_ms, fields), device_time_ms, flags, misses)
 
+    def _compute(
+        self, fields: dict[str, FieldValue], item: object, levels: Mapping[str, str]
+    ) -> tuple[str, ...]:
+        """Add the fields that are computed, in their order; returns the names of those that were not."""
+        misses: tuple[str, ...] = ()
+        scopes = _scopes(item, levels)
+        for name, compute in self._computed:
+            value = compute(fields, *scopes)
+            if is_scalar(value):
+                fields[name] = value
+            else:
+                misses += (name,)
+        return misses
+
     def _device_time(
         self, item: object, document: object, levels: Mapping[str, str], arrival_ms: int
     ) -> int | None:
-        """The device's own time, if it is plausible; that of the whole message where the item has none."""
+        """The device's own time, if it is plausible; that of the whole message where the item's is not."""
         if self._find_time is None:
             return None
         time_ms = self._read_time(self._find_time(item, levels))
-        if time_ms is None and item is not document:
-            time_ms = self._read_time(self._find_time(document, levels))
-        if time_ms is None or not self._is_plausible(time_ms, arrival_ms):
+        if time_ms is not None and self._is_plausible(time_ms, arrival_ms):
+            return time_ms
+        if item is document:
             return None
-        return time_ms
+        time_ms = self._read_time(self._find_time(document, levels))
+        return time_ms if time_ms is not None and self._is_plausible(time_ms, arrival_ms) else None
 
     def _is_plausible(self, time_ms: int, arrival_ms: int) -> bool:
         low, high = self.spec.timestamp_min, self.spec.timestamp_max
@@ -234,16 +346,50 @@ def _open_fields(item: object) -> tuple[dict[str, FieldValue], tuple[str, ...]]:
     return {}, (VALUE,)
 
 
-def _combine(items: list[_Item], misses: tuple[str, ...], arrival_ms: int) -> Decoded:
-    """The message of several items: its time is that of the newest."""
-    if not items:
-        return Decoded((), arrival_ms, None, 0, None, misses)
-    newest = max(items, key=lambda item: item.sample.time_ms)
-    flags = 0
-    for item in items:
-        flags |= item.flags
-    samples = tuple(item.sample for item in items)
-    return Decoded(samples, newest.sample.time_ms, newest.device_time_ms, flags, None, misses)
+def _reader(spec: RouteSpec) -> Decoder:
+    """The decoder of a route, with what the route says of its lines."""
+    if spec.custom is not None:
+        return spec.custom
+    return csv_decoder(spec.csv) if spec.decoder == "csv" and spec.csv else decoder(spec.decoder)
+
+
+def _first_parse(payload: PayloadSpec, reader: Decoder) -> Callable[[bytes, int], object]:
+    """How every message is read first: as it came, unless the route states how it is wrapped."""
+    if not payload.is_stated:
+        return reader.parse
+    parse, is_text = reader.parse, reader.is_text
+    return lambda wrapped, arrival_ms: parse(stated(wrapped, payload, is_text=is_text), arrival_ms)
+
+
+def _is_computed(found: str | FieldSpec) -> bool:
+    return isinstance(found, FieldSpec) and found.compute is not None
+
+
+def _computed(
+    fields: Mapping[str, str | FieldSpec],
+) -> Iterable[tuple[str, Callable[..., object]]]:
+    for name, found in fields.items():
+        if isinstance(found, FieldSpec) and found.compute is not None:
+            yield name, _followed_by(Formula(found.compute), found)
+
+
+def _followed_by(formula: Formula, found: FieldSpec) -> Callable[..., object]:
+    steps = value_steps(found)
+    if not steps:
+        return formula
+
+    def compute(*scopes: Mapping[str, object]) -> object:
+        value = formula(*scopes)
+        for step in steps:
+            value = step(value)
+        return value
+
+    return compute
+
+
+def _scopes(item: object, levels: Mapping[str, str]) -> tuple[Mapping[str, object], ...]:
+    """Where an expression looks up what is no field: in the message, then in the topic."""
+    return (item, levels) if type(item) is dict else (levels,)
 
 
 class RouteTable:

@@ -1,5 +1,7 @@
 """Numbers with a decimal comma, a unit, a base of sixteen; and texts that only look like them."""
 
+
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ from gateway.core.quantities import number_in
         ("9007199254740993", 9_007_199_254_740_993),
     ],
 )
-def test_a_number_in_text_is_read_with_comma_unit_and_base(text, number):
+def test_a_number_in_text_is_read_with_comma_unit_and_base(text: str, number: float) -> None:
     found = number_in(text)
     assert found == number
     assert type(found) is type(number) or isinstance(found, float)
@@ -50,21 +52,36 @@ def test_a_number_in_text_is_read_with_comma_unit_and_base(text, number):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", " ", "-", ".", ",", "on", "unavailable", "nan", "NaN", "inf", "-Infinity", "°C 21", "~21", "x1"),
+        *(
+            "",
+            " ",
+            "-",
+            ".",
+            ",",
+            "on",
+            "unavailable",
+            "nan",
+            "NaN",
+            "inf",
+            "-Infinity",
+            "°C 21",
+            "~21",
+            "x1",
+        ),
         *("21:30", "2026-03-02", "2026-03-02T10:00:05Z", "12 34", "1.2.3", "192.168.1.7", "5 of 10", "1_000"),
         *("0x", "0xZZ", "0x1F C", "1e999", "21 °C, 40 %", "1,23,456", "٢١", "9" * 80, "21.5;40", "3-4"),
     ],
 )
-def test_what_only_looks_like_a_number_is_none(text):
+def test_what_only_looks_like_a_number_is_none(text: str) -> None:
     assert number_in(text) is None
 
 
 @given(st.text(max_size=80))
-def test_any_text_gives_a_finite_number_or_none(text):
+def test_any_text_gives_a_finite_number_or_none(text: str) -> None:
     found = number_in(text)
     assert found is None or abs(found) < float("inf")
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_what_python_prints_is_read_back(number):
+def test_what_python_prints_is_read_back(number: float) -> None:
     assert number_in(repr(number)) == number

@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from gateway.decode.decoders.plain import parse_json, parse_number, parse_raw, parse_text
+from gateway.decode.decoders.delimited import CsvParser, CsvSpec
+from gateway.decode.decoders.lines import parse_line_protocol, parse_ndjson
+from gateway.decode.decoders.plain import (
+    parse_any_text,
+    parse_comma_number,
+    parse_json,
+    parse_number,
+    parse_raw,
+    parse_text,
+)
 from gateway.decode.decoders.senml import parse_senml
 
 Document = object
@@ -38,12 +47,22 @@ class Decoder:
     """Where an item says, by true, that its device saved it up: then its time is believed."""
     remembers: bool = False
     """Whether a message needs those before it to be understood; see `decode.sparkplug_births`."""
+    is_text: bool = True
+    """Whether a payload is text, whose character set may be another than UTF-8."""
+    forgiving: Parse | None = None
+    """How a payload is read that `parse` and all other ways of reading it refused."""
 
 
 def _cbor() -> Decoder:
     from gateway.decode.decoders.cbor import parse_cbor  # noqa: PLC0415 - needs an extra
 
-    return Decoder(parse_cbor)
+    return Decoder(parse_cbor, is_text=False)
+
+
+def _msgpack() -> Decoder:
+    from gateway.decode.decoders.messagepack import parse_msgpack  # noqa: PLC0415 - only where it is used
+
+    return Decoder(parse_msgpack, is_text=False)
 
 
 def _sparkplug_b() -> Decoder:
@@ -58,14 +77,21 @@ def _sparkplug_b() -> Decoder:
         "unix_ms",
         trusted="is_historical",
         remembers=True,
+        is_text=False,
     )
 
 
 _DECODERS: dict[str, Callable[[], Decoder]] = {
     "json": lambda: Decoder(parse_json),
-    "number": lambda: Decoder(parse_number, single=True),
-    "text": lambda: Decoder(parse_text, single=True),
-    "raw": lambda: Decoder(parse_raw, readings="@"),
+    "ndjson": lambda: Decoder(parse_ndjson, readings="@"),
+    "csv": lambda: csv_decoder(CsvSpec()),
+    "msgpack": _msgpack,
+    "influx": lambda: Decoder(
+        parse_line_protocol, readings="@", timestamp_path="time", timestamp_format="unix_ns"
+    ),
+    "number": lambda: Decoder(parse_number, single=True, forgiving=parse_comma_number),
+    "text": lambda: Decoder(parse_text, single=True, forgiving=parse_any_text),
+    "raw": lambda: Decoder(parse_raw, readings="@", is_text=False),
     "cbor": _cbor,
     "sparkplug_b": _sparkplug_b,
     "senml": lambda: Decoder(
@@ -79,6 +105,11 @@ DECODER_NAMES = tuple(_DECODERS)
 def decoder(name: str) -> Decoder:
     """The decoder called `name`. Raises KeyError or ImportError: the configuration checks both before."""
     return _DECODERS[name]()
+
+
+def csv_decoder(layout: CsvSpec) -> Decoder:
+    """The decoder `csv` for one layout of lines."""
+    return Decoder(CsvParser(layout), readings="@")
 
 
 def missing_extra(name: str) -> str | None:

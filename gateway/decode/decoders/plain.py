@@ -8,6 +8,7 @@ import re
 import orjson
 
 from gateway.core.errors import DecodeError
+from gateway.core.quantities import number_in
 
 Document = object
 
@@ -59,8 +60,24 @@ def parse_number(payload: bytes, _arrival_ms: int = 0) -> Document:
     return number if math.isfinite(number) else None
 
 
+def parse_comma_number(payload: bytes, _arrival_ms: int = 0) -> Document:
+    """A number with a decimal comma. One with a unit is text: `parse: number` reads it."""
+    check_size(payload)
+    number = number_in(payload.decode("latin-1")) if payload.strip()[-1:].isdigit() else None
+    if number is None or b"0x" in payload.lower():
+        raise DecodeError("not a number", reason="number")
+    return number
+
+
 def parse_text(payload: bytes, _arrival_ms: int = 0) -> Document:
-    """UTF-8 text, as one value."""
+    """UTF-8 text, as one value. One with a byte order mark or a NUL may be something else."""
+    if payload[:3] == b"\xef\xbb\xbf" or b"\0" in payload:
+        raise DecodeError("more than plain UTF-8", reason="utf8")
+    return parse_any_text(payload)
+
+
+def parse_any_text(payload: bytes, _arrival_ms: int = 0) -> Document:
+    """UTF-8 text, whatever characters are in it."""
     check_size(payload)
     try:
         return payload.decode()

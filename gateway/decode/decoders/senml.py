@@ -1,4 +1,4 @@
-"""SenML in JSON (RFC 8428), with the base fields resolved into each record."""
+"""SenML in JSON and in CBOR (RFC 8428), with the base fields resolved into each record."""
 
 from __future__ import annotations
 
@@ -8,11 +8,36 @@ from gateway.decode.decoders.plain import parse_json
 # RFC 8428, 4.5.3: a smaller time counts from now, a larger one from 1970.
 ABSOLUTE_TIME_S = 2**28
 _VERSION = 10
+# What begins with it can be no JSON in UTF-8.
+_CBOR_ARRAY = b"\x80"
+# RFC 8428, table 4: the labels of CBOR.
+_LABELS = {
+    **{"-1": "bver", "-2": "bn", "-3": "bt", "-4": "bu", "-5": "bv", "-6": "bs"},
+    **{"0": "n", "1": "u", "2": "v", "3": "vs", "4": "vb", "5": "s", "6": "t", "7": "ut", "8": "vd"},
+}
+
+
+def _from_cbor(payload: bytes) -> object:
+    try:
+        from gateway.decode.decoders.cbor import parse_cbor  # noqa: PLC0415 - needs an extra
+    except ImportError as exc:
+        raise DecodeError(
+            "SenML in CBOR needs a package", reason="senml_cbor", hint="pip install 'mqtt-edge-gateway[cbor]'"
+        ) from exc
+    pack = parse_cbor(payload)
+    if not isinstance(pack, list):
+        return pack
+    return [
+        {_LABELS.get(label, label): value for label, value in record.items()}
+        if isinstance(record, dict)
+        else record
+        for record in pack
+    ]
 
 
 def parse_senml(payload: bytes, arrival_ms: int) -> list[dict[str, object]]:
     """Records with `name`, `value`, `unit` (empty without one), and `time` in seconds where they have one."""
-    pack = parse_json(payload)
+    pack = _from_cbor(payload) if payload[:1] >= _CBOR_ARRAY else parse_json(payload)
     if not isinstance(pack, list):
         raise DecodeError("a SenML pack is a JSON array", reason="senml")
     base: dict[str, object] = {}
