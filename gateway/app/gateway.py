@@ -138,6 +138,11 @@ class Gateway:
         return self.pipeline.misses
 
     @property
+    def oddities(self) -> Mapping[tuple[str, str], int]:
+        """Filtered readings and odd payloads since the start, by (route, what)."""
+        return self.pipeline.oddities
+
+    @property
     def window_counters(self) -> Mapping[str, Counters]:
         """The numbers of each window."""
         return self.pipeline.windows.counters

@@ -133,6 +133,12 @@ class GatewayCollector(Collector):
         for name, label, text, source in (
             ("undecoded", "reason", "Payloads that could not be read.", self._gateway.undecoded),
             ("field_misses", "field", "Fields that were not there.", self._gateway.field_misses),
+            (
+                "decode_oddities",
+                "what",
+                "Readings that a condition filtered, and payloads that were read though they were odd.",
+                self._gateway.oddities,
+            ),
         ):
             family = CounterMetricFamily(f"gateway_{name}", text, labels=["route", label])
             for labels, count in list(source.items()):

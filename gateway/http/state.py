@@ -102,6 +102,7 @@ class State:
             "evicted": groups["evicted"],
             "undecoded": _by_route(gateway.undecoded),
             "field_misses": _by_route(gateway.field_misses),
+            "oddities": _by_route(gateway.oddities),
             "used_bytes": buffer_bytes(gateway),
             "max_bytes": gateway.max_buffer_bytes,
             "uncommitted": gateway.writer.backlog,

@@ -73,6 +73,10 @@ class GatewayView(Protocol):
         """By (route, field)."""
 
     @property
+    def oddities(self) -> Mapping[tuple[str, str], int]:
+        """Filtered readings and odd payloads, by (route, what)."""
+
+    @property
     def window_specs(self) -> Sequence[WindowSpec]: ...
 
     @property

@@ -117,6 +117,8 @@ class Pipeline:
         """(route, reason) of payloads that could not be decoded, since the start."""
         self.misses: Counter[tuple[str, str]] = Counter()
         """(route, field) of fields that were not there, since the start."""
+        self.oddities: Counter[tuple[str, str]] = Counter()
+        """(route, what) of readings that `where` filtered, and of payloads that were odd, since the start."""
         self.presence = Presence()
         """The devices and when each was last heard, since the start."""
         self.skew: Counter[tuple[str, str]] = Counter()
@@ -407,6 +409,10 @@ class Pipeline:
             )
         for field in decoded.misses:
             self.misses[spec.name, field] += 1
+        if decoded.filtered:
+            self.oddities[spec.name, "filtered"] += decoded.filtered
+        for note in decoded.notes:
+            self.oddities[spec.name, note] += 1
         return ""
 
     def _note_clock(self, message: Message, device_time_ms: int, flags: int, spec: RouteSpec) -> None:

@@ -1,7 +1,5 @@
 """Numbers with a decimal comma, a unit, a base of sixteen; and texts that only look like them."""
 
-
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

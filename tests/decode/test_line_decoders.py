@@ -1,8 +1,7 @@
 """Formats with a reading a line, and the binary ones: NDJSON, CSV, line protocol, MessagePack, SenML-CBOR."""
 
-from typing import Any
-
 from datetime import UTC, datetime
+from typing import Any
 
 import cbor2
 import msgpack

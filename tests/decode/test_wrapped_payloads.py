@@ -1,10 +1,9 @@
 """What lies between a payload and its decoder: compression, character sets, base64; and one bad byte."""
 
-from typing import Any
-from collections.abc import Callable
-
 import gzip
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import cbor2
 import msgpack
@@ -32,7 +31,7 @@ def bare_zstd(data: bytes) -> bytes:
     return packer.compress(data)
 
 
-PACKERS = {
+PACKERS: dict[str, Callable[[Any], bytes]] = {
     "gzip": gzip.compress,
     "zlib": zlib.compress,
     "zlib_fast": lambda data: zlib.compress(data, 1),
@@ -112,7 +111,9 @@ def test_a_decimal_comma_is_a_number_and_a_word_is_none() -> None:
         ("ü".encode("latin-1"), PayloadSpec(charset="utf-8"), "charset"),
     ],
 )
-def test_what_is_not_as_stated_is_a_problem_with_its_name(payload: bytes, spec: PayloadSpec, problem: str) -> None:
+def test_what_is_not_as_stated_is_a_problem_with_its_name(
+    payload: bytes, spec: PayloadSpec, problem: str
+) -> None:
     decoded = decode(payload, payload=spec)
     assert (decoded.problem, decoded.samples) == (problem, ())
 
