@@ -22,9 +22,6 @@ from gateway.buffer.startup_command import StartupCommand
 from gateway.buffer.store import Store
 from gateway.core.errors import StoreError
 
-BUFFER_FILE = "events.db"
-"""Its name in the data directory."""
-
 
 class OpenedStore(NamedTuple):
     """A buffer that is open. `marker` is None where commits are not synced: after a power cut it would call

@@ -182,8 +182,6 @@ class Writer:
     When the disk is full it lets `relief` make room before that. When its commits take longer than
     `group_time_s`, groups may be larger by as much, up to LARGEST_STRETCH times: fewer of them cost less.
     `mark` is told how far each commit came, before anybody else is; only for commits that are synced.
-
-    `tick` is a command that joins a group four times a second, and when there is nothing else to do.
     """
 
     def __init__(
@@ -195,7 +193,6 @@ class Writer:
         group_time_s: float = 0.1,
         backlog_limit: int = 20_000,
         backlog_limit_bytes: int = BACKLOG_BYTES,
-        tick: Command | None = None,
         on_rollback: Callable[[], object] = lambda: None,
         relief: Relief | None = None,
         mark: CommitMarker | None = None,
@@ -207,7 +204,7 @@ class Writer:
         self._group_time_s = group_time_s
         self._backlog_limit = backlog_limit
         self._backlog_limit_bytes = backlog_limit_bytes
-        self._tick = tick
+        self._tick: Command | None = None
         self._on_rollback = on_rollback
         self._relief = relief
         self._mark = mark
@@ -220,7 +217,11 @@ class Writer:
         self._stop_waiting = threading.Event()
         self.thread = RoleThread("writer", self._run)
 
-    def start(self) -> None:
+    def start(self, tick: Command | None = None) -> None:
+        """Begin with what is queued already. `tick` joins a group four times a second from now on, and when
+        there is nothing else to do."""
+        self._tick = tick
+        self.metrics.last_commit_at_s = time.monotonic()
         self.thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> bool:

@@ -19,7 +19,7 @@ import typer
 from gateway.buffer.alerts import append_alert
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.lock import DataDirLock
-from gateway.buffer.opening import BUFFER_FILE, OpenedStore, open_buffer
+from gateway.buffer.opening import OpenedStore, open_buffer
 from gateway.buffer.operator_actions import Operation, OperatorActions, operations
 from gateway.buffer.reader import Reader
 from gateway.buffer.repair.recovery import backup_path
@@ -125,7 +125,7 @@ def restore(
 ) -> None:
     """Put a backup in the place of the buffer of a stopped gateway. What was there is kept aside."""
     settings = load_config(config)
-    path = Path(settings.gateway.data_dir) / BUFFER_FILE
+    path = settings.gateway.buffer_path
     path.parent.mkdir(parents=True, exist_ok=True)
     with _stopped(path, "restore"), progress_bar() as progress:
         progress.add_task("copying and checking", total=None)

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gateway.buffer.event_filter import EventFilter
-from gateway.buffer.opening import BUFFER_FILE
 from gateway.config import load_config
 from gateway.core.errors import StoreError, TopicError, UnitError
 from gateway.core.events import Kind, Status
@@ -86,7 +85,7 @@ def progress_bar() -> Progress:
 
 def buffer_path(config: Path) -> Path:
     """Where the buffer of a configuration is. Raises StoreError when there is none."""
-    path: Path = Path(load_config(config).gateway.data_dir) / BUFFER_FILE
+    path = load_config(config).gateway.buffer_path
     if not path.exists():
         raise StoreError(f"there is no buffer at {path}", hint="has the gateway run with this data_dir?")
     return path

@@ -105,13 +105,13 @@ def _next_settings(
 ) -> Config | None:
     """Wait for a reason to start anew: the configuration to go on with, or None when it is time to stop."""
     while True:
-        service.report(gateway.progress, gateway.readiness())
+        service.report(gateway.status.progress, gateway.status.readiness())
         told = signals.wait(min(LOOK_EVERY_S, service.report_every_s or LOOK_EVERY_S))
         if signals.stopping:
             service.stopping()
             return None
-        if gateway.broken:
-            mending.again(gateway.broken)
+        if gateway.status.broken:
+            mending.again(gateway.status.broken)
             return gateway.config
         if not told:
             continue

@@ -47,6 +47,7 @@ from gateway.timekeeping.normalize import SkewPolicy
 from gateway.windows.spec import WindowSpec
 from gateway.wire.encodings import Encoding
 
+BUFFER_FILE = "events.db"
 CLIENT_ID = "gateway-{id}"
 
 
@@ -60,6 +61,11 @@ class GatewaySection(Section):
     topic_prefix: str = setting(
         "gateway", description="First level, or levels, of this gateway's own topics."
     )
+
+    @property
+    def buffer_path(self) -> Path:
+        """The buffer's file."""
+        return self.data_dir / BUFFER_FILE
 
     @field_validator("topic_prefix")
     @classmethod
@@ -242,6 +248,10 @@ class Cloud(Broker):
     downlink: tuple[DownlinkEntry, ...] = setting(
         (), description="Commands: what is taken from the cloud broker and published on the local one."
     )
+
+    @property
+    def audit_s(self) -> float | None:
+        return None if self.audit is None else self.audit / 1000
 
 
 class HomeAssistant(Section):

@@ -92,6 +92,10 @@ class Buffer(Section):
         {}, description="Copies of the buffer while it runs. `off`: none."
     )
 
+    @property
+    def group_time_s(self) -> float:
+        return self.group_commit / 1000
+
 
 _SERVER = (
     PlainSerializer(str, return_type=str),
@@ -142,6 +146,10 @@ class Time(Section):
         description="How far a device time beyond `acceptable_skew` is moved towards the arrival time: 0 "
         "leaves it, 1 takes the arrival time.",
     )
+
+    @property
+    def hold_s(self) -> float:
+        return self.hold / 1000
 
     def sources(self) -> SourceSpec:
         """What `gateway.timekeeping.sources` needs to know."""

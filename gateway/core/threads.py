@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,11 @@ class RoleThread(threading.Thread):
             self.failure = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
             log.critical("the thread %s has ended by an error", self.name, exc_info=exc)
 
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end; not at all when it was never started."""
+        if self.ident is not None:
+            super().join(timeout)
+
     @property
     def problem(self) -> str:
         """Return why it does not run any more; empty while it does, and before its start."""
@@ -41,3 +47,10 @@ class RoleThread(threading.Thread):
         if self._brief or self.ident is None or self.is_alive():
             return ""
         return f"the thread {self.name} has ended"
+
+
+class HasThread(Protocol):
+    """Something that works on a thread of its own, as long as there is one."""
+
+    @property
+    def thread(self) -> RoleThread | None: ...

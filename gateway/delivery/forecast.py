@@ -25,6 +25,7 @@ class Totals(NamedTuple):
     waiting: int = 0
     waiting_bytes: int = 0
     stored: int = 0
+    connected: bool = True  # to the cloud
 
 
 class Forecast(NamedTuple):
@@ -42,6 +43,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._totals: tuple[Totals, ...] = ()  # never changed, only replaced: readers keep what they have
+        self._progress_at_s: float | None = None
 
     def is_due(self, now_s: float) -> bool:
         """Whether it is time for the next totals."""
@@ -49,8 +51,16 @@ class Progress:
 
     def add(self, totals: Totals) -> None:
         """One more second."""
+        last = self._totals[-1] if self._totals else None
+        if last is None or totals.acked != last.acked or not totals.waiting:
+            self._progress_at_s = totals.at_s
         oldest_s = totals.at_s - TREND_OVER_S
         self._totals = (*(one for one in self._totals if one.at_s >= oldest_s), totals)
+
+    def stalled_s(self) -> float:
+        """Return for how long nothing was acknowledged although something waited."""
+        totals, progress_at_s = self._totals, self._progress_at_s
+        return totals[-1].at_s - progress_at_s if totals and progress_at_s is not None else 0.0
 
     def drain_rate(self) -> float:
         """Events a second that the cloud acknowledged over the last minute, or since an outage in it."""
@@ -59,9 +69,14 @@ class Progress:
 
     def backlog_rate(self, measured_s: float) -> float | None:
         """Events a second by which a backlog shrinks beside what comes in live. None as long as the cloud has
-        not acknowledged anything for `measured_s`."""
+        not acknowledged anything for `measured_s`, or there is no connection."""
         drain = _drain(self._totals)
-        if not drain or drain[-1].at_s - drain[0].at_s < measured_s or drain[-1].acked == drain[0].acked:
+        if (
+            not drain
+            or not drain[-1].connected
+            or drain[-1].at_s - drain[0].at_s < measured_s
+            or drain[-1].acked == drain[0].acked
+        ):
             return None
         out_per_s = rate(drain[0], drain[-1], "acked")
         return max(out_per_s - rate(drain[0], drain[-1], "stored"), out_per_s * _LIVE_SHARE)

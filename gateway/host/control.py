@@ -38,17 +38,19 @@ Operation = Callable[[Mapping[str, Any], Report], Mapping[str, Any]]
 class ControlServer:
     """Runs `gateway.control`. It changes nothing itself: operations are commands to the writer."""
 
-    def __init__(self, path: Path, operations: Mapping[str, Operation]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._operations = operations
         self._stopping = threading.Event()
         self.thread = RoleThread("control", self._run)
 
-    def start(self) -> None:
-        """Listen. Call it while holding the data directory's lock: the socket of a dead gateway is replaced.
+    def start(self, operations: Mapping[str, Operation]) -> None:
+        """Listen, for requests that name one of `operations`.
+
+        Call it while holding the data directory's lock: the socket of a dead gateway is replaced.
 
         Raises OSError, also for a path that is too long for a socket (107 bytes).
         """
+        self._operations = operations
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

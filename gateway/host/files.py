@@ -1,9 +1,17 @@
-"""Changes of a folder that a power cut must not undo."""
+"""Files and folders: how large they are, and changes that a power cut must not undo."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes; 0 when there is none. Raises OSError where it is unknown."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def sync_folder(folder: Path) -> None:

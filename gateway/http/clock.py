@@ -7,14 +7,14 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from gateway.http.view import GatewayView
+from gateway.status.gateway_status import GatewayStatus
 from gateway.timekeeping.devices import DeviceClock
 
 SHOWN_DEVICES = 1000
 METRIC_DEVICES = 50  # a label per device: the worst ones, not the whole fleet
 
 
-def clock_status(gateway: GatewayView) -> dict[str, Any]:
+def clock_status(gateway: GatewayStatus) -> dict[str, Any]:
     """The gateway's own time: state, source, uncertainty, drift, and every source."""
     status = gateway.timekeeper.status()
     sources = [
@@ -37,7 +37,7 @@ def clock_status(gateway: GatewayView) -> dict[str, Any]:
     return status._asdict() | {"sources": sources}
 
 
-def device_clocks(gateway: GatewayView) -> dict[str, Any]:
+def device_clocks(gateway: GatewayStatus) -> dict[str, Any]:
     """The devices, the most wrong first."""
     devices = gateway.device_clocks
     return {
@@ -52,7 +52,7 @@ def _device(clock: DeviceClock) -> Mapping[str, Any]:
     return clock._asdict()
 
 
-def clock_metrics(gateway: GatewayView) -> Iterator[Metric]:
+def clock_metrics(gateway: GatewayStatus) -> Iterator[Metric]:
     """The same as metrics."""
     yield from _own_clock(gateway)
     yield from _devices(gateway)
@@ -68,7 +68,7 @@ def clock_metrics(gateway: GatewayView) -> Iterator[Metric]:
         yield family
 
 
-def _own_clock(gateway: GatewayView) -> Iterator[Metric]:
+def _own_clock(gateway: GatewayStatus) -> Iterator[Metric]:
     status = gateway.timekeeper.status()
     state = GaugeMetricFamily("gateway_clock_state", "1 for the state the clock is in.", labels=["state"])
     for name in ("unset", "free", "synchronised", "holdover"):
@@ -99,7 +99,7 @@ def _own_clock(gateway: GatewayView) -> Iterator[Metric]:
     yield from (jumps, offsets)
 
 
-def _devices(gateway: GatewayView) -> Iterator[Metric]:
+def _devices(gateway: GatewayStatus) -> Iterator[Metric]:
     devices = gateway.device_clocks
     wrong = devices.wrong()
     yield GaugeMetricFamily("gateway_devices_watched", "Devices with a known clock.", value=devices.watched)

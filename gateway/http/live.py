@@ -40,7 +40,6 @@ class Live:
     async def run(self) -> None:
         """Until `close`."""
         while not self._closed:
-            self._state.sample()
             if self.listeners:
                 self._number += 1
                 self._frame = self._make_frame()

@@ -12,15 +12,15 @@ from gateway.buffer.repair.recovery import backup_path
 from gateway.core.events import Status
 from gateway.flow.capacity import Action
 from gateway.http.clock import clock_metrics
-from gateway.http.view import GatewayView, buffer_bytes
+from gateway.status.gateway_status import GatewayStatus
 from gateway.windows.counters import LEVELS, Counters
 
 
 class GatewayCollector(Collector):
     """Reads the running gateway at each scrape; nothing on the hot path knows of it."""
 
-    def __init__(self, gateway: GatewayView) -> None:
-        self._gateway = gateway
+    def __init__(self, status: GatewayStatus) -> None:
+        self._status = status
 
     def collect(self) -> Iterable[Metric]:
         yield from self._buffer()
@@ -33,10 +33,10 @@ class GatewayCollector(Collector):
         yield from self._drain()
         yield from self._downlink()
         yield from self._flow()
-        yield from clock_metrics(self._gateway)
+        yield from clock_metrics(self._status)
 
     def _buffer(self) -> Iterator[Metric]:
-        counts = dict(self._gateway.store.counts)
+        counts = dict(self._status.store.counts)
         events = GaugeMetricFamily(
             "gateway_buffer_events", "Events in the buffer, by status.", labels=["status"]
         )
@@ -54,15 +54,16 @@ class GatewayCollector(Collector):
                 if counter == name:
                     family.add_metric([value], count)
             yield family
-        yield GaugeMetricFamily(
-            "gateway_buffer_file_bytes", "Size of the buffer's files.", value=buffer_bytes(self._gateway)
-        )
+        if (file_bytes := self._status.buffer_bytes) is not None:
+            yield GaugeMetricFamily(
+                "gateway_buffer_file_bytes", "Size of the buffer's files.", value=file_bytes
+            )
         yield GaugeMetricFamily(
             "gateway_buffer_max_bytes",
             "What the buffer may take on the disk.",
-            value=self._gateway.max_buffer_bytes,
+            value=self._status.max_buffer_bytes,
         )
-        space = self._gateway.space
+        space = self._status.space
         for name, text, level in (
             ("buffer_wal_bytes", "Size of the write-ahead log.", space.wal_bytes()),
             ("disk_free_bytes", "What is free on the buffer's disk.", space.free_bytes),
@@ -75,10 +76,10 @@ class GatewayCollector(Collector):
         ratios = GaugeMetricFamily(
             "gateway_payload_stored_ratio", "What is left of a byte of a route's payloads.", labels=["route"]
         )
-        for route, ratio in self._gateway.store.compressor.ratios().items():
+        for route, ratio in self._status.store.compressor.ratios().items():
             ratios.add_metric([route], ratio)
         yield ratios
-        metrics = self._gateway.upkeep.metrics
+        metrics = self._status.upkeep.metrics
         for name, text, value in (
             (
                 "verified_events",
@@ -101,11 +102,11 @@ class GatewayCollector(Collector):
             yield GaugeMetricFamily(f"gateway_buffer_{name}", text, value=level)
 
     def _backup_time_s(self) -> float:
-        backup = backup_path(self._gateway.buffer_path)
+        backup = backup_path(self._status.buffer_path)
         return backup.stat().st_mtime if backup.exists() else 0.0
 
     def _writer(self) -> Iterator[Metric]:
-        metrics = self._gateway.writer.metrics
+        metrics = self._status.writer.metrics
         yield CounterMetricFamily("gateway_commits", "Group commits.", value=metrics.groups)
         yield CounterMetricFamily(
             "gateway_commit_failures", "Groups that were rolled back.", value=metrics.failures
@@ -126,18 +127,18 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily(
             "gateway_ingest_backlog_events",
             "Messages that wait for their commit.",
-            value=self._gateway.writer.backlog,
+            value=self._status.writer.backlog,
         )
 
     def _decoding(self) -> Iterator[Metric]:
         for name, label, text, source in (
-            ("undecoded", "reason", "Payloads that could not be read.", self._gateway.undecoded),
-            ("field_misses", "field", "Fields that were not there.", self._gateway.field_misses),
+            ("undecoded", "reason", "Payloads that could not be read.", self._status.undecoded),
+            ("field_misses", "field", "Fields that were not there.", self._status.field_misses),
             (
                 "decode_oddities",
                 "what",
                 "Readings that a condition filtered, and payloads that were read though they were odd.",
-                self._gateway.oddities,
+                self._status.oddities,
             ),
         ):
             family = CounterMetricFamily(f"gateway_{name}", text, labels=["route", label])
@@ -149,12 +150,12 @@ class GatewayCollector(Collector):
         family = CounterMetricFamily(
             "gateway_sparkplug", "What became of Sparkplug's edge nodes and their metrics.", labels=["what"]
         )
-        for what, count in list(self._gateway.sparkplug.items()):
+        for what, count in list(self._status.sparkplug.items()):
             family.add_metric([what], count)
         yield family
 
     def _windows(self) -> Iterator[Metric]:
-        counters = self._gateway.window_counters
+        counters = self._status.window_counters
         for field in fields(Counters):
             level = field.name in LEVELS
             family: GaugeMetricFamily | CounterMetricFamily = (
@@ -171,14 +172,14 @@ class GatewayCollector(Collector):
         connects = CounterMetricFamily("gateway_link_connects", "Connections made.", labels=["link"])
         failures = CounterMetricFamily("gateway_link_failures", "Connections lost.", labels=["link"])
         alive = GaugeMetricFamily("gateway_thread_alive", "Whether the thread runs.", labels=["thread"])
-        for link in self._gateway.links:
+        for link in self._status.links:
             up.add_metric([link.name], link.connected)
             connects.add_metric([link.name], link.metrics.connects)
             failures.add_metric([link.name], link.metrics.failures)
-            alive.add_metric([link.name], link.alive)
-        alive.add_metric(["writer"], self._gateway.writer.alive)
+        for thread in self._status.threads:
+            alive.add_metric([thread.role], not thread.problem)
         yield from (up, connects, failures, alive)
-        bridges = self._gateway.bridges
+        bridges = self._status.bridges
         for name, text, value in (
             ("sent_events", "Events sent to the cloud.", sum(b.metrics.events_sent for b in bridges)),
             ("acked_events", "Events the cloud took.", sum(b.metrics.events_acked for b in bridges)),
@@ -194,11 +195,11 @@ class GatewayCollector(Collector):
             yield CounterMetricFamily(f"gateway_bridge_{name}", text, value=value)
 
     def _drain(self) -> Iterator[Metric]:
-        forecast = self._gateway.forecast()
+        forecast = self._status.forecast()
         yield GaugeMetricFamily(
             "gateway_drain_rate_events",
             "Events a second that the cloud took, over the last minute.",
-            value=self._gateway.drain.drain_rate(),
+            value=self._status.drain.drain_rate(),
         )
         remaining = GaugeMetricFamily(
             "gateway_drain_seconds_remaining",
@@ -209,7 +210,7 @@ class GatewayCollector(Collector):
         yield remaining
 
     def _downlink(self) -> Iterator[Metric]:
-        downlink = self._gateway.downlink
+        downlink = self._status.downlink
         if downlink is None:
             return
         family = CounterMetricFamily(
@@ -220,7 +221,7 @@ class GatewayCollector(Collector):
         yield family
 
     def _flow(self) -> Iterator[Metric]:
-        signal, load = self._gateway.signal, self._gateway.load
+        signal, load = self._status.signal, self._status.load
         state = GaugeMetricFamily(
             "gateway_backpressure", "1 for what is asked of devices.", labels=["action"]
         )

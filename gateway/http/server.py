@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -20,16 +19,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from gateway.core.errors import GatewayError
+from gateway.core.threads import RoleThread
 from gateway.http.api import Api, json_answer
 from gateway.http.assets import Assets
 from gateway.http.clock import clock_status, device_clocks
 from gateway.http.guard import COOKIE, Access, Guard
-from gateway.http.history import History
 from gateway.http.live import Live
 from gateway.http.metrics import GatewayCollector
 from gateway.http.results import Results
 from gateway.http.state import State
-from gateway.http.view import GatewayView
+from gateway.status.gateway_status import GatewayStatus
 
 MAX_CONNECTIONS = 200
 _MAX_FORM_BYTES = 4096
@@ -40,19 +39,24 @@ _SESSION_S = 30 * 24 * 3600
 class HttpServer:
     """Serves one gateway, on a thread `gateway.http`. It only reads."""
 
-    def __init__(self, gateway: GatewayView, host: str, port: int, access: Access | None = None) -> None:
-        self._gateway = gateway
+    def __init__(self, host: str, port: int, access: Access | None = None) -> None:
+        self.thread = RoleThread("http", self._run)
         self._address = (host, port)
         self._access = access or Access()
-        self._results = Results(gateway.buffer_path)
-        self._state = State(gateway, History(), self._results)
         self._assets = Assets()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, status: GatewayStatus) -> None:
+        """Listen, and show `status`. Raises GatewayError when the address is taken or not ours."""
+        self._socket = self._listen()
+        self._status = status
+        self._results = Results(status.buffer_path)
+        self._state = State(status, self._results)
+        self._live = Live(self._state, self._results)
         self._registry = CollectorRegistry()
-        self._registry.register(GatewayCollector(gateway))
+        self._registry.register(GatewayCollector(status))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._live = Live(self._state, self._results)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._app(),
@@ -64,30 +68,32 @@ class HttpServer:
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
-
-    def start(self) -> None:
-        """Listen. Raises GatewayError when the address cannot be had."""
-        try:
-            family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-            self._socket = socket.create_server(self._address, family=family)
-        except OSError as exc:
-            host, port = self._address
-            raise GatewayError(
-                f"http.listen {host}:{port} cannot be had: {exc.strerror}",
-                hint="choose another address, or `http: off`",
-            ) from exc
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="gateway.http", daemon=True
-        )
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
+        if self.thread.ident is None:
+            return
         self._server.should_exit = True
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop may have ended by itself
                 self._loop.call_soon_threadsafe(self._let_go)
-        self._thread.join(5.0)
+        self.thread.join(5.0)
         self._socket.close()
+
+    def _run(self) -> None:
+        self._server.run([self._socket])
+
+    def _listen(self) -> socket.socket:
+        host, port = self._address
+        try:
+            return socket.create_server(
+                self._address, family=socket.AF_INET6 if ":" in host else socket.AF_INET
+            )
+        except OSError as exc:
+            raise GatewayError(
+                f"http.listen {host}:{port} cannot be had: {exc.strerror}",
+                hint="choose another address, or `http: off`",
+            ) from exc
 
     @property
     def port(self) -> int:
@@ -150,16 +156,16 @@ class HttpServer:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _healthz(self, _request: Request) -> Response:
-        return _answer(self._gateway.health())
+        return _answer(self._status.health())
 
     async def _readyz(self, _request: Request) -> Response:
-        return _answer(self._state.problems(), progress=self._state.progress())
+        return _answer(self._status.readiness(), progress=self._state.progress())
 
     async def _clock(self, _request: Request) -> Response:
-        return json_answer(clock_status(self._gateway))
+        return json_answer(clock_status(self._status))
 
     async def _clock_devices(self, _request: Request) -> Response:
-        return json_answer(device_clocks(self._gateway))
+        return json_answer(device_clocks(self._status))
 
 
 def _answer(problems: list[str], **more: Any) -> Response:

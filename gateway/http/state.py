@@ -9,10 +9,10 @@ from typing import Any
 from gateway import __version__
 from gateway.core.events import Status
 from gateway.decode.presence import Device
-from gateway.http.history import STALLED_AFTER_S, History
+from gateway.http.clock import clock_status
 from gateway.http.results import Results
-from gateway.http.view import GatewayView, buffer_bytes
 from gateway.mqtt.link import Link
+from gateway.status.gateway_status import GatewayStatus
 from gateway.timekeeping.devices import DeviceClock
 from gateway.windows.spec import WindowSpec
 
@@ -20,21 +20,16 @@ LISTED_DEVICES = 50
 
 
 class State:
-    """Puts together what the gateway tells. `sample` once a second; the rest when somebody asks."""
+    """Puts together what the gateway tells, when somebody asks."""
 
-    def __init__(self, gateway: GatewayView, history: History, results: Results) -> None:
-        self._gateway = gateway
-        self._history = history
+    def __init__(self, status: GatewayStatus, results: Results) -> None:
+        self._status = status
         self._results = results
-
-    def sample(self) -> None:
-        """One more row of the history."""
-        self._history.add(self._gateway.clock.now_ms(), self._gateway.totals())
 
     def whole(self) -> dict[str, Any]:
         """Everything but history and results, small enough to be sent every second."""
         return {
-            "time_ms": self._gateway.clock.now_ms(),
+            "time_ms": self._status.clock.now_ms(),
             "gateway": self.about(),
             "rates": self.rates(),
             "buffer": self.buffer(),
@@ -47,9 +42,9 @@ class State:
 
     def about(self) -> dict[str, Any]:
         """Who it is and how it is."""
-        gateway = self._gateway
+        gateway = self._status
         now_ms = gateway.clock.now_ms()
-        problems = self.problems()
+        problems = gateway.readiness()
         return {
             "id": gateway.gateway_id,
             "version": __version__,
@@ -60,38 +55,29 @@ class State:
             "listens": list(gateway.topic_filters),
         }
 
-    def problems(self) -> list[str]:
-        """Why it does not do its work, judged by progress; empty when it does."""
-        problems = self._gateway.readiness()
-        stalled_s = self._history.stalled_s()
-        if self._bridge_connected and stalled_s > STALLED_AFTER_S:
-            problems.append(f"connected to the cloud, but it has acknowledged nothing for {stalled_s:.0f} s")
-        return problems
-
     def progress(self) -> dict[str, float | None]:
         """How long ago, in seconds, the last commit and the last acknowledgement were, and the lag of the
         watermark that is furthest behind."""
-        since_commit_s = self._gateway.clock.monotonic_s() - self._gateway.writer.metrics.last_commit_at_s
         lags = [lag for window in self.windows() if (lag := window["lag_ms"]) is not None]
         return {
-            "since_commit_s": round(since_commit_s, 1),
-            "since_ack_s": round(self._history.stalled_s(), 1) if self._gateway.bridges else None,
+            "since_commit_s": round(self._status.since_commit_s, 1),
+            "since_ack_s": round(self._status.drain.stalled_s(), 1) if self._status.bridges else None,
             "watermark_lag_s": max(lags) / 1000 if lags else None,
         }
 
     def rates(self) -> dict[str, float]:
         """Per second: `…_per_s` over the last few seconds, `…_now` in the last one."""
         names = {"in": "taken_in", "out": "acked", "results": "derived"}
-        latest = self._history.latest
+        latest = self._status.history.latest
         return {
-            **{f"{name}_per_s": round(self._history.rate(of), 1) for name, of in names.items()},
+            **{f"{name}_per_s": round(self._status.history.rate(of), 1) for name, of in names.items()},
             "in_now": round(latest.in_per_s, 1) if latest else 0.0,
             "out_now": round(latest.out_per_s, 1) if latest else 0.0,
         }
 
     def buffer(self) -> dict[str, Any]:
         """Events by status, messages by outcome, the room on disk and where the backlog goes."""
-        gateway = self._gateway
+        gateway = self._status
         counts = dict(gateway.store.counts)
         groups = {name: _labels(counts, name) for name in ("outcome", "rejected", "appended", "evicted")}
         return {
@@ -103,7 +89,7 @@ class State:
             "undecoded": _by_route(gateway.undecoded),
             "field_misses": _by_route(gateway.field_misses),
             "oddities": _by_route(gateway.oddities),
-            "used_bytes": buffer_bytes(gateway),
+            "used_bytes": gateway.buffer_bytes,
             "max_bytes": gateway.max_buffer_bytes,
             "uncommitted": gateway.writer.backlog,
             "commit_s": gateway.writer.metrics.last_commit_s,
@@ -114,9 +100,9 @@ class State:
 
     def windows(self) -> list[dict[str, Any]]:
         """Each window with its shape, its counters and how far its watermark is behind."""
-        counters, now_ms = self._gateway.window_counters, self._gateway.clock.now_ms()
+        counters, now_ms = self._status.window_counters, self._status.clock.now_ms()
         found = []
-        for spec in self._gateway.window_specs:
+        for spec in self._status.window_specs:
             numbers = counters.get(spec.name)
             if numbers is None:
                 continue
@@ -127,17 +113,17 @@ class State:
 
     def links(self) -> list[dict[str, Any]]:
         """The MQTT connections."""
-        return [_link(link) for link in self._gateway.links]
+        return [_link(link) for link in self._status.links]
 
     def devices(self, listed: int = LISTED_DEVICES) -> dict[str, Any]:
         """How many devices there are, and those that fell silent, have a wrong clock, or cannot be read."""
-        devices = self._gateway.presence.devices(self._gateway.clock.now_ms())
+        devices = self._status.presence.devices(self._status.clock.now_ms())
         silent = [device for device in devices if device.silent]
         unreadable = sorted(device for device in devices if device.undecoded)
-        wrong = self._gateway.device_clocks.wrong()
+        wrong = self._status.device_clocks.wrong()
         return {
             "known": len(devices),
-            "unwatched_messages": self._gateway.presence.unwatched,
+            "unwatched_messages": self._status.presence.unwatched,
             "silent_count": len(silent),
             "silent": [device._asdict() for device in silent[:listed]],
             "wrong_clock_count": len(wrong),
@@ -148,22 +134,18 @@ class State:
 
     def all_devices(self) -> list[Device]:
         """Every device, the one heard longest ago first."""
-        return self._gateway.presence.devices(self._gateway.clock.now_ms())
+        return self._status.presence.devices(self._status.clock.now_ms())
 
     def history(self) -> list[tuple[int, float, float, int]]:
         """`[time_ms, in_per_s, out_per_s, waiting]` for each second that is kept."""
         return [
-            (r.time_ms, round(r.in_per_s, 1), round(r.out_per_s, 1), r.waiting) for r in self._history.rows()
+            (r.time_ms, round(r.in_per_s, 1), round(r.out_per_s, 1), r.waiting)
+            for r in self._status.history.rows()
         ]
 
     def sections(self) -> dict[str, Mapping[str, object]]:
-        """What further parts of the gateway tell, as far as they have something to say."""
-        found = ((name, section()) for name, section in self._gateway.sections.items())
-        return {name: told for name, told in found if told is not None}
-
-    @property
-    def _bridge_connected(self) -> bool:
-        return any(link.connected for link in self._gateway.bridge_links)
+        """Return what further parts of the gateway tell."""
+        return {"clock": clock_status(self._status), "backpressure": self._status.backpressure.describe()}
 
 
 def _shape(spec: WindowSpec) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class Stage:
 
     def mend_line(self) -> None:
         self._line.mend()
-        for link in self._gateway.bridge_links:
+        for link in self._gateway.status.bridge_links:
             link.retry_now()  # or the demo would wait out a pause of up to half a minute
 
     def silence_fleet(self) -> None:
@@ -179,8 +179,8 @@ class Stage:
         return self._fleet.finished.is_set()
 
     def numbers(self) -> Numbers:
-        counts = dict(self._gateway.store.counts)
-        windows = self._gateway.pipeline.windows.counters
+        counts = dict(self._gateway.status.store.counts)
+        windows = self._gateway.status.window_counters
         failure = self._receiver.failure
         return Numbers(
             self._fleet.sent,
@@ -195,13 +195,13 @@ class Stage:
             counts.get(("appended", "aggregate"), 0),
             sum(each.open_windows for each in windows.values()),
             self._line.up,
-            any(link.connected for link in self._gateway.bridge_links),
+            any(link.connected for link in self._gateway.status.bridge_links),
             str(failure) if failure else "",
         )
 
     def count(self) -> Counted:
         """Count everything anew; after `stop`. Raises OSError."""
-        reader = Reader(self._gateway.buffer_path)
+        reader = Reader(self._gateway.status.buffer_path)
         try:
             found = audit(reader)
         finally:

@@ -38,30 +38,35 @@ class PressureSource(Protocol):
 class Backpressure:
     """Once a second: look, decide, tell. `check` runs on the writer's thread; `signal` is read by any."""
 
-    def __init__(self, clock: Clock, memory_bytes: int, buffer_bytes: int) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        memory_bytes: int,
+        buffer_bytes: int,
+        admission: Admission,
+        source: PressureSource,
+        announce: Callable[[bytes], None],
+    ) -> None:
+        """`source` is slowed down, `announce` gets the payload of each new signal, the first one at once."""
         self.signal = Signal()
         self.load = Load()
-        self.admission = Admission()
+        self._admission = admission
         self._clock = clock
         self._memory_bytes = memory_bytes
         self._buffer_bytes = buffer_bytes
         self._machine = ProcessLoad()
         self._capacity = CapacityCheck()
-        self._source: PressureSource | None = None
-        self._announce: Callable[[bytes], None] = lambda _: None
+        self._source = source
+        self._announce = announce
         self._checked_s = clock.monotonic_s()
         self._taken_in = 0
         self._read = (0, 0)
         self._rate_per_s = 0.0
-
-    def connect(self, source: PressureSource, announce: Callable[[bytes], None]) -> None:
-        """`source` is slowed down from now on, and `announce` gets the payload of each new signal."""
-        self._source, self._announce = source, announce
+        announce(backpressure_payload(self.signal))
 
     def describe(self) -> dict[str, object]:
-        """What was decided and why, as plain values; from any thread."""
-        signal = self.signal
-        return {**_told(signal), "level": signal.level, "load": asdict(self.load)}
+        """Return what was decided and why, as plain values; from any thread."""
+        return pressure_values(self.signal, self.load)
 
     def check(self, writer: Writer, used_bytes: Callable[[], int]) -> None:
         """Weigh the load, if it is time, and let everyone know."""
@@ -73,9 +78,8 @@ class Backpressure:
         self._note_rate(writer.metrics.grouped_events, elapsed_s)
         self.load = self._measure(writer, used_bytes())
         before, self.signal = self.signal, self._capacity.check_capacity(self.load, elapsed_s)
-        self.admission.follow(self.signal)
-        if self._source is not None:
-            self._source.ack_delay_s = ack_delay_s(self.signal.level, self._source.window, self._rate_per_s)
+        self._admission.follow(self.signal)
+        self._source.ack_delay_s = ack_delay_s(self.signal.level, self._source.window, self._rate_per_s)
         if _says_more(before, self.signal):
             self._announce(backpressure_payload(self.signal))
         if before.action is not self.signal.action:
@@ -98,16 +102,18 @@ class Backpressure:
         )
 
     def _window_fill(self) -> float:
-        source = self._source
-        return min(1.0, source.unacknowledged / source.window) if source is not None else 0.0
+        return min(1.0, self._source.unacknowledged / self._source.window)
 
     def _intake(self) -> float:
         """The share of the messages that had to wait until they were read."""
-        if self._source is None:
-            return 0.0
         (messages, waited), before = self._source.read, self._read
         self._read = (messages, waited)
         return (waited - before[1]) / (messages - before[0]) if messages > before[0] else 0.0
+
+
+def pressure_values(signal: Signal, load: Load) -> dict[str, object]:
+    """Return a signal and what it was decided from, as plain values."""
+    return {**_told(signal), "level": signal.level, "load": asdict(load)}
 
 
 def _says_more(before: Signal, now: Signal) -> bool:

@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from gateway.app.gateway import Gateway
+from gateway.app.processing import bounded
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.reader import Reader
 from gateway.config import load_config
+from gateway.config.specs import memory_bytes
+from gateway.flow.memory import memory_budget
 from gateway.host.systemd import Service
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import HOST, PATIENCE_S, GatewayProcess, gateway_config, wait_until
@@ -82,7 +85,7 @@ def test_the_watchdog_starves_while_the_writer_hangs(tmp_path: Path) -> None:
     service = Service({"NOTIFY_SOCKET": heard.name, "WATCHDOG_USEC": "3000000"})
 
     def fed() -> bool:
-        service.report(gateway.progress, [])
+        service.report(gateway.status.progress, [])
         return "WATCHDOG=1" in heard.next()
 
     try:
@@ -93,7 +96,7 @@ def test_the_watchdog_starves_while_the_writer_hangs(tmp_path: Path) -> None:
             hanging.set()
             go_on.wait()
 
-        asked = threading.Thread(target=lambda: gateway.writer.call_outside(hang))
+        asked = threading.Thread(target=lambda: gateway.status.writer.call_outside(hang))
         asked.start()
         assert hanging.wait(PATIENCE_S)
         fed()  # what it did until then
@@ -170,5 +173,6 @@ def test_a_window_without_a_limit_gets_the_one_that_the_memory_sets(tmp_path: Pa
     window = {"route": "sensors", "field": "v", "window": {"type": "count", "count": 3}}
     windows = [{"name": "a", **window}, {"name": "b", "max_keys": 7, **window}]
     config = gateway_config(tmp_path, NOBODY, windows=windows, flow={"memory": "128MiB"})
-    gateway = Gateway(load_config(config))
-    assert [spec.max_keys for spec in gateway._bounded(gateway.config.window_specs())] == [52_428, 7]
+    settings = load_config(config)
+    budget = memory_budget(memory_bytes(settings.flow))
+    assert [spec.max_keys for spec in bounded(settings.window_specs(), budget)] == [52_428, 7]

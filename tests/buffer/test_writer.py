@@ -68,13 +68,13 @@ class Broken(Append):
 
 
 @contextmanager
-def written(path: Path, *queued: Command, **options: Any) -> Iterator[Writer]:
+def written(path: Path, *queued: Command, tick: Command | None = None, **options: Any) -> Iterator[Writer]:
     """A running writer whose first group is `queued`."""
     with opened(path) as store:
         writer = Writer(store, **options)
         for command in queued:
             writer.submit(command)
-        writer.start()
+        writer.start(tick)
         try:
             yield writer
         finally:

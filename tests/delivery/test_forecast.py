@@ -91,3 +91,16 @@ def test_the_backlogs_rate_is_known_once_it_was_measured_for_long_enough() -> No
 def test_only_the_last_minute_counts() -> None:
     made = progress(*(Totals(s, acked=min(s, 100) * 50, waiting=5) for s in range(200)))
     assert made.drain_rate() == 0
+
+
+def test_no_progress_although_something_waits_is_a_stall_and_an_empty_buffer_is_none() -> None:
+    waiting = progress(Totals(0, acked=5), *(Totals(s, acked=9, waiting=3) for s in range(1, 100)))
+    idle = progress(*(Totals(s, acked=9) for s in range(100)))
+    assert (waiting.stalled_s(), idle.stalled_s()) == (98, 0)
+
+
+def test_a_backlog_has_no_rate_without_a_connection() -> None:
+    made = progress(*(Totals(s, acked=100 * s, waiting=9000) for s in range(20)))
+    assert made.backlog_rate(10) is not None
+    made.add(Totals(20, acked=2000, waiting=9000, connected=False))
+    assert made.backlog_rate(10) is None

@@ -38,8 +38,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(path: Path) -> Iterator[ControlServer]:
-    server = ControlServer(path, {"echo": echo, "refuse": refuse, "crash": crash})
-    server.start()
+    server = ControlServer(path)
+    server.start({"echo": echo, "refuse": refuse, "crash": crash})
     yield server
     server.stop()
 
@@ -115,8 +115,8 @@ def test_a_client_that_goes_away_ends_its_own_work_only(path: Path) -> None:
             ended.set()
         return {}
 
-    server = ControlServer(path, {"work": work, "echo": echo})
-    server.start()
+    server = ControlServer(path)
+    server.start({"work": work, "echo": echo})
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(path))
@@ -136,8 +136,8 @@ def test_a_stop_ends_the_work_under_way_and_tells_the_client(path: Path) -> None
             report(1, 2)
             working.set()
 
-    server = ControlServer(path, {"work": work})
-    server.start()
+    server = ControlServer(path)
+    server.start({"work": work})
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(path))
@@ -155,8 +155,8 @@ def test_the_socket_of_a_dead_gateway_is_replaced(path: Path) -> None:
         dead.bind(str(path))
     with pytest.raises(ControlError, match="cannot be asked"):
         ask(path, {"do": "echo"}, silent)
-    server = ControlServer(path, {"echo": echo})
-    server.start()
+    server = ControlServer(path)
+    server.start({"echo": echo})
     assert ask(path, {"do": "echo", "word": 1}, silent) == {"echo": 1}
     server.stop()
 
@@ -165,4 +165,4 @@ def test_a_path_that_is_too_long_for_a_socket_is_an_os_error(tmp_path: Path) -> 
     folder = tmp_path / ("x" * 120)
     folder.mkdir()
     with pytest.raises(OSError, match="too long"):
-        ControlServer(folder / SOCKET_FILE, {}).start()
+        ControlServer(folder / SOCKET_FILE).start({})

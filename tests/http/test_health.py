@@ -60,7 +60,8 @@ def test_every_metric_is_well_formed_and_counts_what_came(
         assert windowed["minute"] == 1
         assert families["gateway_undecoded"].samples[0].value == 1
         alive = {s.labels["thread"]: s.value for s in families["gateway_thread_alive"].samples}
-        assert alive == {"ingest": 1, "republish": 1, "writer": 1}
+        names = ("control", "http", "ingest", "republish", "timekeeper", "upkeep", "writer")
+        assert alive == dict.fromkeys(names, 1)
 
 
 def test_an_address_that_is_taken_is_a_clear_error(tmp_path: Path) -> None:

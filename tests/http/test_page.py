@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from gateway.core.clock import SteadyClock
 from gateway.core.events import Priority
 from gateway.flow.capacity import Action, Load, Signal
-from gateway.pipeline.backpressure import Backpressure
+from gateway.pipeline.backpressure import pressure_values
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.places import ROOT
 from tests.support.ports import free_port
@@ -137,25 +136,26 @@ def test_on_a_phone_in_the_dark_and_by_keyboard(chromium: Browser, quiet: str) -
     assert watched.faults == []
 
 
-def told(signal: Signal, load: Load) -> dict[str, Any]:
-    """What `Backpressure.describe` makes of it."""
-    made = Backpressure(SteadyClock(), 1, 1)
-    made.signal, made.load = signal, load
-    return made.describe()
-
-
 CLOCK = {"certain": True, "system_offset_s": 0.0, "steps": 0, "jumps": {}, "held_events": 0}
 NTP = {"name": "ntp a", "role": "chosen", "offset_s": -0.00012, "uncertainty_s": 0.004, "problem": ""}
 GPS = {"name": "gps", "role": "silent", "problem": "gpsd does not answer"}
 OVERLOAD = Signal(Action.REJECT_LOW_PRIORITY, priority_threshold=Priority.LOW, reasons=("buffer",))
 SECTIONS: list[tuple[str, dict[str, Any], list[str]]] = [
-    ("backpressure", told(Signal(), Load()), ["Backpressure", "none", "Everything is taken as it comes"]),
     (
         "backpressure",
-        told(Signal(Action.SLOW_DOWN, 1.5, 1000, 0.32, None, ("cpu",)), Load(cpu=0.97)),
+        pressure_values(Signal(), Load()),
+        ["Backpressure", "none", "Everything is taken as it comes"],
+    ),
+    (
+        "backpressure",
+        pressure_values(Signal(Action.SLOW_DOWN, 1.5, 1000, 0.32, None, ("cpu",)), Load(cpu=0.97)),
         ["slow down", "wait 1 s", "keep 32 % of their messages. Too much: processor.", "97 %"],
     ),
-    ("backpressure", told(OVERLOAD, Load()), ["reject", "of priority low and below", "Too much: buffer."]),
+    (
+        "backpressure",
+        pressure_values(OVERLOAD, Load()),
+        ["reject", "of priority low and below", "Too much: buffer."],
+    ),
     (
         "clock",
         CLOCK

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from gateway.decode.presence import Presence
-from gateway.http.history import History
 from gateway.http.results import Results
 from gateway.http.state import State
-from gateway.http.view import GatewayView
+from gateway.status.gateway_status import GatewayStatus
 from gateway.testing import ManualClock
 from gateway.timekeeping.devices import DeviceClocks
 
@@ -18,7 +17,7 @@ MINUTE_MS = 60_000
 
 def devices_of(presence: Presence, clocks: DeviceClocks, now_ms: int) -> dict[str, Any]:
     gateway = SimpleNamespace(presence=presence, device_clocks=clocks, clock=ManualClock(now_ms))
-    return State(cast(GatewayView, gateway), cast(History, None), cast(Results, None)).devices(listed=1)
+    return State(cast(GatewayStatus, gateway), cast(Results, None)).devices(listed=1)
 
 
 def test_wrong_clocks_are_those_that_the_estimate_finds_the_worst_first() -> None:

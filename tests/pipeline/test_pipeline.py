@@ -768,9 +768,9 @@ def test_a_batch_is_acknowledged_after_its_commit_and_only_then(world: World) ->
         seen.append((messages, with_reader.count_by_status()))
         with_reader.close()
 
-    writer = Writer(world.store, tick=Tick(world.pipeline, lambda: None))
+    writer = Writer(world.store)
     writer.submit(AppendBatch(world.pipeline, batch, acknowledge, lambda *_: seen.append("failed")))
-    writer.start()
+    writer.start(Tick(world.pipeline, lambda: None))
     assert writer.stop()
     assert seen == [(batch, {int(Status.PENDING): 1})]
 

@@ -69,13 +69,15 @@ class Timekeeper:
         self._watch = JumpWatch(read_clocks())
         self._started_s = uptime_ns() / 1e9
         self._lock = threading.Lock()  # between the loop and `status`
-        self._stop_receiver, self._stop_sender = os.pipe()
         self.thread = RoleThread("timekeeper", self._run)
 
     def start(self) -> None:
+        self._stop_receiver, self._stop_sender = os.pipe()
         self.thread.start()
 
     def stop(self) -> None:
+        if self.thread.ident is None:
+            return
         os.write(self._stop_sender, b"!")
         self.thread.join(5.0)
         os.close(self._stop_sender)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.delivery.forecast import Totals
-from gateway.http.history import KEPT_ROWS, History
+from gateway.status.history import KEPT_ROWS, History
 
 
 def history(*totals: Totals) -> History:
@@ -21,12 +21,6 @@ def test_a_rate_is_what_was_added_over_the_last_seconds() -> None:
     made = history(*(Totals(at_s, taken_in=100 * at_s if at_s < 10 else 1000) for at_s in range(20)))
     assert made.rate("taken_in") == 0
     assert [round(row.in_per_s) for row in made.rows()][:11] == [0, *[100] * 10]
-
-
-def test_no_progress_although_something_waits_is_a_stall_and_an_empty_buffer_is_none() -> None:
-    waiting = history(Totals(0, acked=5), *(Totals(s, acked=9, waiting=3) for s in range(1, 100)))
-    idle = history(*(Totals(s, acked=9) for s in range(100)))
-    assert (waiting.stalled_s(), idle.stalled_s()) == (98, 0)
 
 
 def test_the_history_is_bounded() -> None:

@@ -1,0 +1,95 @@
+"""The side of the cloud: the bridge's connections, the audit, and commands that come down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from gateway.app.part import Part
+from gateway.app.processing import Processing
+from gateway.app.storage import STOP_TIMEOUT_S, OpenBuffer, works
+from gateway.buffer.store import Store
+from gateway.cloud.auditor import Auditor
+from gateway.cloud.bridge import Bridge
+from gateway.cloud.downlink import CloudSide
+from gateway.cloud.shared_bucket import SharedBucket
+from gateway.config import Config
+from gateway.config.models import Cloud
+from gateway.config.specs import bridge_spec, downlink_endpoint, endpoint
+from gateway.core.clock import Clock
+from gateway.flow.memory import MemoryBudget
+from gateway.local.republish import status_payload
+from gateway.mqtt.endpoint import Will
+from gateway.mqtt.link import Link, stop_links
+from gateway.status.gateway_status import GatewayStatus
+from gateway.wire.command_topics import Downlink
+
+
+class CloudPart(Part):
+    """`gateway.bridge-N`, `gateway.audit` and the downlink; without a cloud it has no connections.
+
+    When it stops, what was claimed and not acknowledged waits for the next start.
+    """
+
+    def __init__(
+        self, config: Config, clock: Clock, budget: MemoryBudget, buffer: OpenBuffer, processing: Processing
+    ) -> None:
+        self.bridges: list[Bridge] = []
+        self.bridge_links: list[Link] = []
+        self.downlink: CloudSide | None = None
+        self._auditor: Auditor | None = None
+        self._other_links: list[Link] = []
+        self._link = partial(Link, now_ms=clock.now_ms)
+        self._now_ms = clock.now_ms
+        self._buffer = buffer
+        self._writer = processing.writer
+        self._topics = processing.topics
+        if config.cloud is not None:
+            self._add_bridges(config, config.cloud, budget)
+            self._add_audit(config.cloud)
+            self._add_downlink(config, config.cloud)
+
+    def start(self, status: GatewayStatus) -> None:
+        for link in self.links:
+            link.start()
+
+    def stop(self) -> None:
+        stop_links(self.links)
+        for bridge in self.bridges:
+            bridge.finish()
+        if self._auditor is not None:
+            self._auditor.finish()
+        if self.bridges and works(self._writer):
+            self._writer.call(Store.release_all, STOP_TIMEOUT_S)
+
+    @property
+    def links(self) -> Sequence[Link]:
+        return (*self.bridge_links, *self._other_links)
+
+    def _add_bridges(self, config: Config, cloud: Cloud, budget: MemoryBudget) -> None:
+        spec = bridge_spec(config, cloud, self._topics.status, budget.processing_bytes)
+        bucket = SharedBucket(cloud.bandwidth)
+        will = Will(self._topics.status, status_payload("offline"))
+        for shard in range(cloud.connections):
+            bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket)
+            where = endpoint(cloud, f"-{shard}", will=will if shard == 0 else None)
+            self.bridges.append(bridge)
+            self.bridge_links.append(self._link(f"bridge-{shard}", where, bridge))
+
+    def _add_audit(self, cloud: Cloud) -> None:
+        if cloud.audit_s is None:
+            return
+        topics = self._topics
+        self._auditor = Auditor(
+            topics.prefix, topics.gateway_id, self._buffer.path, self._writer, self._now_ms, cloud.audit_s
+        )
+        self._other_links.append(self._link("audit", endpoint(cloud, "-audit"), self._auditor))
+
+    def _add_downlink(self, config: Config, cloud: Cloud) -> None:
+        if not cloud.downlink:
+            return
+        rules = [entry.rule() for entry in cloud.downlink]
+        downlink = self.downlink = CloudSide(Downlink(self._topics.gateway_id, self._topics.root, rules))
+        local = endpoint(config.local, "-downlink")
+        self._other_links.append(self._link("downlink-local", local, downlink.local))
+        self._other_links.append(self._link("downlink", downlink_endpoint(cloud), downlink))

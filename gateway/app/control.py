@@ -1,0 +1,53 @@
+"""The socket by which commands of the same machine look at the gateway and change its buffer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.app.part import Part
+from gateway.app.processing import Processing
+from gateway.buffer.operator_actions import OperatorActions, operations
+from gateway.core.threads import HasThread
+from gateway.host.control import SOCKET_FILE, ControlServer
+from gateway.status.gateway_status import GatewayStatus
+
+log = logging.getLogger(__name__)
+
+
+class ControlPart(Part):
+    """`gateway.control`: the socket for commands of the same machine. It can be done without."""
+
+    def __init__(self, data_dir: Path, processing: Processing) -> None:
+        self._server = ControlServer(data_dir / SOCKET_FILE)
+        self._actions = OperatorActions(
+            processing.writer.call,
+            processing.writer.call_outside,
+            processing.pipeline.alert,
+            processing.pipeline.checkpoint,
+        )
+        self._listens = False
+
+    def start(self, status: GatewayStatus) -> None:
+        asked = {
+            **operations(self._actions),
+            "forecast": lambda _request, _report: status.course(),
+            "health": lambda _request, _report: {"problems": status.readiness()},
+        }
+        try:
+            self._server.start(asked)
+        except OSError as exc:
+            log.warning(
+                "no control socket, `gateway buffer retry`, `drop` and `compact` need a stop: %s", exc
+            )
+        else:
+            self._listens = True
+
+    def stop(self) -> None:
+        if self._listens:
+            self._server.stop()
+
+    @property
+    def workers(self) -> Sequence[HasThread]:
+        return (self._server,)

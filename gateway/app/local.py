@@ -1,0 +1,109 @@
+"""The side of the devices: the embedded broker, what is read from the broker, and what is published on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from gateway import __version__
+from gateway.app.part import Part
+from gateway.app.processing import Processing
+from gateway.buffer.store import REPUBLISHED_ID, Store
+from gateway.config import Config
+from gateway.config.models import Local
+from gateway.config.specs import endpoint, ingest_endpoint
+from gateway.core.clock import Clock
+from gateway.local.ingest import Ingest
+from gateway.local.republish import Republish, status_payload
+from gateway.mqtt.embedded import EmbeddedBroker
+from gateway.mqtt.endpoint import Will
+from gateway.mqtt.link import Link, stop_links
+from gateway.pipeline.pipeline import AppendBatch, OutputTopics, Pipeline
+from gateway.status.gateway_status import GatewayStatus
+from gateway.wire.home_assistant import Discovery
+
+
+def make_broker(local: Local) -> EmbeddedBroker:
+    """Return the broker inside of the gateway."""
+    password = local.password.get_secret_value() if local.password else None
+    return EmbeddedBroker(*local.address, username=local.username, password=password)
+
+
+class RepublishPart(Part):
+    """`gateway.republish`: publishes results, status and backpressure for the devices' side."""
+
+    def __init__(
+        self, config: Config, clock: Clock, processing: Processing, store: Store, buffer_path: Path
+    ) -> None:
+        topics = processing.topics
+        self.session = Republish(
+            buffer_path,
+            processing.writer,
+            topics.status,
+            topics.backpressure,
+            partial(_begins_with, _retained_topics(config, topics)),
+            store.meta_int(REPUBLISHED_ID),
+            _discovery(config, topics),
+        )
+        will = Will(topics.status, status_payload("offline"))
+        self._link = Link(
+            "republish", endpoint(config.local, "-republish", will=will), self.session, clock.now_ms
+        )
+
+    def start(self, status: GatewayStatus) -> None:
+        self._link.start()
+
+    def stop(self) -> None:
+        stop_links([self._link])
+        self.session.finish()
+
+    @property
+    def links(self) -> Sequence[Link]:
+        return (self._link,)
+
+
+class IngestPart(Part):
+    """`gateway.ingest`: reads what devices publish; acknowledges it once it is committed."""
+
+    def __init__(self, local: Local, clock: Clock, processing: Processing) -> None:
+        self.topic_filters = [name for name, _ in processing.pipeline.subscriptions()]
+        self.session = Ingest(
+            _subscriptions(local, processing.pipeline),
+            partial(AppendBatch, processing.pipeline),
+            processing.writer,
+            local.receive_maximum if local.protocol == "5" else None,
+        )
+        self.link = Link("ingest", ingest_endpoint(local), self.session, clock.now_ms)
+
+    def start(self, status: GatewayStatus) -> None:
+        self.link.start()
+
+    def stop(self) -> None:
+        stop_links([self.link])
+
+    @property
+    def links(self) -> Sequence[Link]:
+        return (self.link,)
+
+
+def _subscriptions(local: Local, pipeline: Pipeline) -> list[tuple[str, int]]:
+    return [(local.subscription(name), qos) for name, qos in pipeline.subscriptions()]
+
+
+def _retained_topics(config: Config, topics: OutputTopics) -> tuple[str, ...]:
+    return tuple(topics.aggregates(spec.name) for spec in config.window_specs() if spec.retain)
+
+
+def _begins_with(prefixes: tuple[str, ...], topic: str) -> bool:
+    return topic.startswith(prefixes)
+
+
+def _discovery(config: Config, topics: OutputTopics) -> Discovery | None:
+    if config.home_assistant is None:
+        return None
+    shown = [(window.name, window.publish.home_assistant) for window in config.windows]
+    windows = {name: how.shown() for name, how in shown if how is not None}
+    return Discovery(
+        config.home_assistant.discovery_prefix, config.gateway.id, topics.root, __version__, windows
+    )

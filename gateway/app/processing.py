@@ -1,0 +1,105 @@
+"""What the writer works with: the pipeline as the configuration wants it, and the gateway's time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from gateway.app.storage import OpenBuffer, make_writer
+from gateway.buffer.dictionaries import DictionaryTrainer
+from gateway.buffer.repair.upkeep import Upkeep
+from gateway.buffer.retention.downsampling import Downsampling
+from gateway.buffer.writer import Do
+from gateway.config import Config
+from gateway.config.specs import backup_plan
+from gateway.core.clock import SteadyClock, uptime_ns
+from gateway.decode.routes import RouteTable
+from gateway.delivery.forecast import Progress
+from gateway.flow.admission import Admission
+from gateway.flow.memory import MemoryBudget
+from gateway.host.machine import boot_id
+from gateway.pipeline.pipeline import KNOWN_MS, OutputTopics, Pipeline
+from gateway.pipeline.plugins_loader import load_plugins
+from gateway.timekeeping.devices import DeviceClocks
+from gateway.timekeeping.hold import Hold
+from gateway.timekeeping.sources.keeper import Timekeeper
+from gateway.timekeeping.sources.make_sources import make_sources
+from gateway.windows.engine import WindowEngine
+from gateway.windows.spec import WindowSpec
+
+
+class Processing:
+    """Pipeline, writer, time and upkeep on one open buffer; nothing runs yet. Raises PluginError."""
+
+    def __init__(
+        self, config: Config, clock: SteadyClock, budget: MemoryBudget, buffer: OpenBuffer, drain: Progress
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self.admission = Admission()
+        self.topics = OutputTopics(config.gateway.topic_prefix, config.gateway.id)
+        self.pipeline = self._make_pipeline(budget, buffer, drain)
+        self.timekeeper = Timekeeper(
+            clock,
+            partial(make_sources, config.time.sources()),
+            lambda change: self.alert(change.alert, change.message),
+            buffer.store.meta_int(KNOWN_MS),
+        )
+        self.writer = make_writer(buffer, config.buffer, budget, self.pipeline)
+        self.trainer = DictionaryTrainer(buffer.store, self.writer, clock)
+        self.upkeep = Upkeep(buffer.path, self.writer, self.alert, clock, backup_plan(config.buffer))
+
+    def alert(self, name: str, message: str) -> None:
+        """Store an alert; from any thread."""
+        self.writer.submit(Do(lambda store: self.pipeline.alert(store, name, message)))
+
+    def _make_pipeline(self, budget: MemoryBudget, buffer: OpenBuffer, drain: Progress) -> Pipeline:
+        config = self._config
+        specs = bounded(config.window_specs(), budget)
+        plugins = load_plugins(specs, config.plugins.directory)
+        return Pipeline(
+            self.topics,
+            RouteTable(config.route_specs()),
+            partial(
+                WindowEngine,
+                specs,
+                plugins.plugins,
+                plugins.fingerprints,
+                stopwatch_ns=time.perf_counter_ns,
+                fetch=buffer.store.windows.state,
+                hot_keys=budget.hot_keys(len(specs)),
+            ),
+            self._clock,
+            checkpoint_interval_ms=config.buffer.checkpoint_interval,
+            keep_synced_ms=config.buffer.keep_synced,
+            max_size_bytes=config.buffer.max_size,
+            space=buffer.space,
+            window_priorities={spec.name: spec.priority for spec in specs},
+            admission=self.admission,
+            devices=DeviceClocks(wrong_ms=config.time.future_tolerance),
+            is_certain=lambda: self.timekeeper.certain,
+            downsampling=self._downsampling(),
+            backlog_rate=drain.backlog_rate,
+            hold=self._hold(),
+        )
+
+    def _downsampling(self) -> Downsampling | None:
+        cloud = self._config.cloud
+        return Downsampling(cloud.drain_target) if cloud and cloud.drain_target else None
+
+    def _hold(self) -> Hold:
+        clock = self._clock
+        until_s = clock.monotonic_s() + self._config.time.hold_s
+        return Hold(
+            lambda: self.timekeeper.unset and clock.monotonic_s() < until_s,
+            lambda: uptime_ns() // 1_000_000,
+            boot_id(),
+        )
+
+
+def bounded(specs: Sequence[WindowSpec], budget: MemoryBudget) -> list[WindowSpec]:
+    """Return windows none of which is without a limit: where none is set, the one that the memory sets."""
+    most = budget.most_keys(len(specs))
+    return [spec if spec.max_keys else replace(spec, max_keys=most) for spec in specs]

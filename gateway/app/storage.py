@@ -1,0 +1,124 @@
+"""The buffer's folder and file, the thread that changes them and the one that looks after them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from gateway.app.heartbeat import Heartbeat
+from gateway.app.part import Part
+from gateway.buffer.dictionaries import DictionaryTrainer
+from gateway.buffer.lock import DataDirLock, unusable_folder
+from gateway.buffer.opening import open_buffer
+from gateway.buffer.reader import Reader
+from gateway.buffer.repair.damage import using
+from gateway.buffer.writer import BACKLOG_BYTES, Writer
+from gateway.config.service_models import Buffer
+from gateway.core.clock import Clock
+from gateway.core.threads import HasThread
+from gateway.flow.memory import MemoryBudget
+from gateway.local.republish import Republish
+from gateway.pipeline.pipeline import Pipeline, Tick
+from gateway.status.gateway_status import GatewayStatus
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 8.0
+
+
+class OpenBuffer:
+    """The buffer's file, mended where it has to be, and its folder, which no other gateway can use meanwhile.
+
+    Everything is built on it, so it is opened first and closed last.
+    """
+
+    def __init__(self, path: Path, settings: Buffer, clock: Clock) -> None:
+        self.path = path
+        self._settings = settings
+        self._clock = clock
+        self._resources = ExitStack()
+
+    def open(self) -> None:
+        """Raises StoreError, BufferLockedError, and DamageError when a new start would mend the file."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise unusable_folder(self.path.parent, exc) from exc
+        self._resources.enter_context(DataDirLock(self.path.parent))
+        settings = self._settings
+        opened = open_buffer(self.path, self._clock.now_ms(), settings.max_size, settings.synchronous)
+        self.opened, self.store, self.space = opened, opened.store, opened.space
+        self._resources.callback(self.store.close)
+        if opened.recovery.alert:
+            log.error("%s", opened.recovery.alert)
+        with using(self.path):
+            self.reader = Reader(self.path)
+        self._resources.callback(self.reader.close)
+
+    def close(self) -> None:
+        self._resources.close()
+
+
+def make_writer(buffer: OpenBuffer, settings: Buffer, budget: MemoryBudget, pipeline: Pipeline) -> Writer:
+    """Return the writer of an open buffer, with the groups that its disk and the memory allow."""
+    return Writer(
+        buffer.store,
+        group_limit=settings.group_limit,
+        group_limit_bytes=buffer.space.group_bytes,
+        group_time_s=settings.group_time_s,
+        backlog_limit_bytes=min(BACKLOG_BYTES, budget.ingest_bytes),
+        on_rollback=partial(pipeline.restore, buffer.store, buffer.reader),
+        relief=pipeline,
+        mark=buffer.opened.marker,
+    )
+
+
+class Writing(Part):
+    """`gateway.writer`: brings the windows to the state of the last commit, then commits what comes.
+
+    When it stops, what was read before is committed, with a last checkpoint.
+    """
+
+    def __init__(
+        self,
+        buffer: OpenBuffer,
+        writer: Writer,
+        pipeline: Pipeline,
+        trainer: DictionaryTrainer,
+        republish: Republish,
+    ) -> None:
+        self._buffer = buffer
+        self._writer = writer
+        self._pipeline = pipeline
+        self._trainer = trainer
+        self._republish = republish
+
+    def start(self, status: GatewayStatus) -> None:
+        """Raises DamageError when a new start would mend the file."""
+        buffer, pipeline = self._buffer, self._pipeline
+        with using(buffer.path):
+            replayed = pipeline.restore(buffer.store, buffer.reader)
+        log.info("buffer open: %d events replayed into windows", replayed)
+        self._writer.submit(buffer.opened.startup(pipeline.alert))
+        heartbeat = Heartbeat(status, self._trainer, self._republish)
+        self._writer.start(Tick(pipeline, heartbeat.beat))
+
+    def stop(self) -> None:
+        try:
+            if works(self._writer):
+                self._writer.call(self._pipeline.checkpoint, STOP_TIMEOUT_S)
+        finally:
+            if not self._writer.stop(STOP_TIMEOUT_S):
+                log.error("the writer did not end in time; what was not acknowledged comes again")
+
+    @property
+    def workers(self) -> Sequence[HasThread]:
+        return (self._writer, self._trainer)
+
+
+def works(writer: Writer) -> bool:
+    """Whether a stop should wait for the disk: what it refuses now, the next start makes good."""
+    return writer.alive and not writer.metrics.storage_error

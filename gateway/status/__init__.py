@@ -1,0 +1,1 @@
+"""What a running gateway says of itself: health, readiness, rates and counts."""

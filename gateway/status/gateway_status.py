@@ -1,0 +1,220 @@
+"""The one object that page, API, metrics, control socket and `gateway top` see of a running gateway.
+
+It reads plain numbers of the parts and changes nothing; everything here may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.buffer.repair.upkeep import Upkeep
+from gateway.buffer.retention.disk_space import DiskSpace
+from gateway.buffer.store import Store
+from gateway.buffer.writer import Writer
+from gateway.cloud.bridge import Bridge
+from gateway.cloud.downlink import CloudSide
+from gateway.core.clock import Clock
+from gateway.core.events import Status
+from gateway.core.threads import HasThread, RoleThread
+from gateway.decode.presence import Presence
+from gateway.delivery.forecast import Forecast, Progress, Totals
+from gateway.flow.capacity import Load, Signal
+from gateway.host.files import size_of
+from gateway.mqtt.link import Link
+from gateway.pipeline.backpressure import Backpressure
+from gateway.pipeline.pipeline import Pipeline
+from gateway.status.history import History
+from gateway.timekeeping.devices import DeviceClocks
+from gateway.timekeeping.sources.keeper import Timekeeper
+from gateway.windows.counters import Counters
+from gateway.windows.spec import WindowSpec
+
+WRITER_STALLED_AFTER_S = 10.0  # it ticks four times a second
+CLOUD_STALLED_AFTER_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayStatus:
+    """The parts of one running gateway, to be read."""
+
+    gateway_id: str
+    started_ms: int
+    running: threading.Event
+    """Set between the end of the start and the beginning of the stop."""
+    max_buffer_bytes: int
+    buffer_path: Path
+    topic_filters: Sequence[str]
+    window_specs: Sequence[WindowSpec]
+    clock: Clock
+    store: Store
+    space: DiskSpace
+    writer: Writer
+    upkeep: Upkeep
+    pipeline: Pipeline
+    backpressure: Backpressure
+    timekeeper: Timekeeper
+    ingest_link: Link
+    links: Sequence[Link]
+    """All MQTT connections."""
+    bridges: Sequence[Bridge]
+    bridge_links: Sequence[Link]
+    downlink: CloudSide | None
+    workers: Sequence[HasThread]
+    """Everything that has a thread of its own."""
+    drain: Progress
+    history: History
+
+    # --- how it is ---
+
+    @property
+    def threads(self) -> list[RoleThread]:
+        return [worker.thread for worker in self.workers if worker.thread is not None]
+
+    def health(self) -> list[str]:
+        """Return what only a restart would mend; empty when all is well."""
+        problems = [thread.problem for thread in self.threads if thread.problem]
+        if self.upkeep.metrics.damage:
+            problems.append(f"the buffer's file is damaged: {self.upkeep.metrics.damage}")
+        return problems
+
+    def readiness(self) -> list[str]:
+        """Return why the gateway does not do its work right now; empty when it does.
+
+        Judged by progress: a socket may look connected for long after its peer is gone.
+        """
+        return [*self.health(), *self._obstacles()]
+
+    def _obstacles(self) -> Iterator[str]:
+        if not self.running.is_set():
+            yield "the gateway is starting or stopping"
+        if not self.ingest_link.connected:
+            yield f"not connected to the local broker: {self.ingest_link.metrics.last_error}"
+        if self.writer.metrics.storage_error:
+            yield f"the buffer cannot be written: {self.writer.metrics.storage_error}"
+        elif (silent_s := self.since_commit_s) > WRITER_STALLED_AFTER_S:
+            yield f"nothing was committed for {silent_s:.0f} s, not even a tick"
+        stalled_s = self.drain.stalled_s()
+        if self.bridge_connected and stalled_s > CLOUD_STALLED_AFTER_S:
+            yield f"connected to the cloud, but it has acknowledged nothing for {stalled_s:.0f} s"
+
+    @property
+    def broken(self) -> str:
+        """Why nothing can be stored until a new start has mended the file, which is noted; else empty."""
+        return self.upkeep.metrics.damage if self.writer.metrics.damage else ""
+
+    @property
+    def progress(self) -> int:
+        """A number that grows while the writer works: with each commit, and each that the disk refused."""
+        return self.writer.metrics.groups + self.writer.metrics.failures
+
+    @property
+    def since_commit_s(self) -> float:
+        """How long ago the last commit was; before the first, how long ago the writer began."""
+        return self.clock.monotonic_s() - self.writer.metrics.last_commit_at_s
+
+    @property
+    def bridge_connected(self) -> bool:
+        return any(link.connected for link in self.bridge_links)
+
+    # --- what came in and went out ---
+
+    @property
+    def undecoded(self) -> Mapping[tuple[str, str], int]:
+        """Payloads that could not be decoded since the start, by (route, reason)."""
+        return self.pipeline.problems
+
+    @property
+    def field_misses(self) -> Mapping[tuple[str, str], int]:
+        """Fields that were not there since the start, by (route, field)."""
+        return self.pipeline.misses
+
+    @property
+    def oddities(self) -> Mapping[tuple[str, str], int]:
+        """Filtered readings and odd payloads since the start, by (route, what)."""
+        return self.pipeline.oddities
+
+    @property
+    def clock_skew(self) -> Mapping[tuple[str, str], int]:
+        """Device times that were not believed since the start, by (route, kind)."""
+        return self.pipeline.skew
+
+    @property
+    def sparkplug(self) -> Mapping[str, int]:
+        """What became of Sparkplug's edge nodes since the start, by kind."""
+        return self.pipeline.edge_nodes.counts
+
+    @property
+    def window_counters(self) -> Mapping[str, Counters]:
+        """The numbers of each window, by its name."""
+        return self.pipeline.windows.counters
+
+    @property
+    def presence(self) -> Presence:
+        return self.pipeline.presence
+
+    @property
+    def device_clocks(self) -> DeviceClocks:
+        return self.pipeline.devices
+
+    @property
+    def signal(self) -> Signal:
+        """What flow control asks of devices, acknowledgements and intake."""
+        return self.backpressure.signal
+
+    @property
+    def load(self) -> Load:
+        """What flow control looked at last."""
+        return self.backpressure.load
+
+    @property
+    def buffer_bytes(self) -> int | None:
+        """What the buffer's files take on the disk; None when the disk does not tell."""
+        path = self.buffer_path
+        try:
+            return sum(size_of(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm"))
+        except OSError:
+            return None
+
+    def sample(self) -> None:
+        """Keep the numbers of this second, for the rates; on one thread."""
+        if self.drain.is_due(self.clock.monotonic_s()):
+            totals = self.totals()
+            self.drain.add(totals)
+            self.history.add(self.clock.now_ms(), totals)
+
+    def totals(self) -> Totals:
+        """Return what has been counted by now."""
+        counts = dict(self.store.counts)
+        stored = sum(count for (name, _), count in counts.items() if name == "status")
+        waiting = sum(counts.get(("status", status.name), 0) for status in (Status.PENDING, Status.SYNCING))
+        return Totals(
+            self.clock.monotonic_s(),
+            taken_in=sum(count for (name, _), count in counts.items() if name == "outcome"),
+            acked=sum(bridge.metrics.events_acked for bridge in self.bridges),
+            derived=sum(n for (name, kind), n in counts.items() if name == "appended" and kind != "raw"),
+            waiting=waiting,
+            # What is sent makes room for what waits, so only what waits can fill the buffer.
+            waiting_bytes=(self.buffer_bytes or 0) * waiting // max(stored, 1),
+            stored=sum(count for (name, _), count in counts.items() if name == "appended"),
+            connected=self.bridge_connected,
+        )
+
+    def forecast(self) -> Forecast:
+        """Return what becomes of the backlog, if it goes on as in the last minute."""
+        return self.drain.forecast(
+            has_cloud=bool(self.bridges),
+            connected=self.bridge_connected,
+            max_bytes=self.max_buffer_bytes,
+        )
+
+    def course(self) -> dict[str, Any]:
+        """Return the forecast as plain values, for the commands on the control socket."""
+        return {
+            **self.forecast()._asdict(),
+            "drain_per_s": round(self.drain.drain_rate(), 1),
+            "verified_share": self.upkeep.metrics.verified_share,
+        }
