@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -78,7 +79,8 @@ class Timekeeper:
     def stop(self) -> None:
         if self.thread.ident is None:
             return
-        os.write(self._stop_sender, b"!")
+        with contextlib.suppress(BrokenPipeError):  # the thread ended by an error
+            os.write(self._stop_sender, b"!")
         self.thread.join(5.0)
         os.close(self._stop_sender)
 
