@@ -7,6 +7,8 @@ Invariants:
 - An overdue PUBACK ends the connection: half-open links are found by progress, not by the socket.
 - A refusal costs neither the connection nor the others: the refused message goes again in halves until the
   one event is found that is meant. `gateway.delivery.refusals` says what then becomes of it.
+- A message that the broker answers by ending the connection stops itself and nothing else: see
+  `gateway.delivery.suspicion`.
 """
 
 from __future__ import annotations
@@ -28,8 +30,18 @@ from gateway.cloud.commands import FailEvents, RefuseEvents, SettleEvents
 from gateway.cloud.frame_builder import FrameBuilder, Outgoing
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.delivery.pacing import Flight, Pace
-from gateway.delivery.refusals import REFUSED, TOO_LARGE, RefusalVerdict, reason_text, verdict
-from gateway.delivery.states import DeliveryEvent
+from gateway.delivery.refusals import (
+    RECEIVE_MAXIMUM,
+    REFUSED,
+    TOO_LARGE,
+    RefusalVerdict,
+    close_text,
+    close_verdict,
+    reason_text,
+    verdict,
+)
+from gateway.delivery.states import Backoff, DeliveryEvent
+from gateway.delivery.suspicion import Finding, Suspects
 from gateway.local.republish import status_payload
 from gateway.mqtt.link import Link, Session
 
@@ -37,6 +49,8 @@ log = logging.getLogger(__name__)
 
 _REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
 _EVENTS_IN_FLIGHT = 100  # of the event format, one message each
+# A lone event that may have ended a connection gives way to others for so long; no attempt is counted.
+_ASIDE = Backoff(min_ms=1_000, max_ms=30_000, max_attempts=2**31 - 1)
 
 
 class _Sent(NamedTuple):
@@ -77,7 +91,8 @@ class Bridge(Session):
         self._paused_until_s = 0.0
         self._most_in_flight = spec.in_flight if spec.format == "batch" else _EVENTS_IN_FLIGHT
         self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
-        self._events_limit = spec.batch_events  # less after the broker ended a connection over a message
+        self._suspects = Suspects()
+        self._gave_up = False  # this connection, rather than that the broker ended it
         self._counted_bytes = self._prepaid_bytes = 0
         self._link: Link | None = None
 
@@ -85,6 +100,8 @@ class Bridge(Session):
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
+        self._suspects.connected()
+        self._gave_up = False
         self._packer = FrameBuilder(
             *(self._spec.prefix, self._spec.gateway_id, self._shard, self._spec.format),
             encoding=self._spec.encoding,
@@ -108,15 +125,15 @@ class Bridge(Session):
             return
         self._refusals, self.metrics.refusal = 0, ""
         self._window = min(2 * self._window, self._most_in_flight)
-        self._events_limit = min(2 * self._events_limit, self._spec.batch_events)
+        self._suspects.taken(sent.message.events.ids)
         self.metrics.events_acked += len(sent.message.events.ids)
         self._acked += sent.message.events.ids
 
     def disconnected(self, link: Link) -> None:
         """Everything on this connection that has no PUBACK failed."""
         self._settle()
-        if link.farewell_code is not None:
-            self._note_farewell(link.farewell_code)
+        if self._in_flight:
+            self._note_close(link.farewell_code)
         lost = [i for sent in self._in_flight.values() for i in sent.message.events.ids]
         lost += [i for outgoing in self._outgoing for i in outgoing.events.ids]
         if self._ready is not None:
@@ -143,6 +160,8 @@ class Bridge(Session):
         wait_s = self._send(link, now_s)
         if self._ready is None and not self._outgoing:
             self._supply.ask(now_s)
+            if not self._in_flight and not self._writer.pending_events:
+                self._suspects.idle()
         return min(wait_s, LINGER_S)
 
     def finish(self) -> None:
@@ -158,12 +177,14 @@ class Bridge(Session):
 
     def _send(self, link: Link, now_s: float) -> float:
         """Publish what is ready, as far as window and bandwidth allow; returns how long to wait."""
-        window = min(self._window, link.receive_maximum)
+        window = 1 if self._suspects.careful else min(self._window, link.receive_maximum)
         while len(self._in_flight) < window and not link.congested:
             if not self._outgoing and not self._pack_next(link):
                 self._pace.idle()
                 break
             message = self._outgoing[0]
+            if self._must_wait_alone(message.events.ids[0]):
+                break
             if not self._pace.room_for(message.size_bytes):
                 break
             delay_s = self._bucket.delay_s(now_s)
@@ -176,9 +197,13 @@ class Bridge(Session):
     def _pack_next(self, link: Link) -> bool:
         """Make the next messages of what was claimed; whether there is something to send now."""
         while self._ready is not None and not self._outgoing:
-            limit = self._pace.events(min(self._events_limit, self._spec.batch_events))
+            if self._must_wait_alone(self._ready.ids[self._packed_to]):
+                break  # the answers to what is under way decide what goes next
+            self._put_witness_first(self._ready)
+            limit = self._pace.events(self._spec.batch_events)
             start, end = self._packed_to, len(self._ready.ids)
             end = self._ready.fitting(start, min(start + limit, end), self._spec.frame_bytes)
+            end = self._suspects.end(self._ready.ids, start, end)
             part, self._packed_to = self._ready.part(start, end), end
             if end == len(self._ready.ids):
                 self._ready = None
@@ -186,6 +211,20 @@ class Bridge(Session):
                 self._pace.packed(len(message.events.ids), message.size_bytes)
                 self._put_up(link, message)
         return bool(self._outgoing)
+
+    def _must_wait_alone(self, first_id: int) -> bool:
+        """Whether the message that begins with this event has to wait, for its own sake or another's."""
+        if not self._suspects.any or not self._in_flight:
+            return False
+        oldest = next(iter(self._in_flight.values()))
+        return self._suspects.suspicious(first_id) or self._suspects.suspicious(oldest.message.events.ids[0])
+
+    def _put_witness_first(self, ready: StoredEvents) -> None:
+        """Let one event go before a suspect, to see whether this connection takes anything at all."""
+        at = self._suspects.witness(ready.ids, ready.stream_ids, self._packed_to)
+        if at is not None:
+            order = [at, *(each for each in range(self._packed_to, len(ready.ids)) if each != at)]
+            self._ready, self._packed_to = ready.pick(order), 0
 
     def _put_up(self, link: Link, message: Outgoing) -> None:
         """Queue a message, in parts if the broker takes no packet of this size, as it said or as we found."""
@@ -259,6 +298,7 @@ class Bridge(Session):
         )
 
     def _reject(self, message: Outgoing, reason_code: int) -> None:
+        self._suspects.forget(message.events.ids)
         self._writer.submit(FailEvents(message.events.ids, reason_text(reason_code)))
 
     def _hold(self, message: Outgoing, reason_code: int) -> None:
@@ -284,22 +324,46 @@ class Bridge(Session):
         if held:
             self._writer.submit(SettleEvents(held, DeliveryEvent.FAILURE))
 
-    def _note_farewell(self, reason_code: int) -> None:
-        """The broker ended the connection with a reason that may be about the message that it read last: the
-        oldest without an answer. The next try is with half of it, down to the one event that is meant."""
-        oldest = next(iter(self._in_flight.items()), None)
-        if oldest is None or verdict(reason_code, own_topic=True) not in (
-            RefusalVerdict.SPLIT,
-            RefusalVerdict.FAIL,
-        ):
-            return
-        packet_id, sent = oldest
-        self.metrics.refused += 1
-        if len(sent.message.events.ids) == 1:
-            del self._in_flight[packet_id]
-            self._reject(sent.message, reason_code)
+    def _note_close(self, reason_code: int | None) -> None:
+        """The connection ended, perhaps over the message that the broker read last: the oldest without an
+        answer."""
+        packet_id, sent = next(iter(self._in_flight.items()))
+        message = sent.message
+        if self._gave_up:
+            reason_code, found = None, RefusalVerdict.RETRY
         else:
-            self._events_limit = len(sent.message.events.ids) // 2
+            found = close_verdict(reason_code, own_topic=self._spec.format == "event")
+        if found is RefusalVerdict.WAIT:
+            self.metrics.refusal = reason_text(reason_code or 0)
+            self._refusals += 1
+            if reason_code == RECEIVE_MAXIMUM:
+                self._most_in_flight = max(1, len(self._in_flight) // 2)
+            self._pause()
+            return
+        if found is RefusalVerdict.SPLIT and len(message.events.ids) > 1:
+            self._pace.too_large(message.size_bytes)
+        in_flight = [each.message.events.ids for each in self._in_flight.values()]
+        named = found is not RefusalVerdict.RETRY
+        finding = self._suspects.closed(in_flight, named=named)
+        reason = reason_text(reason_code) if named and reason_code else close_text(reason_code)
+        if self._gave_up:
+            reason = f"no answer within {self._spec.ack_timeout_s:g} s"
+        log.warning(
+            "bridge-%d: the connection ended with %d events on %s unanswered, and %d behind them: %s",
+            *(self._shard, len(message.events.ids), message.topic),
+            *(sum(map(len, in_flight)) - len(message.events.ids), reason),
+        )
+        if finding is Finding.AGAIN:
+            return
+        self.metrics.refused += 1
+        self.metrics.refusal = reason
+        if finding is Finding.FAIL:
+            del self._in_flight[packet_id]
+            self._writer.submit(FailEvents(message.events.ids, reason))
+        elif not self._gave_up:
+            del self._in_flight[packet_id]
+            arguments = _ASIDE, self._now_ms(), random.random()
+            self._writer.submit(RefuseEvents(message.events.ids, reason, *arguments))
 
     def _check_overdue(self, link: Link, now_s: float) -> None:
         """Over a slow link an answer may take long as long as others come; one that later messages have had
@@ -310,6 +374,7 @@ class Bridge(Session):
         overtaken = oldest.number < self._newest_acked
         since_s = oldest.flight.sent_s if overtaken else max(oldest.flight.sent_s, self._last_ack_s)
         if now_s - since_s > self._spec.ack_timeout_s:
+            self._gave_up = True
             link.reset(f"no PUBACK from the cloud broker for {self._spec.ack_timeout_s:g} s")
 
     def _require_packer(self) -> FrameBuilder:

@@ -10,6 +10,7 @@
   answer, so nothing overtakes its halves if it is refused for its size. A probe costs a round trip, so frames
   grow by doubling.
 - After a lost connection it begins again with a small frame, half as large each time nothing got through.
+- Where connections end time and again while a frame larger than any before is under way, that is too large.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ FRAME_S = 1.0
 FIRST_FRAME_BYTES = 16 * 1024  # two seconds of a link of 64 kbit/s
 LEAST_FRAME_BYTES = 512
 _SAMPLES_FOR_S = 10.0
+_PROBES_LOST = 3  # in a row, each with its connection: then their size is to blame, and remembered
 _NO_PROBE = 0.9  # of the largest frame taken: frames are as large as wanted on the average only
 _FIRST_EVENT_BYTES = 64.0  # of one event in a frame, until frames have told
 _WEIGHT = 0.25  # of the latest frame in the mean size of an event
@@ -50,6 +52,8 @@ class Pace:
         self._under_way_bytes = 0
         self._taken_bytes = 0  # the largest frame that this connection has taken
         self._probing = False  # a larger one is under way
+        self._probe_bytes = 0
+        self._lost_probes_bytes: list[int] = []  # in a row
         self._offered_until_bytes = -1  # before so much is acknowledged, samples tell what was offered
 
     @property
@@ -90,6 +94,7 @@ class Pace:
         """A frame was handed to the network. The result is for `answered`."""
         self._under_way_bytes += size_bytes
         self._probing = size_bytes > self._taken_bytes
+        self._probe_bytes = size_bytes
         return Flight(size_bytes, now_s, self._acked_bytes)
 
     def idle(self) -> None:
@@ -101,6 +106,8 @@ class Pace:
         if flight.size_bytes > self._taken_bytes:
             self._probing = False
             self._taken_bytes = flight.size_bytes if taken else self._taken_bytes
+            if self._lost_probes_bytes and taken and flight.size_bytes >= min(self._lost_probes_bytes):
+                self._lost_probes_bytes.clear()
         only_offered = flight.acked_bytes_before < self._offered_until_bytes
         self._under_way_bytes -= flight.size_bytes
         self._acked_bytes += flight.size_bytes
@@ -117,6 +124,11 @@ class Pace:
         """The connection ended. If nothing got through, the next one begins with less."""
         if not self._acked_bytes:
             self._first_bytes = max(LEAST_FRAME_BYTES, self._first_bytes // 2)
+        elif self._probing and self._taken_bytes:
+            self._lost_probes_bytes.append(self._probe_bytes)
+            if len(self._lost_probes_bytes) >= _PROBES_LOST:
+                self.too_large(min(self._lost_probes_bytes))
+                self._lost_probes_bytes.clear()
         self._samples.clear()
         self._round_trip_s = 0.0
         self._acked_bytes = self._under_way_bytes = self._taken_bytes = 0

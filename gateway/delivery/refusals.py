@@ -1,4 +1,4 @@
-"""What to do about a publish that the cloud broker refused, by the reason code of its PUBACK (MQTT 5).
+"""What to do about a publish that the cloud broker refused, by the reason code of MQTT 5.
 
 docs/bridge.md has the table for people; `tests/delivery/test_refusals.py` compares the two.
 """
@@ -9,6 +9,7 @@ from enum import Enum
 
 REFUSED = 0x80
 """Reason codes from here on are refusals."""
+RECEIVE_MAXIMUM = 0x93
 TOO_LARGE = 0x95
 
 
@@ -30,13 +31,32 @@ _REASONS = {
     0x89: (RefusalVerdict.WAIT, "server busy"),
     0x90: (RefusalVerdict.FAIL, "topic name invalid"),
     0x91: (RefusalVerdict.WAIT, "packet identifier in use"),
-    0x93: (RefusalVerdict.WAIT, "receive maximum exceeded"),
+    RECEIVE_MAXIMUM: (RefusalVerdict.WAIT, "receive maximum exceeded"),
     TOO_LARGE: (RefusalVerdict.SPLIT, "packet too large"),
     0x96: (RefusalVerdict.WAIT, "message rate too high"),
     0x97: (RefusalVerdict.WAIT, "quota exceeded"),
     0x99: (RefusalVerdict.FAIL, "payload format invalid"),
 }
 _OF_THE_TOPIC = {0x87, 0x90}
+_REASONS_OF_CLOSES = {
+    0x82: "protocol error",
+    0x8B: "server shutting down",
+    0x8D: "keep alive timeout",
+    0x8E: "session taken over",
+    0x94: "topic alias invalid",
+    0x98: "administrative action",
+    0x9A: "retain not supported",
+    0x9B: "QoS not supported",
+    0x9C: "use another server",
+    0x9D: "server moved",
+    0x9F: "connection rate exceeded",
+    0xA0: "maximum connect time",
+}
+# A DISCONNECT with one of these has nothing to do with the message that came last.
+_OF_THE_BROKER = {
+    *(0x00, 0x04, 0x88, 0x89, 0x8B, 0x8D, 0x8E, RECEIVE_MAXIMUM, 0x96, 0x97, 0x98, 0x9C, 0x9D, 0x9F, 0xA0)
+}
+_OF_THE_CONTENT = {0x90, TOO_LARGE, 0x99}
 
 
 def verdict(reason_code: int, *, own_topic: bool) -> RefusalVerdict:
@@ -50,6 +70,24 @@ def verdict(reason_code: int, *, own_topic: bool) -> RefusalVerdict:
     return _REASONS.get(reason_code, (RefusalVerdict.RETRY, ""))[0]
 
 
+def close_verdict(reason_code: int | None, *, own_topic: bool) -> RefusalVerdict:
+    """What the end of a connection means for the oldest message without an answer. `reason_code`: of the
+    broker's DISCONNECT, or None where it sent none. RETRY: no telling, see `gateway.delivery.suspicion`."""
+    if reason_code in _OF_THE_BROKER or (reason_code in _OF_THE_TOPIC and not own_topic):
+        return RefusalVerdict.WAIT
+    if reason_code in _OF_THE_CONTENT:
+        return _REASONS[reason_code][0]
+    return RefusalVerdict.RETRY
+
+
 def reason_text(reason_code: int) -> str:
     """The reason as it is kept and shown: `not authorized (0x87)`."""
-    return f"{_REASONS.get(reason_code, (None, 'refused'))[1]} (0x{reason_code:02x})"
+    known = _REASONS_OF_CLOSES.get(reason_code) or _REASONS.get(reason_code, (None, "refused"))[1]
+    return f"{known} (0x{reason_code:02x})"
+
+
+def close_text(reason_code: int | None) -> str:
+    """The same for a connection that ended over a message."""
+    return "the broker closed the connection over it" + (
+        "" if reason_code is None else f": {reason_text(reason_code)}"
+    )

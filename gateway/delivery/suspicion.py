@@ -1,0 +1,125 @@
+"""Finds the message over which a broker ends connections, among all that outages end. Logic only.
+
+A close blames nobody. So a message is judged by what happens to it again and again:
+- The oldest message without an answer gets a strike at each close. With STRIKES of them it is sent alone, a
+  frame in halves, so that each further close tells which half is meant.
+- One event fails only after a close over it alone, on a connection that has taken something else just
+  before: then it is not the line, nor the broker.
+- After two closes in a row messages go one at a time, until what was on its way at the last one is through.
+- Without anything to compare it with, a lone event is set aside for a while, so that others can pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+STRIKES = 3
+_MOST_EVENTS = 200_000  # to remember: far more than one message of each connection has
+_MOST_CAREFUL = 2000  # messages one at a time; what is still missing then was evicted
+
+
+class Finding(Enum):
+    """What a close means for the message that was the oldest without an answer."""
+
+    AGAIN = "again"  # it goes again, as its strikes say
+    ASIDE = "aside"  # it waits; nothing else was there to compare it with
+    FAIL = "fail"  # the broker will not take it
+
+
+class Suspects:
+    """What is known about the events of one bridge connection, over all of its reconnects."""
+
+    def __init__(self) -> None:
+        self._strikes: dict[int, int] = {}  # of an event, by its id
+        self._unsettled: set[int] = set()  # on their way at the last close
+        self._closes = 0  # in a row
+        self._careful_messages = 0
+        self._taken_here = 0  # messages of this connection
+
+    def connected(self) -> None:
+        """A new connection: it has taken nothing yet."""
+        self._taken_here = 0
+
+    def taken(self, ids: Sequence[int]) -> None:
+        """The broker acknowledged a message with these events."""
+        self._taken_here += 1
+        if self._strikes:
+            for each in ids:
+                self._strikes.pop(each, None)
+        if self._unsettled:
+            self._unsettled.difference_update(ids)
+            self._careful_messages += 1
+            if not self._unsettled or self._careful_messages > _MOST_CAREFUL:
+                self.idle()
+
+    def idle(self) -> None:
+        """Nothing is left to send: what is unsettled is gone."""
+        self._unsettled.clear()
+        self._closes = self._careful_messages = 0
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """These events have failed, or are refused in another way."""
+        for each in ids:
+            self._strikes.pop(each, None)
+            self._unsettled.discard(each)
+
+    def closed(self, in_flight: Sequence[Sequence[int]], *, named: bool) -> Finding:
+        """The connection ended while messages with these events had no answer, the oldest first. `named`: the
+        broker said that it was because of what a message holds."""
+        self._closes = self._closes + 1 if self._unsettled else 1
+        self._unsettled = {each for ids in in_flight for each in ids}
+        self._careful_messages = 0
+        oldest = in_flight[0]
+        strikes = max(self._strikes.get(each, 0) for each in oldest) + 1
+        alone = len(in_flight) == 1
+        if alone and len(oldest) == 1 and (named or (strikes > STRIKES and self._taken_here)):
+            self.forget(oldest)
+            return Finding.FAIL
+        if len(self._strikes) > _MOST_EVENTS:
+            self._strikes.clear()
+        self._strikes |= dict.fromkeys(oldest, max(strikes, STRIKES) if named else strikes)
+        return Finding.ASIDE if alone and len(oldest) == 1 and strikes > STRIKES else Finding.AGAIN
+
+    @property
+    def any(self) -> bool:
+        """Whether some event has a strike."""
+        return bool(self._strikes)
+
+    @property
+    def careful(self) -> bool:
+        """Whether messages go one at a time."""
+        return self._closes > 1
+
+    def suspicious(self, event_id: int) -> bool:
+        """Whether the message that begins with this event goes alone."""
+        return self._strikes.get(event_id, 0) >= STRIKES
+
+    def end(self, ids: Sequence[int], start: int, end: int) -> int:
+        """Up to where a frame may go that begins with the event at `start`: suspects are not mixed with
+        others, and half of those that share their strikes go at once."""
+        if not self._strikes:
+            return end
+        strikes = self._strikes.get(ids[start], 0)
+        at = start + 1
+        if strikes < STRIKES:
+            while at < end and self._strikes.get(ids[at], 0) < STRIKES:
+                at += 1
+            return at
+        while at < len(ids) and self._strikes.get(ids[at], 0) == strikes:
+            at += 1
+        return min(end, start + (at - start + 1) // 2)
+
+    def witness(self, ids: Sequence[int], streams: Sequence[int], start: int) -> int | None:
+        """The event to send before the suspect at `start`, to see whether this connection takes anything:
+        with few strikes, and of another stream where there is one, so that it overtakes nothing. None without
+        need, or choice."""
+        if self._taken_here or not self.suspicious(ids[start]):
+            return None
+        known = self._strikes
+        least = [at for at in range(start + 1, len(ids)) if known.get(ids[at], 0) < known[ids[start]]]
+        least.sort(key=lambda at: (known.get(ids[at], 0), streams[at] == streams[start], at))
+        if not least:
+            return None
+        single = self.end(ids, start, len(ids)) == start + 1
+        return least[0] if single or streams[least[0]] != streams[start] else None
