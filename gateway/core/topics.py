@@ -8,8 +8,10 @@ levels, which may be none: `a/{rest...}` matches `a` too. Plain `+` and `#` work
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 
 from gateway.core.errors import TopicError
 
@@ -56,7 +58,7 @@ def covers(wide: str, narrow: str) -> bool:
     """Whether every topic that the filter `narrow` matches is matched by the filter `wide` too."""
     if narrow.startswith("$") and wide[:1] in {"+", "#"}:
         return False
-    wanted, levels = wide.split("/"), narrow.split("/")
+    wanted, levels = _levels(wide), _levels(narrow)
     for position, level in enumerate(wanted):
         if level == "#":
             return True
@@ -71,7 +73,7 @@ def overlap(one: str, other: str) -> bool:
     """Whether there is a topic that both filters match."""
     if "$" in (one[:1], other[:1]) and one[:1] != other[:1]:
         return False
-    left, right = one.split("/"), other.split("/")
+    left, right = _levels(one), _levels(other)
     for position in range(max(len(left), len(right))):
         here = left[position] if position < len(left) else None
         there = right[position] if position < len(right) else None
@@ -82,6 +84,39 @@ def overlap(one: str, other: str) -> bool:
         if here != there and "+" not in (here, there):
             return False
     return True
+
+
+def _levels(topic_filter: str) -> list[str]:
+    """The levels of a filter. `/#` also takes none behind the slash, but no topic is without a character
+    (MQTT 5, section 4.7.3): it is `/+/#`."""
+    levels = topic_filter.split("/")
+    return ["", "+", "#"] if levels == ["", "#"] else levels
+
+
+def joined(one: str, other: str) -> str:
+    """The narrowest filter that matches all that two overlapping filters match."""
+    levels = []
+    for here, there in zip_longest(one.split("/"), other.split("/")):
+        if "#" in (here, there):
+            levels.append("#")
+            break
+        levels.append(here if here == there else "+")
+    return "/".join(levels)
+
+
+def disjoint(filters: Mapping[str, int]) -> dict[str, int]:
+    """Filters, of which no two overlap, that together match all that `filters` do, each with the highest QoS
+    of those it stands for. They may match more: `a/+/t` and `a/d1/#` become `a/+/#`."""
+    apart: dict[str, int] = {}
+    waiting = list(filters.items())
+    while waiting:
+        name, qos = waiting.pop(0)
+        met = next((other for other in apart if overlap(name, other)), None)
+        if met is None:
+            apart[name] = qos
+        else:
+            waiting.insert(0, (joined(name, met), max(qos, apart.pop(met))))
+    return apart
 
 
 @dataclass(frozen=True)

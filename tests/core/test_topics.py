@@ -14,7 +14,9 @@ from gateway.core.topics import (
     check_filter,
     check_topic,
     covers,
+    disjoint,
     filter_matches,
+    overlap,
     placeholders,
 )
 
@@ -85,6 +87,44 @@ def test_a_filter_covers_another_if_it_matches_all_that_the_other_matches(wide: 
     contains = all(filter_matches(wide, topic) for topic in matched)
     # `+/#` matches all that `#` does, for a reason that levels do not show: not seeing it costs nothing.
     assert covers(wide, narrow) is contains or (wide, narrow) == ("+/#", "#")
+
+
+@pytest.mark.parametrize(
+    "wide, narrow, contains",
+    [("+/+/#", "/#", True), ("/+", "/#", False), ("/+/#", "/#", True), ("a/+/#", "a/#", False)],
+)
+def test_there_is_no_empty_topic_for_a_filter_to_match(wide: str, narrow: str, contains: bool) -> None:
+    assert covers(wide, narrow) is contains
+
+
+def test_what_no_topic_matches_is_no_overlap() -> None:
+    assert not overlap("/#", "+")
+    assert overlap("/#", "+/+")
+
+
+@pytest.mark.parametrize(
+    "wanted, subscribed",
+    [
+        ({"a/+/t": 1, "a/d1/#": 0}, {"a/+/#": 1}),
+        ({"a/#": 0, "a/b": 1, "c": 1}, {"a/#": 1, "c": 1}),
+        ({"+/x": 1, "$SYS/x": 1}, {"+/x": 1, "$SYS/x": 1}),
+        ({"a/+/x": 1, "+/b/x": 1, "c/d/#": 1}, {"+/+/#": 1}),  # the first two, joined, reach the third
+        ({"a/b": 1, "a/c": 1}, {"a/b": 1, "a/c": 1}),
+    ],
+)
+def test_filters_that_overlap_become_one(wanted: dict[str, int], subscribed: dict[str, int]) -> None:
+    assert disjoint(wanted) == subscribed
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(filters, st.sampled_from([0, 1]), max_size=4))
+def test_disjoint_filters_match_each_topic_once_and_miss_none(wanted: dict[str, int]) -> None:
+    apart = disjoint(wanted)
+    for topic in EVERY_TOPIC[:800]:
+        matching = [name for name in apart if filter_matches(name, topic)]
+        asked = [qos for name, qos in wanted.items() if filter_matches(name, topic)]
+        assert len(matching) <= 1
+        assert not asked or apart[matching[0]] >= max(asked)
 
 
 @given(filters)
