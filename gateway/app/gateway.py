@@ -84,7 +84,7 @@ class _Graph:
         processing = Processing(config, clock, budget, buffer, drain)
         republish = RepublishPart(config, clock, processing, buffer.store, buffer.path)
         cloud = CloudPart(config, clock, budget, buffer, processing)
-        ingest = IngestPart(config.local, clock, processing)
+        ingest = IngestPart(config, clock, processing)
         self.parts: list[Part] = [
             Writing(buffer, processing.writer, processing.pipeline, processing.trainer, republish.session),
             WorkerPart(processing.timekeeper),
@@ -120,6 +120,7 @@ class _Graph:
             ),
             timekeeper=processing.timekeeper,
             ingest_link=ingest.link,
+            subscriptions=ingest.subscriptions,
             links=[link for part in self.parts for link in part.links],
             bridges=cloud.bridges,
             bridge_links=cloud.bridge_links,

@@ -16,10 +16,11 @@ from gateway.config.specs import endpoint, ingest_endpoint
 from gateway.core.clock import Clock
 from gateway.local.ingest import Ingest
 from gateway.local.republish import Republish, status_payload
+from gateway.local.subscriptions import MEMORY_FILE, Memory, Report, Subscriptions, session_name
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.endpoint import Will
 from gateway.mqtt.link import Link, stop_links
-from gateway.pipeline.pipeline import AppendBatch, OutputTopics, Pipeline
+from gateway.pipeline.pipeline import AppendBatch, OutputTopics
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.home_assistant import Discovery
 
@@ -66,10 +67,12 @@ class RepublishPart(Part):
 class IngestPart(Part):
     """`gateway.ingest`: reads what devices publish; acknowledges it once it is committed."""
 
-    def __init__(self, local: Local, clock: Clock, processing: Processing) -> None:
-        self.topic_filters = [name for name, _ in processing.pipeline.subscriptions()]
+    def __init__(self, config: Config, clock: Clock, processing: Processing) -> None:
+        local = config.local
+        self.topic_filters = list(processing.pipeline.subscriptions())
+        self.subscriptions = _subscriptions(config, clock, processing)
         self.session = Ingest(
-            _subscriptions(local, processing.pipeline),
+            self.subscriptions,
             partial(AppendBatch, processing.pipeline),
             processing.writer,
             local.receive_maximum if local.protocol == "5" else None,
@@ -87,8 +90,18 @@ class IngestPart(Part):
         return (self.link,)
 
 
-def _subscriptions(local: Local, pipeline: Pipeline) -> list[tuple[str, int]]:
-    return [(local.subscription(name), qos) for name, qos in pipeline.subscriptions()]
+def _subscriptions(config: Config, clock: Clock, processing: Processing) -> Subscriptions:
+    local = config.local
+    path = Path(config.gateway.data_dir) / MEMORY_FILE
+    return Subscriptions(
+        # QoS 2 is taken at QoS 1: the receipts already make broker → buffer exactly once.
+        {name: min(qos, 1) for name, qos in processing.pipeline.subscriptions().items()},
+        Memory.read(path),
+        Report(lambda memory: memory.write(path), processing.alert, clock.now_ms),
+        session=session_name(local.client_id, local.url),
+        as_asked=local.subscription,
+        kept=not local.embedded,
+    )
 
 
 def _retained_topics(config: Config, topics: OutputTopics) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from gateway.config.document import Problem
 from gateway.config.models import Cloud
 from gateway.core.errors import ConfigError, ConfigFileError, PluginError
 from gateway.core.units import format_bytes, format_duration
+from gateway.local.subscriptions import MEMORY_FILE, Memory, session_name
 from gateway.pipeline.plugins_loader import find_plugins, load_window_plugin
 from gateway.windows.spec import WindowSpec
 
@@ -78,6 +80,8 @@ def summary(config: Config) -> Iterator[str]:
     broker = f"embedded broker on {local.listen}" if local.embedded else local.url
     yield f"{config.gateway.id}: the configuration is sound"
     yield f"devices  {broker} (MQTT {local.protocol})"
+    if not local.embedded:
+        yield f"  session {_since(config)}"
     windows = config.window_specs()
     shown: set[str] = set()
     for route, preset in ((route, entry.preset) for entry in config.routes for route in entry.routes):
@@ -98,6 +102,15 @@ def summary(config: Config) -> Iterator[str]:
     yield f"http     {config.http.listen if config.http else 'off'}"
     for warning in warnings_of(config):
         yield f"warning: {warning}"
+
+
+def _since(config: Config) -> str:
+    """Since when the broker keeps the messages for this gateway."""
+    known = Memory.read(Path(config.gateway.data_dir) / MEMORY_FILE)
+    if known.since_ms is None or known.session != session_name(config.local.client_id, config.local.url):
+        return "none yet: what the broker acknowledges before the first start of the gateway is not kept"
+    since = datetime.fromtimestamp(known.since_ms / 1000, UTC).isoformat(timespec="seconds")
+    return f"{config.local.client_id}, subscribed since {since}: what came before is not here"
 
 
 def _window_line(window: WindowSpec) -> str:

@@ -15,7 +15,7 @@ from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
 from gateway.core.errors import ConfigError, PluginError
 from gateway.core.expressions import compile_expression
-from gateway.core.topics import TopicTemplate, covers, filter_matches, placeholders
+from gateway.core.topics import TopicTemplate, covers, disjoint, filter_matches, placeholders
 from gateway.decode.routes import field_names
 from gateway.pipeline.plugins_loader import find_plugins
 
@@ -169,6 +169,21 @@ def _route_warnings(config: Config) -> Iterator[str]:
             yield f"route {route.name} ({route.topic}) also takes {own}"
         if route.qos == 0:
             yield f"route {route.name} subscribes with QoS 0: messages in flight at a crash are lost"
+    if config.local.protocol != "5":
+        yield from _overlap_warnings({name: TopicTemplate(text).filter for text, name in seen.items()})
+
+
+def _overlap_warnings(routes: Mapping[str, str]) -> Iterator[str]:
+    """Filters by route, where brokers may send a message once per filter that matches it."""
+    apart = disjoint(dict.fromkeys(routes.values(), 0))
+    for topic_filter in apart:
+        if topic_filter in routes.values():
+            continue  # a route's own, or one that covers others
+        names = [name for name, own in routes.items() if covers(topic_filter, own)]
+        yield (
+            f"routes {' and '.join(names)} overlap: for each message to come once, the gateway subscribes to "
+            f"{topic_filter} and leaves out what no route wants; with MQTT 5 it can tell the copies apart"
+        )
 
 
 def _link_warnings(config: Config) -> Iterator[str]:

@@ -73,6 +73,7 @@ class Message(NamedTuple):
     epoch: int  # which connection delivered it: an ack is only good on that one
     arrival_ms: int
     properties: tuple[tuple[str, str], ...] = ()  # MQTT 5 user properties
+    subscriptions: tuple[int, ...] = ()  # MQTT 5: the identifiers of those that it was sent for
 
 
 class Sample(NamedTuple):

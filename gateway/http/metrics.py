@@ -27,6 +27,7 @@ class GatewayCollector(Collector):
         yield from self._upkeep()
         yield from self._writer()
         yield from self._decoding()
+        yield from self._subscriptions()
         yield from self._sparkplug()
         yield from self._windows()
         yield from self._links()
@@ -145,6 +146,28 @@ class GatewayCollector(Collector):
             for labels, count in list(source.items()):
                 family.add_metric(list(labels), count)
             yield family
+
+    def _subscriptions(self) -> Iterator[Metric]:
+        subscriptions = self._status.subscriptions
+        refused = GaugeMetricFamily(
+            "gateway_subscription_refused", "Filters that the local broker refuses.", labels=["filter"]
+        )
+        for name in list(subscriptions.refused):
+            refused.add_metric([name], 1)
+        yield refused
+        for name, text, count in (
+            (
+                "copies",
+                "Further copies of a message that a broker sends per subscription.",
+                subscriptions.copies,
+            ),
+            (
+                "unwanted",
+                "Messages that a filter over several routes brought for none.",
+                subscriptions.unwanted,
+            ),
+        ):
+            yield CounterMetricFamily(f"gateway_messages_{name}", text, value=count)
 
     def _sparkplug(self) -> Iterator[Metric]:
         family = CounterMetricFamily(

@@ -145,7 +145,11 @@ class State:
 
     def sections(self) -> dict[str, Mapping[str, object]]:
         """Return what further parts of the gateway tell."""
-        return {"clock": clock_status(self._status), "backpressure": self._status.backpressure.describe()}
+        return {
+            "clock": clock_status(self._status),
+            "backpressure": self._status.backpressure.describe(),
+            "subscriptions": self._status.subscriptions.describe(),
+        }
 
 
 def _shape(spec: WindowSpec) -> dict[str, Any]:

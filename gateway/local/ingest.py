@@ -11,6 +11,7 @@ from functools import partial
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Do, Writer
 from gateway.core.events import Message
+from gateway.local.subscriptions import Subscriptions
 from gateway.mqtt.link import Link, Session
 
 log = logging.getLogger(__name__)
@@ -33,15 +34,13 @@ class Ingest(Session):
 
     def __init__(
         self,
-        filters: Sequence[tuple[str, int]],
+        subscriptions: Subscriptions,
         make_append: MakeAppend,
         writer: Writer,
         receive_maximum: int | None = None,
     ) -> None:
         self.ack_delay_s = 0.0  # flow control sets it
-        # QoS 2 is taken at QoS 1: paho answers PUBREC before we could commit, and the receipts already
-        # make broker → buffer exactly once.
-        self._filters = [(topic_filter, min(qos, 1)) for topic_filter, qos in filters]
+        self._subscriptions = subscriptions
         self._make_append = make_append
         self._writer = writer
         self._committed: deque[tuple[float, Sequence[Message]]] = deque()  # bounded by what was submitted
@@ -74,13 +73,22 @@ class Ingest(Session):
         if not session_present:
             # The broker starts a new session: its packet ids have nothing to do with the old ones.
             self._writer.submit(Do(Store.forget_receipts))
-        link.subscribe(self._filters)
+        self._subscriptions.connected(link, session_present)
+
+    def subscribed(self, link: Link, codes: dict[str, int]) -> None:
+        self._subscriptions.answered(link, codes)
+
+    def unsubscribed(self, link: Link, filters: Sequence[str]) -> None:
+        self._subscriptions.ended(filters)
 
     def received(self, link: Link, messages: list[Message]) -> None:
+        if self._subscriptions.sifts:
+            messages = self._sifted(link, messages)
         self._received += len(messages)
         if not self._window_is_known:
             self._window = max(self._window, self.unacknowledged)
-        self._submit(messages)
+        if messages:
+            self._submit(messages)
 
     def disconnected(self, link: Link) -> None:
         """What is not acknowledged comes again, marked DUP; the receipts tell what is already stored."""
@@ -89,6 +97,7 @@ class Ingest(Session):
         return self._writer.has_room
 
     def work(self, link: Link) -> float:
+        self._subscriptions.work(link)
         now_s = time.monotonic()
         while self._committed:
             due_s, messages = self._committed[0]
@@ -99,6 +108,16 @@ class Ingest(Session):
             for message in messages:
                 link.ack(message)
         return 1.0
+
+    def _sifted(self, link: Link, messages: list[Message]) -> list[Message]:
+        """Those that are to be taken in. The others are acknowledged, without any trace in the buffer."""
+        due = []
+        for message in messages:
+            if self._subscriptions.is_due(message.topic, message.subscriptions):
+                due.append(message)
+            else:
+                link.ack(message)
+        return due
 
     # --- on the writer's thread ---
 

@@ -152,14 +152,19 @@ class Link:
         return self.connack.receive_maximum
 
     def subscribe(
-        self, filters: Sequence[tuple[str, int]], *, retained: Literal["always", "new"] = "always"
+        self,
+        filters: Sequence[tuple[str, int]],
+        *,
+        retained: Literal["always", "new"] = "always",
+        identifier: int = 0,
     ) -> None:
         """Subscribe to (filter, QoS) pairs. `Session.subscribed` is told what came of it.
 
         `retained`: whether the broker sends its retained messages at each call, or only where the
-        subscription is new to it (MQTT 5).
+        subscription is new to it (MQTT 5). `identifier` comes back in `Message.subscriptions`, unless it is 0
+        (MQTT 5).
         """
-        self._require_connection().subscribe(filters, retained=retained)
+        self._require_connection().subscribe(filters, retained, identifier)
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """End subscriptions. `Session.unsubscribed` is told when the broker has."""

@@ -132,15 +132,20 @@ class Connection:
 
     # --- for the owner ---
 
-    def subscribe(self, filters: Sequence[tuple[str, int]], *, retained: Literal["always", "new"]) -> None:
+    def subscribe(
+        self, filters: Sequence[tuple[str, int]], retained: Literal["always", "new"], identifier: int
+    ) -> None:
         """Subscribe to (filter, QoS) pairs, in packets that every broker takes."""
         v5 = self._endpoint.protocol == "5"
         handling = _ONLY_NEW if retained == "new" else 0
+        properties = Properties(PacketTypes.SUBSCRIBE) if v5 and identifier else None
+        if properties is not None:
+            properties.SubscriptionIdentifier = identifier
         for part in _parts(filters):
             asked: list[Any] = [
                 (name, SubscribeOptions(qos, retainHandling=handling) if v5 else qos) for name, qos in part
             ]
-            _, packet_id = self._client.subscribe(asked)
+            _, packet_id = self._client.subscribe(asked, properties=properties)
             self._asked[packet_id or 0] = [name for name, _ in part]
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
@@ -244,9 +249,16 @@ class Connection:
                 message.mid,
                 self._epoch,
                 self._now_ms(),
-                tuple(getattr(message.properties, "UserProperty", ())) if message.properties else (),
+                *self._properties(message.properties),
             )
         )
+
+    @staticmethod
+    def _properties(found: Properties | None) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+        """The user properties and the subscription identifiers of a message."""
+        if found is None:
+            return (), ()
+        return tuple(getattr(found, "UserProperty", ())), tuple(getattr(found, "SubscriptionIdentifier", ()))
 
     def _on_publish(self, _client: Any, _data: Any, packet_id: int, _reason: Any, _properties: Any) -> None:
         self._listener.published(packet_id, self._client.puback_code)

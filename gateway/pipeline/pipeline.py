@@ -157,17 +157,14 @@ class Pipeline:
         """What is known of Sparkplug's edge nodes."""
         return self._routes.edge_nodes
 
-    def subscriptions(self) -> list[tuple[str, int]]:
-        """(filter, QoS) pairs to subscribe to, without those that another one covers.
-
-        A broker may deliver a message once per matching subscription, and each copy would count.
-        """
+    def subscriptions(self) -> dict[str, int]:
+        """The filters to subscribe to, each with its QoS, without those that another one covers."""
         wanted = self._routes.subscriptions()
-        return [
-            (name, max(qos for other, qos in wanted.items() if covers(name, other)))
+        return {
+            name: max(qos for other, qos in wanted.items() if covers(name, other))
             for name in wanted
             if not any(other != name and covers(other, name) for other in wanted)
-        ]
+        }
 
     # --- inside a transaction ---
 

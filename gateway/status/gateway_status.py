@@ -24,6 +24,7 @@ from gateway.decode.presence import Presence
 from gateway.delivery.forecast import Forecast, Progress, Totals
 from gateway.flow.capacity import Load, Signal
 from gateway.host.files import size_of
+from gateway.local.subscriptions import Subscriptions
 from gateway.mqtt.link import Link
 from gateway.pipeline.backpressure import Backpressure
 from gateway.pipeline.pipeline import Pipeline
@@ -58,6 +59,7 @@ class GatewayStatus:
     backpressure: Backpressure
     timekeeper: Timekeeper
     ingest_link: Link
+    subscriptions: Subscriptions
     links: Sequence[Link]
     """All MQTT connections."""
     bridges: Sequence[Bridge]
@@ -93,6 +95,7 @@ class GatewayStatus:
             yield "the gateway is starting or stopping"
         if not self.ingest_link.connected:
             yield f"not connected to the local broker: {self.ingest_link.metrics.last_error}"
+        yield from self.subscriptions.problems
         if self.writer.metrics.storage_error:
             yield f"the buffer cannot be written: {self.writer.metrics.storage_error}"
         elif (silent_s := self.since_commit_s) > WRITER_STALLED_AFTER_S:

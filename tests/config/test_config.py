@@ -257,6 +257,17 @@ def test_what_costs_a_guarantee_is_a_warning() -> None:
         assert word in told
 
 
+@pytest.mark.parametrize("protocol, words", [("3.1.1", ["one and rest overlap", "a/+/#"]), ("5", [])])
+def test_routes_that_overlap_say_what_is_subscribed_to_instead(protocol: str, words: list[str]) -> None:
+    config = parse(
+        local={"url": "mqtt://here", "protocol": protocol},
+        routes=[{"name": "one", "topic": "a/{x}/t"}, {"name": "rest", "topic": "a/d1/#"}],
+    )
+    told = "\n".join(warnings_of(config))
+    assert all(word in told for word in words)
+    assert bool(told) is bool(words)
+
+
 def test_a_plain_configuration_has_no_warnings() -> None:
     assert warnings_of(parse()) == ()
 

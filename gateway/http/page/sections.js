@@ -17,7 +17,7 @@ function drawn({ name, pill, lead, pairs, sources }) {
     sources?.length ? table("Sources of time", SOURCES, sources) : null);
 }
 
-const CARDS = { backpressure: backpressureCard, clock: clockCard };
+const CARDS = { backpressure: backpressureCard, clock: clockCard, subscriptions: subscriptionsCard };
 
 const PRESSURE = {
   NONE: [["ok", "none"], () => "Everything is taken as it comes."],
@@ -75,6 +75,19 @@ function clockCard(told) {
 const reading = (value, read) => (value === null || value === undefined ? "" : read(value));
 
 /** Any names, any plain values. */
+function subscriptionsCard(told) {
+  return {
+    pill: told.refused ? ["bad", "refused"] : null,
+    lead: told.refused ? `The local broker refuses: ${told.refused}.` : "What the gateway asks the local broker for.",
+    pairs: [
+      ["subscribed to", told.subscribed_to],
+      ["without a gap since", told.since_ms === null ? "not yet" : moment(told.since_ms)],
+      ["further copies of a message, left out", count(told.copies)],
+      ["messages for no route, left out", count(told.unwanted)],
+    ],
+  };
+}
+
 function anyCard(told) {
   return { pairs: Object.entries(told).flatMap(([name, value]) => pairsOf(name, value)) };
 }
