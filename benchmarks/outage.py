@@ -32,10 +32,12 @@ from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.cloud.commands import SettleEvents
 from gateway.core.events import Message
+from gateway.core.own_topics import OwnTopics
 from gateway.core.units import parse_size_bytes
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.delivery.states import DeliveryEvent
-from gateway.pipeline.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
+from gateway.pipeline.commands import AppendBatch, Tick
+from gateway.pipeline.pipeline import Pipeline
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
 from gateway.windows.spec import WindowSpec
@@ -86,7 +88,7 @@ class Day:
             "minute", "tumbling", route="sensors", fields=("v",), key="{device}", size_ms=60_000
         )
         self.pipeline = Pipeline(
-            OutputTopics("gateway", "g1"),
+            OwnTopics("gateway", "g1"),
             RouteTable([route]),
             partial(WindowEngine, [window], {window.name: shipped("stats")}),
             self.clock,

@@ -22,10 +22,11 @@ from gateway.buffer.proof.balance import audit
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.core.events import Message
+from gateway.core.own_topics import OwnTopics
 from gateway.core.units import parse_size_bytes
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.flow.memory import memory_budget
-from gateway.pipeline.pipeline import OutputTopics, Pipeline
+from gateway.pipeline.pipeline import Pipeline
 from gateway.pipeline.plugins_loader import load_plugins
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
@@ -65,7 +66,7 @@ def flood(folder: Path, topics: int, memory_bytes: int) -> Iterator[Seen]:
             WindowEngine, [window], plugins.plugins, fetch=store.windows.state, hot_keys=budget.hot_keys(1)
         )
         pipeline = Pipeline(
-            OutputTopics("gateway", "g1"),
+            OwnTopics("gateway", "g1"),
             RouteTable([RouteSpec("r", "s/{device}")]),
             engine,
             ManualClock(NOW_MS),

@@ -35,7 +35,8 @@ def run_engine(spec: WindowSpec, made: list[Event]) -> int:
     engine = WindowEngine([spec], {spec.name: Stats()})
     out: list[Emission] = []
     for topic, levels, samples, arrival_ms in made:
-        out += engine.process(topic, None, levels, samples, arrival_ms)
+        for chunk in engine.process(topic, None, levels, samples, arrival_ms):
+            out += chunk
     return len(out) + len(engine.flush())
 
 

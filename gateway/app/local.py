@@ -14,13 +14,14 @@ from gateway.config import Config
 from gateway.config.models import Local
 from gateway.config.specs import endpoint, ingest_endpoint
 from gateway.core.clock import Clock
+from gateway.core.own_topics import OwnTopics
 from gateway.local.ingest import Ingest
 from gateway.local.republish import Republish, status_payload
 from gateway.local.subscriptions import MEMORY_FILE, Memory, Report, Subscriptions, session_name
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.endpoint import Will
 from gateway.mqtt.link import Link, stop_links
-from gateway.pipeline.pipeline import AppendBatch, OutputTopics
+from gateway.pipeline.commands import AppendBatch
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.home_assistant import Discovery
 
@@ -69,7 +70,7 @@ class IngestPart(Part):
 
     def __init__(self, config: Config, clock: Clock, processing: Processing) -> None:
         local = config.local
-        self.topic_filters = list(processing.pipeline.subscriptions())
+        self.topic_filters = list(processing.pipeline.intake.subscriptions())
         self.subscriptions = _subscriptions(config, clock, processing)
         self.session = Ingest(
             self.subscriptions,
@@ -95,7 +96,7 @@ def _subscriptions(config: Config, clock: Clock, processing: Processing) -> Subs
     path = Path(config.gateway.data_dir) / MEMORY_FILE
     return Subscriptions(
         # QoS 2 is taken at QoS 1: the receipts already make broker → buffer exactly once.
-        {name: min(qos, 1) for name, qos in processing.pipeline.subscriptions().items()},
+        {name: min(qos, 1) for name, qos in processing.pipeline.intake.subscriptions().items()},
         Memory.read(path),
         Report(lambda memory: memory.write(path), processing.alert, clock.now_ms),
         session=session_name(local.client_id, local.url),
@@ -104,7 +105,7 @@ def _subscriptions(config: Config, clock: Clock, processing: Processing) -> Subs
     )
 
 
-def _retained_topics(config: Config, topics: OutputTopics) -> tuple[str, ...]:
+def _retained_topics(config: Config, topics: OwnTopics) -> tuple[str, ...]:
     return tuple(topics.aggregates(spec.name) for spec in config.window_specs() if spec.retain)
 
 
@@ -112,11 +113,9 @@ def _begins_with(prefixes: tuple[str, ...], topic: str) -> bool:
     return topic.startswith(prefixes)
 
 
-def _discovery(config: Config, topics: OutputTopics) -> Discovery | None:
+def _discovery(config: Config, topics: OwnTopics) -> Discovery | None:
     if config.home_assistant is None:
         return None
     shown = [(window.name, window.publish.home_assistant) for window in config.windows]
     windows = {name: how.shown() for name, how in shown if how is not None}
-    return Discovery(
-        config.home_assistant.discovery_prefix, config.gateway.id, topics.root, __version__, windows
-    )
+    return Discovery(config.home_assistant.discovery_prefix, topics, __version__, windows)

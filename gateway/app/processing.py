@@ -15,12 +15,14 @@ from gateway.buffer.writer import Do
 from gateway.config import Config
 from gateway.config.specs import backup_plan
 from gateway.core.clock import SteadyClock, uptime_ns
+from gateway.core.own_topics import OwnTopics
 from gateway.decode.routes import RouteTable
 from gateway.delivery.forecast import Progress
 from gateway.flow.admission import Admission
 from gateway.flow.memory import MemoryBudget
 from gateway.host.machine import boot_id
-from gateway.pipeline.pipeline import KNOWN_MS, OutputTopics, Pipeline
+from gateway.pipeline.checkpointer import KNOWN_MS
+from gateway.pipeline.pipeline import Pipeline
 from gateway.pipeline.plugins_loader import load_plugins
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.hold import Hold
@@ -39,7 +41,7 @@ class Processing:
         self._config = config
         self._clock = clock
         self.admission = Admission()
-        self.topics = OutputTopics(config.gateway.topic_prefix, config.gateway.id)
+        self.topics = OwnTopics(config.gateway.topic_prefix, config.gateway.id)
         self.pipeline = self._make_pipeline(budget, buffer, drain)
         self.timekeeper = Timekeeper(
             clock,

@@ -21,7 +21,8 @@ from gateway.core.clock import Clock
 from gateway.core.threads import HasThread
 from gateway.flow.memory import MemoryBudget
 from gateway.local.republish import Republish
-from gateway.pipeline.pipeline import Pipeline, Tick
+from gateway.pipeline.commands import Tick
+from gateway.pipeline.pipeline import Pipeline
 from gateway.status.gateway_status import GatewayStatus
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def make_writer(buffer: OpenBuffer, settings: Buffer, budget: MemoryBudget, pipe
         group_time_s=settings.group_time_s,
         backlog_limit_bytes=min(BACKLOG_BYTES, budget.ingest_bytes),
         on_rollback=partial(pipeline.restore, buffer.store, buffer.reader),
-        relief=pipeline,
+        relief=pipeline.disk_guard,
         mark=buffer.opened.marker,
     )
 

@@ -40,10 +40,10 @@ from gateway.cli.buffer_options import (
 from gateway.config import Config, load_config
 from gateway.core.errors import BufferLockedError, StoreError
 from gateway.core.events import Status
+from gateway.core.own_topics import OwnTopics
 from gateway.core.units import format_bytes
 from gateway.delivery.states import DeliveryEvent, sources
 from gateway.host.control import SOCKET_FILE, ask
-from gateway.pipeline.pipeline import OutputTopics
 
 ROLE = "`gateway buffer` command"
 
@@ -236,7 +236,7 @@ def _now_ms() -> int:
 
 
 def _alerts(settings: Config) -> str:
-    return OutputTopics(settings.gateway.topic_prefix, settings.gateway.id).alerts
+    return OwnTopics(settings.gateway.topic_prefix, settings.gateway.id).alerts
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from gateway.buffer.dropped_messages import shed_ranges
 from gateway.buffer.proof.positions import StreamPositions, lost, standing
 from gateway.buffer.reader import Reader
 from gateway.buffer.writer import Writer
+from gateway.core.own_topics import OwnTopics
 from gateway.flow.dropped_ranges import DroppedRange
 from gateway.mqtt.link import Link, Session
-from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim, audit_messages, audit_topic
+from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim, audit_messages
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Auditor(Session):
         interval_s: float = 60.0,
     ) -> None:
         self.metrics = AuditorMetrics()
-        self._topic = audit_topic(prefix, gateway_id)
+        self._topic = OwnTopics(prefix, gateway_id).audit
         self._gateway_id = gateway_id
         self._path = path
         self._writer = writer

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 
 from gateway.buffer.reader import Reader
 from gateway.buffer.stored_events import StoredEvents
+from gateway.core.own_topics import OwnTopics
 from gateway.wire.encodings import Encoding, encode_frame
-from gateway.wire.event_format import batch_topic, event_envelope, event_properties, event_topic
+from gateway.wire.event_format import event_envelope, event_properties
 from gateway.wire.frame import wire_events
 
 _PROPERTY_BYTES = 5  # of a user property, beside its name and value
@@ -47,8 +48,7 @@ class FrameBuilder:
         encoding: Encoding,
         envelopes: bool,
     ) -> None:
-        self._prefix = prefix
-        self._gateway_id = gateway_id
+        self._topics = OwnTopics(prefix, gateway_id)
         self._shard = shard
         self._form = form
         self._encoding = encoding
@@ -78,13 +78,13 @@ class FrameBuilder:
     def _pack(self, reader: Reader, events: StoredEvents, place: tuple[int, ...]) -> list[Outgoing]:
         columns = reader.columns(events)
         if self._form == "batch":
-            frame = encode_frame(self._encoding, self._gateway_id, uuid.uuid4().bytes, columns)
-            topic = batch_topic(self._prefix, self._gateway_id, self._shard)
+            frame = encode_frame(self._encoding, self._topics.gateway_id, uuid.uuid4().bytes, columns)
+            topic = self._topics.batch(self._shard)
             return [Outgoing(place, topic, frame, (), events)]
         return [
             Outgoing(
                 (*place, at),
-                event_topic(self._prefix, self._gateway_id, event.stream),
+                self._topics.event(event.stream),
                 event_envelope(event) if self._envelopes else event.payload,
                 () if self._envelopes else event_properties(event),
                 events.part(at, at + 1),

@@ -15,6 +15,7 @@ from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
 from gateway.core.errors import ConfigError, PluginError
 from gateway.core.expressions import compile_expression
+from gateway.core.own_topics import OwnTopics
 from gateway.core.topics import TopicTemplate, covers, disjoint, filter_matches, placeholders
 from gateway.decode.routes import field_names
 from gateway.pipeline.plugins_loader import find_plugins
@@ -157,7 +158,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
 
 
 def _route_warnings(config: Config) -> Iterator[str]:
-    own_topic = f"{config.gateway.topic_prefix}/{config.gateway.id}/status"
+    own_topic = OwnTopics(config.gateway.topic_prefix, config.gateway.id).status
     seen: dict[str, str] = {}
     for route in config.all_routes:
         topic_filter = TopicTemplate(route.topic).filter

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.config.document import Problem
 from gateway.config.types import Section, SizeBytes, Template, fault, reading, setting
+from gateway.core.own_topics import OwnTopics
 from gateway.core.topics import TopicTemplate, check_filter, overlap
 from gateway.wire.command_topics import DownlinkRule
 
@@ -78,14 +79,13 @@ def downlink_problems(config: Config) -> Iterator[Problem]:
     cloud = config.cloud
     if cloud is None:
         return
-    root = f"{config.gateway.topic_prefix}/{config.gateway.id}"
+    topics = OwnTopics(config.gateway.topic_prefix, config.gateway.id)
+    root = topics.root
     rules = [entry.rule() for entry in cloud.downlink]
     same_broker = config.local.address == cloud.address
     for position, rule in enumerate(rules):
         path = ("cloud", "downlink", position)
-        if any(
-            overlap(rule.source.filter, own) for own in (f"{root}/up/#", f"{root}/audit", f"{root}/status")
-        ):
+        if any(overlap(rule.source.filter, own) for own in (*topics.uplink_filters, topics.status)):
             yield Problem((*path, "topic"), "takes what this gateway itself sends to the cloud")
         if overlap(rule.target_filter, f"{root}/#"):
             yield Problem((*path, "to"), f"writes to {root}/…, where this gateway itself publishes")

@@ -18,6 +18,7 @@ from gateway.buffer.reader import Reader
 from gateway.config import load_config
 from gateway.core.errors import BrokerError
 from gateway.core.events import Message
+from gateway.core.own_topics import OwnTopics
 from gateway.lab.fault_proxy import FaultProxy
 from gateway.lab.fleet_publisher import Fleet
 from gateway.lab.fleet_simulator import FleetSpec, simulate
@@ -28,7 +29,6 @@ from gateway.mqtt.loop_thread import free_port
 from gateway.receiver.ledger import Ledger
 from gateway.receiver.session import Receiver
 from gateway.receiver.sinks.ndjson import EventFile
-from gateway.wire.event_format import uplink_filters
 
 GATEWAY_ID = "demo"
 DEVICES_FILTER = "zigbee2mqtt/+"
@@ -123,7 +123,7 @@ class Dashboard(Session):
     """Subscribes to the aggregates on the local broker, as a dashboard would."""
 
     def __init__(self) -> None:
-        self.filter = f"{_PREFIX}/{GATEWAY_ID}/aggregates/#"
+        self.filter = f"{OwnTopics(_PREFIX, GATEWAY_ID).all_aggregates}#"
         self.latest: deque[dict[str, object]] = deque(maxlen=SHOWN_AGGREGATES)
 
     def connected(self, link: Link, session_present: bool) -> None:
@@ -231,7 +231,7 @@ class Stage:
         self._output.open()
         self._resources.callback(self._output.close)
         self._start_link("receive", self._cloud, self._receiver)
-        wanted = set(uplink_filters(_PREFIX, GATEWAY_ID))
+        wanted = set(OwnTopics(_PREFIX, GATEWAY_ID).uplink_filters)
         self._wait_until(lambda: wanted <= self._cloud.subscriptions())
 
     def _start_gateway(self) -> None:

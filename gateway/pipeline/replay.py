@@ -16,7 +16,7 @@ from gateway.core.errors import DecodeError, GatewayError
 from gateway.core.events import Emission, FieldValue, Sample
 from gateway.decode.routes import RouteTable
 from gateway.windows.emission import emission_json
-from gateway.windows.engine import WindowEngine
+from gateway.windows.engine import WindowEngine, gathered
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """A line longer than this is a wrong file rather than an event: it is refused before it is parsed."""
@@ -100,19 +100,19 @@ class Replay:
         out: list[Emission] = []
         if self._now_ms is None or event.time_ms > self._now_ms:
             self._now_ms = event.time_ms
-            out = self._engine.advance(event.time_ms)
+            out = gathered(self._engine.advance(event.time_ms))
         found = self._routes.match(event.topic)
         if found is None:
             samples = plain_samples(event.payload, event.time_ms)
             self.undecoded += not samples
-            return out + self._engine.process(event.topic, None, {}, samples, self._now_ms)
+            return out + gathered(self._engine.process(event.topic, None, {}, samples, self._now_ms))
         route, levels = found
         decoded = route.decode(event.topic, levels, event.payload, event.time_ms)
         if decoded.problem is not None:
             self.undecoded += 1
             return out
         name = route.spec.name
-        return out + self._engine.process(event.topic, name, levels, decoded.samples, self._now_ms)
+        return out + gathered(self._engine.process(event.topic, name, levels, decoded.samples, self._now_ms))
 
     def finish(self) -> list[Emission]:
         """End of input: close what is open."""

@@ -10,7 +10,7 @@ from gateway.buffer.reader import Reader
 from gateway.core.events import Emission
 from gateway.core.identifiers import split_ids
 from gateway.decode.routes import RouteTable
-from gateway.windows.engine import WindowEngine
+from gateway.windows.engine import WindowEngine, gathered
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ def replay_one(windows: WindowEngine, routes: RouteTable, message: StoredMessage
         return []
     route, levels = found
     decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms)
-    return windows.process(message.topic, route.spec.name, levels, decoded.samples, message.arrival_ms)
+    return gathered(
+        windows.process(message.topic, route.spec.name, levels, decoded.samples, message.arrival_ms)
+    )
 
 
 def rebuild(windows: WindowEngine, routes: RouteTable, reader: Reader, to_id: int) -> str:
@@ -66,7 +68,9 @@ def rebuild(windows: WindowEngine, routes: RouteTable, reader: Reader, to_id: in
             part.resume(now_ms)
         elif message.arrival_ms >= now_ms + _STEP_MS:
             now_ms = message.arrival_ms
-            part.advance(now_ms - _STEP_MS)  # a gateway that looked at the time had looked at least then
+            gathered(
+                part.advance(now_ms - _STEP_MS)
+            )  # a gateway that looked at the time had looked at least then
         replay_one(part, past_routes, message)
         replayed += 1
     part.renew(now_ms)

@@ -13,12 +13,13 @@ import time
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message
+from gateway.core.own_topics import OwnTopics, UplinkTopic, parse_uplink_topic
 from gateway.mqtt.link import Link, Session
 from gateway.receiver.ledger import Ledger, identity
 from gateway.receiver.sinks.sink import Received, Sink
 from gateway.wire.audit_record import AuditRecord, read_audit
 from gateway.wire.encodings import decode_frame
-from gateway.wire.event_format import UplinkTopic, event_from_message, parse_uplink_topic, uplink_filters
+from gateway.wire.event_format import event_from_message
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Receiver(Session):
         self.done = threading.Event()
         self.failure: Exception | None = None
         self._prefix = prefix
-        self._filters = uplink_filters(prefix, gateway_id)
+        self._filters = OwnTopics(prefix, gateway_id).uplink_filters
         self._sink = sink
         self._ledger = ledger
         self._unsaved = 0

@@ -128,27 +128,27 @@ class GatewayStatus:
     @property
     def undecoded(self) -> Mapping[tuple[str, str], int]:
         """Payloads that could not be decoded since the start, by (route, reason)."""
-        return self.pipeline.problems
+        return self.pipeline.intake.problems
 
     @property
     def field_misses(self) -> Mapping[tuple[str, str], int]:
         """Fields that were not there since the start, by (route, field)."""
-        return self.pipeline.misses
+        return self.pipeline.intake.misses
 
     @property
     def oddities(self) -> Mapping[tuple[str, str], int]:
         """Filtered readings and odd payloads since the start, by (route, what)."""
-        return self.pipeline.oddities
+        return self.pipeline.intake.oddities
 
     @property
     def clock_skew(self) -> Mapping[tuple[str, str], int]:
         """Device times that were not believed since the start, by (route, kind)."""
-        return self.pipeline.skew
+        return self.pipeline.intake.skew
 
     @property
     def sparkplug(self) -> Mapping[str, int]:
         """What became of Sparkplug's edge nodes since the start, by kind."""
-        return self.pipeline.edge_nodes.counts
+        return self.pipeline.intake.edge_nodes.counts
 
     @property
     def window_counters(self) -> Mapping[str, Counters]:
@@ -157,11 +157,11 @@ class GatewayStatus:
 
     @property
     def presence(self) -> Presence:
-        return self.pipeline.presence
+        return self.pipeline.intake.presence
 
     @property
     def device_clocks(self) -> DeviceClocks:
-        return self.pipeline.devices
+        return self.pipeline.intake.devices
 
     @property
     def signal(self) -> Signal:

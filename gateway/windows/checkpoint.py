@@ -24,6 +24,7 @@ DAMAGES = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 """What reading state that is not as it was written may raise."""
 META = b"!"
 _COLD_PER_HOT = 8
+_SLACK = 8  # an eighth more may be in memory for a while: to store all that fired with each thousand is slow
 
 
 class Checkpoint:
@@ -44,6 +45,13 @@ class Checkpoint:
         if fetch is not None:
             operator.keys.load = self._fetch_key
 
+    @property
+    def crowded(self) -> bool:
+        """Whether more keys take memory than should, because many came back or have to be deleted."""
+        keys = self._operator.keys
+        most = self._most + self._hot_keys // _SLACK
+        return self._fetch is not None and len(keys.hot) + keys.removed > most
+
     def take_changes(self) -> list[Change]:
         """The rows that differ since the last call; None where a row is to be deleted."""
         changes: dict[bytes, bytes | None] = {}
@@ -56,7 +64,7 @@ class Checkpoint:
 
     def _take_keys(self, changes: dict[bytes, bytes | None]) -> None:
         keys = self._operator.keys
-        dirty, keys.dirty = keys.dirty, []
+        dirty, keys.dirty, keys.removed = keys.dirty, [], 0
         for key in dirty:
             key.dirty = False
             changes[b"k" + key.name.encode()] = self._dump_or_drop(key)
@@ -67,9 +75,12 @@ class Checkpoint:
 
     def _chill(self) -> None:
         """Keep what goes into the memory of `hot_keys`: a cold key needs about an eighth of a hot one."""
-        keys = self._operator.keys
-        most = self._hot_keys - len(keys.cold) // _COLD_PER_HOT
-        keys.evict(max(self._hot_keys // 10, most))
+        self._operator.keys.evict(self._most)
+
+    @property
+    def _most(self) -> int:
+        most = self._hot_keys - len(self._operator.keys.cold) // _COLD_PER_HOT
+        return max(self._hot_keys // 10, most)
 
     def _dump_or_drop(self, key: Key) -> bytes | None:
         """The state of a key; None when it is gone, or when its plugin made it what cannot be stored."""

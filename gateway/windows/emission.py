@@ -6,6 +6,10 @@ from gateway.core.events import Emission
 
 Bounds = tuple[int, int]
 
+MANY = 1000
+"""Emissions in one list after which it is emptied before the next key has its turn: one watermark may close
+the windows of a million keys."""
+
 
 def identity(window: str, key: str, bounds: str, kind: str, revision: int) -> str:
     """Equal for the same output before and after a restart, different for any two outputs.

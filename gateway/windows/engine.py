@@ -6,10 +6,11 @@ the caller, so that a replay gives what the live run gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -43,6 +44,10 @@ CALENDAR_FIELDS = ("every", "timezone", "week_starts")
 """The same of calendar windows: in a fingerprint only where given, so that older state still fits."""
 
 _Bound = tuple[tuple[Operator[Any], Binding[Any]], ...]
+
+Chunks = Iterable[list[Emission]]
+"""Emissions in parts, because one watermark may close the windows of a million keys. They are made as they
+are taken: take them all before the next call."""
 
 OPERATORS: dict[str, type[Operator[Any]]] = {
     "tumbling": GridOperator,
@@ -96,9 +101,7 @@ class WindowEngine:
         self._fetch = fetch
         self._hot_keys = hot_keys
         self._orphans: set[tuple[str, bytes]] = set()
-        self.hand_on: Callable[[list[Emission], bool], None] | None = None
-        """Called with the list when emissions pile up: it may empty it, and where the second argument is True
-        call `take_changes`. `process` and `advance` return what is left."""
+        self._due: list[Operator[Any]] = []  # with what the last message has brought to its time
         self._progressed = False
         self.unrestored: set[str] = set()
         """Windows with `on_change: replay` whose state could not be restored: see `part`."""
@@ -108,15 +111,11 @@ class WindowEngine:
     def _start(self, spec: WindowSpec) -> Operator[Any]:
         """Put an empty window in place."""
         operator = _operator(spec, self._plugins[spec.name], self._codes.get(spec.name, ""))
-        operator.hand_on = self._hand_on
+        operator.due = self._due
         self._operators[spec.name] = operator
         fetch = None if self._fetch is None else partial(self._fetch, spec.name)
         self._checkpoints[spec.name] = Checkpoint(operator, fetch, self._hot_keys)
         return operator
-
-    def _hand_on(self, out: list[Emission], state_too: bool) -> None:
-        if self.hand_on is not None:
-            self.hand_on(out, state_too)
 
     @property
     def counters(self) -> Mapping[str, Counters]:
@@ -128,6 +127,12 @@ class WindowEngine:
         """Whether the last `advance` changed any state. The caller then takes a checkpoint with it."""
         return self._progressed
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so many keys were read back that some have to leave the memory: `take_changes` does it. It
+        may be called between any two chunks."""
+        return any(checkpoint.crowded for checkpoint in self._checkpoints.values())
+
     def process(
         self,
         topic: str,
@@ -135,7 +140,7 @@ class WindowEngine:
         levels: Mapping[str, str],
         samples: Sequence[Sample],
         arrival_ms: int,
-    ) -> list[Emission]:
+    ) -> Chunks:
         """Give the samples of one message to every window that reads its topic or its route."""
         bound = self._bound.get((topic, route))
         if bound is None:
@@ -143,23 +148,39 @@ class WindowEngine:
         out: list[Emission] = []
         self._until_timed -= 1
         if not self._until_timed:
-            self._process_timed(bound, samples, arrival_ms, out)
-            return out
+            self._until_timed = TIMED_EVERY
+            return self._process_timed(bound, samples, arrival_ms, out)
         for operator, binding in bound:
             operator.process(binding, samples, arrival_ms, out)
-        return out
+        if self._due:
+            return self._fire(out, _no_stopwatch)
+        return (out,) if out else ()
 
     def _process_timed(
         self, bound: _Bound, samples: Sequence[Sample], arrival_ms: int, out: list[Emission]
-    ) -> None:
+    ) -> Chunks:
         """What `process` does, with a look at the stopwatch around each window."""
-        self._until_timed = TIMED_EVERY
-        read = self._stopwatch_ns or _no_stopwatch
+        read_ns = self._stopwatch_ns or _no_stopwatch
         for operator, binding in bound:
-            started_ns = read()
+            started_ns = read_ns()
             operator.process(binding, samples, arrival_ms, out)
-            operator.counters.timed_ns += read() - started_ns
+            operator.counters.timed_ns += read_ns() - started_ns
             operator.counters.timed_samples += len(samples)
+        return self._fire(out, read_ns)
+
+    def _fire(self, out: list[Emission], read_ns: Callable[[], int]) -> Iterator[list[Emission]]:
+        """What waited for the watermarks that the last message has moved, behind what is in `out` already."""
+        due = [*self._due]
+        self._due.clear()
+        for operator in due:
+            started_ns = read_ns()
+            for _ in operator.fire(out):
+                operator.counters.timed_ns += read_ns() - started_ns
+                yield _taken(out)
+                started_ns = read_ns()
+            operator.counters.timed_ns += read_ns() - started_ns
+        if out:
+            yield out
 
     def _bind(self, topic: str, route: str | None, levels: Mapping[str, str]) -> _Bound:
         if len(self._bound) >= MAX_BOUND_TOPICS:
@@ -180,12 +201,16 @@ class WindowEngine:
         template = self._templates.get(name)
         return {} if template is None else template.match(topic)
 
-    def advance(self, now_ms: int) -> list[Emission]:
+    def advance(self, now_ms: int) -> Iterator[list[Emission]]:
         """Let processing time pass: idle sources, early results, time triggers, keys to forget."""
         out: list[Emission] = []
-        changed = [operator.ticks.advance(now_ms, out) for operator in self._operators.values()]
-        self._progressed = any(changed)
-        return out
+        self._progressed = False
+        for operator in self._operators.values():
+            for _ in operator.ticks.advance(now_ms, out):
+                yield _taken(out)
+            self._progressed |= operator.ticks.progressed
+        if out:
+            yield out
 
     def resume(self, now_ms: int) -> None:
         """Call after a restart or a lost connection: silence until now was not the sources' own."""
@@ -267,6 +292,18 @@ def _operator(spec: WindowSpec, plugin: CombineFn, code: str) -> Operator[Any]:
     overlaps = spec.type == "hopping" and (spec.slide_ms or 0) < (spec.size_ms or 0)
     kind = PaneOperator if overlaps and spec.mode == "discarding" else OPERATORS[spec.type]
     return kind(spec, applied, fingerprint(spec, code))
+
+
+def gathered(chunks: Chunks) -> list[Emission]:
+    """All chunks in one list, where there is no need to save memory."""
+    return [*chain.from_iterable(chunks)]
+
+
+def _taken(out: list[Emission]) -> list[Emission]:
+    """What is in the list, which is emptied."""
+    taken = out.copy()
+    out.clear()
+    return taken
 
 
 def _no_stopwatch() -> int:

@@ -24,6 +24,8 @@ class Keyspace(Generic[K]):
         self.hot: dict[str, K] = {}
         self.cold: set[str] = set()
         self.dirty: list[K] = []
+        self.removed = 0
+        """How many of `dirty` are to be deleted; they take memory until the checkpoint knows it."""
         self.load: Callable[[str], K | None] | None = None
         """Reads a cold key from the checkpoint; None when it cannot be read any more."""
         self._most = spec.max_keys
@@ -83,6 +85,7 @@ class Keyspace(Generic[K]):
         """Forget a key; the next checkpoint deletes its state."""
         self.touch(key)
         key.gone = True
+        self.removed += 1
         del self.hot[key.name]
         self._counters.keys = len(self)
         self._counters.open_windows -= key.window_count()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from gateway.core.events import Emission
 from gateway.windows.corrections import OwedCorrections
 from gateway.windows.counters import Counters
-from gateway.windows.emission import end_and_key
+from gateway.windows.emission import MANY
 from gateway.windows.expiry import Expiry
 from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin_runner import Key
@@ -27,11 +28,11 @@ class Ticked(Protocol[K]):
     counters: Counters
     owed: OwedCorrections | None
 
-    def fire(self, clock: SharedClock | KeyClock, out: list[Emission]) -> None: ...
+    def fire(self, out: list[Emission]) -> Iterator[None]: ...
+    def fire_keys(self, names: Iterable[str], out: list[Emission]) -> Iterator[None]: ...
     def close_all(self, key: K, out: list[Emission]) -> None: ...
     def pulse_key(self, key: K, out: list[Emission]) -> bool: ...
-    def relieve(self, out: list[Emission], state_too: bool) -> None: ...
-    def settle(self, now_ms: int, out: list[Emission]) -> bool: ...
+    def settle(self, now_ms: int, out: list[Emission]) -> Generator[None, None, bool]: ...
 
 
 class ProcessingTimeTimers(Generic[K]):
@@ -39,6 +40,8 @@ class ProcessingTimeTimers(Generic[K]):
 
     def __init__(self, operator: Ticked[K]) -> None:
         spec = operator.spec
+        self.progressed = False
+        """Whether the last `advance` changed any state."""
         self._operator = operator
         self._every_ms = spec.trigger_every_ms if spec.type == "global" else spec.early_every_ms
         self._pulse_number: int | None = None
@@ -62,18 +65,20 @@ class ProcessingTimeTimers(Generic[K]):
         if self._silent is not None:
             self._silent.watch(clock)
 
-    def advance(self, now_ms: int, out: list[Emission]) -> bool:
-        """Let processing time pass; True when any state has changed."""
+    def advance(self, now_ms: int, out: list[Emission]) -> Iterator[None]:
+        """Let processing time pass. Pauses where `out` is full, as `Operator.fire` does."""
         operator = self._operator
-        changed = self._every_ms is not None and self._pulse(now_ms // self._every_ms, out)
-        changed |= operator.settle(now_ms, out)
+        self.progressed = False
+        if self._every_ms is not None:
+            yield from self._pulse(now_ms // self._every_ms, out)
+        self.progressed |= yield from operator.settle(now_ms, out)
         if operator.shared is not None:
-            changed |= operator.shared.tick(now_ms)
-            operator.fire(operator.shared, out)
+            self.progressed |= operator.shared.tick(now_ms)
+            yield from operator.fire(out)
             operator.counters.sources = len(operator.shared.sources)
         elif self._silent is not None:
-            changed |= self._fire_silent(self._silent, now_ms, out)
-        return changed | self._expire(now_ms, out)
+            yield from self._fire_silent(self._silent, now_ms, out)
+        self.progressed |= self._expire(now_ms, out)
 
     def resume(self, now_ms: int) -> None:
         """The silence until now was the gateway's, not the sources': judge idleness from now on."""
@@ -81,15 +86,16 @@ class ProcessingTimeTimers(Generic[K]):
             if watcher is not None:
                 watcher.resume(now_ms)
 
-    def _fire_silent(self, silent: SilentKeys, now_ms: int, out: list[Emission]) -> bool:
-        moved = silent.tick(now_ms, self._clock_of)
-        began = len(out)
-        for clock in sorted(moved, key=lambda clock: clock.owner):
-            self._operator.fire(clock, out)
+    def _fire_silent(self, silent: SilentKeys, now_ms: int, out: list[Emission]) -> Iterator[None]:
+        keys = self._operator.keys
+        moved = sorted(clock.owner for clock in silent.tick(now_ms, self._clock_of))
+        for name in moved:  # before the first pause: their watermarks are not to be lost
+            keys.touch(keys.hot[name])
+        yield from self._operator.fire_keys(moved, out)
+        for clock in filter(None, map(self._clock_of, moved)):
             if clock.next_due_ms < ENDLESS:
                 silent.watch(clock, now_ms)
-        out[began:] = sorted(out[began:], key=end_and_key)
-        return bool(moved)
+        self.progressed |= bool(moved)
 
     def _clock_of(self, name: str) -> KeyClock | None:
         key = self._operator.keys.find(name)
@@ -110,14 +116,13 @@ class ProcessingTimeTimers(Generic[K]):
             operator.keys.remove(key)
         return forgotten
 
-    def _pulse(self, number: int, out: list[Emission]) -> bool:
+    def _pulse(self, number: int, out: list[Emission]) -> Iterator[None]:
         """Pulses are aligned to the epoch, so that they need no state: a first tick only notes its own."""
         is_due = self._pulse_number is not None and number > self._pulse_number
         self._pulse_number = number
-        changed = False
         for key in self._operator.keys.each() if is_due else ():
             if self._operator.pulse_key(key, out):
                 self._operator.keys.touch(key)
-                self._operator.relieve(out, True)
-                changed = True
-        return changed
+                self.progressed = True
+                if len(out) >= MANY:
+                    yield

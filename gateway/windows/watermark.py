@@ -239,12 +239,11 @@ class KeyClock:
         heappush(self._times, time_ms)
         self.next_due_ms = self._times[0]
 
-    def pop_due(self) -> Iterator[tuple[int, str]]:
-        """The timers that are due, by time; new ones may be scheduled meanwhile."""
-        while self.next_due_ms <= self.wm_ms:
-            time_ms = heappop(self._times)
-            self.next_due_ms = self._times[0] if self._times else ENDLESS
-            yield time_ms, self.owner
+    def pop(self) -> int:
+        """Take out the next timer."""
+        time_ms = heappop(self._times)
+        self.next_due_ms = self._times[0] if self._times else ENDLESS
+        return time_ms
 
 
 class SilentKeys:

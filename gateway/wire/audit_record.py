@@ -78,11 +78,6 @@ class AuditRecord(NamedTuple):
     shed: tuple[DroppedRange, ...] = ()
 
 
-def audit_topic(prefix: str, gateway_id: str) -> str:
-    """Where a gateway's audit records go, and the filter for those of all gateways with `+`."""
-    return f"{prefix}/{gateway_id}/audit"
-
-
 def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iterator[bytes]:
     """The payloads of a record, in as many messages as it takes; at least one."""
     claims = [packed(_claim_fields(part)) for whole in record.claims for part in whole.parts()]

@@ -1,4 +1,4 @@
-"""The uplink's topics, and the event format: one message per event, for consumers that know no frames.
+"""The event format of the uplink: one message per event, for consumers that know no frames.
 
 On MQTT 5 the payload is the original one and the identity travels in user properties; on MQTT 3.1.1,
 which has no properties, the payload is a JSON envelope. docs/wire-format.md specifies both.
@@ -10,54 +10,15 @@ import binascii
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import orjson
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import WireEvent
-from gateway.wire.audit_record import audit_topic
-
-UplinkForm = Literal["batch", "event", "audit"]
 
 _INT64 = range(-(2**63), 2**63)
 _NUMBERS = ("sequence_num", "event_time_ms", "ingest_time_ms", "priority", "kind", "flags")
-
-
-class UplinkTopic(NamedTuple):
-    """What a cloud topic says. `rest` is the shard of a frame, the original topic of an event, or empty."""
-
-    gateway_id: str
-    form: UplinkForm
-    rest: str
-
-
-def batch_topic(prefix: str, gateway_id: str, shard: int) -> str:
-    """Where the frames of connection number `shard` go."""
-    return f"{prefix}/{gateway_id}/up/batch/{shard}"
-
-
-def event_topic(prefix: str, gateway_id: str, stream: str) -> str:
-    """Where the events of `stream` go in the event format."""
-    return f"{prefix}/{gateway_id}/up/event/{stream}"
-
-
-def uplink_filters(prefix: str, gateway_id: str = "+") -> tuple[str, ...]:
-    """The subscriptions that take everything one gateway, or every gateway, sends up, audits included."""
-    root = f"{prefix}/{gateway_id}"
-    return f"{root}/up/batch/+", f"{root}/up/event/#", audit_topic(prefix, gateway_id)
-
-
-def parse_uplink_topic(prefix: str, topic: str) -> UplinkTopic | None:
-    """Take a topic of the uplink apart; None for any other topic."""
-    if not topic.startswith(prefix + "/"):
-        return None
-    gateway_id, _, path = topic[len(prefix) + 1 :].partition("/")
-    if path.startswith("up/batch/"):
-        return UplinkTopic(gateway_id, "batch", path[len("up/batch/") :])
-    if path.startswith("up/event/"):
-        return UplinkTopic(gateway_id, "event", path[len("up/event/") :])
-    return UplinkTopic(gateway_id, "audit", "") if path == "audit" else None
 
 
 def id_text(event_id: bytes) -> str:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from gateway.core.own_topics import OwnTopics
+
 MAX_ENTITIES = 1000
 """Keys come out of payloads. Home Assistant takes many more, but who wants to look at them?"""
 _LIKELY = ("mean", "value", "last", "increase", "delta", "count")
@@ -43,22 +45,22 @@ class DiscoveryMessage(NamedTuple):
 
 
 class Discovery:
-    """Remembers what has been announced on this connection. `root` is the first part of all topics of the
-    gateway, `windows` are those that are shown, by name."""
+    """Remembers what has been announced on this connection. `topics` are the gateway's own,
+    `windows` are those that are shown, by name."""
 
     def __init__(
-        self, discovery_prefix: str, gateway_id: str, root: str, version: str, windows: Mapping[str, Shown]
+        self, discovery_prefix: str, topics: OwnTopics, version: str, windows: Mapping[str, Shown]
     ) -> None:
         self.unannounced = 0
         """Aggregates of keys beyond MAX_ENTITIES."""
         self._prefix = discovery_prefix
-        self._node = _identifier(root)
-        self._root = root
-        self._windows = {f"{root}/aggregates/{name}/": (name, shown) for name, shown in windows.items()}
+        self._node = _identifier(topics.root)
+        self._topics = topics
+        self._windows = {topics.aggregates(name): (name, shown) for name, shown in windows.items()}
         self._announced: set[str] = set()  # topics of aggregates
         self._device = {
             "identifiers": [self._node],
-            "name": f"Gateway {gateway_id}",
+            "name": f"Gateway {topics.gateway_id}",
             "model": "MQTT edge gateway",
             "sw_version": version,
         }
@@ -92,7 +94,7 @@ class Discovery:
             return None  # the next result may have a number
         self._announced.add(topic)
         described = self._measure(topic, name, aggregate["key"], path, shown)
-        return self._entity("sensor", _identifier(topic.removeprefix(f"{self._root}/aggregates/")), described)
+        return self._entity("sensor", _identifier(topic.removeprefix(self._topics.all_aggregates)), described)
 
     def stale(self, topic: str, payload: bytes) -> DiscoveryMessage | None:
         """What takes back a retained announcement of an earlier run, if its window is gone."""
@@ -102,7 +104,7 @@ class Discovery:
             state_topic = str(orjson.loads(payload)["state_topic"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return DiscoveryMessage(topic, b"")  # nobody else has business in this node
-        kept = self._window_of(state_topic) or not state_topic.startswith(f"{self._root}/aggregates/")
+        kept = self._window_of(state_topic) or not state_topic.startswith(self._topics.all_aggregates)
         return None if kept else DiscoveryMessage(topic, b"")
 
     # --- entities ---
@@ -134,7 +136,7 @@ class Discovery:
     def _connection(self) -> dict[str, Any]:
         return {
             "name": "Connection",
-            "state_topic": f"{self._root}/status",
+            "state_topic": self._topics.status,
             "value_template": "{{ value_json.state }}",
             "payload_on": "online",
             "payload_off": "offline",
@@ -143,7 +145,7 @@ class Discovery:
         }
 
     def _backpressure(self) -> dict[str, Any]:
-        topic = f"{self._root}/backpressure"
+        topic = self._topics.backpressure
         return {
             "name": "Backpressure",
             "state_topic": topic,
@@ -155,7 +157,7 @@ class Discovery:
         } | self._availability()
 
     def _alert(self) -> dict[str, Any]:
-        topic = f"{self._root}/alerts"
+        topic = self._topics.alerts
         return {
             "name": "Last alert",
             "state_topic": topic,
@@ -166,7 +168,7 @@ class Discovery:
 
     def _availability(self) -> dict[str, Any]:
         return {
-            "availability_topic": f"{self._root}/status",
+            "availability_topic": self._topics.status,
             "availability_template": "{{ value_json.state }}",
         }
 

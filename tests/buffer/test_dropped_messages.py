@@ -17,11 +17,12 @@ from gateway.buffer.store import Store
 from gateway.cli import app
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message, Priority
+from gateway.core.own_topics import OwnTopics
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.flow.admission import Admission
 from gateway.flow.capacity import Action, Signal
 from gateway.flow.dropped_ranges import OTHERS, DroppedRange
-from gateway.pipeline.pipeline import OutputTopics, Pipeline
+from gateway.pipeline.pipeline import Pipeline
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
 from gateway.wire.audit_record import AuditRecord, StreamClaim, audit_messages, read_audit
@@ -102,7 +103,7 @@ def test_the_pipeline_notes_what_it_samples_and_rejects(path: Path) -> None:
         RouteSpec("normal", "normal/{device}"),
     ]
     no_windows = partial(WindowEngine, [], {})
-    topics = OutputTopics("gateway", "g1")
+    topics = OwnTopics("gateway", "g1")
     pipeline = Pipeline(topics, RouteTable(routes), no_windows, ManualClock(EPOCH_MS), admission=admission)
     names = [f"{kind}/{n % 3}" for n in range(300) for kind in ("bulk", "low", "normal", "nobody")]
     with opened(path) as store, reading(path) as reader:

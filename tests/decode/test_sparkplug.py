@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.core.events import Flag, Message
+from gateway.core.own_topics import OwnTopics
 from gateway.decode.decoders.sparkplug import Payload, parse_sparkplug_b, rebirth_payload
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.decode.sparkplug_births import REBIRTH_EVERY_MS, EdgeNodes
-from gateway.pipeline.pipeline import OutputTopics, Pipeline
+from gateway.pipeline.pipeline import Pipeline
 from gateway.pipeline.replay import Replay, read_event
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
@@ -219,7 +220,7 @@ class Plant:
         self.store.open()
         window = WindowSpec("w", "count", route="devices", fields=("value",), key="{name}", count=3)
         engine = partial(WindowEngine, (window,), {"w": shipped("stats")})
-        self.pipeline = Pipeline(OutputTopics("gateway", "g"), RouteTable(ROUTES), engine, self.clock)
+        self.pipeline = Pipeline(OwnTopics("gateway", "g"), RouteTable(ROUTES), engine, self.clock)
         self.reader = Reader(self.path)
         self.pipeline.restore(self.store, self.reader)
 
@@ -250,7 +251,7 @@ def test_names_survive_a_crash_with_and_without_a_checkpoint(tmp_path: Path, che
     plant.crash()
     plant.take_in(data(3))
     assert plant.keys() == ["depth"]
-    assert plant.pipeline.edge_nodes.rebirths(0) == {}
+    assert plant.pipeline.intake.edge_nodes.rebirths(0) == {}
     plant.reader.close()
     plant.store.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment, StrictUndefined
 
+from gateway.core.own_topics import OwnTopics
 from gateway.wire import home_assistant
 from gateway.wire.home_assistant import Discovery, DiscoveryMessage, Shown
 from tests.conftest import MosquittoFactory
@@ -38,7 +39,7 @@ HALL = "gateway/g.1/aggregates/temp/hall/7"
 
 
 def discovery(**windows: Shown) -> Discovery:
-    return Discovery("homeassistant", "g.1", "gateway/g.1", "1.0", windows or {"temp": Shown()})
+    return Discovery("homeassistant", OwnTopics("gateway", "g.1"), "1.0", windows or {"temp": Shown()})
 
 
 def aggregate(result: Any, **more: Any) -> bytes:

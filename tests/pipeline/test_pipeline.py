@@ -21,12 +21,14 @@ from gateway.buffer.reader import Reader
 from gateway.buffer.store import CHECKPOINT_ID, Store
 from gateway.buffer.writer import Writer
 from gateway.core.events import Flag, Kind, Message, Priority, Status, skipped
+from gateway.core.own_topics import OwnTopics
 from gateway.core.topics import check_topic
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.delivery.states import DeliveryEvent
 from gateway.flow.admission import Admission
 from gateway.flow.capacity import Action, Signal
-from gateway.pipeline.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
+from gateway.pipeline.commands import AppendBatch, Tick
+from gateway.pipeline.pipeline import Pipeline
 from gateway.testing import ManualClock
 from gateway.timekeeping.hold import Hold
 from gateway.windows.engine import WindowEngine
@@ -34,7 +36,7 @@ from gateway.windows.spec import WindowSpec
 from tests.support.buffers import EPOCH_MS, append, event, sql
 from tests.support.windowing import shipped
 
-OUTPUT = OutputTopics("gateway", "g1")
+OUTPUT = OwnTopics("gateway", "g1")
 ROUTES = (
     RouteSpec("lots", "lots/{device}", sampling="allow", priority=Priority.LOW),
     RouteSpec("sensors", "s/{device}", timestamp_path="t", timestamp_format="unix_ms", timestamp="trusted"),
@@ -328,7 +330,7 @@ def test_what_waited_over_a_reboot_or_for_too_long_is_flagged(boot: Boot) -> Non
 def test_what_has_waited_for_long_enough_goes_on_with_the_flag(boot: Boot) -> None:
     world = boot.world
     world.take_in(fresh(world, 0))
-    boot.world.pipeline._hold = Hold(lambda: False, boot.uptime_ms, boot.name)
+    boot.world.pipeline.pending_time._hold = Hold(lambda: False, boot.uptime_ms, boot.name)
     world.tick(1_000)
     assert rows(world, "ingest_time, flags") == [(0, int(Flag.TIME_UNCERTAIN))]
 
@@ -339,14 +341,14 @@ def test_one_message_that_waited_and_cannot_be_taken_in_does_not_hold_up_the_oth
     world = boot.world
     world.take_in(*(fresh(world, number) for number in range(9)))
     boot.learn()
-    take_in_one = world.pipeline._take_in_one
+    take_in_one = world.pipeline.intake._take_in_one
 
     def refuse(message: Message, *more: Any) -> str:
         if message.payload == b'{"v": 4}':
             raise RuntimeError("a bug")
         return take_in_one(message, *more)
 
-    monkeypatch.setattr(world.pipeline, "_take_in_one", refuse)
+    monkeypatch.setattr(world.pipeline.intake, "_take_in_one", refuse)
     for _ in range(60):
         try:
             world.tick(250)
@@ -387,14 +389,14 @@ def test_what_cannot_be_decoded_is_kept_as_it_came_and_left_out_of_the_windows(w
     world.take_in(world.message("s/a", payload), world.reading("a", 61), world.reading("a", 140))
     assert rows(world, "flags & 2, payload", "id = 1") == [(int(Flag.UNDECODED), payload)]
     assert rows(world, "DISTINCT flags", "id > 1 AND kind = 0") == [(0,)]
-    assert world.pipeline.problems == {("sensors", "json"): 1}
+    assert world.pipeline.intake.problems == {("sensors", "json"): 1}
     assert [count for _, _, count, _ in world.emitted("minute")] == [1]
 
 
 def test_a_missing_field_is_counted_and_the_event_kept(world: World) -> None:
     world.take_in(world.message("s/a", {"v": None, "x": 1}))
     assert world.outcomes() == {"buffered": 1}
-    assert world.pipeline.misses == {("sensors", "@timestamp"): 1}
+    assert world.pipeline.intake.misses == {("sensors", "@timestamp"): 1}
 
 
 def test_a_retained_message_is_flagged(world: World) -> None:
@@ -464,29 +466,6 @@ def test_no_payload_stops_the_pipeline(sent: list[tuple[str, bytes, bool]]) -> N
 # --- topics ---
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["a\nb", "\x85", "\ufffe", "\ufdd0", "\U0003ffff", "x" * 70_000, "a/" * 500, "+#", "ü" * 40_000, ""],
-)
-def test_any_key_becomes_a_topic_that_a_broker_takes(key: str) -> None:
-    topic = OUTPUT.aggregate("w", key)
-    check_topic(topic)
-    assert topic.startswith("gateway/g1/aggregates/w/")
-    assert len(topic) < 2000
-    assert topic.count("/") < 100
-    assert not any(
-        ord(char) < 32 or 0x7F <= ord(char) < 0xA0 or ord(char) & 0xFFFE == 0xFFFE for char in topic
-    )
-
-
-def test_an_ordinary_key_is_its_own_topic_levels() -> None:
-    assert OUTPUT.aggregate("w", "hall/7 grün") == "gateway/g1/aggregates/w/hall/7 grün"
-
-
-def test_long_keys_stay_apart() -> None:
-    assert OUTPUT.aggregate("w", "x" * 5000 + "1") != OUTPUT.aggregate("w", "x" * 5000 + "2")
-
-
 def test_subscriptions_that_another_one_covers_are_left_out_at_its_quality() -> None:
     routes = RouteTable(
         [
@@ -497,7 +476,7 @@ def test_subscriptions_that_another_one_covers_are_left_out_at_its_quality() -> 
         ]
     )
     pipeline = Pipeline(OUTPUT, routes, partial(WindowEngine, (), {}), ManualClock())
-    assert pipeline.subscriptions() == {"a/#": 2, "b/+": 1}
+    assert pipeline.intake.subscriptions() == {"a/#": 2, "b/+": 1}
 
 
 # --- windows, crashes, rollbacks ---
@@ -831,21 +810,21 @@ def test_events_that_came_while_the_time_was_unknown_say_so_and_judge_no_devices
     certain = False
     world = World(tmp_path, is_certain=lambda: certain)
     world.take_in(world.reading("a", 1), world.reading("b", 9_999_999))
-    assert world.pipeline.devices.watched == 0
+    assert world.pipeline.intake.devices.watched == 0
     certain = True
     world.take_in(world.reading("a", 2))
     assert rows(world, f"flags & {int(Flag.TIME_UNCERTAIN)} > 0") == [(1,), (1,), (0,)]
-    assert world.pipeline.devices.watched == 1
+    assert world.pipeline.intake.devices.watched == 1
     world.close()
 
 
 def test_skewed_clocks_count_per_route_and_kind(tmp_path: Path) -> None:
     world = World(tmp_path)
     policy = RouteSpec("skewed", "k/{device}", timestamp_path="t", timestamp_format="unix_ms")
-    world.pipeline._routes = RouteTable((*ROUTES, policy))
+    world.pipeline.intake.routes = RouteTable((*ROUTES, policy))
     for off_s in (0, 0.5, 60, -60, 7200, -7200):
         world.take_in(world.message("k/a", {"t": EPOCH_MS + round(off_s * 1000), "v": 1}))
-    assert world.pipeline.skew == {
+    assert world.pipeline.intake.skew == {
         ("skewed", "future"): 2,
         ("skewed", "blended"): 2,
         ("skewed", "large"): 2,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -17,7 +18,7 @@ from gateway.buffer.retention.disk_guard import DiskGuard
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.policy import Retention
 from gateway.buffer.schema import wal_pages
-from gateway.buffer.store import CHECKPOINT_ID, NewEvent, Store
+from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Status
 from gateway.delivery.states import DeliveryEvent
 from tests.conftest import MosquittoFactory
@@ -29,6 +30,7 @@ from tests.support.publishing import publish
 MIB = 1024 * 1024
 DISK_BYTES = 8 * MIB
 HOUR_MS = 3_600_000
+GUARD: Any = {"now_ms": lambda: EPOCH_MS, "checkpoint": lambda store: store.checkpoint([])}
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ def room_of(store: Store) -> tuple[DiskGuard, DiskSpace, list[str]]:
     assert space.fill_ballast()
     retention = Retention(64 * MIB, HOUR_MS)
     return (
-        DiskGuard(retention, lambda _store, _name, text, _details: alerts.append(text), space),
+        DiskGuard(retention, lambda _store, _name, text, _details: alerts.append(text), space, **GUARD),
         space,
         alerts,
     )
@@ -171,13 +173,13 @@ def meet_full_disk(store: Store, room: DiskGuard, refusals: int) -> None:
     refused = 0
     for attempt in range(TRIES):
         try:
-            room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), 0)
+            room.check(store, 0)
             append(store, blobs(300, random.Random(attempt)))
         except (OperationalError, OSError):
             refused += 1
             room.release()
             store.reopen()
-            room.relieve(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID))
+            room.relieve(store)
             checkpointed(store)
         else:
             if refused >= refusals:
@@ -232,11 +234,11 @@ def test_what_the_emergency_takes_is_one_alert_even_when_its_transaction_is_roll
 def test_others_that_fill_the_disk_never_cost_the_last_quarter_of_the_share(store: Store, disk: Path) -> None:
     append(store, blobs(1500, random.Random(5)))
     room, space, _ = room_of(store)
-    included = checkpointed(store)
+    checkpointed(store)
     for _ in range(5):
         fill(disk)
         with suppress(OperationalError, apsw.FullError):  # there is no room even for the log
-            room.relieve(store, EPOCH_MS, included)
+            room.relieve(store)
     assert space.budget_bytes(0) == DISK_BYTES // 4
     assert store.counts["status", "PENDING"] == 1500
 

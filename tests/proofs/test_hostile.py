@@ -19,9 +19,11 @@ from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.streams import CACHED_CHARS
 from gateway.core.events import Message
+from gateway.core.own_topics import OwnTopics
 from gateway.decode.routes import RouteSpec, RouteTable, is_scalar
 from gateway.lab.load import connected, encode_publish, publish_all
-from gateway.pipeline.pipeline import MAX_TOPIC_CHARS, OutputTopics, Pipeline
+from gateway.pipeline.intake import MAX_TOPIC_CHARS
+from gateway.pipeline.pipeline import Pipeline
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
 from gateway.windows.spec import WindowSpec
@@ -192,7 +194,7 @@ def test_long_topics_are_not_remembered_by_the_thousand(tmp_path: Path) -> None:
     store.open()
     window = WindowSpec("w", "tumbling", route="r", fields=("v",), key="{device}", size_ms=1000, max_keys=10)
     pipeline = Pipeline(
-        OutputTopics("gateway", "g1"),
+        OwnTopics("gateway", "g1"),
         RouteTable([RouteSpec("r", "s/{device}")]),
         partial(WindowEngine, [window], {"w": shipped("stats")}, fetch=store.windows.state),
         ManualClock(EPOCH_MS),

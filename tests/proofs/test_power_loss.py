@@ -17,7 +17,7 @@ import pytest
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.recovery import WHOLE
-from gateway.pipeline.pipeline import Tick
+from gateway.pipeline.commands import Tick
 from tests.support.power import TEARS, Content, Disk, Note, Operation, recorded, restore
 from tests.support.shift import FILE, Marked, Shift, Synchronous, contents, missing, what_was_sent
 

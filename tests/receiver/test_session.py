@@ -21,16 +21,18 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from gateway.core.events import WireEvent
+from gateway.core.own_topics import OwnTopics
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.receiver.event_lines import event_line
 from gateway.wire.encodings import Encoding, encode_frame
-from gateway.wire.event_format import batch_topic, event_envelope, event_properties, event_topic
+from gateway.wire.event_format import event_envelope, event_properties
 from gateway.wire.frame import EventColumns, encode_batch
 from tests.conftest import MosquittoFactory
 from tests.support.brokers import Broker
 from tests.support.ports import free_port
 
 WAIT_S = 30.0
+PLANT = OwnTopics("gateway", "plant-7")
 
 
 def events(numbers: range, stream: str = "tele/a") -> list[WireEvent]:
@@ -68,7 +70,7 @@ class Cloud:
 
     def send(self, batch: list[WireEvent], gateway_id: str = "plant-7") -> None:
         self.publish(
-            batch_topic("gateway", gateway_id, 0), encode_batch(gateway_id, uuid.uuid4().bytes, batch)
+            OwnTopics("gateway", gateway_id).batch(0), encode_batch(gateway_id, uuid.uuid4().bytes, batch)
         )
 
     def close(self) -> None:
@@ -176,8 +178,8 @@ def test_both_event_forms_arrive_as_the_frames_do(broker: Broker, receiver: Rece
     receiver.subscribe()
     old_cloud = Cloud(broker.port, MQTTProtocolVersion.MQTTv311)
     first, second = events(range(1, 3))
-    cloud.publish(event_topic("gateway", "plant-7", first.stream), first.payload, event_properties(first))
-    old_cloud.publish(event_topic("gateway", "plant-7", second.stream), event_envelope(second))
+    cloud.publish(PLANT.event(first.stream), first.payload, event_properties(first))
+    old_cloud.publish(PLANT.event(second.stream), event_envelope(second))
     old_cloud.close()
     cloud.send([first, second])
     assert receiver.once()["duplicates"] == 2
@@ -186,7 +188,7 @@ def test_both_event_forms_arrive_as_the_frames_do(broker: Broker, receiver: Rece
 
 def test_frames_of_every_encoding_arrive_alike(receiver: Receiver, cloud: Cloud) -> None:
     receiver.subscribe()
-    topic = batch_topic("gateway", "plant-7", 0)
+    topic = PLANT.batch(0)
     for encoding in get_args(Encoding):
         event_ids, *columns = zip(*events(range(1, 11), f"tele/{encoding}"), strict=True)
         frame_columns = EventColumns(b"".join(event_ids), *columns)
@@ -253,10 +255,10 @@ def test_a_frame_that_cannot_be_read_is_kept_beside_and_the_rest_goes_on(
     receiver: Receiver, cloud: Cloud
 ) -> None:
     receiver.subscribe()
-    topic = batch_topic("gateway", "plant-7", 0)
+    topic = PLANT.batch(0)
     cloud.publish(topic, b"EGBF and then nothing")
     cloud.publish(topic, encode_batch("plant-8", bytes(16), events(range(1, 2))))
-    cloud.publish(event_topic("gateway", "plant-7", "tele/a"), b"21.5")
+    cloud.publish(PLANT.event("tele/a"), b"21.5")
     cloud.send(events(range(1, 3)))
     assert receiver.once()["rejected"] == 3
     assert receiver.numbers() == [1, 2]

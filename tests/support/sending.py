@@ -21,9 +21,10 @@ from gateway.cloud.bridge import Bridge
 from gateway.cloud.bridge_spec import BridgeSpec
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.core.events import Status, WireEvent
+from gateway.core.own_topics import parse_uplink_topic
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.link import Link
-from gateway.wire.event_format import event_from_message, parse_uplink_topic
+from gateway.wire.event_format import event_from_message
 from gateway.wire.frame import decode_batch
 from tests.support.buffers import append
 from tests.support.gateways import wait_until

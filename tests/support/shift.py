@@ -25,9 +25,11 @@ from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
 from gateway.cloud.commands import SettleEvents
 from gateway.core.events import Kind, Message
+from gateway.core.own_topics import OwnTopics
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.delivery.states import DeliveryEvent
-from gateway.pipeline.pipeline import AppendBatch, OutputTopics, Pipeline, Tick
+from gateway.pipeline.commands import AppendBatch, Tick
+from gateway.pipeline.pipeline import Pipeline
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
 from gateway.windows.spec import WindowSpec
@@ -102,7 +104,7 @@ class Shift:
         self.store.open()
         self.store._connection.execute(f"PRAGMA wal_autocheckpoint = {self._log_pages}")
         self.pipeline = Pipeline(
-            OutputTopics("gateway", "g1"),
+            OwnTopics("gateway", "g1"),
             RouteTable([ROUTE]),
             partial(WindowEngine, [WINDOW], {WINDOW.name: shipped("stats")}),
             self.clock,

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from gateway.core.events import WireEvent
-from gateway.wire.event_format import event_from_message, parse_uplink_topic
+from gateway.core.own_topics import parse_uplink_topic
+from gateway.wire.event_format import event_from_message
 from gateway.wire.frame import decode_batch
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE = 1, 2, 3, 4, 8, 9, 10

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.core.events import Emission, FieldValue, Sample
 from gateway.pipeline.plugins_loader import load_file, shipped_directory
-from gateway.windows.engine import WindowEngine
+from gateway.windows.engine import WindowEngine, gathered
 from gateway.windows.plugin import CombineFn
 from gateway.windows.spec import WindowSpec
 
@@ -56,11 +56,11 @@ class Timeline:
         self, time_ms: int, fields: dict[str, FieldValue], *, source: str = "s", at: int | None = None
     ) -> list[Emission]:
         self.now_ms = max(self.now_ms, time_ms) if at is None else at
-        return self.engine.process(f"t/{source}", None, {}, [Sample(time_ms, fields)], self.now_ms)
+        return gathered(self.engine.process(f"t/{source}", None, {}, [Sample(time_ms, fields)], self.now_ms))
 
     def tick(self, now_ms: int) -> list[Emission]:
         self.now_ms = now_ms
-        return self.engine.advance(now_ms)
+        return gathered(self.engine.advance(now_ms))
 
     def end(self) -> list[Emission]:
         return self.engine.flush()

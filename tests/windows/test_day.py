@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from gateway.core.events import Emission, Sample
-from gateway.windows.engine import WindowEngine
+from gateway.windows.engine import WindowEngine, gathered
 from tests.support.windowing import shipped, spec
 
 HOUR_MS = 3_600_000
@@ -60,7 +60,7 @@ class Run:
     def _process(self, event: Event) -> None:
         arrival_ms, time_ms, device, value = event
         sample = Sample(time_ms, {"value": value})
-        for one in self.engine.process(f"t/{device}", None, {}, [sample], arrival_ms):
+        for one in gathered(self.engine.process(f"t/{device}", None, {}, [sample], arrival_ms)):
             self.out.setdefault(one.identity, one)
 
     def take(self, event: Event) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.events import Emission, Reading, Sample
 from gateway.windows.emission import emission_json
-from gateway.windows.engine import WindowEngine
+from gateway.windows.engine import WindowEngine, gathered
 from gateway.windows.plugin_runner import BREAKER_FAILURES, BREAKER_PAUSE_MS
 from gateway.windows.values import number
 from tests.support.windowing import Timeline, seen, shipped, spec
@@ -49,7 +49,7 @@ def test_a_key_is_made_of_topic_levels_and_fields() -> None:
     engine = WindowEngine(
         [spec(size_ms=10, topic="home/{room}/+", key="{room}/{device}-{n}")], {"w": shipped("stats")}
     )
-    engine.process("home/hall/x", None, {}, [Sample(1, {"device": "d", "n": 7, "value": 1})], 1)
+    gathered(engine.process("home/hall/x", None, {}, [Sample(1, {"device": "d", "n": 7, "value": 1})], 1))
     assert [one.key for one in engine.flush()] == ["hall/d-7"]
 
 
@@ -75,7 +75,7 @@ def test_a_window_reads_only_its_route_or_topics() -> None:
     ]
     engine = WindowEngine(windows, {one.name: shipped("stats") for one in windows})
     for topic, route in (("a/1", "r"), ("a/2", "other"), ("b/3", "r"), ("b/4", None)):
-        engine.process(topic, route, {}, [Sample(1, {"value": 1.0})], 1)
+        gathered(engine.process(topic, route, {}, [Sample(1, {"value": 1.0})], 1))
     assert [(one.window, one.key, one.count) for one in engine.flush()] == [
         ("by_route", "all", 2),
         ("by_topic", "1", 1),
@@ -260,7 +260,7 @@ def test_a_stopwatch_shows_what_samples_cost() -> None:
         [spec(size_ms=10, key="")], {"w": shipped("stats")}, stopwatch_ns=lambda: next(ticks)
     )
     for _ in range(200):
-        engine.process("t/s", None, {}, [Sample(1, {"value": 1.0})], 1)
+        gathered(engine.process("t/s", None, {}, [Sample(1, {"value": 1.0})], 1))
     assert (engine.counters["w"].timed_ns, engine.counters["w"].timed_samples) == (14, 2)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,13 +13,14 @@ import pytest
 
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.store import NewEvent, Store
-from gateway.core.events import Emission, Message
+from gateway.core.events import Message
+from gateway.core.own_topics import OwnTopics
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.flow.memory import MIB, memory_budget
-from gateway.pipeline.pipeline import OutputTopics, Pipeline
+from gateway.pipeline.pipeline import Pipeline
 from gateway.testing import ManualClock
+from gateway.windows.emission import MANY
 from gateway.windows.engine import WindowEngine
-from gateway.windows.operators.operator import MANY
 from tests.support.buffers import EPOCH_MS, opened, reading, sql
 from tests.support.windowing import shipped, spec
 
@@ -25,24 +28,32 @@ BUDGET_MIB = 256
 MINUTE = spec(size_ms=60_000, key="{k}", topic=None, route="r", fields=("v",))
 
 
-class Watched(Pipeline):
-    """Notes how many events it appended at once."""
+class Watched(Store):
+    """Notes how many events were appended at once."""
 
     largest = 0
 
-    def _append(self, store: Store, events: list[NewEvent], emissions: list[Emission]) -> None:
-        self.largest = max(self.largest, len(events) + len(emissions))
-        super()._append(store, events, emissions)
+    def append(self, events: Sequence[NewEvent]) -> None:
+        self.largest = max(self.largest, len(events))
+        super().append(events)
 
 
-def pipeline(store: Store, hot_keys: int) -> Watched:
+@contextmanager
+def watched(path: Path) -> Iterator[Watched]:
+    store = Watched(path)
+    store.open()
+    yield store
+    store.close()
+
+
+def pipeline(store: Store, hot_keys: int) -> Pipeline:
     routes = RouteTable(
         [RouteSpec("r", "t", timestamp_path="t", timestamp_format="unix_ms", timestamp="trusted")]
     )
     engine = partial(
         WindowEngine, [MINUTE], {"w": shipped("stats")}, fetch=store.windows.state, hot_keys=hot_keys
     )
-    return Watched(OutputTopics("gateway", "g"), routes, engine, ManualClock(EPOCH_MS))
+    return Pipeline(OwnTopics("gateway", "g"), routes, engine, ManualClock(EPOCH_MS))
 
 
 def message(key: int, at_ms: int) -> Message:
@@ -52,7 +63,7 @@ def message(key: int, at_ms: int) -> Message:
 
 def run(path: Path, keys: int, hot_keys: int) -> int:
     """Give each key a reading, checkpoint now and then, close all windows at once; the largest append."""
-    with opened(path) as store:
+    with watched(path) as store:
         taken_in = pipeline(store, hot_keys)
         for start in range(0, keys, 1000):
             with store.transaction():
@@ -60,7 +71,7 @@ def run(path: Path, keys: int, hot_keys: int) -> int:
                 taken_in.checkpoint(store)
         with store.transaction():
             taken_in.take_in(store, [message(0, 60_000), message(1, 61_000)])
-        return taken_in.largest
+        return store.largest
 
 
 def test_windows_that_close_together_are_appended_in_parts_and_in_order(tmp_path: Path) -> None:

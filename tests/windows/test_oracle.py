@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.events import Emission, Sample
-from gateway.windows.engine import WindowEngine
+from gateway.windows.engine import WindowEngine, gathered
 from gateway.windows.spec import WindowSpec
 from tests.support.windowing import Row, shipped, spec
 
@@ -92,7 +92,7 @@ sessions = st.builds(
 
 def send(engine: WindowEngine, event: Event) -> list[Emission]:
     sample = Sample(event.time_ms, {"key": event.key, "value": event.value})
-    return engine.process(f"t/{event.source}", None, {}, [sample], event.arrival_ms)
+    return gathered(engine.process(f"t/{event.source}", None, {}, [sample], event.arrival_ms))
 
 
 def run(window: WindowSpec, events: list[Event]) -> list[list[Result]]:
@@ -375,7 +375,7 @@ class Gateway:
         self._keep(send(self.engine, event))
 
     def tick(self, now_ms: int) -> None:
-        self._keep(self.engine.advance(now_ms))
+        self._keep(gathered(self.engine.advance(now_ms)))
         if self.engine.progressed:
             self.checkpoint()
 

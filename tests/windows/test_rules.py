@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.events import Sample
+from gateway.windows.engine import gathered
 from gateway.windows.operators.grid import Grid
 from tests.support.windowing import Timeline, seen, spec
 
@@ -169,7 +170,7 @@ def test_the_identity_of_each_result_is_its_own() -> None:
 def test_the_readings_of_one_message_are_judged_together_whatever_their_order() -> None:
     run = Timeline(spec(size_ms=10))
     samples = [Sample(time_ms, {"key": "k", "value": 1.0}) for time_ms in (35, 12, 3)]
-    out = run.engine.process("t/s", None, {}, samples, 35)
+    out = gathered(run.engine.process("t/s", None, {}, samples, 35))
     assert seen(out) == [("on_time", 0, 10, 1.0), ("on_time", 10, 20, 1.0)]
     assert seen(run.event(12)) == [("dropped", 12)]
 
@@ -318,7 +319,7 @@ def test_a_discarding_window_gives_only_what_is_new_since_it_last_gave_something
 def test_early_results_by_count_come_once_for_all_readings_of_a_message() -> None:
     run = Timeline(spec(size_ms=100, early_count=2))
     samples = [Sample(time_ms, {"key": "k", "value": 1.0}) for time_ms in range(5)]
-    assert seen(run.engine.process("t/s", None, {}, samples, 5)) == [("early", 0, 100, 5.0)]
+    assert seen(gathered(run.engine.process("t/s", None, {}, samples, 5))) == [("early", 0, 100, 5.0)]
     assert run.event(6) == []
     assert seen(run.event(7)) == [("early", 0, 100, 7.0)]
 
@@ -371,5 +372,5 @@ def test_windows_of_keys_with_clocks_of_their_own_come_by_their_ends_then_keys()
     samples = [
         Sample(at, {"key": key, "value": 1.0}) for at, key in [(35, "b"), (12, "a"), (22, "b"), (40, "a")]
     ]
-    out = run.engine.process("t/s", None, {}, samples, 35)
+    out = gathered(run.engine.process("t/s", None, {}, samples, 35))
     assert [(one.end_ms, one.key) for one in out] == [(10, "a"), (10, "b"), (20, "a"), (30, "b")]

@@ -11,18 +11,15 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import WireEvent
+from gateway.core.own_topics import OwnTopics, UplinkTopic, parse_uplink_topic
 from gateway.core.topics import filter_matches
-from gateway.wire.audit_record import audit_topic
 from gateway.wire.event_format import (
-    UplinkTopic,
-    batch_topic,
     event_envelope,
     event_from_message,
     event_properties,
-    event_topic,
-    parse_uplink_topic,
-    uplink_filters,
 )
+
+PLANT = OwnTopics("gateway", "plant-7")
 
 EVENT = WireEvent(
     bytes(range(16)), "tele/a/SENSOR", 7, 1_700_000_000_000, 1_700_000_000_250, None, 2, 0, 9, b"{}"
@@ -124,9 +121,9 @@ def test_arbitrary_messages_are_refused_and_nothing_worse(
 @pytest.mark.parametrize(
     ("topic", "parsed"),
     [
-        (batch_topic("gateway", "plant-7", 1), UplinkTopic("plant-7", "batch", "1")),
-        (event_topic("gateway", "plant-7", "tele/a"), UplinkTopic("plant-7", "event", "tele/a")),
-        (audit_topic("gateway", "plant-7"), UplinkTopic("plant-7", "audit", "")),
+        (PLANT.batch(1), UplinkTopic("plant-7", "batch", "1")),
+        (PLANT.event("tele/a"), UplinkTopic("plant-7", "event", "tele/a")),
+        (PLANT.audit, UplinkTopic("plant-7", "audit", "")),
     ],
 )
 def test_an_uplink_topic_is_read_back_and_covered_by_the_subscriptions(
@@ -134,9 +131,9 @@ def test_an_uplink_topic_is_read_back_and_covered_by_the_subscriptions(
 ) -> None:
     assert parse_uplink_topic("gateway", topic) == parsed
     for gateway_id in ("+", "plant-7"):
-        filters = uplink_filters("gateway", gateway_id)
+        filters = OwnTopics("gateway", gateway_id).uplink_filters
         assert sum(filter_matches(each, topic) for each in filters) == 1
-    assert not any(filter_matches(each, topic) for each in uplink_filters("gateway", "other"))
+    assert not any(filter_matches(each, topic) for each in OwnTopics("gateway", "other").uplink_filters)
 
 
 @pytest.mark.parametrize(

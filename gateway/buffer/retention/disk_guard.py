@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 import apsw
@@ -25,7 +26,7 @@ from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.log_guard import QUIET_TURNS, PinnedWal
 from gateway.buffer.retention.policy import IDS_PER_RUN, STEPS_PER_RUN, EvictedRange, Retention, row_bytes
 from gateway.buffer.schema import PAGE_BYTES
-from gateway.buffer.store import Store
+from gateway.buffer.store import CHECKPOINT_ID, Store
 from gateway.core.units import format_bytes
 
 log = logging.getLogger(__name__)
@@ -38,14 +39,20 @@ _HEADROOM_GROUPS = 4  # a group is written to the log with more than it carries,
 
 
 class DiskGuard:
-    """Runs retention on one buffer and answers for its disk."""
+    """Runs retention on one buffer and answers for its disk: the writer's `Relief`. `checkpoint` stores the
+    windows' state, so that what came since the last checkpoint may be given up."""
 
     def __init__(
         self,
         retention: Retention,
         alert: Alert,
         space: DiskSpace | None = None,
+        *,
+        now_ms: Callable[[], int],
+        checkpoint: Callable[[Store], object],
     ) -> None:
+        self._now_ms = now_ms
+        self._checkpoint = checkpoint
         self._retention = retention
         self._alert = alert
         self._space = space
@@ -94,7 +101,7 @@ class DiskGuard:
         if self._held_log:
             self._held_log.rolled_back()
 
-    def check(self, store: Store, now_ms: int, checkpoint_id: int, size_bytes: int) -> None:
+    def check(self, store: Store, size_bytes: int) -> None:
         """See to it that there is room for a group of that size; outside of a transaction. Raises OSError
         when the disk is as good as full, LogHeldError when a reader keeps the log from being reset and it
         must not grow.
@@ -106,13 +113,19 @@ class DiskGuard:
             self._space.look()
             if self._space.free_bytes < self._space.ballast_bytes:
                 raise OSError(errno.ENOSPC, "the disk is full")
-        if self._space is None or self._held_log is None or self._fits(self._space, size_bytes):
+        self._make_room(store, size_bytes)
+        if self.starved and store.meta_int(CHECKPOINT_ID) < store.last_id():
+            with store.transaction():
+                self._checkpoint(store)
+            self._make_room(store, size_bytes)
+
+    def _make_room(self, store: Store, size_bytes: int) -> None:
+        space = self._space
+        if space is None or self._held_log is None or self._fits(space, size_bytes):
             return
         if not store.file.empty_wal():
             self._held_log.check()
-        while not self._fits(self._space, size_bytes) and self._step(
-            store, self._space, now_ms, checkpoint_id, self._space.free_bytes
-        ):
+        while not self._fits(space, size_bytes) and self._step(store, space, space.free_bytes):
             pass
 
     def _fits(self, space: DiskSpace, size_bytes: int) -> bool:
@@ -126,26 +139,29 @@ class DiskGuard:
         if self._space is not None and self._space.release_ballast():
             log.warning("the disk is full: the ballast is released")
 
-    def relieve(self, store: Store, now_ms: int, checkpoint_id: int) -> None:
+    def relieve(self, store: Store) -> None:
         """Make room on a full disk; outside of a transaction. Raises what the disk raises."""
-        space = self._space
-        if space is None:
-            return
+        if self._space is not None:
+            self._empty(store, self._space)
+        with store.transaction():
+            self._checkpoint(store)  # what came since the last one may be given up with the next attempt
+
+    def _empty(self, store: Store, space: DiskSpace) -> None:
         self._was_full = True
         self._wanted_bytes = max(space.reserve_bytes, 2 * self._wanted_bytes)
         self.release()
         store.file.empty_wal()
         space.look()
         while space.free_bytes < self._wanted_bytes:
-            if not self._step(store, space, now_ms, checkpoint_id, 0):
+            if not self._step(store, space, 0):
                 log.error("the disk is full, and the buffer has nothing more to give up: %s", space)
                 return
 
-    def _step(self, store: Store, space: DiskSpace, now_ms: int, checkpoint_id: int, free_bytes: int) -> bool:
+    def _step(self, store: Store, space: DiskSpace, free_bytes: int) -> bool:
         """A turn of retention in a transaction of its own; whether there may be more to give up."""
         used_bytes = store.file.used_bytes()
         with store.transaction():
-            lost = self._retain(store, space, now_ms, checkpoint_id, free_bytes)
+            lost = self._retain(store, space, self._now_ms(), store.meta_int(CHECKPOINT_ID), free_bytes)
         self._owed += lost
         store.file.empty_wal()
         space.look()

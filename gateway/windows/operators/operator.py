@@ -7,15 +7,16 @@ written and read.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
 from gateway.core.events import Emission, Reading, Sample
 from gateway.windows.corrections import OwedCorrections
 from gateway.windows.counters import Counters
-from gateway.windows.emission import end_and_key
+from gateway.windows.emission import MANY
 from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin import CombineFn
 from gateway.windows.plugin_runner import BREAKER_FAILURES, BREAKER_PAUSE_MS, Key, PluginRunner
@@ -26,9 +27,6 @@ from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, Sh
 
 K = TypeVar("K", bound=Key)
 
-
-MANY = 1000
-"""Emissions in one list after which they are handed on before the next key has its turn."""
 
 # What Reading(...) does, without its detour through Python: a quarter of a microsecond for every reading.
 _new_reading: Callable[[tuple[Any, ...]], Reading] = partial(tuple.__new__, Reading)
@@ -59,8 +57,9 @@ class Operator(ABC, Generic[K]):
         self.shared: SharedClock | None = None
         if self.uses_watermark and spec.watermark == "shared":
             self.shared = SharedClock(spec.out_of_orderness_ms, spec.idle_timeout_ms)
-        self.hand_on: Callable[[list[Emission], bool], None] | None = None
-        """Empties a list of many emissions; True: and now state can leave the memory, too."""
+        self.due: list[Operator[Any]] = []
+        """Where `process` notes that there is something to `fire` afterwards."""
+        self._due_keys: list[str] = []  # whose own watermarks have reached what waits for them
         self.ticks: ProcessingTimeTimers[K] = ProcessingTimeTimers(self)
         self._plugin = plugin
         self._intake = ReadingExtractor(spec, plugin, self.counters)
@@ -157,19 +156,16 @@ class Operator(ABC, Generic[K]):
         if last is not None and (before or self._ripe):
             self._hear_all(binding.source, [*(before or ()), (last, last_ms)], arrival_ms, out)
         elif last is not None:
-            self._hear(binding.source, last, last_ms, arrival_ms, out)
+            self._hear(binding.source, last, last_ms, arrival_ms)
 
     def _hear_all(
         self, source: Source | None, heard: list[tuple[K, int]], arrival_ms: int, out: list[Emission]
     ) -> None:
-        """Let the clocks of several keys move; windows that fire together come by their ends, then keys."""
+        """Let the clocks of several keys move, after the early results that the message has brought about."""
         if self._ripe:
             self._emit_all_ripe(out)
-        began = len(out)
         for key, time_ms in heard:
-            self._hear(source, key, time_ms, arrival_ms, out)
-        if self.shared is None:
-            out[began:] = sorted(out[began:], key=end_and_key)
+            self._hear(source, key, time_ms, arrival_ms)
 
     def _emit_all_ripe(self, out: list[Emission]) -> None:
         """Once for all readings of a message, as Beam's and Flink's triggers once for a bundle."""
@@ -190,9 +186,7 @@ class Operator(ABC, Generic[K]):
         elif key.failures >= BREAKER_FAILURES:
             key.blocked_until_ms = arrival_ms + BREAKER_PAUSE_MS
 
-    def _hear(
-        self, source: Source | None, key: K, time_ms: int, arrival_ms: int, out: list[Emission]
-    ) -> None:
+    def _hear(self, source: Source | None, key: K, time_ms: int, arrival_ms: int) -> None:
         if time_ms - arrival_ms > self._skew_ms:
             self.counters.future_skew += 1
             return
@@ -207,24 +201,46 @@ class Operator(ABC, Generic[K]):
         if time_ms > heard.max_ms:
             clock.observe(heard, time_ms)
             if clock.wm_ms >= clock.next_due_ms:
-                self.fire(clock, out)
+                self.due.append(self)
+                if self.shared is None:
+                    self._due_keys.append(key.name)
 
-    def fire(self, clock: Any, out: list[Emission]) -> None:
-        """Let everything happen that waits for a clock's watermark."""
+    def fire(self, out: list[Emission]) -> Iterator[None]:
+        """Let everything happen that waits for a watermark. Pauses where `out` is full: it may be emptied
+        then, and keys may leave the memory."""
+        if self.shared is not None:
+            yield from self._fire_shared(self.shared, out)
+        elif self._due_keys:
+            names, self._due_keys = self._due_keys, []
+            yield from self.fire_keys(names, out)
+
+    def _fire_shared(self, clock: SharedClock, out: list[Emission]) -> Iterator[None]:
         wm_ms = clock.wm_ms
         for time_ms, name in clock.pop_due():
             key = self.keys.find(name)
             if key is not None:
                 self.keys.touch(key)
                 self._on_timer(time_ms, key, wm_ms, out)
-                # A message may have more keys, whose own clocks are still to be looked at.
-                self.relieve(out, self.shared is not None)
+                if len(out) >= MANY:
+                    yield
         self._show_watermark(wm_ms)
 
-    def relieve(self, out: list[Emission], state_too: bool) -> None:
-        """Between two keys: one watermark may close the windows of a million, so do not gather them all."""
-        if len(out) >= MANY and self.hand_on is not None:
-            self.hand_on(out, state_too)
+    def fire_keys(self, names: Iterable[str], out: list[Emission]) -> Iterator[None]:
+        """`fire` for keys with clocks of their own: by the ends of their windows, then by their names."""
+        found = map(self.keys.find, {*names})
+        waiting = [(key.clock.next_due_ms, key.name) for key in found if key is not None]
+        heapify(waiting)
+        while waiting:
+            key = self.keys.find(heappop(waiting)[1])  # anew: it may have left the memory in a pause
+            if key is None or key.clock.next_due_ms > key.clock.wm_ms:
+                continue
+            clock = key.clock
+            self.keys.touch(key)
+            self._on_timer(clock.pop(), key, clock.wm_ms, out)
+            self._show_watermark(clock.wm_ms)
+            heappush(waiting, (clock.next_due_ms, key.name))
+            if len(out) >= MANY:
+                yield
 
     def _show_watermark(self, wm_ms: int) -> None:
         if NEVER < wm_ms < END_OF_INPUT:
@@ -242,7 +258,7 @@ class Operator(ABC, Generic[K]):
             self.counters.corrections_withheld += 1
         return True
 
-    def settle(self, now_ms: int, out: list[Emission]) -> bool:
+    def settle(self, now_ms: int, out: list[Emission]) -> Generator[None, None, bool]:
         """Emit the corrections that are due; True when any key's state has changed."""
         names = () if self.owed is None else self.owed.tick(now_ms)
         for name in names:
@@ -251,14 +267,16 @@ class Operator(ABC, Generic[K]):
                 self.keys.touch(key)
                 key.settle_ms = None
                 self.settle_key(key, out)
-                self.relieve(out, True)
+                if len(out) >= MANY:
+                    yield
         return bool(names)
 
     def close_all(self, key: K, out: list[Emission]) -> None:
         """Emit what a key that is given up still holds."""
         if self.shared is None:
             key.clock.wm_ms = END_OF_INPUT
-            self.fire(key.clock, out)
+            for _ in self.fire_keys([key.name], out):
+                pass
 
     def renew(self, now_ms: int) -> None:
         """The state up to `now_ms` was made anew: results from here on have identities of their own.
@@ -268,9 +286,13 @@ class Operator(ABC, Generic[K]):
 
     def flush(self, out: list[Emission]) -> None:
         """Take the watermark of every key to the end of time."""
-        for clock in [self.shared] if self.shared is not None else (key.clock for key in self.keys.each()):
-            clock.wm_ms = END_OF_INPUT
-            self.fire(clock, out)
+        if self.shared is not None:
+            self.shared.wm_ms = END_OF_INPUT
+            for _ in self._fire_shared(self.shared, out):
+                pass
+        else:
+            for key in self.keys.each():
+                self.close_all(key, out)
 
     # --- keys ---
 

@@ -38,6 +38,7 @@ connection.execute("SELECT count(*) FROM buffer_events").fetchall()
 print("reading", flush=True)
 sys.stdin.read()
 """
+GUARD: Any = {"now_ms": lambda: EPOCH_MS, "checkpoint": lambda store: store.checkpoint([])}
 
 
 @contextmanager
@@ -72,7 +73,7 @@ class Alerts:
 
 def fill(store: Store, room: DiskGuard, chance: Random) -> None:
     """A group and a tick, as the writer does them."""
-    room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), 0)
+    room.check(store, 0)
     append(store, [event(f"t/{n % 10}", chance.randbytes(300), at=n) for n in range(200)])
     with store.transaction():
         room.run(store, EPOCH_MS, store.checkpoint([]))
@@ -87,14 +88,14 @@ def test_file_and_log_stay_within_the_size_while_somebody_reads_and_it_goes_on_a
     store: Store,
 ) -> None:
     alerts, chance = Alerts(), Random(1)
-    room = DiskGuard(Retention(MAX_BYTES, HOUR_MS), alerts, DiskSpace(store.path, MAX_BYTES))
+    room = DiskGuard(Retention(MAX_BYTES, HOUR_MS), alerts, DiskSpace(store.path, MAX_BYTES), **GUARD)
     with a_long_reader(store.path) as reader:
         with pytest.raises(LogHeldError, match=f"process {reader}"):
             while True:
                 fill(store, room, chance)
                 assert file_bytes(store.path) <= MAX_BYTES
         with pytest.raises(LogHeldError, match="end that"):
-            room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), 0)
+            room.check(store, 0)
     (announced,) = [said for name, said in alerts.said if name == "log_held"]
     assert "python" in announced
     assert f"(process {reader})" in announced
@@ -177,13 +178,13 @@ def test_a_flood_never_makes_file_and_log_larger_than_the_size(store: Store, ref
     """With groups as large as a writer makes them, and ticks only every now and then."""
     chance = Random(4)
     space = DiskSpace(store.path, MAX_BYTES)
-    room = DiskGuard(Retention(MAX_BYTES, HOUR_MS), Alerts(), space)
+    room = DiskGuard(Retention(MAX_BYTES, HOUR_MS), Alerts(), space, **GUARD)
     for number in range(300):
-        room.check(store, EPOCH_MS, store.meta_int(CHECKPOINT_ID), size_bytes=300 * 500)
+        room.check(store, size_bytes=300 * 500)
         append(store, [event(f"t/{n % 10}", chance.randbytes(500), at=n) for n in range(300)])
         assert file_bytes(store.path) <= MAX_BYTES
         checkpoint_id = store.meta_int(CHECKPOINT_ID)
-        room.check(store, EPOCH_MS, checkpoint_id, size_bytes=0)
+        room.check(store, size_bytes=0)
         with store.transaction():
             store.checkpoint([])
             if refused:

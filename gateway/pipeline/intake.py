@@ -1,0 +1,171 @@
+"""From messages to events: what is decoded, windowed, left out, and why.
+
+Every message ends in exactly one counted outcome: buffered, duplicate, sampled or rejected.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from gateway.buffer.store import NewEvent, Store
+from gateway.core.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message
+from gateway.core.own_topics import OwnTopics
+from gateway.core.topics import covers
+from gateway.decode.presence import Presence
+from gateway.decode.routes import Decoded, RouteSpec, RouteTable
+from gateway.decode.sparkplug_births import EdgeNodes
+from gateway.flow.admission import Admission
+from gateway.pipeline.checkpointer import Checkpointer
+from gateway.pipeline.results import Results, append
+from gateway.timekeeping.devices import DeviceClocks
+from gateway.timekeeping.normalize import skew_kinds
+from gateway.windows.emission import MANY
+
+MAX_TOPIC_CHARS = 1024  # of 65,535 that MQTT allows: every stream that is remembered costs its name
+_HISTORICAL = int(Flag.HISTORICAL)
+_TIME_UNCERTAIN = int(Flag.TIME_UNCERTAIN)
+
+
+class Intake:
+    """Takes in messages, inside the writer's transaction. The counters may be read from any thread."""
+
+    def __init__(
+        self,
+        topics: OwnTopics,
+        routes: RouteTable,
+        checkpointer: Checkpointer,
+        results: Results,
+        admission: Admission,
+        devices: DeviceClocks,
+    ) -> None:
+        self.problems: Counter[tuple[str, str]] = Counter()
+        """(route, reason) of payloads that could not be decoded, since the start."""
+        self.misses: Counter[tuple[str, str]] = Counter()
+        """(route, field) of fields that were not there, since the start."""
+        self.oddities: Counter[tuple[str, str]] = Counter()
+        """(route, what) of readings that `where` filtered, and of payloads that were odd, since the start."""
+        self.presence = Presence()
+        """The devices and when each was last heard, since the start."""
+        self.skew: Counter[tuple[str, str]] = Counter()
+        """(route, kind) of device times that were not believed, since the start."""
+        self.devices = devices
+        self.routes = routes
+        self._own_topics = f"{topics.root}/"
+        self._checkpointer = checkpointer
+        self._results = results
+        self._admission = admission
+
+    @property
+    def edge_nodes(self) -> EdgeNodes:
+        """What is known of Sparkplug's edge nodes."""
+        return self.routes.edge_nodes
+
+    def subscriptions(self) -> dict[str, int]:
+        """The filters to subscribe to, each with its QoS, without those that another one covers."""
+        wanted = self.routes.subscriptions()
+        return {
+            name: max(qos for other, qos in wanted.items() if covers(name, other))
+            for name in wanted
+            if not any(other != name and covers(other, name) for other in wanted)
+        }
+
+    def take_in(self, store: Store, messages: Sequence[Message], *, certain: bool) -> None:
+        """Append what `messages` carry, and the results that they bring about. `certain`: the time at which
+        they arrived is known."""
+        rows: list[NewEvent] = []
+        outcomes: Counter[tuple[str, str]] = Counter()
+        doubt = 0 if certain else _TIME_UNCERTAIN
+        seen = store.receipts.seen
+        for message in messages:
+            if message.qos and seen(message.packet_id, message.dup, message.topic, message.payload):
+                outcomes["outcome", "duplicate"] += 1
+                continue
+            refused = self._take_in_one(message, doubt, store, rows)
+            if not refused:
+                outcomes["outcome", "buffered"] += 1
+                continue
+            store.dropped.note(refused, message.topic, message.arrival_ms)
+            if refused == "sampled":
+                outcomes["outcome", "sampled"] += 1
+                continue
+            outcomes["outcome", "rejected"] += 1
+            outcomes["rejected", refused] += 1
+        append(store, rows)
+        for (name, label), by in outcomes.items():
+            store.count(name, label, by)
+
+    def take_results(self, store: Store, rows: list[NewEvent], chunks: Iterable[Sequence[Emission]]) -> None:
+        """Put what windows emit behind `rows`, and append these whenever there are many of them: windows
+        that close together must not fill the memory."""
+        for chunk in chunks:
+            rows += map(self._results.event_of, chunk)
+            if len(rows) >= MANY:
+                append(store, rows)
+                rows.clear()
+                self._checkpointer.make_room(store)
+
+    def _take_in_one(self, message: Message, doubt: int, store: Store, rows: list[NewEvent]) -> str:
+        """Decode and window one message; returns why it was left out, or nothing."""
+        if message.topic.startswith(self._own_topics):
+            return "own_topic"  # a route such as `#` would feed our output back to us for ever
+        if len(message.topic) > MAX_TOPIC_CHARS:
+            return "topic_too_long"
+        found = self.routes.match(message.topic)
+        if found is None:
+            return "no_route"
+        route, levels = found
+        spec = route.spec
+        if message.retain and spec.retained == "ignore":
+            return "retained"
+        flags = doubt | Flag.RETAINED if message.retain else doubt
+        if self._admission.shedding:
+            verdict = self._admission.judge(message.topic, spec.priority, spec.sampling == "allow")
+            if isinstance(verdict, str):
+                return verdict
+            flags |= verdict << SKIPPED_SHIFT
+        decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms)
+        rows.append(
+            NewEvent(
+                message.topic,
+                spec.name,
+                decoded.event_time_ms,
+                message.arrival_ms,
+                decoded.device_time_ms,
+                spec.priority,
+                Kind.RAW,
+                decoded.flags | flags if flags else decoded.flags,
+                message.payload,
+            )
+        )
+        self.presence.note(levels.get("device") or message.topic, message.arrival_ms, not decoded.problem)
+        if decoded.device_time_ms is not None and not (message.retain or doubt):
+            # A retained message's time is that of its publishing; and only a known time can judge another.
+            self._note_clock(message, decoded.device_time_ms, decoded.flags, spec)
+        if decoded.problem:
+            self.problems[spec.name, decoded.problem] += 1
+        elif decoded.samples:
+            chunks = self._checkpointer.windows.process(
+                message.topic, spec.name, levels, decoded.samples, message.arrival_ms
+            )
+            if chunks:
+                self.take_results(store, rows, chunks)
+        if decoded.misses or decoded.filtered or decoded.notes:
+            self._count_oddities(spec.name, decoded)
+        return ""
+
+    def _count_oddities(self, route: str, decoded: Decoded) -> None:
+        for field in decoded.misses:
+            self.misses[route, field] += 1
+        if decoded.filtered:
+            self.oddities[route, "filtered"] += decoded.filtered
+        for note in decoded.notes:
+            self.oddities[route, note] += 1
+
+    def _note_clock(self, message: Message, device_time_ms: int, flags: int, spec: RouteSpec) -> None:
+        if flags & _HISTORICAL:
+            return
+        self.devices.observe(message.topic, device_time_ms, message.arrival_ms)
+        if flags and spec.timestamp == "normalize":
+            for kind in skew_kinds(device_time_ms, message.arrival_ms, flags, spec.skew):
+                self.skew[spec.name, kind] += 1

@@ -1,0 +1,57 @@
+"""What the windows emit, as events of the buffer: where it goes, and what makes it the same event again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from gateway.buffer.alerts import DERIVED_FAMILY
+from gateway.buffer.store import NewEvent, Store
+from gateway.core.clock import Clock
+from gateway.core.events import Emission, Kind, Priority
+from gateway.core.identifiers import aggregate_id
+from gateway.core.own_topics import OwnTopics
+from gateway.core.packed_json import packed
+from gateway.windows.emission import emission_json
+
+
+class Results:
+    """Turns emissions into events. `priorities` are those of the windows' aggregates, by window."""
+
+    def __init__(self, topics: OwnTopics, clock: Clock, priorities: Mapping[str, int]) -> None:
+        self._topics = topics
+        self._clock = clock
+        self._priorities = priorities
+
+    def event_of(self, emission: Emission) -> NewEvent:
+        """The event that carries an emission; its id is the same whenever the emission is."""
+        topic, kind, priority = self._destination(emission)
+        return NewEvent(
+            topic,
+            DERIVED_FAMILY,
+            emission.event_time_ms,
+            self._clock.now_ms(),
+            None,
+            priority,
+            kind,
+            0,
+            packed(emission_json(emission)),
+            aggregate_id(self._topics.gateway_id, emission.identity),
+        )
+
+    def _destination(self, emission: Emission) -> tuple[str, Kind, int]:
+        """Topic, kind and priority of what a window gives. A result that names an `alert` is one."""
+        if emission.kind == "dropped":
+            return self._topics.late(emission.window), Kind.AUDIT, Priority.LOW
+        if isinstance(emission.result, dict) and "alert" in emission.result:
+            return self._topics.alerts, Kind.ALERT, Priority.CRITICAL
+        priority = self._priorities.get(emission.window, Priority.NORMAL)
+        return self._topics.aggregate(emission.window, emission.key), Kind.AGGREGATE, priority
+
+
+def append(store: Store, events: Sequence[NewEvent]) -> None:
+    """Store events, and count them by what they are."""
+    if events:
+        store.append(events)
+        for kind, count in Counter(event.kind for event in events).items():
+            store.count("appended", Kind(kind).name.lower(), count)
