@@ -14,6 +14,8 @@ Accumulator = list[float]
 class Plugin:
     """Of readings with one time, the first and the last are those that arrived first and last."""
 
+    exact_integers = True
+
     def create_accumulator(self) -> Accumulator:
         return []
 

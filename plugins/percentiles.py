@@ -73,11 +73,11 @@ class Plugin:
         if not acc["count"]:
             return None
         steps = self._steps(acc)
-        result: dict[str, Any] = {"count": acc["count"], "min": acc["min"], "max": acc["max"]}
+        result: dict[str, Any] = {}  # the percentiles first: what shows one number shows the first
         for percentile in self._percentiles:
             value = _at_rank(steps, floor(percentile / 100 * (acc["count"] - 1)))
             result[f"p{percentile:g}"] = min(max(value, acc["min"]), acc["max"])
-        return result
+        return result | {"min": acc["min"], "max": acc["max"], "count": acc["count"]}
 
     def _steps(self, acc: dict[str, Any]) -> list[tuple[float, int]]:
         """(value, count) of every bucket, ascending by value."""

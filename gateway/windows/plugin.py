@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import orjson
 
 from gateway.core.errors import PluginError
+from gateway.core.events import FieldValue
 from gateway.core.events import Reading as Reading  # noqa: PLC0414 - plugins take it from here
-from gateway.windows.values import number, number_or_text
+from gateway.windows.values import exact_number, number, number_or_text
 
 Accumulator = Any
 """Plain JSON: None, bool, int (64 bits), finite float, str, and lists and dicts (text keys) of them."""
@@ -41,6 +43,9 @@ class CombineFn(Protocol):
     - `examples() -> list[Reading]`: readings to check the contract with, in time order.
     - attribute `accepts_text = True`: text counts as a reading too; `reading.value` is then NaN and the
       text is in `reading.fields`.
+    - attribute `exact_integers = True`: whole numbers of 64 bits come as int, not as float.
+    - `extract_between(accumulator, start_ms, end_ms)`: the result of a window that is over, in place of
+      `extract_output`, for what depends on the window's bounds.
     - attribute `takes_all_fields = True`: a window with several fields gives it readings that have all of
       them, in `reading.fields`, instead of applying it to each field by itself.
     """
@@ -71,9 +76,12 @@ class PerField:
 
     def __init__(self, plugin: CombineFn, fields: Sequence[str]) -> None:
         self.accepts_text = bool(getattr(plugin, "accepts_text", False))
+        self.exact_integers = bool(getattr(plugin, "exact_integers", False))
         self._plugin = plugin
         self._fields = tuple(fields)
-        self._read = number_or_text if self.accepts_text else number
+        self._read = value_reader(plugin)
+        if hasattr(plugin, "extract_between"):
+            self.extract_between = partial(self._extract_between, plugin.extract_between)
 
     def create_accumulator(self) -> Accumulator:
         return [None] * len(self._fields)
@@ -92,10 +100,25 @@ class PerField:
         return [self._plugin.merge_accumulators(column) if column else None for column in columns]
 
     def extract_output(self, accumulator: Accumulator) -> Output:
+        return self._results(accumulator, self._plugin.extract_output)
+
+    def _extract_between(
+        self, extract: Callable[..., Output], accumulator: Accumulator, start_ms: int, end_ms: int
+    ) -> Output:
+        return self._results(accumulator, lambda one: extract(one, start_ms, end_ms))
+
+    def _results(self, accumulator: Accumulator, extract: Callable[[Accumulator], Output]) -> Output:
         return {
-            field: None if one is None else self._plugin.extract_output(one)
+            field: None if one is None else extract(one)
             for field, one in zip(self._fields, accumulator, strict=True)
         }
+
+
+def value_reader(plugin: object) -> Callable[[FieldValue], float | None]:
+    """What a plugin takes for a value: a number, text too, or whole numbers as they are."""
+    if getattr(plugin, "accepts_text", False):
+        return number_or_text
+    return exact_number if getattr(plugin, "exact_integers", False) else number
 
 
 # --- the contract ---

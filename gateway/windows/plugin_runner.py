@@ -53,6 +53,7 @@ class PluginRunner:
         self.plugin = plugin
         self._window = window
         self._counters = counters
+        self._extract_between: Callable[..., Any] | None = getattr(plugin, "extract_between", None)
         self._report: Callable[[Any, Any], tuple[Any, Any]] | None = getattr(plugin, "report", None)
 
     def emit(
@@ -73,7 +74,7 @@ class PluginRunner:
         `firing` tells results apart whose bounds do not: those of windows without a grid.
         """
         try:
-            output = self._output(kind, key, accumulators)
+            output = self._output(kind, key, accumulators, bounds)
         except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
             self.failed(key, exc, bounds[1], {"bounds": list(bounds), "count": count}, out)
             return
@@ -88,9 +89,12 @@ class PluginRunner:
         record = (self._window, key.name, kind, *bounds, revision, count, output, tuple(replaces), name)
         out.append(Emission(*record, event_time_ms=bounds[1]))
 
-    def _output(self, kind: str, key: Key, accumulators: Sequence[Accumulator]) -> Any:
+    def _output(self, kind: str, key: Key, accumulators: Sequence[Accumulator], bounds: Bounds) -> Any:
         whole = accumulators[0] if len(accumulators) == 1 else self.plugin.merge_accumulators(accumulators)
-        output = self.plugin.extract_output(whole)
+        if self._extract_between is None or kind == "early":
+            output = self.plugin.extract_output(whole)
+        else:
+            output = self._extract_between(whole, *bounds)
         if self._report is not None:
             if kind != "on_time":
                 return None

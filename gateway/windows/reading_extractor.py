@@ -8,9 +8,8 @@ from typing import Any
 from gateway.core.events import FieldValue, Reading
 from gateway.windows.counters import Counters
 from gateway.windows.keys import KeyTemplate
-from gateway.windows.plugin import CombineFn
+from gateway.windows.plugin import CombineFn, value_reader
 from gateway.windows.spec import WindowSpec
-from gateway.windows.values import number, number_or_text
 
 
 class ReadingExtractor:
@@ -19,7 +18,7 @@ class ReadingExtractor:
     def __init__(self, spec: WindowSpec, plugin: CombineFn, counters: Counters) -> None:
         self.needs_all_fields = bool(getattr(plugin, "takes_all_fields", False))
         self._fields = spec.fields
-        self._value = number_or_text if getattr(plugin, "accepts_text", False) else number
+        self._value = value_reader(plugin)
         self._template = KeyTemplate(spec.key)
         self._plugin_key: Callable[[Reading], Any] | None = None
         if not spec.key:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from gateway.core.errors import UnitError
+from gateway.core.units import parse_duration_ms
 from gateway.windows.values import number
 
 Point = list[Any]
@@ -29,7 +31,8 @@ def read_options(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
             close = get_close_matches(name, defaults, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(defaults)}"
             raise ValueError(f"no such option: {name}; {hint}")
-        wants_number = defaults[name] is A_NUMBER or isinstance(defaults[name], (int, float))
+        default = defaults[name]
+        wants_number = default is A_NUMBER or (isinstance(default, (int, float)) and default is not False)
         found[name] = _number(name, value) if wants_number else value
     return found
 
@@ -39,6 +42,26 @@ def _number(name: str, value: Any) -> float:
     if found is None:
         raise ValueError(f"option {name} is a number, not {value!r}")
     return found
+
+
+def duration_ms(name: str, value: Any) -> float:
+    """The option `name` as milliseconds, written `90s`, `10m`. Raises ValueError."""
+    try:
+        found = parse_duration_ms(value)
+    except UnitError as exc:
+        raise ValueError(f"option {name}: {exc}; {exc.hint}") from exc
+    if found <= 0:
+        raise ValueError(f"option {name} is a duration above zero, such as 10m")
+    return found
+
+
+def share(name: str, value: Any) -> float:
+    """The option `name` as a share of one, written `10%` or 0.1. Raises ValueError."""
+    is_percent = isinstance(value, str) and value.rstrip().endswith("%")
+    found = number(value.rstrip().removesuffix("%")) if is_percent else _number(name, value)
+    if found is None or not 0 <= found <= (100 if is_percent else 1):
+        raise ValueError(f"option {name} is a share such as 10%, not {value!r}")
+    return found / 100 if is_percent else found
 
 
 UNTOUCHED = 64

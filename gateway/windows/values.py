@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 
 from gateway.core.events import FieldValue
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
 
 
 def number(value: FieldValue) -> float | None:
@@ -20,6 +23,14 @@ def number(value: FieldValue) -> float | None:
     except (ValueError, OverflowError, TypeError):  # TypeError: a list or an object where a value should be
         return None
     return found if isfinite(found) else None
+
+
+def exact_number(value: FieldValue) -> float | None:
+    """As `number`, but a whole number of 64 bits stays an int: a float is exact up to 2^53 only."""
+    whole = int(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else value
+    if isinstance(whole, int) and not isinstance(whole, bool) and -(1 << 63) <= whole < 1 << 64:
+        return whole
+    return number(value)
 
 
 def number_or_text(value: FieldValue) -> float | None:

@@ -19,7 +19,7 @@ from gateway.core.own_topics import OwnTopics
 
 MAX_ENTITIES = 1000
 """Keys come out of payloads. Home Assistant takes many more, but who wants to look at them?"""
-_LIKELY = ("mean", "value", "last", "increase", "delta", "count")
+_LIKELY = ("mean", "value", "last", "increase", "delta", "p50", "p95", "count")
 _ACTIONS = ["NONE", "SLOW_DOWN", "REJECT_LOW_PRIORITY"]
 _ALERT = "{{ value_json.alert if value_json.alert is defined else value_json.result.alert }}"
 _UNTOLD = re.compile(r"[^a-zA-Z0-9_-]")

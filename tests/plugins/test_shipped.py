@@ -159,6 +159,106 @@ def test_what_falls_all_the_time_is_no_counter() -> None:
     assert acc == before
 
 
+def test_a_fall_within_the_tolerance_is_no_reset() -> None:
+    result = result_of(shipped("counter", tolerance="10%"), readings(1000, 1001, 1000.5, 995, 1002, 100, 103))
+    assert (result["increase"], result["resets"], result["last"]) == (2 + 100 + 3, 1, 103)
+
+
+def test_zeros_that_come_back_are_no_reset() -> None:
+    result = result_of(shipped("counter"), readings(1000, 0, 0, 1001, 0, 3))
+    assert (result["increase"], result["resets"], result["left_out"]) == (1 + 3, 1, 2)
+
+
+def test_a_rise_that_no_meter_makes_is_left_out() -> None:
+    plugin = shipped("counter", max_rate=10)
+    result = result_of(plugin, readings(100, 105, 1_000_000, 110, 120))
+    assert (result["increase"], result["resets"], result["left_out"]) == (20, 0, 1)
+    # A new level is believed once the time that has passed allows for it.
+    assert result_of(plugin, readings(100, 125, 125, 125))["increase"] == 25
+
+
+@pytest.mark.parametrize(
+    "options", [{"tolerance": "ten"}, {"tolerance": 2}, {"max_rate": 0}, {"wraps_at": -1}]
+)
+def test_a_counter_refuses_options_that_make_no_sense(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        shipped("counter", **options)
+
+
+@pytest.mark.parametrize("plugin", ["counter", "delta"])
+@pytest.mark.parametrize("fields", [("value",), ("value", "other")])
+def test_whole_numbers_beyond_two_to_the_53_stay_exact(plugin: str, fields: tuple[str, ...]) -> None:
+    big = 2**63 - 10
+    run = Timeline(spec(size_ms=10, fields=fields), shipped(plugin))
+    run.sample(1, {"key": "k", "value": big, "other": 1})
+    run = run.restarted()
+    run.sample(2, {"key": "k", "value": str(big + 3), "other": 2})
+    result: Any = run.end()[0].result
+    found = result if len(fields) == 1 else result["value"]
+    assert found["increase" if plugin == "counter" else "delta"] == 3
+    assert (found["first"], found["last"]) == (big, big + 3)
+
+
+def step_integral(points: list[tuple[int, float]], until_ms: int, hold_ms: float) -> tuple[float, float]:
+    """The integral of a step function, millisecond by millisecond, and how many it covers."""
+    total = covered = 0.0
+    for time_ms in range(points[0][0], until_ms):
+        at, value = max(
+            (one for one in enumerate(points) if one[1][0] <= time_ms), key=lambda one: one[1][0]
+        )[1]
+        if time_ms - at < hold_ms:
+            total, covered = total + value, covered + 1
+    return total, covered
+
+
+@pytest.mark.parametrize("hold", [False, True, "7ms"])
+@given(
+    values=st.dictionaries(st.integers(0, 59), st.integers(-50, 50), min_size=1, max_size=20),
+    draw=st.randoms(use_true_random=False),
+)
+def test_time_weighted_is_the_integral_of_a_step_function(
+    hold: bool | str, values: dict[int, int], draw: random.Random
+) -> None:
+    points = [(at, float(value)) for at, value in sorted(values.items())]
+    shuffled = draw.sample(points, len(points))
+    window = spec("hopping", size_ms=60, slide_ms=20, out_of_orderness_ms=1_000)
+    run = Timeline(window, shipped("time_weighted", hold=hold))
+    for time_ms, value in shuffled:
+        run.event(time_ms, value)
+    (whole,) = [one for one in run.end() if one.start_ms == 0]
+    until_ms = 60 if hold else points[-1][0]
+    total, covered = step_integral(points, until_ms, 7 if hold == "7ms" else math.inf)
+    result: Any = whole.result
+    assert result["integral_per_h"] * 3_600_000 == pytest.approx(total)
+    assert result["seconds"] * 1_000 == pytest.approx(covered)
+    assert result["mean"] == pytest.approx(total / covered if covered else points[-1][1])
+
+
+def test_time_weighted_sums_up_old_readings_and_stays_short() -> None:
+    plugin = shipped("time_weighted")
+    made = [reading(float(at % 7), at * 1_000) for at in range(10_000)]
+    whole = fold(plugin, made)
+    assert len(whole[7]) <= 128
+    parts = [fold(plugin, made[at : at + 999]) for at in range(0, 10_000, 999)]
+    for acc in (whole, plugin.merge_accumulators(parts)):
+        result = plugin.extract_output(acc)
+        assert result["integral_per_h"] * 3_600 == pytest.approx(sum(one.value for one in made[:-1]))
+        assert (result["seconds"], result["out_of_order"]) == (9_999, 0)
+
+
+def test_an_exponential_mean_halves_what_is_a_half_life_old() -> None:
+    plugin = shipped("exponential_mean", half_life="10s")
+    assert result_of(plugin, readings(0, 3, step_ms=10_000))["mean"] == pytest.approx(2)
+    assert result_of(plugin, [*reversed(readings(0, 3, step_ms=10_000))])["mean"] == pytest.approx(2)
+    with pytest.raises(ValueError, match="half_life"):
+        shipped("exponential_mean", half_life="soon")
+
+
+def test_percentiles_come_before_what_goes_with_them() -> None:
+    result = result_of(shipped("percentiles"), readings(1, 2, 3))
+    assert list(result) == ["p50", "p90", "p95", "p99", "min", "max", "count"]
+
+
 def test_delta_is_last_minus_first() -> None:
     result = result_of(shipped("delta"), [reading(5.0, 2_000), reading(3.0, 1_000), reading(9.0, 4_000)])
     assert result == {"delta": 6.0, "first": 3.0, "last": 9.0, "span_s": 3.0}
