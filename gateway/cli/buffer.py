@@ -38,7 +38,7 @@ from gateway.cli.buffer_options import (
     choice_of,
     progress_bar,
 )
-from gateway.config import load_config
+from gateway.cli.settings import load_config
 from gateway.core.errors import ControlError, StoreError
 from gateway.core.events import Kind, Status
 from gateway.core.units import format_bytes, format_duration

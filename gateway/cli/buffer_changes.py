@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import orjson
 import typer
@@ -37,13 +37,16 @@ from gateway.cli.buffer_options import (
     choice_of,
     progress_bar,
 )
-from gateway.config import Config, load_config
+from gateway.cli.settings import load_config
 from gateway.core.errors import BufferLockedError, StoreError
 from gateway.core.events import Status
 from gateway.core.own_topics import OwnTopics
 from gateway.core.units import format_bytes
 from gateway.delivery.states import DeliveryEvent, sources
 from gateway.host.control import SOCKET_FILE, ask
+
+if TYPE_CHECKING:
+    from gateway.config import Config
 
 ROLE = "`gateway buffer` command"
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gateway.buffer.event_filter import EventFilter
-from gateway.config import load_config
+from gateway.cli.settings import load_config
 from gateway.core.errors import StoreError, TopicError, UnitError
 from gateway.core.events import Kind, Status
 from gateway.core.topics import check_filter

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.config import load_config
+from gateway.cli.settings import load_config
 from gateway.core.errors import GatewayError, plain_reason
 from gateway.core.units import format_duration
 

@@ -7,7 +7,6 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from gateway.config.types import broker_address
 from gateway.core.errors import ConfigError
 from gateway.mqtt.endpoint import Endpoint, Tls
 
@@ -44,6 +43,8 @@ def endpoint(
     persistent: bool = False,
 ) -> Endpoint:
     """The connection that the options describe. Raises typer.BadParameter, which exits with 2."""
+    from gateway.config.types import broker_address  # noqa: PLC0415 - the models take half a second
+
     try:
         address = broker_address(url)
     except ConfigError as exc:

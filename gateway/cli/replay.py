@@ -6,18 +6,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from gateway.config import Config, load_config
+from gateway.cli.settings import load_config
 from gateway.decode.routes import RouteTable
 from gateway.pipeline.plugins_loader import load_plugins
 from gateway.pipeline.replay import Recorded, Replay, line_of, read_events
 from gateway.windows.counters import Counters
 from gateway.windows.engine import WindowEngine
+
+if TYPE_CHECKING:
+    from gateway.config import Config
 
 PROGRESS_LINES = 5_000
 """Lines between two moves of the progress bar: often enough to look alive, too seldom to cost anything."""

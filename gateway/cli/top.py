@@ -19,8 +19,8 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from gateway.cli.settings import load_config
 from gateway.cli.top_screen import Top
-from gateway.config import load_config
 from gateway.core.errors import GatewayError, plain_reason
 
 _EVERY_S = 1.0
