@@ -33,7 +33,9 @@ from gateway.config.types import (
     none_if_off,
     setting,
 )
+from gateway.core.errors import ConfigError
 from gateway.core.topics import TopicTemplate, placeholders
+from gateway.decode.formulas import Formula
 from gateway.windows.spec import WindowSpec, WindowType
 from gateway.wire.home_assistant import Shown
 
@@ -216,6 +218,11 @@ class Window(Section):
     fields: tuple[FieldName, ...] | None = setting(
         None, min_length=1, description="Instead of `field`: several, each a reading of its own."
     )
+    compute: Annotated[Mapping[FieldName, str], PlainSerializer(dict, return_type=dict[str, str])] = setting(
+        {},
+        description="Further values of a result: CEL expressions over the results of the fields.",
+        examples=[{"difference": "indoor.mean - outdoor.mean"}],
+    )
     key: str = setting(
         "",
         description="What is gathered together: a template over named levels and fields. Empty: everything.",
@@ -293,6 +300,24 @@ class Window(Section):
             raise fault("give field or fields, not both")
         return fields
 
+    @field_validator("compute")
+    @classmethod
+    def _computes(cls, compute: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
+        fields = info.data.get("fields") or (info.data.get("field") or "value",)
+        for at, (name, text) in enumerate(compute.items()):
+            if name in fields:
+                raise fault(f"{name} is a field already; give what is computed a name of its own")
+            known = {*fields, *[*compute][:at]}
+            try:
+                unknown = sorted(Formula(text).names - known)
+            except ConfigError as exc:
+                raise fault(f"{name}: {exc}", exc.hint) from exc
+            if unknown and len(fields) > 1:
+                raise fault(
+                    f"{name}: {unknown[0]} is no field of this window", f"there is {', '.join(sorted(known))}"
+                )
+        return MappingProxyType(dict(compute))
+
     @field_validator("early")
     @classmethod
     def _comes(cls, early: Early | None) -> Early | None:
@@ -320,6 +345,7 @@ class Window(Section):
             plugin=self.plugin,
             options=self.options,
             fields=self.field_names,
+            compute=self.compute,
             key=self.key,
             route=self.route,
             topic=self.topic,

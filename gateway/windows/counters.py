@@ -23,6 +23,7 @@ class Counters:
     corrections_withheld: int = 0  # not sent: `corrections` is off, or a later one says the same
     early: int = 0
     held_back: int = 0  # results that the plugin had nothing to say about
+    compute_misses: int = 0  # values of `compute` that are null: something that they name is not there
     plugin_errors: int = 0
     skipped: int = 0  # samples not given to a plugin that keeps failing on their key
     keys_rejected: int = 0  # samples of new keys beyond max_keys

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from gateway.core.events import Emission, Reading
+from gateway.windows.computed import Computed
 from gateway.windows.counters import Counters
 from gateway.windows.emission import Bounds, identity
 from gateway.windows.plugin import Accumulator, CombineFn
@@ -48,7 +49,10 @@ class Key:
 class PluginRunner:
     """Builds the emissions of one window out of what its plugin returns or raises."""
 
-    def __init__(self, window: str, plugin: CombineFn, counters: Counters) -> None:
+    def __init__(
+        self, window: str, plugin: CombineFn, counters: Counters, computed: Computed | None = None
+    ) -> None:
+        self._computed = computed
         self.drops = 0  # makes the identity of each dropped reading a different one
         self.plugin = plugin
         self._window = window
@@ -95,6 +99,8 @@ class PluginRunner:
             output = self.plugin.extract_output(whole)
         else:
             output = self._extract_between(whole, *bounds)
+        if self._computed is not None:
+            output = self._computed.add_to(output)
         if self._report is not None:
             if kind != "on_time":
                 return None

@@ -43,6 +43,7 @@ class WindowSpec:
     max_future_skew_ms: int | None = None
     early_every_ms: int | None = None
     early_count: int | None = None
+    compute: Mapping[str, str] = field(default_factory=dict)
     corrections: Literal["at_once", "every", "off"] = "at_once"
     corrections_every_ms: int = 0
     max_keys: int | None = None

@@ -290,3 +290,21 @@ gateway: {id: g}
 routes: [{name: r, topic: "a/{d}", decoder: json, fields: {v: v}}]
 windows: [{name: w, route: r, field: v, window: {type: count, count: 5, step: 2}}]
 """
+
+
+@pytest.mark.parametrize(
+    ("compute", "told"),
+    [
+        ({"d": "a.mean - c.mean"}, "c is no field of this window; there is a, b"),
+        ({"d": "a.mean -"}, "is not a CEL expression"),
+        ({"a": "b.mean"}, "a is a field already"),
+    ],
+)
+def test_what_a_window_computes_is_checked(compute: dict[str, str], told: str) -> None:
+    text = f"""
+gateway: {{id: g}}
+routes: [{{name: r, topic: "x/{{d}}", decoder: json, fields: {{a: a, b: b}}}}]
+windows:
+  - {{name: w, route: r, fields: [a, b], compute: {json.dumps(compute)}, window: {{type: count, count: 5}}}}
+"""
+    assert told in only(text)

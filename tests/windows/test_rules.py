@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.core.events import Sample
@@ -374,3 +376,32 @@ def test_windows_of_keys_with_clocks_of_their_own_come_by_their_ends_then_keys()
     ]
     out = gathered(run.engine.process("t/s", None, {}, samples, 35))
     assert [(one.end_ms, one.key) for one in out] == [(10, "a"), (10, "b"), (20, "a"), (30, "b")]
+
+
+# --- computed ---
+
+
+def test_a_value_is_computed_over_the_results_of_fields_from_several_topics() -> None:
+    compute = {
+        "dew_point": "temperature.mean - (100 - humidity.mean) / 5",
+        "readings": "temperature.count + humidity.count",
+        "twice": "readings * 2",
+        "unknown": "temperature.nothing + 1",
+    }
+    run = Timeline(spec(size_ms=10, fields=("temperature", "humidity"), compute=compute))
+    run.sample(1, {"key": "k", "temperature": 20.0}, source="thermometer")
+    run.sample(2, {"key": "k", "temperature": 22.0}, source="thermometer")
+    run.sample(3, {"key": "k", "humidity": 50.0}, source="hygrometer")
+    result: Any = run.end()[0].result
+    assert (result["dew_point"], result["readings"], result["twice"]) == (11.0, 3.0, 6.0)
+    assert result["unknown"] is None
+    assert result["temperature"]["mean"] == 21.0
+    assert run.counters.compute_misses == 1
+
+
+def test_a_window_of_one_field_computes_over_its_result() -> None:
+    run = Timeline(spec(size_ms=10, compute={"span": "max - min", "same": "value.max - value.min"}))
+    run.event(1, 3.0)
+    run.event(2, 5.0)
+    result: Any = run.end()[0].result
+    assert (result["span"], result["same"]) == (2.0, 2.0)

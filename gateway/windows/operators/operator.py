@@ -14,6 +14,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
 from gateway.core.events import Emission, Reading, Sample
+from gateway.windows.computed import Computed
 from gateway.windows.corrections import OwedCorrections
 from gateway.windows.counters import Counters
 from gateway.windows.emission import MANY
@@ -52,7 +53,8 @@ class Operator(ABC, Generic[K]):
         self.spec = spec
         self.fingerprint = fingerprint
         self.counters = Counters()
-        self.border = PluginRunner(spec.name, plugin, self.counters)
+        computed = Computed(spec.compute, spec.fields, self.counters) if spec.compute else None
+        self.border = PluginRunner(spec.name, plugin, self.counters, computed)
         self.keys: Keyspace[K] = Keyspace(spec, self.counters)
         self.shared: SharedClock | None = None
         if self.uses_watermark and spec.watermark == "shared":
