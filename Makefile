@@ -10,6 +10,7 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 # As many tests at once as tests/conftest.py says; a test goes to the worker that is free.
 PARALLEL := -n auto --dist worksteal
 # More for the program behind a target: make demo ARGS="--seconds 40", make test ARGS="-k windows".
@@ -37,6 +38,10 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 .PHONY: demo
 demo: $(READY) ## Show the gateway at work: brokers, a fleet and an outage, all inside of one process
 	$(BIN)/gateway demo $(ARGS)
@@ -57,6 +62,15 @@ lint: $(READY) ## Check the style
 .PHONY: types
 types: $(READY) ## Check the types
 	$(BIN)/mypy
+
+.PHONY: coverage
+coverage: $(READY) ## Run the tests and print what of the code they reach
+	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL) --cov --cov-report=term $(ARGS)
+
+.PHONY: docs
+docs: $(DOCS_READY) ## Build the docs as a site (build/site); a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'built: build/site/index.html'
 
 .PHONY: structure
 structure: $(READY) ## Print the graph of the packages and a few sizes
