@@ -56,7 +56,7 @@ def demo(
         raise typer.BadParameter("give a folder that is empty or not there yet", param_hint="--keep")
     with _folder(keep) as folder, _logging_to(folder / "demo.log"), _interruptible() as interrupted:
         stage = Stage(DemoSpec(folder, devices, rate))
-        performance = _Performance(stage, seconds, interrupted)
+        performance = Performance(stage, seconds, interrupted)
         stage.start()
         try:
             with _show(performance.story, as_json) as show:
@@ -69,7 +69,7 @@ def demo(
         _finish(stage.count(), performance.story, as_json, keep)
 
 
-class _Performance:
+class Performance:
     """Plays the acts: all is well, the line is cut, the line is back, the end."""
 
     def __init__(self, stage: Stage, seconds: float, interrupted: threading.Event) -> None:
