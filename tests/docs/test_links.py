@@ -13,7 +13,7 @@ import typer
 from gateway.cli import app
 from tests.support.places import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 
 
@@ -51,6 +51,12 @@ def test_every_command_and_option_in_a_shell_block_exists(page: Path) -> None:
     for block in SHELL.findall(page.read_text()):
         for line in block.replace("\\\n", " ").splitlines():
             check_command(root, shlex.split(line, comments=True))
+
+
+def test_every_decision_stands_in_the_list() -> None:
+    decisions = ROOT / "docs" / "decisions"
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (decisions / "README.md").read_text()))
+    assert linked == {page.name for page in decisions.glob("*.md")} - {"README.md"}
 
 
 def check_command(root: Any, words: list[str]) -> None:
