@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 
 _REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
 _EVENTS_IN_FLIGHT = 100  # of the event format, one message each
+_SEARCHES = 12  # closes in a row that cost no long pause, because each tells more: halvings of a frame
+_STATUS_CLOSES = 6  # in a row, before the status was answered: three of them without retain
 # A lone event that may have ended a connection gives way to others for so long; no attempt is counted.
 _ASIDE = Backoff(min_ms=1_000, max_ms=30_000, max_attempts=2**31 - 1)
 
@@ -92,6 +94,9 @@ class Bridge(Session):
         self._most_in_flight = spec.in_flight if spec.format == "batch" else _EVENTS_IN_FLIGHT
         self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
         self._suspects = Suspects()
+        self._status_id: int | None = None  # until it is answered
+        self._status_closes = 0  # in a row, before the status was answered
+        self._searches = _SEARCHES
         self._gave_up = False  # this connection, rather than that the broker ended it
         self._counted_bytes = self._prepaid_bytes = 0
         self._link: Link | None = None
@@ -115,6 +120,8 @@ class Bridge(Session):
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         sent = self._in_flight.pop(packet_id, None)
         if sent is None:
+            if packet_id == self._status_id:
+                self._status_id, self._status_closes = None, 0
             return  # our status; paho has left out what the broker acknowledges twice, or without having it
         now_s = self._last_ack_s = time.monotonic()
         self._pace.answered(sent.flight, now_s, taken=reason_code < REFUSED)
@@ -126,14 +133,18 @@ class Bridge(Session):
         self._refusals, self.metrics.refusal = 0, ""
         self._window = min(2 * self._window, self._most_in_flight)
         self._suspects.taken(sent.message.events.ids)
+        self._searches = _SEARCHES
         self.metrics.events_acked += len(sent.message.events.ids)
         self._acked += sent.message.events.ids
 
     def disconnected(self, link: Link) -> None:
         """Everything on this connection that has no PUBACK failed."""
         self._settle()
+        if self._status_id is not None:
+            self._status_closes += 1
+            self._status_id = None
         if self._in_flight:
-            self._note_close(link.farewell_code)
+            self._note_close(link, link.farewell_code)
         lost = [i for sent in self._in_flight.values() for i in sent.message.events.ids]
         lost += [i for outgoing in self._outgoing for i in outgoing.events.ids]
         if self._ready is not None:
@@ -259,7 +270,12 @@ class Bridge(Session):
 
     def _say(self, link: Link, state: str) -> None:
         if self._shard == 0 and self._spec.status_topic:
-            link.publish(self._spec.status_topic, status_payload(state), retain=True)
+            if self._status_closes == _STATUS_CLOSES:
+                self._status_closes += 1  # so that it is said once
+                topic = self._spec.status_topic
+                log.warning("bridge-0: the broker ends the connection over %s; no status is sent", topic)
+            if self._status_closes < _STATUS_CLOSES:
+                self._status_id = link.publish(self._spec.status_topic, status_payload(state), retain=True)
 
     # --- answers ---
 
@@ -324,7 +340,7 @@ class Bridge(Session):
         if held:
             self._writer.submit(SettleEvents(held, DeliveryEvent.FAILURE))
 
-    def _note_close(self, reason_code: int | None) -> None:
+    def _note_close(self, link: Link, reason_code: int | None) -> None:
         """The connection ended, perhaps over the message that the broker read last: the oldest without an
         answer."""
         packet_id, sent = next(iter(self._in_flight.items()))
@@ -354,6 +370,9 @@ class Bridge(Session):
             *(sum(map(len, in_flight)) - len(message.events.ids), reason),
         )
         if finding is Finding.AGAIN:
+            if self._searches and self._suspects.suspicious(message.events.ids[0]):
+                self._searches -= 1
+                link.progressed()  # each of these closes halves the frame
             return
         self.metrics.refused += 1
         self.metrics.refusal = reason

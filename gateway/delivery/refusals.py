@@ -38,19 +38,29 @@ _REASONS = {
     0x99: (RefusalVerdict.FAIL, "payload format invalid"),
 }
 _OF_THE_TOPIC = {0x87, 0x90}
-_REASONS_OF_CLOSES = {
+_OTHER_REASONS = {
     0x82: "protocol error",
+    0x84: "unsupported protocol version",
+    0x85: "client identifier not valid",
+    0x86: "bad user name or password",
+    0x8A: "banned",
     0x8B: "server shutting down",
+    0x8C: "bad authentication method",
     0x8D: "keep alive timeout",
     0x8E: "session taken over",
+    0x8F: "topic filter invalid",
+    0x92: "packet identifier not found",
     0x94: "topic alias invalid",
     0x98: "administrative action",
     0x9A: "retain not supported",
     0x9B: "QoS not supported",
     0x9C: "use another server",
     0x9D: "server moved",
+    0x9E: "shared subscriptions not supported",
     0x9F: "connection rate exceeded",
     0xA0: "maximum connect time",
+    0xA1: "subscription identifiers not supported",
+    0xA2: "wildcard subscriptions not supported",
 }
 # A DISCONNECT with one of these has nothing to do with the message that came last.
 _OF_THE_BROKER = {
@@ -80,10 +90,14 @@ def close_verdict(reason_code: int | None, *, own_topic: bool) -> RefusalVerdict
     return RefusalVerdict.RETRY
 
 
+def reason_name(reason_code: int) -> str:
+    """The name that the standard gives it; empty for a code that is not in it."""
+    return _OTHER_REASONS.get(reason_code) or _REASONS.get(reason_code, (None, ""))[1]
+
+
 def reason_text(reason_code: int) -> str:
     """The reason as it is kept and shown: `not authorized (0x87)`."""
-    known = _REASONS_OF_CLOSES.get(reason_code) or _REASONS.get(reason_code, (None, "refused"))[1]
-    return f"{known} (0x{reason_code:02x})"
+    return f"{reason_name(reason_code) or 'refused'} (0x{reason_code:02x})"
 
 
 def close_text(reason_code: int | None) -> str:

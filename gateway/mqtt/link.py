@@ -18,11 +18,13 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from gateway.core.errors import BrokerError, plain_reason
 from gateway.core.events import Message
 from gateway.core.threads import RoleThread
+from gateway.mqtt.concessions import Concessions
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.paho_client import CONNECT_TIMEOUT_S, Connack, Connection, is_refusal
 from gateway.mqtt.sockets import Readiness
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.5
 STOP_TIMEOUT_S = 2.0  # a goodbye takes milliseconds; what takes longer is a peer that does not answer
 _EVERY_S = 1.0
+_BARREN = 5  # connections in a row that brought nothing: pauses go beyond `reconnect_max`
+_BARREN_LONGEST = 16  # times `reconnect_max`
 _UNSENT_LIMIT_BYTES = 4 * 1024 * 1024  # a peer that does not read must not fill our memory
 
 
@@ -95,6 +99,8 @@ class Link:
         self.connected = False
         self.connack = Connack(session_present=False)  # what the broker said last
         self.farewell_code: int | None = None  # of the broker's DISCONNECT, if it sent one (MQTT 5)
+        self._concessions = Concessions(name, endpoint.will)
+        self._barren = 0  # connections in a row that were accepted, and lost before they brought anything
         self._earlier_wire_bytes = 0
         self._backoff_s = FIRST_BACKOFF_S
         self._session = session
@@ -187,9 +193,14 @@ class Link:
     ) -> int:
         """Publish and return the packet id, under which `Session.published` will be called.
 
-        `properties` are MQTT 5 user properties. Raises BrokerError when there is no connection.
+        `properties` are MQTT 5 user properties. Where the broker keeps no retained messages, `retain` is left
+        out. Raises BrokerError when there is no connection.
         """
-        return self._require_connection().publish(topic, payload, qos, retain, properties)
+        retain = retain and self._concessions.may_retain(topic)
+        packet_id = self._require_connection().publish(topic, payload, qos, retain, properties)
+        if retain:
+            self._concessions.retained(packet_id)
+        return packet_id
 
     @property
     def congested(self) -> bool:
@@ -206,6 +217,7 @@ class Link:
     def progressed(self) -> None:
         """This connection is good for something: after it, the pauses between attempts begin anew."""
         self._backoff_s = FIRST_BACKOFF_S
+        self._barren = 0
 
     def reset(self, reason: str) -> None:
         """Give up this connection; a new one is made. Call it from a callback; it raises BrokerError."""
@@ -220,10 +232,12 @@ class Link:
         self.metrics.connects += 1
         self.metrics.last_error = ""
         self.farewell_code = None
+        self._concessions.accepted(retain_available=connack.retain_available)
         log.info("%s: connected to %s", self.name, self.endpoint.place)
         self._session.connected(self, connack.session_present)
 
     def published(self, packet_id: int, reason_code: int) -> None:
+        self._concessions.answered(packet_id)
         self._session.published(self, packet_id, reason_code)
 
     def subscribed(self, codes: dict[str, int]) -> None:
@@ -245,16 +259,23 @@ class Link:
                 self._note_failure(exc)
             finally:
                 self._end_connection()
-            longest_s = self.endpoint.reconnect_max_s
-            if time.monotonic() - started > longest_s:
-                self._backoff_s = FIRST_BACKOFF_S
-            # full jitter: a fleet must not come back at once
-            hurried = self._pause_over.wait(random.uniform(0, min(self._backoff_s, longest_s)))
-            self._pause_over.clear()
-            self._backoff_s = FIRST_BACKOFF_S if hurried else min(self._backoff_s * 2, longest_s)
+            self._pause(time.monotonic() - started)
+
+    def _pause(self, lasted_s: float) -> None:
+        """Wait before the next attempt, with full jitter: a fleet must not come back at once."""
+        longest_s = self.endpoint.reconnect_max_s
+        if lasted_s > longest_s:
+            self.progressed()
+        if self._barren > _BARREN:
+            longest_s *= min(2 ** (self._barren - _BARREN), _BARREN_LONGEST)
+        hurried = self._pause_over.wait(random.uniform(0, min(self._backoff_s, longest_s)))
+        self._pause_over.clear()
+        self._backoff_s = FIRST_BACKOFF_S if hurried else min(self._backoff_s * 2, longest_s)
 
     def _serve(self) -> None:
-        connection = self._connection = Connection(self.endpoint, self, self._now_ms, self.epoch + 1)
+        connection = self._connection = Connection(
+            replace(self.endpoint, will=self._concessions.will), self, self._now_ms, self.epoch + 1
+        )
         sock = connection.open()
         readiness = Readiness(sock, self._wake_receiver)
         next_check_s = 0.0
@@ -277,6 +298,7 @@ class Link:
 
     def _hand_on(self, messages: list[Message], data_waited: bool) -> None:
         if messages:
+            self.progressed()
             self.metrics.messages += len(messages)
             self.metrics.waited += len(messages) * data_waited
             self._session.received(self, messages)
@@ -295,9 +317,21 @@ class Link:
             connection.close()
             self._earlier_wire_bytes += connection.wire_bytes
             self.farewell_code = connection.farewell_code
+            if not self._stop.is_set():
+                self._concessions.ended(connection.refused_code, connection.farewell_code, was_connected)
+                self._note_barren(was_connected)
         self._connection, self.connected = None, False
         if was_connected:
             self._session.disconnected(self)
+
+    def _note_barren(self, was_connected: bool) -> None:
+        self._barren += was_connected
+        if was_connected and self._barren > _BARREN:
+            log.warning(
+                "%s: %d connections to %s in a row ended before they brought anything: %s; "
+                "the pauses grow up to %d times reconnect_max",
+                *(self.name, self._barren, self.endpoint.place, self.metrics.last_error, _BARREN_LONGEST),
+            )
 
     def _say_goodbye(self, connection: Connection) -> None:
         """Last words and DISCONNECT, on a connection that may be broken already."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import paho.mqtt.client as paho
+from paho.mqtt import MQTTException
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -20,6 +21,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.core.errors import BrokerError
 from gateway.core.events import Message
+from gateway.delivery.refusals import reason_name, reason_text
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.sockets import BufferedSocket
 
@@ -28,8 +30,16 @@ SUBSCRIBE_LIMIT = 8  # AWS IoT Core takes no more filters in one packet, and clo
 _PACKETS_PER_TURN = 2000
 _ONLY_NEW = 1  # MQTT 5, 3.8.3.1: retained messages only for a subscription that did not exist
 _FAILURE = 0x80
-_CREDENTIALS_REFUSED = (0x86, 0x87)  # bad user name or password, not authorized
-_CREDENTIALS_HINT = "; check the username, the password and the client_id that the configuration gives"
+_CONNACK_3 = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}  # return codes of 3.1.1 as reason codes of 5
+_CREDENTIALS = "check the username, the password and the client_id that the configuration gives"
+_HINTS = {
+    0x84: "set protocol to the version that this broker speaks, 3.1.1 or 5",
+    0x85: "set client_id to one that this broker allows",
+    0x86: _CREDENTIALS,
+    0x87: _CREDENTIALS,
+    0x9C: "change url",
+    0x9D: "change url",
+}
 _ACKNOWLEDGEMENT = {1: b"\x40\x02", 2: b"\x50\x02"}  # PUBACK, PUBREC; the packet id follows
 _PUBCOMP = b"\x70\x02"
 
@@ -70,6 +80,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint, listener: Listener, now_ms: Callable[[], int], epoch: int) -> None:
         self.accepted = False
         self.closing = False  # by our own wish
+        self.refused_code: int | None = None  # of a CONNACK that is none
         self.farewell_code: int | None = None  # of the broker's DISCONNECT, if it sent one (MQTT 5)
         self._endpoint = endpoint
         self._listener = listener
@@ -198,7 +209,8 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
-        client.on_subscribe = self._on_subscribe
+        client.suback = self._on_suback
+        client.refused = self._on_refused
         client.on_unsubscribe = self._on_unsubscribe
         client.on_disconnect = self._on_disconnect
         return client
@@ -215,11 +227,14 @@ class Connection:
             properties.MaximumPacketSize = endpoint.max_packet_bytes
         return {"clean_start": not endpoint.persistent, "properties": properties}
 
-    def _on_connect(self, _client: Any, _data: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if reason.is_failure:
-            hint = _CREDENTIALS_HINT if reason.value in _CREDENTIALS_REFUSED else ""
-            self._refused = f"{self._endpoint.place} refused the connection: {reason}{hint}"
-            return
+    def _on_refused(self, code: int, server: str) -> None:
+        self.refused_code = code = code if self._endpoint.protocol == "5" else _CONNACK_3.get(code, code)
+        hint = f"; {_HINTS[code]}" if code in _HINTS else ""
+        elsewhere = f": {server}" if server else ""
+        why = reason_name(code).capitalize() or f"reason code 0x{code:02x}"
+        self._refused = f"{self._endpoint.place} refused the connection: {why}{elsewhere}{hint}"
+
+    def _on_connect(self, _client: Any, _data: Any, flags: Any, _reason: Any, properties: Any) -> None:
         self.accepted = True
         self._listener.accepted(
             Connack(
@@ -263,20 +278,19 @@ class Connection:
     def _on_publish(self, _client: Any, _data: Any, packet_id: int, _reason: Any, _properties: Any) -> None:
         self._listener.published(packet_id, self._client.puback_code)
 
-    def _on_subscribe(self, _client: Any, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
-        filters = self._asked.pop(mid, [])
-        self._listener.subscribed(
-            {name: reason.value for name, reason in zip(filters, reasons, strict=False)}
-        )
+    def _on_suback(self, packet_id: int, codes: Sequence[int]) -> None:
+        self._listener.subscribed(dict(zip(self._asked.pop(packet_id, []), codes, strict=False)))
 
     def _on_unsubscribe(self, _client: Any, _data: Any, mid: int, _reasons: Any, _properties: Any) -> None:
         self._listener.unsubscribed(self._asked.pop(mid, []))
 
     def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
-        if flags.is_disconnect_packet_from_server and reason is not None:
-            self.farewell_code = int(reason.value)
+        why = str(reason)
+        if flags.is_disconnect_packet_from_server:
+            self.farewell_code = self._client.farewell_code
+            why = reason_text(self.farewell_code)
         if not self.closing and not self._refused:
-            self._refused = f"{self._endpoint.place} closed the connection: {reason}"
+            self._refused = f"{self._endpoint.place} closed the connection: {why}"
 
     def _raise_refusal(self) -> None:
         if self._refused:
@@ -294,6 +308,10 @@ class _Client(paho.Client):
     connection: BufferedSocket
     puback_code = 0
     """The reason code of the PUBACK that is being handled."""
+    farewell_code = 0
+    """That of the broker's DISCONNECT."""
+    suback: Callable[[int, Sequence[int]], None]
+    refused: Callable[[int, str], None]
 
     @property
     def wire_bytes(self) -> int:
@@ -307,6 +325,30 @@ class _Client(paho.Client):
         self.puback_code = packet[2] if len(packet) > 2 else 0
         self._in_packet["packet"] = packet[:2]
         return super()._handle_pubackcomp(cmd)
+
+    def _handle_connack(self) -> MQTTErrorCode:
+        """paho gives up without a word on codes that the standard does not list for a CONNACK, and on some of
+        MQTT 3.1.1. So a refusal never reaches it."""
+        packet = bytes(self._in_packet["packet"])
+        if len(packet) < 2 or packet[1] == 0:
+            return super()._handle_connack()
+        self.refused(packet[1], _server_reference(packet[2:]))
+        return MQTTErrorCode.MQTT_ERR_CONN_REFUSED
+
+    def _handle_suback(self) -> None:
+        """paho cannot read a SUBACK with a code that the standard does not list for it."""
+        packet = bytes(self._in_packet["packet"])
+        if len(packet) < 3:
+            raise BrokerError("the broker sent a SUBACK that is too short")
+        codes_at = 2 + (sum(_varint(packet[2:])) if self._protocol == paho.MQTTv5 else 0)
+        self.suback(int.from_bytes(packet[:2], "big"), packet[codes_at:])
+
+    def _handle_disconnect(self) -> None:
+        """The same for DISCONNECT; the code is taken out here."""
+        packet = self._in_packet["packet"]
+        self.farewell_code = packet[0] if packet else 0
+        self._in_packet["packet"] = bytearray()
+        super()._handle_disconnect()
 
     def _handle_on_message(self, message: paho.MQTTMessage) -> None:
         """paho first looks the topic up among callbacks for filters. Nobody registers any here, and to search
@@ -349,6 +391,28 @@ class _Client(paho.Client):
 
 def _parts(filters: Sequence[Any]) -> list[Sequence[Any]]:
     return [filters[at : at + SUBSCRIBE_LIMIT] for at in range(0, len(filters), SUBSCRIBE_LIMIT)]
+
+
+def _varint(data: bytes) -> tuple[int, int]:
+    """A variable byte integer, and how many bytes it takes."""
+    value = 0
+    for at, byte in enumerate(data[:4]):
+        value |= (byte & 127) << (7 * at)
+        if byte < 128:
+            return value, at + 1
+    raise BrokerError("the broker sent a packet with a malformed length")
+
+
+def _server_reference(properties: bytes) -> str:
+    """Where a CONNACK of MQTT 5 sends the client instead; empty when it does not say."""
+    if not properties:
+        return ""
+    found = Properties(PacketTypes.CONNACK)
+    try:
+        found.unpack(properties)
+    except (MQTTException, ValueError, IndexError, UnicodeDecodeError):
+        return ""  # the reason code alone has to do
+    return str(getattr(found, "ServerReference", ""))
 
 
 def _check(code: int) -> None:

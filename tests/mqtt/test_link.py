@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from gateway.mqtt.link import Link, Session
 from tests.conftest import MosquittoFactory
 from tests.support.asked_broker import CONNACK, asked_broker
 from tests.support.gateways import wait_until
+from tests.support.stub_broker import CLOSE, PUBLISH, StubBroker
 
 
 class Recorder(Session):
@@ -308,3 +310,22 @@ def test_the_will_speaks_after_a_crash_and_not_after_a_stop(mosquitto: Mosquitto
         watcher.do(watching, lambda link: link.publish("status", b"barrier"))
         wait_until(lambda: len(watcher.messages) == 2, "the barrier")
         assert [m.payload for m in watcher.messages] == [b"offline", b"barrier"]
+
+
+def test_connections_that_bring_nothing_are_made_ever_more_seldom_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each is accepted and then closed."""
+    broker = StubBroker(lambda packet: CLOSE if packet.kind == PUBLISH else None)
+
+    class Publisher(Session):
+        def connected(self, link: Link, session_present: bool) -> None:
+            link.publish("t", b"1")
+
+    with broker.running(), running(Publisher(), port=broker.port, reconnect_max_s=0.05):
+        wait_until(lambda: broker.connections > 8, "many connections")
+        started_s, before = time.monotonic(), broker.connections
+        wait_until(lambda: broker.connections > before + 8, "as many again")
+        took_s = time.monotonic() - started_s
+    assert took_s > 8 * 0.05  # with pauses of at most 50 ms it could not be
+    assert "in a row ended before they brought anything" in caplog.text
