@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from datetime import timezone as timezone_type
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from gateway.core.errors import ConfigError, UnitError
@@ -21,13 +23,28 @@ TimestampReader = Callable[[object], "int | None"]
 
 _MS_PER_UNIT = {"unix": 1_000.0, "unix_ms": 1.0, "unix_us": 1e-3, "unix_ns": 1e-6}
 _UNITS_PER_MS = {"unix_us": 1_000, "unix_ns": 1_000_000}
-NAMED_FORMATS = ("iso", *_MS_PER_UNIT)
+_LOCAL = "_local"
+NAMED_FORMATS = ("iso", *_MS_PER_UNIT, "unix_local", "unix_ms_local", "dsmr")
 _OR = " or "
 
 # The year 9999: the last that ISO forms can say, and far inside what a signed 64-bit column holds.
 _LAST_MS = 253_402_300_799_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_DAY_MS = 86_400_000
+
+# Where a number of the current decades lies that counts seconds; finer units are multiples of it.
+_FIRST_SECOND, _LAST_SECOND = 1_000_000_000, 4_300_000_000  # 2001, 2106
+
+# Abbreviations that mean one offset only, in minutes; others, such as CST and IST, need the route's zone.
+_ZONES: Mapping[str, int] = {
+    **dict.fromkeys(("Z", "UT", "UTC", "GMT", "WET"), 0),
+    **dict.fromkeys(("WEST", "CET", "MET"), 60),
+    **dict.fromkeys(("CEST", "MEST", "EET"), 120),
+    **dict.fromkeys(("EEST", "MSK"), 180),
+    **{"EST": -300, "EDT": -240, "CDT": -300, "MST": -420, "MDT": -360, "PST": -480, "PDT": -420},
+    **{"HKT": 480, "JST": 540, "KST": 540, "AEST": 600, "AEDT": 660, "NZST": 720, "NZDT": 780},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +79,9 @@ def timestamp_reader(layout: str, timezone: str = "UTC") -> TimestampReader:
     several of them such as `unix or iso`, which are tried in turn.
 
     `timezone` is for times that carry no zone. A local time that occurs twice, when clocks go back, is
-    taken for the first of the two. Raises ConfigError when the layout or the time zone is unknown.
+    taken for the first of the two; one that is left out, when clocks go forward, is read with the offset
+    from before the change (both are zoneinfo's rule for `fold=0`). Raises ConfigError when the layout or the
+    time zone is unknown.
     """
     zone = find_timezone(timezone)
     check_format(layout)
@@ -70,11 +89,24 @@ def timestamp_reader(layout: str, timezone: str = "UTC") -> TimestampReader:
         return _first_of([timestamp_reader(each, timezone) for each in layout.split(_OR)])
     if layout == "iso":
         return _iso_reader(zone)
-    if layout in _UNITS_PER_MS:
-        return _fine_unix_reader(_UNITS_PER_MS[layout])
-    if layout in _MS_PER_UNIT:
-        return _unix_reader(_MS_PER_UNIT[layout])
-    return _layout_reader(layout, zone)
+    if layout == "dsmr":
+        return _first_of([_layout_reader(f"%y%m%d%H%M%S{season}", zone) for season in "SW"])
+    if layout in NAMED_FORMATS and layout.endswith(_LOCAL):
+        return _local_reader(_unix_reader_of(layout.removesuffix(_LOCAL)), zone)
+    return _unix_reader_of(layout) if layout in NAMED_FORMATS else _layout_reader(layout, zone)
+
+
+def _unix_reader_of(name: str) -> TimestampReader:
+    if name in _UNITS_PER_MS:
+        return _fine_unix_reader(_UNITS_PER_MS[name])
+    return _unix_reader(_MS_PER_UNIT[name])
+
+
+def uses_timezone(layout: str) -> bool:
+    """Whether the route's time zone can matter for times of the format `layout`."""
+    if _OR in layout:
+        return any(uses_timezone(each) for each in layout.split(_OR))
+    return "%z" not in layout and (layout not in _MS_PER_UNIT)
 
 
 def find_timezone(name: str) -> ZoneInfo:
@@ -139,53 +171,160 @@ def _first_of(readers: list[TimestampReader]) -> TimestampReader:
 
 
 def _unix_reader(ms_per_unit: float) -> TimestampReader:
+    coarser = (1,) if ms_per_unit == 1 else ()
+
     def read(value: object) -> int | None:
         number = _number(value)
-        return None if number is None or number > _LAST_MS else _usable(round(number * ms_per_unit))
+        if number is None or number > _LAST_MS or _is_coarser(number, coarser):
+            return None
+        return _usable(round(number * ms_per_unit))
+
+    return read
+
+
+def _is_coarser(number: float, factors: tuple[int, ...]) -> bool:
+    """Whether `number` is a time of these decades in a coarser unit than is said: seconds that pass for
+    milliseconds would be a day in 1970. `factors` are those of the coarser units, in seconds."""
+    return any(_FIRST_SECOND * factor <= number < _LAST_SECOND * factor for factor in factors)
+
+
+def _local_reader(read_unix: TimestampReader, zone: ZoneInfo) -> TimestampReader:
+    """For devices whose counter counts the seconds of their local time."""
+
+    def read(value: object) -> int | None:
+        ms = read_unix(value)
+        return None if ms is None else _milliseconds((_EPOCH + ms * _MILLISECOND).replace(tzinfo=None), zone)
 
     return read
 
 
 def _fine_unix_reader(units_per_ms: int) -> TimestampReader:
+    coarser = (1, 1_000) if units_per_ms == 1_000 else (1, 1_000, 1_000_000)
+
     def read(value: object) -> int | None:
         number = _number(value)
-        return None if number is None else _usable(number // units_per_ms)
+        return None if number is None or _is_coarser(number, coarser) else _usable(number // units_per_ms)
 
     return read
 
 
+_ISO = re.compile(
+    r"(?P<date>\d{4}-?\d\d-?\d\d)[T ](?P<time>[\d:.,]{2,24}) *(?P<offset>Z|[+-]\d\d(?::?\d\d){0,2})?"
+    r"(?: *(?P<zone>[A-Z]{1,5}))?(?: M=[+-][\d.]+)?"  # the last is what Go adds
+)
+_DOTNET = re.compile(r"\\?/Date\((\d{1,15})(?:[+-]\d{4})?\)\\?/", re.IGNORECASE)
+_MIDNIGHT = re.compile(r"24:?00(?::?00(?:[.,]0+)?)?")
+_LEAP_SECOND = re.compile(r"(\d\d:?\d\d:?)60([.,]\d+)?")
+
+
 def _iso_reader(zone: ZoneInfo) -> TimestampReader:
+    words = _zone_words(zone)
+
     def read(value: object) -> int | None:
         if type(value) is not str:
             return None
         try:
             return _milliseconds(datetime.fromisoformat(value), zone)
         except (ValueError, OverflowError):
-            return retry(value.strip().upper())
-
-    def retry(value: str) -> int | None:
-        """RFC 3339 allows a small `t` and `z`, which Python does not read."""
-        try:
-            return _milliseconds(datetime.fromisoformat(value), zone)
-        except (ValueError, OverflowError):
-            return None
+            return _near_iso(value.strip().upper(), zone, words)
 
     return read
+
+
+def _near_iso(text: str, zone: ZoneInfo, words: Mapping[str, int]) -> int | None:
+    """What Python does not read: a small `t` or `z`, a zone by its name, 24:00, a leap second, /Date(ms)/."""
+    dotnet = _DOTNET.fullmatch(text)
+    if dotnet:
+        return _usable(int(dotnet[1]))
+    found = _ISO.fullmatch(text)
+    if found is None or not (found["offset"] or found["zone"] is None or found["zone"] in words):
+        return None
+    clock, later_ms = _regular_clock(found["time"])
+    try:
+        moment = datetime.fromisoformat(f"{found['date']}T{clock}{found['offset'] or ''}")
+    except (ValueError, OverflowError):
+        return None
+    if found["zone"] and not found["offset"]:
+        moment = moment.replace(tzinfo=_fixed(words[found["zone"]]))
+    return _later(_milliseconds(moment, zone), later_ms)
+
+
+def _regular_clock(clock: str) -> tuple[str, int]:
+    """A time of day that Python reads, and how much later the one that is meant is, in ms."""
+    if _MIDNIGHT.fullmatch(clock):
+        return "00:00", _DAY_MS
+    leap = _LEAP_SECOND.fullmatch(clock)
+    return (f"{leap[1]}59{leap[2] or ''}", 1_000) if leap else (clock, 0)
+
+
+def _later(ms: int | None, by_ms: int) -> int | None:
+    return None if ms is None else ms + by_ms
+
+
+def _zone_words(zone: ZoneInfo) -> dict[str, int]:
+    """Offsets by abbreviation, in minutes; the route's own zone goes before what they mean elsewhere."""
+    own = [datetime(2025, month, 1, tzinfo=zone) for month in (1, 7)]
+    offsets = {moment.tzname() or "": moment.utcoffset() or timedelta() for moment in own}
+    return {**_ZONES, **{name: int(offset.total_seconds() // 60) for name, offset in offsets.items()}}
+
+
+def _fixed(minutes: int) -> timezone_type:
+    return timezone_type(timedelta(minutes=minutes))
+
+
+_WORD = re.compile(r"(?<![A-Za-z])[A-Z]{1,5}(?![A-Za-z])")
 
 
 def _layout_reader(layout: str, zone: ZoneInfo) -> TimestampReader:
+    """Reads what `layout` describes. A zone's name in the text (`%Z`) goes before `zone`, an offset
+    before the name; an `S` or `W` behind the seconds, as in DSMR telegrams, tells summer from winter time
+    where clocks go back."""
+    words = _zone_words(zone)
+    names_zone, has_offset = "%Z" in layout, "%z" in layout
+    fold = int(layout.endswith("%SW"))
+    layout = layout.replace("%Z", "" if has_offset else "%z")
+
     def read(value: object) -> int | None:
         if type(value) not in (str, int, float):
             return None
+        text = str(value)
+        if names_zone:
+            named = next((word for word in reversed(list(_WORD.finditer(text))) if word[0] in words), None)
+            if named is None:
+                return None
+            offset = "" if has_offset else _offset_text(words[named[0]])
+            text = text[: named.start()] + offset + text[named.end() :]
         try:
-            return _milliseconds(datetime.strptime(str(value), layout), zone)
+            return _milliseconds(datetime.strptime(text, layout), zone, fold)
         except (ValueError, OverflowError):
-            return None
+            return _irregular(text, layout, zone)
 
     return read
 
 
-def _milliseconds(moment: datetime, zone: ZoneInfo) -> int | None:
+def _offset_text(minutes: int) -> str:
+    sign, size = "-" if minutes < 0 else "+", abs(minutes)
+    return f"{sign}{size // 60:02}{size % 60:02}"
+
+
+def _irregular(text: str, layout: str, zone: ZoneInfo) -> int | None:
+    """A leap second or 24:00, which strptime makes no date of."""
+    regular = re.sub(r"(?<!\d)24:00", "00:00", text, count=1)
+    later_ms = _DAY_MS if regular != text else 0
+    try:
+        parts = time.strptime(regular, layout)
+    except ValueError:
+        return None
+    if not later_ms and parts.tm_sec < 60:
+        return None
+    later_ms += max(0, parts.tm_sec - 59) * 1_000
+    moment = datetime(*parts[:5], min(parts.tm_sec, 59))
+    if parts.tm_gmtoff is not None:
+        moment = moment.replace(tzinfo=timezone_type(timedelta(seconds=parts.tm_gmtoff)))
+    return _later(_milliseconds(moment, zone), later_ms)
+
+
+def _milliseconds(moment: datetime, zone: ZoneInfo, fold: int = 0) -> int | None:
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
+        moment = moment.replace(tzinfo=zone, fold=fold)
     return _usable((moment - _EPOCH) // _MILLISECOND)

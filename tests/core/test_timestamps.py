@@ -159,3 +159,116 @@ def test_the_event_time_lies_between_device_and_arrival_time(
 def test_a_layout_that_names_a_part_twice_is_refused() -> None:
     with pytest.raises(ConfigError):
         check_format("%c %Y")
+
+
+# Forms of the field
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-05-01 00:00:00 UTC",
+        "2026-05-01 00:00:00 GMT",
+        "2026-05-01 00:00:00 +0000 UTC",
+        "2026-05-01 02:00:00.000000001 +0200 CEST m=+0.012",
+        "2026-05-01T00:00:00 Z",
+        "2026-05-01 02:00:00 CEST",
+        "2026-04-30 20:00:00 EDT",
+        "2026-04-30T24:00:00Z",
+        "2026-04-30T24:00Z",
+        "20260430T240000Z",
+        "2026-04-30T23:59:60Z",
+        "20260430T235960Z",
+        "/Date(1777593600000)/",
+        r"\/Date(1777593600000+0200)\/",
+    ],
+)
+def test_a_zone_by_name_midnight_as_24_and_a_leap_second_are_read(text: str) -> None:
+    assert timestamp_reader("iso", "Asia/Kolkata")(text) == MAY_FIRST_MS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2026-05-01 00:00:00 XYZ", "2026-05-01T24:01:00Z", "2026-05-01T25:00:00Z", "2026-05-01T00:60:00Z"),
+        *("2026-05-01T00:00:61Z", "2026-13-01T24:00:00Z", "/Date(-1)/", "/Date()/", "2026-05-01 24 UTC UTC"),
+    ],
+)
+def test_what_is_no_such_form_is_no_time(text: str) -> None:
+    assert timestamp_reader("iso")(text) is None
+
+
+@pytest.mark.parametrize(
+    ("layout", "text"),
+    [
+        ("%a, %d %b %Y %H:%M:%S %Z", "Fri, 01 May 2026 00:00:00 GMT"),
+        ("%d %b %Y %H:%M:%S %Z", "01 May 2026 02:00:00 CEST"),
+        ("%Y-%m-%d %H:%M %Z", "2026-04-30 17:00 PDT"),
+        ("%Y-%m-%d %H:%M:%S %z %Z", "2026-05-01 02:00:00 +0200 CEST"),
+        ("%d.%m.%Y %H:%M:%S %Z", "30.04.2026 23:59:60 UTC"),
+        ("%d.%m.%Y %H:%M %z", "30.04.2026 24:00 +0000"),
+    ],
+)
+def test_a_zone_in_the_text_goes_before_that_of_the_route(layout: str, text: str) -> None:
+    assert timestamp_reader(layout, "America/Lima")(text) == MAY_FIRST_MS
+
+
+def test_an_abbreviation_means_what_it_means_in_the_zone_of_the_route() -> None:
+    layout, text = "%Y-%m-%d %H:%M %Z", "2026-05-01 08:00 CST"
+    assert timestamp_reader(layout, "Asia/Shanghai")(text) == MAY_FIRST_MS
+    assert timestamp_reader(layout, "America/Chicago")(text) == MAY_FIRST_MS + 14 * 3_600_000
+    assert timestamp_reader(layout, "Europe/Berlin")(text) is None
+
+
+SUMMER_HALF_PAST_MS = 1_792_888_200_000  # 2026-10-25T00:30:00Z: 02:30 in Berlin for the first time
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize("layout", ["dsmr", "%y%m%d%H%M%SS or %y%m%d%H%M%SW"])
+def test_the_season_of_a_dsmr_time_tells_the_two_hours_apart(layout: str) -> None:
+    read = timestamp_reader(layout, "Europe/Berlin")
+    assert read("261025023000S") == SUMMER_HALF_PAST_MS
+    assert read("261025023000W") == SUMMER_HALF_PAST_MS + HOUR_MS
+    assert read("260501020000S") == MAY_FIRST_MS
+    assert read("260501020000") is None
+
+
+def test_a_local_time_that_occurs_twice_is_the_first_and_one_that_is_left_out_keeps_the_old_offset() -> None:
+    read = timestamp_reader("iso", "Europe/Berlin")
+    assert read("2026-10-25T02:30:00") == SUMMER_HALF_PAST_MS
+    before_ms = read("2026-03-29T01:59:59")
+    assert before_ms is not None
+    assert read("2026-03-29T02:30:00") == before_ms + 1_000 + HOUR_MS // 2
+    assert read("2026-03-29T03:30:00") == before_ms + 1_000 + HOUR_MS // 2
+
+
+def test_a_counter_of_local_seconds_is_read_in_the_zone_of_the_route() -> None:
+    local_s = MAY_FIRST_MS // 1000 + 2 * 3600
+    assert timestamp_reader("unix_local", "Europe/Berlin")(local_s) == MAY_FIRST_MS
+    assert timestamp_reader("unix_ms_local", "Europe/Berlin")(local_s * 1000 + 5) == MAY_FIRST_MS + 5
+    assert timestamp_reader("unix_local", "Europe/Berlin")("soon") is None
+
+
+@pytest.mark.parametrize(
+    ("layout", "value"),
+    [
+        ("unix_ms", MAY_FIRST_MS // 1000),
+        ("unix_ms", str(MAY_FIRST_MS // 1000)),
+        ("unix_us", MAY_FIRST_MS // 1000),
+        ("unix_us", MAY_FIRST_MS),
+        ("unix_ns", MAY_FIRST_MS // 1000),
+        ("unix_ns", MAY_FIRST_MS),
+        ("unix_ns", MAY_FIRST_MS * 1000),
+        ("unix", MAY_FIRST_MS),
+    ],
+)
+def test_a_time_in_a_coarser_unit_than_is_said_is_no_time_instead_of_one_in_1970(
+    layout: str, value: object
+) -> None:
+    assert timestamp_reader(layout)(value) is None
+
+
+@given(st.text(max_size=40), st.sampled_from([*NAMED_FORMATS, "%Y %Z", "%H:%M:%S", "%y%m%d%H%M%SW", "%z %Z"]))
+def test_no_text_makes_a_reader_raise(text: str, layout: str) -> None:
+    found = timestamp_reader(layout, "Europe/Berlin")(text)
+    assert found is None or found > 0
