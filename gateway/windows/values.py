@@ -8,19 +8,24 @@ from math import isfinite
 from gateway.core.events import FieldValue
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
+_LIMIT = 1e100
+"""Sums and squares of what lies below do not overflow, and nothing that is measured comes near."""
 
 
 def number(value: FieldValue) -> float | None:
     """The finite number that `value` is, or None: absent, null, empty, text, NaN and infinity are misses.
 
     True and False are 1 and 0. Text that is a number counts as one (`"21.5"`), because many devices
-    send their readings in quotes; digit separators (`"1_000"`) are text.
+    send their readings in quotes; digit separators (`"1_000"`) are text. The bounds in quotes are those
+    without: a route takes no number beyond.
     """
     if value is None or (isinstance(value, str) and "_" in value):
         return None
     try:
         found = float(value)
     except (ValueError, OverflowError, TypeError):  # TypeError: a list or an object where a value should be
+        return None
+    if isinstance(value, str) and abs(found) >= _LIMIT:
         return None
     return found if isfinite(found) else None
 
