@@ -10,13 +10,21 @@ from gateway.config.document import Path, Problem
 from gateway.config.downlink_model import downlink_warnings
 from gateway.config.models import Config
 from gateway.config.problems import suggestion
+from gateway.config.reading_warnings import reading_warnings
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
 from gateway.core.errors import ConfigError, PluginError
 from gateway.core.expressions import compile_expression
 from gateway.core.own_topics import OwnTopics
-from gateway.core.topics import TopicTemplate, covers, disjoint, filter_matches, placeholders
+from gateway.core.topics import (
+    TopicTemplate,
+    covers,
+    disjoint,
+    filter_matches,
+    has_loose_braces,
+    placeholders,
+)
 from gateway.decode.routes import field_names
 from gateway.pipeline.plugins_loader import find_plugins
 
@@ -101,6 +109,8 @@ def _route_levels(path: Path, route: RouteModel) -> Iterator[Problem]:
 
 
 def _window_source(path: Path, window: Window, parts: Parts) -> Iterator[Problem]:
+    if has_loose_braces(window.key):
+        yield Problem((*path, "key"), "a brace has no partner, or no name inside; write {device}")
     route = parts.route(window.route)
     if route is not None:
         yield from _names_of(path, window, {*TopicTemplate(route.topic).names}, known_fields([route]))
@@ -149,6 +159,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
     """What is allowed but seldom meant, or costs a guarantee."""
     return (
         *_route_warnings(config),
+        *reading_warnings(config),
         *_link_warnings(config),
         *_share_warnings(config),
         *downlink_warnings(config),

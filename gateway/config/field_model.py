@@ -125,10 +125,15 @@ class PayloadModel(Section):
     encoding: Literal["none", "base64", "hex"] = setting(
         "none", description="Text that stands for bytes, which are then unpacked and decoded."
     )
+    duplicates: Literal["last", "number"] = setting(
+        "last",
+        description="Of a JSON object that has a key twice: the `last` value stays, or all do, the second as "
+        "`name-2` (`number`), which is counted.",
+    )
 
     def spec(self) -> PayloadSpec:
         """What `gateway.decode.payload` needs to know of it."""
-        return PayloadSpec(self.compression, self.charset, self.encoding)
+        return PayloadSpec(self.compression, self.charset, self.encoding, self.duplicates)
 
 
 def _one_character(value: str) -> str:

@@ -98,8 +98,9 @@ class RouteModel(Section):
     )
     timestamp_format: TimestampFormat | None = setting(
         None,
-        description="`iso` (the default), `unix`, `unix_ms`, `unix_us`, `unix_ns`, or a strptime layout "
-        "such as `%d.%m.%Y %H:%M:%S`. Several, such as `unix or iso`, are tried in turn.",
+        description="`iso` (the default), `unix`, `unix_ms`, `unix_us`, `unix_ns`, `unix_local`, "
+        "`unix_ms_local`, `dsmr`, or a strptime layout such as `%d.%m.%Y %H:%M:%S`. Several, such as "
+        "`unix or iso`, are tried in turn.",
     )
     timestamp_timezone: TimeZoneName = setting(
         "UTC",

@@ -6,6 +6,9 @@ JMESPath this adds some for the shapes in which devices send:
   with its key as `name`.
 - `zip_objects('a', 'b', list, list)` makes parallel lists into a list of objects; `inherit(list, object)`
   gives each object of the list what it lacks of `object`.
+- `flat(object)` gives what is nested names with dots, `a.b` and, in a list, `a.1`; `switches(object)` turns
+  the words on, off, true and false into booleans, `scalar(text)` one such word, or a number. `sensors(object,
+  'name')` does what Tasmota's messages need.
 - `parse_json(text)`, `number(text)`, `split(text, sep)` read text; `base64(text)` and `hex(text)` give its
   bytes as numbers, and `unpack(bytes, '>hB')` the numbers that these are, as in Python's `struct`.
 """
@@ -34,7 +37,7 @@ Find = Callable[[object, Mapping[str, str]], object]
 TOPIC = "topic"
 
 _LEVEL = re.compile(r"\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}")
-_ALL_SECTIONS = re.compile(r"sections\(@, *'([^'\\]*)'\)")
+_ALL_SECTIONS = re.compile(r"(sections|sensors)\(@, *'([^'\\]*)'\)")
 _STEP = re.compile(r'(?:^|\.)([A-Za-z_][A-Za-z0-9_]*|"(?:[^"\\]|\\.)*")|\[(-?\d+)\]')
 
 # What JMESPath's functions raise on data that they were not meant for. All of it means: nothing there.
@@ -48,6 +51,72 @@ def _sections(mapping: dict[str, object], name: str) -> list[dict[str, object]]:
     return [{name: key, **inner} for key, inner in mapping.items() if type(inner) is dict]
 
 
+_SWITCHES = {"on": True, "off": False, "true": True, "false": False}
+
+
+def _switch(value: object) -> object:
+    """A boolean for a word that is one; anything else stays."""
+    return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _scalar(value: object) -> object:
+    """What a text of one word is: a boolean, a number without a unit, or a text."""
+    switched = _switch(value)
+    if not isinstance(switched, str):
+        return switched
+    try:
+        return float(switched) if "_" not in switched else switched
+    except ValueError:
+        return switched
+
+
+def _flat(value: object, prefix: str, into: dict[str, object]) -> dict[str, object]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _flat(inner, f"{prefix}.{key}" if prefix else key, into)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value, 1):
+            _flat(inner, f"{prefix}.{number}", into)
+    else:
+        into[prefix] = value
+    return into
+
+
+_NO_SENSORS = ("Time", "Epoch")
+
+
+def _sensors(mapping: dict[str, object], name: str) -> list[dict[str, object]]:
+    """Each sensor of a message of Tasmota's, with its name as `name`.
+
+    What is an object of objects holds devices by their addresses (`ZbReceived`); lists, one number for each
+    phase, become numbered fields; what stands beside the sensors, such as switches, is one called `device`.
+    """
+    found: list[dict[str, object]] = []
+    beside: dict[str, object] = {}
+    for key, inner in mapping.items():
+        if type(inner) is dict:
+            if inner and all(type(each) is dict for each in inner.values()):
+                found += [{name: each.get("Name") or at, **each} for at, each in inner.items()]
+            else:
+                found.append({name: key, **inner})
+        elif key not in _NO_SENSORS and not key.endswith("Unit"):
+            beside[key] = _switch(inner)
+    if beside:
+        found.append({name: "device", **beside})
+    return [_numbered(each) if list in map(type, each.values()) else each for each in found]
+
+
+def _numbered(fields: dict[str, object]) -> dict[str, object]:
+    """`{"Power": [1, 2]}` as `{"Power_1": 1, "Power_2": 2}`."""
+    numbered: dict[str, object] = {}
+    for key, value in fields.items():
+        if type(value) is list:
+            numbered |= {f"{key}_{number}": each for number, each in enumerate(value, 1)}
+        else:
+            numbered[key] = value
+    return numbered
+
+
 class _Functions(functions.Functions):
     @functions.signature({"types": ["object"]})
     def _func_items(self, mapping: dict[str, object]) -> list[dict[str, object]]:
@@ -56,6 +125,22 @@ class _Functions(functions.Functions):
     @functions.signature({"types": ["object"]}, {"types": ["string"]})
     def _func_sections(self, mapping: dict[str, object], name: str) -> list[dict[str, object]]:
         return _sections(mapping, name)
+
+    @functions.signature({"types": ["object"]}, {"types": ["string"]})
+    def _func_sensors(self, mapping: dict[str, object], name: str) -> list[dict[str, object]]:
+        return _sensors(mapping, name)
+
+    @functions.signature({"types": ["object", "array", "null"]})
+    def _func_flat(self, value: object) -> dict[str, object]:
+        return {} if value is None else _flat(value, "", {})
+
+    @functions.signature({"types": ["object"]})
+    def _func_switches(self, mapping: dict[str, object]) -> dict[str, object]:
+        return {key: _switch(value) for key, value in mapping.items()}
+
+    @functions.signature({"types": ["string", "number", "boolean", "null"]})
+    def _func_scalar(self, value: object) -> object:
+        return _scalar(value)
 
     @functions.signature({"types": ["string", "null"]})
     def _func_parse_json(self, text: str | None) -> object:
@@ -164,6 +249,32 @@ def _find_level(name: str, levels: Collection[str]) -> Find:
     return lambda _document, named: named.get(name)
 
 
+def choices(text: str) -> list[str]:
+    """The paths of `a || b.c`, or the expression itself where it is another one."""
+    paths = [path.strip() for path in text.split("||")]
+    return paths if all(split_path(path) for path in paths) else [text]
+
+
+_JUDGEMENTS = ("comparator", "not_expression")
+
+
+def is_comparison(text: str) -> bool:
+    """Whether an expression is only a comparison: it gives false for what is not there or not known."""
+    if _LEVEL.fullmatch(text.strip()) or split_path(text) is not None:
+        return False
+    try:
+        tree = jmespath.compile(text).parsed
+    except exceptions.JMESPathError:
+        return False
+    return _judges(tree)
+
+
+def _judges(tree: Any) -> bool:
+    if tree["type"] in ("or_expression", "and_expression"):
+        return all(_judges(child) for child in tree["children"])
+    return tree["type"] in _JUDGEMENTS
+
+
 def split_path(text: str) -> tuple[str | int, ...] | None:
     """The steps of a path such as `ENERGY.Total[0]`, `()` for `@`, or None where it is an expression."""
     return () if text.strip() == "@" else _plain_steps(text.strip())
@@ -229,13 +340,13 @@ def _find_common(text: str) -> Find | None:
     """What presets use, and JMESPath takes many times as long for: `a || b.c`, `sections(@, 'name')`."""
     sections = _ALL_SECTIONS.fullmatch(text.strip())
     if sections:
-        return _find_sections(sections[1])
+        return _find_sections(_sections if sections[1] == "sections" else _sensors, sections[2])
     choices = [_plain_steps(choice.strip()) for choice in text.split("||")]
     return None if None in choices else _find_first([_find_by_steps(choice) for choice in choices if choice])
 
 
-def _find_sections(name: str) -> Find:
-    return lambda document, _levels: _sections(document, name) if isinstance(document, dict) else None
+def _find_sections(cut: Callable[[dict[str, object], str], object], name: str) -> Find:
+    return lambda document, _levels: cut(document, name) if isinstance(document, dict) else None
 
 
 def _find_first(finders: list[Find]) -> Find:

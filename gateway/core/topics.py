@@ -179,3 +179,8 @@ class TopicTemplate:
 def placeholders(template: str) -> tuple[str, ...]:
     """The names in a key template such as `{room}/{device}`, in order."""
     return tuple(_PLACEHOLDER.findall(template))
+
+
+def has_loose_braces(template: str) -> bool:
+    """Whether a brace in a key template belongs to no placeholder: it would be a part of every key."""
+    return any(brace in _PLACEHOLDER.sub("", template) for brace in "{}")

@@ -43,6 +43,7 @@ class PayloadSpec:
     compression: Compression = "auto"
     charset: str = AUTO
     encoding: TextEncoding = "none"
+    duplicates: Literal["last", "number"] = "last"
 
     @property
     def is_stated(self) -> bool:

@@ -21,11 +21,28 @@ _CLOCK_SET = "2015-01-01"
 # A time that a server with a clock of its own took, or a device that saves up readings and says so.
 _TRUSTED: Settings = {"timestamp": "trusted", "timestamp_min": _CLOCK_SET, "timestamp_max": "5m"}
 
+_SHELLY_RPC: Settings = {
+    "topic": "{device}/events/rpc",
+    "readings": "sections(params, 'component')[].merge(@, {energy: aenergy.total, "
+    "temperature: temperature.tC})",
+    "timestamp_path": "params.ts",
+    "timestamp_format": "unix",
+    "timestamp_min": _CLOCK_SET,
+}
+
+# No time: `aenergy.minute_ts` is that of the last full minute of the energy counter.
+_SHELLY_STATUS: Settings = {
+    "topic": "{device}/status/{component}",
+    "readings": "[merge(@, {energy: aenergy.total, temperature: temperature.tC})]",
+}
+
 PRESETS: Mapping[str, Settings] = MappingProxyType(
     {
         "tasmota": {
             "topic": "tele/{device}/SENSOR",
-            "readings": "sections(@, 'sensor')",
+            # Sensors without a name share the empty one, so that all but the last would be lost.
+            "payload": {"duplicates": "number"},
+            "readings": "sensors(@, 'sensor')",
             "timestamp_path": "Epoch || Time",
             "timestamp_format": "unix or iso",
             "timestamp_min": _CLOCK_SET,
@@ -54,31 +71,21 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
             "timestamp_format": "unix",
             "timestamp_min": _CLOCK_SET,
         },
-        "shelly_gen2": {
-            "topic": "{device}/events/rpc",
-            "readings": "sections(params, 'component')[].merge(@, {energy: aenergy.total, "
-            "temperature: temperature.tC})",
-            "timestamp_path": "params.ts",
-            "timestamp_format": "unix",
-            "timestamp_min": _CLOCK_SET,
-        },
-        # No time: `aenergy.minute_ts` is that of the last full minute of the energy counter.
-        "shelly_gen2_status": {
-            "topic": "{device}/status/{component}",
-            "readings": "[merge(@, {energy: aenergy.total, temperature: temperature.tC})]",
-        },
+        **dict.fromkeys(("shelly_gen2", "shelly_gen3", "shelly_gen4"), _SHELLY_RPC),
+        **{f"shelly_gen{number}_status": _SHELLY_STATUS for number in (2, 3, 4)},
         # Retained by default and without a time: what comes again on each subscription may be of any age.
         "esphome": {"topic": "{device}/sensor/{sensor}/state", "decoder": "number", "retained": "ignore"},
         "esphome_binary": {
             "topic": "{device}/binary_sensor/{sensor}/state",
             "decoder": "text",
-            "fields": {"value": "@ == 'ON'"},
+            "fields": {"value": {"from": "@", "map": {"ON": True, "OFF": False}}},
             "retained": "ignore",
         },
         "chirpstack": {
             "topic": "application/{application}/device/{device}/event/up",
-            "readings": "[merge(object || `{}`, {rssi: rxInfo[0].rssi, snr: rxInfo[0].snr, f_cnt: fCnt})]",
-            "timestamp_path": "time",
+            "readings": "[merge(flat(object || parse_json(objectJSON)), {rssi: rxInfo[0].rssi, "
+            "snr: rxInfo[0].snr || rxInfo[0].loRaSNR, f_cnt: fCnt})]",
+            "timestamp_path": "time || rxInfo[0].time",
             **_TRUSTED,
         },
         "chirpstack_gateway": {
@@ -88,9 +95,9 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
         },
         "ttn": {
             "topic": "v3/{application}/devices/{device}/up",
-            "readings": "uplink_message.decoded_payload.history || [merge(uplink_message.decoded_payload || "
-            "`{}`, {rssi: uplink_message.rx_metadata[0].rssi, snr: uplink_message.rx_metadata[0].snr, "
-            "f_cnt: uplink_message.f_cnt})]",
+            "readings": "uplink_message.decoded_payload.history || "
+            "[merge(flat(uplink_message.decoded_payload), {rssi: uplink_message.rx_metadata[0].rssi, "
+            "snr: uplink_message.rx_metadata[0].snr, f_cnt: uplink_message.f_cnt})]",
             "timestamp_path": "timestamp || uplink_message.received_at || received_at",
             "timestamp_format": "unix or iso",
             **_TRUSTED,
@@ -102,6 +109,68 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
             "timestamp_path": "tst",
             "timestamp_format": "unix",
             "retained": "ignore",
+            **_TRUSTED,
+        },
+        "victron": {
+            "topic": "N/{device}/{service}/{instance}/{path...}",
+            "fields": {"value": "value"},
+        },
+        "openmqttgateway": {"topic": "home/{gateway}/BTtoMQTT/{device}"},
+        "openmqttgateway_433": {"topic": "home/{gateway}/433toMQTT"},
+        "openmqttgateway_rtl_433": {"topic": "home/{gateway}/RTL_433toMQTT/{path...}"},
+        "theengs": {"topic": "home/TheengsGateway/BTtoMQTT/{device}"},
+        "rtl_433": {
+            "topic": "rtl_433/{host}/events",
+            "timestamp_path": "time",
+            "timestamp_format": "iso or unix",
+            "timestamp_min": _CLOCK_SET,
+        },
+        "rtl_433_devices": {
+            "topic": "rtl_433/{host}/devices/{path...}",
+            "decoder": "text",
+            "fields": {"value": "scalar(@)"},
+        },
+        "ems_esp": {"topic": "ems-esp/{section}", "readings": "[switches(flat(@))]"},
+        "dsmr_reader": {
+            "topic": "dsmr/json",
+            "timestamp_path": "timestamp || read_at",
+            "timestamp_min": _CLOCK_SET,
+        },
+        "dsmr_reader_values": {
+            "topic": "dsmr/reading/{quantity}",
+            "decoder": "text",
+            "fields": {"value": "scalar(@)"},
+        },
+        # Retained, without a time: what comes again on each subscription may be of any age.
+        "evcc": {
+            "topic": "evcc/{path...}",
+            "decoder": "text",
+            "fields": {"value": "scalar(@)"},
+            "retained": "ignore",
+        },
+        "frigate": {
+            "topic": "frigate/{camera}/{object}",
+            "decoder": "text",
+            "fields": {"value": "scalar(@)"},
+            "retained": "ignore",
+        },
+        # The server writes down what it polled, with whether the value is good and when it was read.
+        "kepware": {
+            "topic": "iotgateway/{path...}",
+            "readings": "values",
+            "fields": {"id": "id", "value": "v"},
+            "where": "q == true",
+            "timestamp_path": "t || timestamp",
+            "timestamp_format": "unix_ms or iso",
+            **_TRUSTED,
+        },
+        "neuron": {
+            "topic": "neuron/{path...}",
+            "readings": "inherit(tags || items(values || `{}`)[].{name: key, value: value}, "
+            "{node: node, group: group})",
+            "fields": {"node": "node", "group": "group", "name": "name", "value": "value"},
+            "timestamp_path": "timestamp",
+            "timestamp_format": "unix_ms",
             **_TRUSTED,
         },
         # A pack holds what was saved up, down to records of 2010 and before: no earliest time.
@@ -124,6 +193,26 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
     }
 )
 
+TYPICAL_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "tasmota": (
+            *("sensor", "Temperature", "Humidity", "DewPoint", "Pressure", "Illuminance", "CarbonDioxide"),
+            *("Power", "Voltage", "Current", "Total", "Today", "Yesterday", "Factor", "ApparentPower"),
+            *("ReactivePower", "Frequency", "Id", "Distance", "Moisture", "Battery", "LinkQuality"),
+        ),
+        "tasmota_state": ("Uptime", "UptimeSec", "Heap", "POWER", "Vcc", "RSSI", "Signal", "LoadAvg"),
+        "zigbee2mqtt": (
+            *("temperature", "humidity", "pressure", "battery", "linkquality", "contact", "occupancy"),
+            *("illuminance", "power", "energy", "voltage", "current", "state", "action", "water_leak"),
+        ),
+        "shelly_gen2": ("component", "apower", "voltage", "current", "energy", "temperature", "output", "tC"),
+        "esphome": ("value",),
+        "chirpstack": ("rssi", "snr", "f_cnt", "temperature", "humidity", "battery"),
+        "ttn": ("rssi", "snr", "f_cnt", "temperature", "humidity", "battery"),
+    }
+)
+"""Fields that messages of a preset usually have, to find out what a misspelt one means."""
+
 SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "tasmota": ("tasmota", "tasmota_state"),
@@ -132,6 +221,11 @@ SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("shelly_gen1_sensor", "shelly_gen1_info"),
         ),
         "shelly_gen2": ("shelly_gen2", "shelly_gen2_status"),
+        "shelly_gen3": ("shelly_gen3", "shelly_gen3_status"),
+        "shelly_gen4": ("shelly_gen4", "shelly_gen4_status"),
+        "openmqttgateway": ("openmqttgateway", "openmqttgateway_433", "openmqttgateway_rtl_433"),
+        "rtl_433": ("rtl_433", "rtl_433_devices"),
+        "dsmr_reader": ("dsmr_reader", "dsmr_reader_values"),
         "esphome": ("esphome", "esphome_binary"),
         "sparkplug": ("sparkplug", "sparkplug_node"),
     }
@@ -140,8 +234,13 @@ SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 # What is about one shape of messages is set for the first route of a set; the rest holds for all of them.
 _OF_ONE_SHAPE = frozenset(
-    {"name", "topic", "decoder", "fields", "readings", "timestamp_path", "timestamp_format"}
+    {
+        *("name", "topic", "decoder", "payload", "csv", "fields", "readings", "where"),
+        *("timestamp_path", "timestamp_format"),
+    }
 )
+
+_OF_ITEMS = frozenset({"readings", "where"})
 
 
 def with_preset(entry: object) -> object:
@@ -158,7 +257,8 @@ def with_preset(entry: object) -> object:
         raise _unknown(preset)
     route = {"name": preset, **PRESETS[preset], **entry}
     if "fields" in entry and "readings" not in entry:
-        route.pop("readings", None)  # fields of one's own are looked up in the whole message
+        # Fields of one's own are looked up in the whole message, where no condition on an item holds.
+        route = {key: value for key, value in route.items() if key in entry or key not in _OF_ITEMS}
     return route
 
 

@@ -10,11 +10,17 @@ from typing import Literal, NamedTuple, TypeGuard
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import FieldValue, Flag, Priority, Sample
-from gateway.core.expressions import TOPIC, compile_expression
+from gateway.core.expressions import TOPIC, choices, compile_expression
 from gateway.core.timestamps import TimeBound, timestamp_reader
 from gateway.core.topics import TopicTemplate
 from gateway.decode.decoders import Decoder, csv_decoder, decoder
 from gateway.decode.decoders.delimited import CsvSpec
+from gateway.decode.decoders.plain import (
+    DUPLICATE_KEYS,
+    parse_json,
+    parse_numbered_json,
+    parse_unique_json,
+)
 from gateway.decode.fields import FieldSpec, field_finder, value_steps
 from gateway.decode.formulas import Formula
 from gateway.decode.payload import PayloadSpec, second_readings, stated
@@ -143,6 +149,7 @@ class Route:
         self._where = Formula(spec.where) if spec.where else None
         self._find_items = compile_expression(readings, names) if readings else None
         self._find_time = compile_expression(path, names) if path else None
+        self._time_choices = [compile_expression(each, names) for each in choices(path)] if path else []
         self._read_time = timestamp_reader(
             spec.timestamp_format or reader.timestamp_format, spec.timestamp_timezone
         )
@@ -175,6 +182,9 @@ class Route:
         reader = self._decoder
         if refusal.reason in ("empty", "too_large"):
             raise refusal
+        if refusal.reason == DUPLICATE_KEYS:
+            document, doubled = parse_numbered_json(payload)
+            return document, DUPLICATE_KEYS if doubled else ""
         parses = [reader.parse, *([reader.forgiving] if reader.forgiving else ())]
         readings = [(payload, "")]  # after those that may be it: a forgiving parse takes it as it came
         for parse in parses:
@@ -302,10 +312,18 @@ class Route:
         time_ms = self._read_time(self._find_time(item, levels))
         if time_ms is not None and self._is_plausible(time_ms, arrival_ms):
             return time_ms
-        if item is document:
-            return None
-        time_ms = self._read_time(self._find_time(document, levels))
-        return time_ms if time_ms is not None and self._is_plausible(time_ms, arrival_ms) else None
+        return self._next_best_time(item, document, levels, arrival_ms)
+
+    def _next_best_time(
+        self, item: object, document: object, levels: Mapping[str, str], arrival_ms: int
+    ) -> int | None:
+        """The first plausible time of all places where the path may lead."""
+        for place in (item, document) if item is not document else (item,):
+            for find in self._time_choices:
+                time_ms = self._read_time(find(place, levels))
+                if time_ms is not None and self._is_plausible(time_ms, arrival_ms):
+                    return time_ms
+        return None
 
     def _is_plausible(self, time_ms: int, arrival_ms: int) -> bool:
         low, high = self.spec.timestamp_min, self.spec.timestamp_max
@@ -355,9 +373,11 @@ def _reader(spec: RouteSpec) -> Decoder:
 
 def _first_parse(payload: PayloadSpec, reader: Decoder) -> Callable[[bytes, int], object]:
     """How every message is read first: as it came, unless the route states how it is wrapped."""
-    if not payload.is_stated:
-        return reader.parse
     parse, is_text = reader.parse, reader.is_text
+    if payload.duplicates == "number" and parse is parse_json:
+        parse = parse_unique_json
+    if not payload.is_stated:
+        return parse
     return lambda wrapped, arrival_ms: parse(stated(wrapped, payload, is_text=is_text), arrival_ms)
 
 

@@ -287,3 +287,48 @@ def test_the_fields_that_a_route_can_give_are_known_where_they_are_named() -> No
     assert field_names("json", {}) is None
     assert set(field_names("number", {}) or ()) == {"value"}
     assert set(field_names("senml", {}) or ()) == {"name", "value", "unit"}
+
+
+# An item's time that cannot be one
+
+
+def test_an_implausible_time_of_an_item_gives_way_to_the_next_path_and_to_that_of_the_message() -> None:
+    payload = b'{"rows":[{"v":1,"up":1839},{"v":2,"up":7,"at":1777593580},{"v":3}],"sent":1777593590}'
+    decoded = decode(
+        payload,
+        readings="rows",
+        fields={"v": "v"},
+        timestamp_path="up || at || sent",
+        timestamp_format="unix",
+        timestamp="trusted",
+        timestamp_min=TimeBound(1_577_836_800_000),
+    )
+    assert [sample.time_ms - NOW_MS for sample in decoded.samples] == [-10_000, -20_000, -10_000]
+    assert decoded.misses == ()
+
+
+def test_seconds_where_milliseconds_are_said_are_a_miss_and_not_a_day_in_1970() -> None:
+    decoded = timed(b'{"v":1,"t":1777593600}', timestamp="trusted")
+    assert (decoded.event_time_ms, decoded.misses) == (NOW_MS, ("@timestamp",))
+
+
+# Large numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (b"9007199254740993", 9_007_199_254_740_993),
+        (b"18446744073709551615", 2**64 - 1),
+        (b"-9223372036854775808", -(2**63)),
+        (b"1e99", 1e99),
+        (b"18446744073709551616", 2.0**64),
+        (b"1e101", None),
+        (b"1e400", None),
+        (b"-1e400", None),
+    ],
+)
+def test_whole_numbers_stay_exact_and_what_overflows_is_a_miss(text: bytes, kept: object) -> None:
+    decoded = decode(b'{"c":' + text + b"}", fields={"c": "c"})
+    found = only(decoded).get("c") if decoded.problem is None else None
+    assert (found, type(found)) == (kept, type(kept))

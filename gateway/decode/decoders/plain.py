@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -37,6 +38,49 @@ def parse_json(payload: bytes, _arrival_ms: int = 0) -> Document:
         return orjson.loads(repaired)
     except orjson.JSONDecodeError as exc:
         raise DecodeError(f"not JSON: {exc}", reason="json") from exc
+
+
+DUPLICATE_KEYS = "duplicate_keys"
+
+
+def parse_unique_json(payload: bytes, arrival_ms: int = 0) -> Document:
+    """JSON in which no object has a key twice. Raises DecodeError with the reason DUPLICATE_KEYS."""
+    document = parse_json(payload, arrival_ms)
+    if payload.count(b"{") > _objects_in(document):  # or a brace stands in a text: then nothing is lost
+        raise DecodeError("an object has a key twice", reason=DUPLICATE_KEYS)
+    return document
+
+
+def _objects_in(document: Document) -> int:
+    if isinstance(document, dict):
+        return 1 + sum(map(_objects_in, document.values()))
+    return sum(map(_objects_in, document)) if isinstance(document, list) else 0
+
+
+def parse_numbered_json(payload: bytes, _arrival_ms: int = 0) -> tuple[Document, bool]:
+    """JSON in which the second `name` of an object is called `name-2`; and whether there was one."""
+    check_size(payload)
+    doubled = False
+
+    def number(pairs: list[tuple[str, Document]]) -> dict[str, Document]:
+        nonlocal doubled
+        found: dict[str, Document] = {}
+        times: dict[str, int] = {}
+        for key, value in pairs:
+            name = key
+            while name in found:
+                doubled, times[key] = True, times.get(key, 1) + 1
+                name = f"{key}-{times[key]}"
+            found[name] = value
+        return found
+
+    try:
+        document = json.loads(
+            _without_nan(payload), object_pairs_hook=number, parse_constant=lambda _name: None
+        )
+    except (ValueError, RecursionError) as exc:
+        raise DecodeError(f"not JSON: {exc}", reason="json") from exc
+    return document, doubled
 
 
 # A string is taken whole, so that "NaN" in a text stays; it may lack its end, so that each byte is looked
