@@ -52,7 +52,7 @@ def test_a_setting_without_effect_is_a_warning(settings: str, told: str) -> None
         "{name: r, topic: a, timestamp: ingest}",
         "{name: r, topic: a, decoder: influx, timestamp: trusted, timestamp_format: unix}",
         "{preset: tasmota, timestamp_timezone: Europe/Rome}",
-        "{name: r, topic: a, timestamp_path: t, timestamp_format: unix_local, timestamp_timezone: Europe/Rome}",
+        "{name: r, topic: a, timestamp_path: t, timestamp_format: unix_local, timestamp_timezone: UTC}",
     ],
 )
 def test_a_setting_with_an_effect_is_none(route: str) -> None:
