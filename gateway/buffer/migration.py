@@ -17,7 +17,7 @@ from gateway.host.files import replace_file
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 VERSION = "schema_version"
 """Its name in `meta`."""
 
@@ -36,6 +36,10 @@ STEPS: dict[int, tuple[str, ...]] = {
         "INSERT INTO shed_ranges (reason, stream, first_ms, last_ms, messages)"
         " SELECT label, '', 0, 0, value FROM counters"
         " WHERE (name = 'rejected' OR name = 'outcome' AND label = 'sampled') AND value > 0",
+    ),
+    4: (
+        "INSERT OR IGNORE INTO meta (name, value) VALUES ('buffer_id', lower(hex(randomblob(8))))",
+        "DROP INDEX IF EXISTS buffer_events_kept",  # opening makes one without what is kept at the edge
     ),
 }
 

@@ -20,6 +20,7 @@ import orjson
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.compression import PayloadDecompressor
 from gateway.buffer.event_filter import EventFilter
+from gateway.buffer.identity import BUFFER_ID
 from gateway.buffer.schema import open_reader
 from gateway.buffer.stored_events import BATCH_BYTES, StoredEvents, among, fitting
 from gateway.core.events import Status
@@ -55,10 +56,19 @@ class Reader:
         self._database = open_reader(path)
         self._connection = self._database.connection()
         self._names: dict[int, str] = {}
+        self._buffer_id = ""
         self._decompressor = PayloadDecompressor()
 
     def close(self) -> None:
         self._database.close()
+
+    @property
+    def buffer_id(self) -> str:
+        """The buffer's own id; empty for a file that was not opened since buffers have one."""
+        if not self._buffer_id:
+            row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (BUFFER_ID,)).fetchone()
+            self._buffer_id = "" if row is None else str(row[0])
+        return self._buffer_id
 
     def by_ids(self, ids: Sequence[int]) -> StoredEvents:
         """The events of `ids`, in the order of their ids; missing ones are left out."""

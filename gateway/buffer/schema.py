@@ -147,6 +147,16 @@ class Refusal(Model):
         table_name = "refusals"
 
 
+class SeriesStart(Model):
+    """How far a stream had come when the buffer took its present id; see `identity`."""
+
+    stream = IntegerField(primary_key=True)
+    sequence = BigIntegerField()
+
+    class Meta:
+        table_name = "series_starts"
+
+
 class LossRow(Model):
     """What retention took from a stream before the cloud had it, by reason."""
 
@@ -236,6 +246,7 @@ MODELS: tuple[type[Model], ...] = (
     UndatedRow,
     Held,
     Refusal,
+    SeriesStart,
     LossRow,
     LossRun,
     ShedRangeRow,

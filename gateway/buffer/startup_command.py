@@ -41,6 +41,8 @@ class StartupCommand(Command):
                 f"the buffer ends with id {last_id}, but {self._marked_id} had been committed: the events"
                 f" from {last_id + 1} to {self._marked_id} are lost, with the write-ahead log or the file"
             )
+        if self._recovery.kind == "backup" and not self._marked_id:
+            store.identity.renew()  # numbers that came after the backup are given out again
         if self._recovery.alert:
             self._alert(store, f"buffer_{self._recovery.kind}", self._recovery.alert)
         if self.lost:

@@ -33,6 +33,7 @@ from gateway.buffer.compression import PayloadCompressor
 from gateway.buffer.dropped_messages import DroppedRanges
 from gateway.buffer.event_search import EventSearch
 from gateway.buffer.file_space import FileSpace
+from gateway.buffer.identity import BufferIdentity
 from gateway.buffer.insertion import insert_events
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.pending_time import PendingTime
@@ -107,6 +108,7 @@ class Store:
         self.removals = Removals(connection, self._tally)
         self.search = EventSearch(connection)
         self.file = FileSpace(connection)
+        self.identity = BufferIdentity(connection)
         self.dictionaries = StoredDictionaries(connection, self.compressor)
 
     def _begin(self) -> None:
@@ -115,6 +117,8 @@ class Store:
             if self.meta_int(VERSION) != SCHEMA_VERSION:
                 self.set_meta(VERSION, SCHEMA_VERSION)
             self.reload()
+            if not self.identity.buffer_id:
+                self.identity.renew()
 
     def reopen(self) -> None:
         """Start from the file again, after the disk failed.

@@ -28,7 +28,10 @@ def summary(receiver: Receiver, ledger: Ledger) -> dict[str, object]:
         "gateways": ledger.gateways,
         "streams": ledger.streams,
         "missing": _size(ledger.gaps()),
-        "gaps": [gap._asdict() for gap in islice(ledger.gaps(), _LISTED_GAPS)],
+        "gaps": [
+            _gap_fields(gap, len(ledger.buffers.get(gap.gateway_id, ())) > 1)
+            for gap in islice(ledger.gaps(), _LISTED_GAPS)
+        ],
     }
 
 
@@ -66,9 +69,14 @@ def verdict_fields(verdict: Completeness) -> dict[str, object]:
         "shed": verdict.shed,
         "open": verdict.open,
         "missing": _size(verdict.missing),
-        "missing_gaps": [gap._asdict() for gap in verdict.missing[:_LISTED_GAPS]],
+        "missing_gaps": [
+            _gap_fields(gap, gap.gateway_id in verdict.replaced) for gap in verdict.missing[:_LISTED_GAPS]
+        ],
         "unproven": _size(verdict.unproven),
-        "unproven_gaps": [gap._asdict() for gap in verdict.unproven[:_LISTED_GAPS]],
+        "replaced_buffers": verdict.replaced,
+        "unproven_gaps": [
+            _gap_fields(gap, gap.gateway_id in verdict.replaced) for gap in verdict.unproven[:_LISTED_GAPS]
+        ],
     }
 
 
@@ -87,6 +95,9 @@ def verdict_text(verdict: Completeness) -> str:
         lines += [f"missing     {_size(verdict.missing):,} events", *_listed(verdict.missing)]
     if verdict.unproven:
         lines += [f"unproven    {_size(verdict.unproven):,} numbers", *_listed(verdict.unproven)]
+    for name, times in verdict.replaced.items():
+        lines.append(f"replaced    {name}: its buffer was replaced, {_times(times)}; what the earlier one")
+        lines.append("            had taken in and not sent by then is lost, and nobody can say how much")
     if verdict.duplicates:
         lines.append(f"twice       {verdict.duplicates:,} events stand twice in the output")
     lines += [f"no audit    {name} has sent nothing to compare with" for name in verdict.silent]
@@ -97,6 +108,10 @@ def _headline(verdict: Completeness) -> str:
     if verdict.complete:
         return "complete    everything that the gateways have sent is here, once"
     return "INCOMPLETE" if verdict.gateways else "UNPROVEN    no audit record has arrived"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number:,} times"
 
 
 def _time(time_ms: int) -> str:
@@ -112,6 +127,14 @@ def _listed(gaps: Sequence[Gap]) -> list[str]:
 
 def _size(gaps: Iterable[Gap]) -> int:
     return sum(gap.last - gap.first + 1 for gap in gaps)
+
+
+def _gap_fields(gap: Gap, several_buffers: bool) -> dict[str, object]:
+    """The buffer is told where the gateway has had several."""
+    fields = gap._asdict()
+    if not several_buffers:
+        del fields["buffer_id"]
+    return fields
 
 
 def _gap(gap: Gap) -> str:

@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gateway.buffer.dropped_messages import shed_ranges
@@ -130,7 +130,8 @@ class Auditor(Session):
         untold = tuple(sorted(shed - self._told))
         if claims or untold:
             record = AuditRecord(
-                *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold)
+                *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold),
+                self._reader.buffer_id,
             )
             self._waiting.extend(audit_messages(record))
             self._next = (self._claimed | dict(now.settled), now.kept, shed)
@@ -147,7 +148,10 @@ class Auditor(Session):
         losses = lost(reader, wanted.items())
         for stream, first in wanted.items():
             last = now.settled[stream]
-            clipped = (e.within(first, last) for e in (*losses.get(stream, ()), *now.kept.get(stream, ())))
+            exempt = [*losses.get(stream, ()), *now.kept.get(stream, ())]
+            if stream in now.earlier:
+                exempt = [*_behind(now.earlier[stream].run.last, exempt), now.earlier[stream]]
+            clipped = (each.within(first, last) for each in exempt)
             yield StreamClaim(names[stream], first, last, tuple(each for each in clipped if each))
 
     def _give_up(self) -> None:
@@ -155,3 +159,8 @@ class Auditor(Session):
         self._waiting.clear()
         self._in_flight.clear()
         self._next = None
+
+
+def _behind(number: int, exempt: Iterable[Exempt]) -> Iterator[Exempt]:
+    """What of `exempt` is behind `number`."""
+    return (part for each in exempt if (part := each.within(number + 1, 2**63 - 1)))

@@ -78,15 +78,17 @@ class FrameBuilder:
     def _pack(self, reader: Reader, events: StoredEvents, place: tuple[int, ...]) -> list[Outgoing]:
         columns = reader.columns(events)
         if self._form == "batch":
-            frame = encode_frame(self._encoding, self._topics.gateway_id, uuid.uuid4().bytes, columns)
+            frame = encode_frame(
+                self._encoding, self._topics.gateway_id, uuid.uuid4().bytes, columns, reader.buffer_id
+            )
             topic = self._topics.batch(self._shard)
             return [Outgoing(place, topic, frame, (), events)]
         return [
             Outgoing(
                 (*place, at),
                 self._topics.event(event.stream),
-                event_envelope(event) if self._envelopes else event.payload,
-                () if self._envelopes else event_properties(event),
+                event_envelope(event, reader.buffer_id) if self._envelopes else event.payload,
+                () if self._envelopes else event_properties(event, reader.buffer_id),
                 events.part(at, at + 1),
             )
             for at, event in enumerate(wire_events(columns))

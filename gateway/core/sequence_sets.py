@@ -99,6 +99,10 @@ class Stretches:
     def last(self) -> int | None:
         return self._lasts[-1] if self._lasts else None
 
+    def __contains__(self, number: int) -> bool:
+        at = bisect_right(self._firsts, number)
+        return at > 0 and number <= self._lasts[at - 1]
+
     def add(self, number: int) -> bool:
         """Whether `number` was not there yet."""
         firsts, lasts = self._firsts, self._lasts

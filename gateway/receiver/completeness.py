@@ -13,7 +13,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from gateway.core.sequence_sets import Run, Stretch, Stretches, size_of, without
-from gateway.receiver.ledger import Gap, GatewayWord, Ledger, StreamLedger
+from gateway.receiver.ledger import Gap, GatewayWord, Ledger, Series, StreamLedger
 
 
 class StreamVerdict(NamedTuple):
@@ -39,11 +39,14 @@ class Completeness(NamedTuple):
     open: int
     missing: tuple[Gap, ...]
     unproven: tuple[Gap, ...]
+    replaced: dict[str, int]  # by gateway: how often its buffer was replaced by another one
 
     @property
     def complete(self) -> bool:
-        """Whether everything that the gateways claim is here, once."""
-        nothing_wrong = not (self.missing or self.unproven or self.silent or self.duplicates)
+        """Whether everything that the gateways claim is here, once. Nobody can claim anything for what a
+        buffer held at its end."""
+        wrong = self.missing or self.unproven or self.silent or self.duplicates or self.replaced
+        nothing_wrong = not wrong
         return nothing_wrong and bool(self.gateways)
 
 
@@ -53,17 +56,17 @@ def judge(ledger: Ledger) -> Completeness:
     missing: list[Gap] = []
     unproven: list[Gap] = []
     received = still_open = 0
-    for gateway_id, name, stream in ledger:
+    for series, stream in ledger:
         found = judge_stream(stream)
         received += found.received
         still_open += found.open
         declared.update(found.declared)
-        missing += _gaps(gateway_id, name, found.missing)
-        unproven += _gaps(gateway_id, name, found.unproven)
+        missing += _gaps(series, found.missing)
+        unproven += _gaps(series, found.unproven)
     shed: Counter[str] = Counter()
     for one in chain.from_iterable(ledger.shed.values()):
         shed[one.reason] += one.messages
-    silent = sorted({gateway_id for gateway_id, _, _ in ledger} - ledger.words.keys())
+    silent = sorted({series.gateway_id for series, _ in ledger} - ledger.words.keys())
     return Completeness(
         ledger.words,
         tuple(silent),
@@ -75,7 +78,15 @@ def judge(ledger: Ledger) -> Completeness:
         still_open,
         tuple(missing),
         tuple(unproven),
+        _replaced(ledger),
     )
+
+
+def _replaced(ledger: Ledger) -> dict[str, int]:
+    found = {gateway_id: len(buffers) - 1 for gateway_id, buffers in ledger.buffers.items()}
+    for gateway_id in ledger.counting_anew:
+        found[gateway_id] = max(1, found.get(gateway_id, 0))
+    return {gateway_id: times for gateway_id, times in found.items() if times > 0}
 
 
 def judge_stream(stream: StreamLedger) -> StreamVerdict:
@@ -99,5 +110,6 @@ def _declared(stream: StreamLedger) -> dict[str, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
-def _gaps(gateway_id: str, name: str, stretches: Iterable[Stretch]) -> Iterator[Gap]:
-    return (Gap(gateway_id, name, first, last) for first, last in stretches)
+def _gaps(series: Series, stretches: Iterable[Stretch]) -> Iterator[Gap]:
+    gateway_id, name, buffer_id = series
+    return (Gap(gateway_id, name, first, last, buffer_id) for first, last in stretches)

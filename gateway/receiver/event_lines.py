@@ -17,9 +17,9 @@ _PRIORITIES = {int(each): each.name.lower() for each in Priority}
 _KINDS = {int(each): each.name.lower() for each in Kind}
 
 
-def event_line(gateway_id: str, event: WireEvent) -> bytes:
+def event_line(gateway_id: str, event: WireEvent, buffer_id: str = "") -> bytes:
     """The event as one line of JSON, with its newline."""
-    fields = {
+    fields: dict[str, object] = {
         "event_id": id_text(event.event_id),
         "gateway": gateway_id,
         "stream": event.stream,
@@ -33,6 +33,8 @@ def event_line(gateway_id: str, event: WireEvent) -> bytes:
     }
     if skipped(event.flags):
         fields["stands_for"] = skipped(event.flags) + 1
+    if buffer_id:
+        fields["buffer"] = buffer_id
     name, payload = _payload_field(event.payload)
     fields[name] = payload
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
@@ -48,9 +50,12 @@ def identity_of_line(line: bytes) -> Identity:
             fields["stream"],
             fields["sequence_num"],
             fields["ingest_time_ms"],
+            fields.get("buffer", ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise DecodeError("not a line that `gateway receive` wrote", reason="line") from exc
+    if not isinstance(found.buffer_id, str):
+        raise DecodeError("not a line that `gateway receive` wrote", reason="line")
     if not (type(found.sequence_num) is int and type(found.ingest_time_ms) is int):
         raise DecodeError("not a line that `gateway receive` wrote", reason="line")
     return found

@@ -33,15 +33,25 @@ class Identity(NamedTuple):
     stream: str
     sequence_num: int
     ingest_time_ms: int
+    buffer_id: str = ""
+
+
+class Series(NamedTuple):
+    """Numbers that belong together: those of one stream out of one buffer of a gateway."""
+
+    gateway_id: str
+    stream: str
+    buffer_id: str  # empty until the gateway names it: older ones do not
 
 
 class Gap(NamedTuple):
-    """Sequence numbers of one stream that have not arrived."""
+    """Sequence numbers of one series that have not arrived."""
 
     gateway_id: str
     stream: str
     first: int
     last: int
+    buffer_id: str = ""
 
 
 class GatewayWord(NamedTuple):
@@ -50,6 +60,7 @@ class GatewayWord(NamedTuple):
     session: str
     time_ms: int
     buffer: dict[str, int]
+    buffer_id: str = ""
 
 
 class StreamLedger:
@@ -102,18 +113,22 @@ class Ledger:
         """Events that came after a later one of their stream."""
         self.renumbered = 0
         """Times that a stream began to count anew."""
+        self.counting_anew: set[str] = set()
+        """Gateways of which a stream did that."""
         self.words: dict[str, GatewayWord] = {}
         """By gateway: what it last said of itself."""
         self.shed: dict[str, list[DroppedRange]] = {}
         """By gateway: what it says that it has not taken in."""
-        self._streams: dict[tuple[str, str], StreamLedger] = {}
+        self.buffers: dict[str, list[str]] = {}
+        """By gateway: the buffers that it has had, in the order in which they were met."""
+        self._streams: dict[Series, StreamLedger] = {}
         self._recent: set[bytes] = set()
         self._recent_order: deque[bytes] = deque()
         self._recent_limit = recent_ids
 
-    def __iter__(self) -> Iterator[tuple[str, str, StreamLedger]]:
-        """(gateway, stream, its ledger), in the order of their names."""
-        return ((*place, self._streams[place]) for place in sorted(self._streams))
+    def __iter__(self) -> Iterator[tuple[Series, StreamLedger]]:
+        """Each series with its ledger, in the order of their names."""
+        return ((series, self._streams[series]) for series in sorted(self._streams))
 
     @property
     def streams(self) -> int:
@@ -121,14 +136,15 @@ class Ledger:
 
     @property
     def gateways(self) -> int:
-        return len({gateway_id for gateway_id, _ in self._streams})
+        return len({series.gateway_id for series in self._streams})
 
     def take(self, event: Identity) -> bool:
         """Whether the event is new. It counts as taken from now on."""
-        stream = self._stream(event.gateway_id, event.stream)
+        series = Series(event.gateway_id, event.stream, event.buffer_id)
+        stream = self._streams.get(series) or self._stream(series)
         highest = stream.seen.last
         unseen = stream.seen.add(event.sequence_num)
-        known = event.event_id in self._recent
+        known = event.event_id in self._recent or (unseen and self._came_from_before(series, event))
         if known or not (unseen or event.ingest_time_ms > stream.newest_ingest_ms):
             self.duplicates += 1
             return False
@@ -136,6 +152,8 @@ class Ledger:
             stream.seen.forget_from(event.sequence_num)
             stream.seen.add(event.sequence_num)
             self.renumbered += 1
+            if event.buffer_id:  # an older gateway cannot give a restored buffer another identity
+                self.counting_anew.add(event.gateway_id)
         elif highest is not None and event.sequence_num < highest:
             self.reordered += 1
         stream.newest_ingest_ms = max(stream.newest_ingest_ms, event.ingest_time_ms)
@@ -147,35 +165,47 @@ class Ledger:
         """Take up the claims of one audit record. A new session of a gateway claims everything anew."""
         word = self.words.get(record.gateway_id)
         if word is not None and word.session != record.session:
-            for (gateway_id, _), stream in self._streams.items():
-                if gateway_id == record.gateway_id:
+            for series, stream in self._streams.items():
+                if series[::2] == (record.gateway_id, record.buffer_id):
                     stream.claimed, stream.exempt = Stretches(), []
             self.shed.pop(record.gateway_id, None)
-        self.words[record.gateway_id] = GatewayWord(record.session, record.time_ms, dict(record.buffer))
+        self.words[record.gateway_id] = GatewayWord(
+            record.session, record.time_ms, dict(record.buffer), record.buffer_id
+        )
         for claim in record.claims:
-            self._stream(record.gateway_id, claim.stream).claim(claim)
+            self._stream(Series(record.gateway_id, claim.stream, record.buffer_id)).claim(claim)
         if record.shed:
             self.shed[record.gateway_id] = told(self.shed.get(record.gateway_id, ()), record.shed)
 
     def gaps(self) -> Iterator[Gap]:
         """What is missing between the first and the last event of every stream, and was not declared lost."""
-        for gateway_id, name, stream in self:
+        for series, stream in self:
             for first, last in stream.seen.gaps():
-                yield Gap(gateway_id, name, first, last)
+                yield Gap(series.gateway_id, series.stream, first, last, series.buffer_id)
 
     def adopt_claims(self, other: Ledger) -> None:
         """Take over what `other` was told, but not what it has seen."""
         self.words, self.shed = dict(other.words), dict(other.shed)
-        for gateway_id, name, stream in other:
-            own = self._stream(gateway_id, name)
+        self.buffers = {gateway_id: [*known] for gateway_id, known in other.buffers.items()}
+        for series, stream in other:
+            own = self._stream(series)
             own.claimed, own.exempt = stream.claimed, stream.exempt
 
     def dump(self) -> bytes:
         """Everything but the latest ids, for `load` after a restart."""
-        streams = [[gateway_id, name, stream.dump()] for gateway_id, name, stream in self]
+        streams = [
+            [series.gateway_id, series.stream, stream.dump(), series.buffer_id] for series, stream in self
+        ]
         words = {gateway_id: [*word] for gateway_id, word in self.words.items()}
         shed = {gateway_id: [[*one] for one in ranges] for gateway_id, ranges in self.shed.items()}
-        fields = {"version": 1, "events": self.events, "words": words, "shed": shed, "streams": streams}
+        fields: dict[str, object] = {
+            "version": 1,
+            "events": self.events,
+            "words": words,
+            "shed": shed,
+            "streams": streams,
+        }
+        fields["buffers"] = self.buffers
         return orjson.dumps(fields)
 
     def load(self, state: bytes) -> None:
@@ -188,16 +218,44 @@ class Ledger:
             self.words = {gateway_id: GatewayWord(*word) for gateway_id, word in fields["words"].items()}
             for gateway_id, ranges in fields.get("shed", {}).items():  # older states have none
                 self.shed[gateway_id] = [DroppedRange(*each) for each in ranges]
-            for gateway_id, name, values in fields["streams"]:
-                self._streams[gateway_id, name] = StreamLedger.load(values)
+            self.buffers = {name: [*known] for name, known in fields.get("buffers", {}).items()}
+            for gateway_id, name, values, *buffer_id in fields["streams"]:
+                self._streams[Series(gateway_id, name, *(buffer_id or ("",)))] = StreamLedger.load(values)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
             raise ValueError(f"not the state of a receiver: {exc!r}") from exc
 
-    def _stream(self, gateway_id: str, name: str) -> StreamLedger:
-        stream = self._streams.get((gateway_id, name))
+    def _stream(self, series: Series) -> StreamLedger:
+        stream = self._streams.get(series)
         if stream is None:
-            stream = self._streams[gateway_id, name] = StreamLedger()
+            series = series._replace(buffer_id=self._buffer(series))
+            stream = self._streams.setdefault(series, StreamLedger())
         return stream
+
+    def _buffer(self, series: Series) -> str:
+        """Which buffer a series is of. A gateway that names none goes on with the one that it named last; the
+        first that it names is the one that it had before."""
+        known = self.buffers.setdefault(series.gateway_id, [])
+        if not series.buffer_id:
+            return known[-1] if known else ""
+        if series.buffer_id not in known:
+            if not known:
+                unnamed = [one for one in self._streams if one[::2] == (series.gateway_id, "")]
+                for one in unnamed:
+                    self._streams[one._replace(buffer_id=series.buffer_id)] = self._streams.pop(one)
+            known.append(series.buffer_id)
+        return series.buffer_id
+
+    def _came_from_before(self, series: Series, event: Identity) -> bool:
+        """Whether an earlier buffer of the gateway has sent this event: it is in a backup, too. A number that
+        was given out again is of a later event."""
+        return any(
+            earlier is not None
+            and earlier.newest_ingest_ms >= event.ingest_time_ms
+            and event.sequence_num in earlier.seen
+            for buffer_id in self.buffers.get(series.gateway_id, ())
+            if buffer_id != event.buffer_id
+            for earlier in (self._streams.get(series._replace(buffer_id=buffer_id)),)
+        )
 
     def _remember(self, event_id: bytes) -> None:
         self._recent.add(event_id)
@@ -206,6 +264,8 @@ class Ledger:
             self._recent.discard(self._recent_order.popleft())
 
 
-def identity(gateway_id: str, event: WireEvent) -> Identity:
+def identity(gateway_id: str, event: WireEvent, buffer_id: str = "") -> Identity:
     """What the ledger wants to know of an event."""
-    return Identity(gateway_id, event.event_id, event.stream, event.sequence_num, event.ingest_time_ms)
+    return Identity(
+        gateway_id, event.event_id, event.stream, event.sequence_num, event.ingest_time_ms, buffer_id
+    )

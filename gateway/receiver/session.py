@@ -19,7 +19,7 @@ from gateway.receiver.ledger import Ledger, identity
 from gateway.receiver.sinks.sink import Received, Sink
 from gateway.wire.audit_record import AuditRecord, read_audit
 from gateway.wire.encodings import decode_frame
-from gateway.wire.event_format import event_from_message
+from gateway.wire.event_format import buffer_of_message, event_from_message
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +115,12 @@ class Receiver(Session):
             audits.append(record)
         elif topic.form == "event":
             event = event_from_message(topic.rest, message.properties, message.payload)
-            events.append(Received(topic.gateway_id, event))
+            buffer_id = buffer_of_message(message.properties, message.payload)
+            events.append(Received(topic.gateway_id, event, buffer_id))
         else:
             batch = decode_frame(message.payload)
             _check_sender(batch.gateway_id, topic)
-            events += [Received(batch.gateway_id, event) for event in batch.events]
+            events += [Received(batch.gateway_id, event, batch.buffer_id) for event in batch.events]
 
 
 def _check_sender(gateway_id: str, topic: UplinkTopic) -> None:

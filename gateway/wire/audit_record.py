@@ -67,7 +67,8 @@ class AuditRecord(NamedTuple):
     """One message. `session` is new with every start of the gateway, which then claims everything anew.
 
     `buffer` is how many events had which status in the gateway's buffer at `time_ms`, `shed` what it has not
-    taken in at all: ranges that are new or have become longer.
+    taken in at all: ranges that are new or have become longer. `buffer_id` is the buffer's own: numbers are
+    claimed for it, and for no other buffer of the gateway. It is empty where an older gateway does not tell.
     """
 
     gateway_id: str
@@ -76,6 +77,7 @@ class AuditRecord(NamedTuple):
     buffer: Mapping[str, int]
     claims: tuple[StreamClaim, ...]
     shed: tuple[DroppedRange, ...] = ()
+    buffer_id: str = ""
 
 
 def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iterator[bytes]:
@@ -106,7 +108,7 @@ def _batches(encoded: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]
 
 
 def _message(record: AuditRecord, claims: Iterable[bytes], shed: Iterable[bytes]) -> bytes:
-    fields = {
+    fields: dict[str, object] = {
         "version": VERSION,
         "gateway": record.gateway_id,
         "session": record.session,
@@ -115,6 +117,8 @@ def _message(record: AuditRecord, claims: Iterable[bytes], shed: Iterable[bytes]
         "streams": [orjson.Fragment(claim) for claim in claims],
         "shed": [orjson.Fragment(one) for one in shed],
     }
+    if record.buffer_id:
+        fields["buffer_id"] = record.buffer_id
     return orjson.dumps(fields)
 
 
@@ -150,6 +154,7 @@ def read_audit(payload: bytes) -> AuditRecord:
         {name: _number(buffer, name, 0) for name in buffer},
         tuple(_claim(each) for each in streams),
         tuple(map(_shed_range, _objects(fields, "shed"))),
+        _text(fields, "buffer_id") if "buffer_id" in fields else "",
     )
 
 

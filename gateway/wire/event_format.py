@@ -27,21 +27,25 @@ def id_text(event_id: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def event_properties(event: WireEvent) -> list[tuple[str, str]]:
+def event_properties(event: WireEvent, buffer_id: str = "") -> list[tuple[str, str]]:
     """The MQTT 5 user properties that carry an event's identity; its payload is sent unchanged."""
     properties = [("event_id", id_text(event.event_id))]
     properties += [(name, str(getattr(event, name))) for name in _NUMBERS]
     if event.device_time_ms is not None:
         properties.append(("device_time_ms", str(event.device_time_ms)))
+    if buffer_id:
+        properties.append(("buffer", buffer_id))
     return properties
 
 
-def event_envelope(event: WireEvent) -> bytes:
+def event_envelope(event: WireEvent, buffer_id: str = "") -> bytes:
     """The JSON that carries an event on MQTT 3.1.1: its payload as text, or base64 where it is no UTF-8."""
     envelope: dict[str, object] = {"event_id": id_text(event.event_id), "stream": event.stream}
     envelope |= {name: getattr(event, name) for name in _NUMBERS}
     if event.device_time_ms is not None:
         envelope["device_time_ms"] = event.device_time_ms
+    if buffer_id:
+        envelope["buffer"] = buffer_id
     try:
         envelope["payload"] = event.payload.decode()
     except UnicodeDecodeError:
@@ -67,6 +71,14 @@ def event_from_message(
     except ValueError as exc:
         raise DecodeError(f"a user property is no number: {exc}", reason="properties") from exc
     return _event(fields["event_id"], stream, numbers, payload, reason="properties")
+
+
+def buffer_of_message(user_properties: Sequence[tuple[str, str]] | None, payload: bytes) -> str:
+    """The id of the buffer that a message in either form came from; empty where it does not tell. Call it for
+    a message that `event_from_message` has read."""
+    fields = dict(user_properties or ())
+    found = fields.get("buffer", "") if "event_id" in fields else orjson.loads(payload).get("buffer", "")
+    return found if isinstance(found, str) else ""
 
 
 def event_from_envelope(body: bytes) -> WireEvent:

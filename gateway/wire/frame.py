@@ -2,6 +2,8 @@
 
 docs/wire-format.md is the specification, byte for byte. What holds:
 - all integers are little-endian, and the CRC-32 covers every byte but its own four;
+- a stream name that begins with NUL is no topic but a note about the frame, such as the buffer that it is
+  from; readers leave out those that they do not know, as they did before there were any;
 - a decoder checks every size before it allocates for it, and raises nothing but DecodeError;
 - an entry column is stored in byte planes (every first byte, every second byte, …): neighbours then look
   alike, which saves 14 % of a frame of sensor events under zstd level 1 at no cost in time
@@ -29,6 +31,7 @@ CODEC_NONE, CODEC_ZSTD = 0, 1
 MAX_EVENTS = 65_535  # the count has two bytes: a frame can not announce more objects than a reader can hold
 MAX_BODY_BYTES = 64 * 1024 * 1024
 ABSENT_MS = -(2**63)  # a device time that is not there
+_BUFFER_NOTE = "\0buffer="
 
 _HEADER = struct.Struct("<4sBBHHHII")  # magic version codec flags count gateway_bytes raw_bytes stored_bytes
 _CRC = struct.Struct("<I")
@@ -61,11 +64,12 @@ def wire_events(columns: EventColumns) -> list[WireEvent]:
 
 
 class Batch(NamedTuple):
-    """One decoded batch frame. `batch_id` has 16 bytes."""
+    """One decoded batch frame. `batch_id` has 16 bytes; `buffer_id` is empty where the frame has none."""
 
     gateway_id: str
     batch_id: bytes
     events: list[WireEvent]
+    buffer_id: str = ""
 
 
 def encode_batch(gateway_id: str, batch_id: bytes, events: Sequence[WireEvent]) -> bytes:
@@ -77,14 +81,19 @@ def encode_batch(gateway_id: str, batch_id: bytes, events: Sequence[WireEvent]) 
 
 
 def encode_columns(
-    gateway_id: str, batch_id: bytes, columns: EventColumns, *, compressed: bool = True
+    gateway_id: str,
+    batch_id: bytes,
+    columns: EventColumns,
+    *,
+    compressed: bool = True,
+    buffer_id: str = "",
 ) -> bytes:
     """The frame of events that are columns already. Raises ValueError for what a frame cannot hold."""
     count, name = len(columns.streams), gateway_id.encode()
     if count > MAX_EVENTS or len(columns.event_ids) != 16 * count or len(batch_id) != 16 or not name:
         raise ValueError(f"a frame has a name, ids of 16 bytes and at most {MAX_EVENTS} events")
     try:
-        body = b"".join(_body_parts(columns))
+        body = b"".join(_body_parts(columns, buffer_id))
         packed = zstandard.ZstdCompressor(level=1).compress(body) if compressed else body
         codec, stored = (CODEC_ZSTD, packed) if len(packed) < len(body) else (CODEC_NONE, body)
         header = _HEADER.pack(MAGIC, VERSION, codec, 0, count, len(name), len(body), len(stored))
@@ -94,11 +103,13 @@ def encode_columns(
     return header + _CRC.pack(zlib.crc32(rest, zlib.crc32(header))) + rest
 
 
-def _body_parts(columns: EventColumns) -> Iterator[bytes]:
+def _body_parts(columns: EventColumns, buffer_id: str) -> Iterator[bytes]:
     names = list(dict.fromkeys(columns.streams))
     encoded = [name.encode() for name in names]
+    if buffer_id:
+        encoded.append(f"{_BUFFER_NOTE}{buffer_id}".encode())  # behind the topics: their indexes stay
     index = dict(zip(names, range(len(names)), strict=True))
-    yield struct.pack(f"<H{len(names)}H", len(names), *map(len, encoded))
+    yield struct.pack(f"<H{len(encoded)}H", len(encoded), *map(len, encoded))
     yield from encoded
     yield from _planes(columns.event_ids, 16)
     device_times: Sequence[int] = [ABSENT_MS if t is None else t for t in columns.device_times_ms]
@@ -148,7 +159,8 @@ def decode_batch(frame: bytes, *, max_body_bytes: int = MAX_BODY_BYTES) -> Batch
     gateway_id = _text(frame[_PREFIX_BYTES:body_start])
     if not gateway_id:
         raise DecodeError("the frame names no gateway", reason="malformed")
-    return Batch(gateway_id, frame[_PREFIX_BYTES - 16 : _PREFIX_BYTES], _read_body(body, count))
+    events, buffer_id = _read_body(body, count)
+    return Batch(gateway_id, frame[_PREFIX_BYTES - 16 : _PREFIX_BYTES], events, buffer_id)
 
 
 def _check_crc(frame: bytes) -> None:
@@ -175,7 +187,8 @@ def _unpack(codec: int, stored: bytes, raw_bytes: int) -> bytes:
     return body
 
 
-def _read_body(body: bytes, count: int) -> list[WireEvent]:
+def _read_body(body: bytes, count: int) -> tuple[list[WireEvent], str]:
+    """The events, and the buffer that they are from."""
     reader = _Reader(body)
     (name_count,) = reader.numbers(1, _INDEX)
     names = [_text(reader.take(size)) for size in reader.numbers(name_count, _INDEX)]
@@ -200,7 +213,8 @@ def _read_body(body: bytes, count: int) -> list[WireEvent]:
         [body[start:end] for start, end in pairwise(ends)],
         strict=True,
     )
-    return list(map(WireEvent._make, entries))
+    notes = (name.removeprefix(_BUFFER_NOTE) for name in names if name.startswith(_BUFFER_NOTE))
+    return list(map(WireEvent._make, entries)), next(notes, "")
 
 
 class _Reader:

@@ -101,7 +101,7 @@ def test_a_new_session_claims_everything_anew() -> None:
 def test_a_stream_that_was_thinned_stays_small_in_memory() -> None:
     ledger = took(Ledger(), range(2, 2001, 2))
     heard(ledger, StreamClaim("t", 1, 2000, (Exempt("thinned", Run(1, 1999, 2)),)))
-    ((_, _, stream),) = ledger
+    ((_, stream),) = ledger
     assert [*stream.seen] == [(1, 2000)]
     took(ledger, [2002])
     assert list(ledger.gaps()) == [Gap("g", "t", 2001, 2001)]

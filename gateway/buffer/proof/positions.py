@@ -32,6 +32,7 @@ SELECT json_group_array(stream), json_group_array(reason), json_group_array(firs
  ON stream = json_extract(value, '$[0]') AND last_sequence >= json_extract(value, '$[1]')
  ORDER BY stream, first_sequence)
 """
+_EARLIER = "SELECT json_group_array(stream), json_group_array(sequence) FROM series_starts WHERE sequence > 0"
 # Of a corrupt event any column may be damaged, so it may hold anything.
 
 
@@ -41,6 +42,8 @@ class StreamPositions(NamedTuple):
     settled: Mapping[int, int]
     """All numbers up to this one have left for the cloud, are lost or kept."""
     kept: Mapping[int, tuple[Exempt, ...]]
+    earlier: Mapping[int, Exempt]
+    """The numbers that belong to the identity that the buffer had before; see `gateway.buffer.identity`."""
     statuses: Mapping[str, int]
     """How many events have which status."""
 
@@ -52,7 +55,7 @@ def standing(reader: Reader) -> StreamPositions:
     settled = {stream: min(number, waiting.get(stream, number + 1) - 1) for stream, number in last.items()}
     counters = reader.counters()
     statuses = {status.name.lower(): counters.get(("status", status.name), 0) for status in Status}
-    return StreamPositions(settled, _kept(reader), statuses)
+    return StreamPositions(settled, _kept(reader), _earlier(reader), statuses)
 
 
 def lost(reader: Reader, wanted: Iterable[tuple[int, int]]) -> Mapping[int, list[Exempt]]:
@@ -62,6 +65,11 @@ def lost(reader: Reader, wanted: Iterable[tuple[int, int]]) -> Mapping[int, list
     for stream, reason, *run in zip(*arrays, strict=True):
         found[stream].append(Exempt(reason, Run(*run)))
     return found
+
+
+def _earlier(reader: Reader) -> Mapping[int, Exempt]:
+    starts = zip(*reader.arrays(_EARLIER), strict=True)
+    return {stream: Exempt("earlier_buffer", Run(1, last, 1)) for stream, last in starts}
 
 
 def _kept(reader: Reader) -> Mapping[int, tuple[Exempt, ...]]:

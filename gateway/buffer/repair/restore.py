@@ -78,6 +78,8 @@ def _prepare(fresh: Path, backup: Path, old: Path | None, announce: Callable[[St
         with store.transaction():
             store.forget_receipts()
             known = old is None or _go_on_from(store, old)
+            if old is None or not known:
+                store.identity.renew()  # numbers that came after the backup are given out again
             events = sum(store.counts["status", status.name] for status in Status)
             pending = store.counts["status", Status.PENDING.name]
             announce(store, f"the buffer was restored from the backup of {written}: {events} events")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import apsw
 from peewee import BlobField, Field, Model, TextField
 
+from gateway.buffer.identity import BUFFER_ID, GATEWAY_ID, ID_BYTES
 from gateway.buffer.schema import MODELS, BufferEvent, MetaRow, ReceiptGroup
 
 SMALL: dict[str, type[Model]] = {
@@ -17,7 +18,9 @@ SMALL: dict[str, type[Model]] = {
 _EVENTS = BufferEvent._meta.table_name
 _EVENT_COLUMNS = ", ".join(field.column_name for field in BufferEvent._meta.sorted_fields)
 _EXTRA = {
-    MetaRow: "value = CAST(CAST(value AS INTEGER) AS TEXT)",  # all of them are numbers
+    # All are numbers, but for who the buffer is and whose.
+    MetaRow: f"(value = CAST(CAST(value AS INTEGER) AS TEXT) OR name = '{GATEWAY_ID}' OR name = '{BUFFER_ID}'"
+    f" AND length(value) = {2 * ID_BYTES} AND value NOT GLOB '*[^0-9a-f]*')",
     ReceiptGroup: "length(entries) = 8 * count",
 }
 

@@ -66,7 +66,7 @@ class EventFile:
 
     def write(self, events: Sequence[Received]) -> int:
         if self._file is not None and events:
-            unwritten = memoryview(b"".join([event_line(gateway_id, event) for gateway_id, event in events]))
+            unwritten = memoryview(b"".join([event_line(*each) for each in events]))
             while unwritten:
                 unwritten = unwritten[self._file.write(unwritten) :]
             os.fsync(self._file.fileno())

@@ -23,13 +23,14 @@ CREATE TABLE IF NOT EXISTS gateway_events (
   event_time_ms bigint NOT NULL, ingest_time_ms bigint NOT NULL, device_time_ms bigint,
   priority text NOT NULL, kind text NOT NULL, flags integer NOT NULL, payload text, payload_bytes bytea,
   place bigint GENERATED ALWAYS AS IDENTITY);
+ALTER TABLE gateway_events ADD COLUMN IF NOT EXISTS buffer text NOT NULL DEFAULT '';
 CREATE INDEX IF NOT EXISTS gateway_events_place ON gateway_events USING brin (place);
 CREATE TABLE IF NOT EXISTS gateway_rejected (
   topic text NOT NULL, arrival_ms bigint NOT NULL, reason text NOT NULL, error text NOT NULL, payload bytea);
 CREATE TABLE IF NOT EXISTS gateway_receiver (
   id integer PRIMARY KEY CHECK (id = 1), place bigint NOT NULL, state bytea NOT NULL);
 """
-_TYPES = ("uuid", "text", "text", *("bigint",) * 4, "text", "text", "integer", "text", "bytea")
+_TYPES = ("uuid", "text", "text", *("bigint",) * 4, "text", "text", "integer", "text", "bytea", "text")
 # One statement for all rows: a round trip for each would be most of the time.
 _INSERT = (
     f"INSERT INTO gateway_events ({', '.join(COLUMNS)}) SELECT * FROM unnest("  # noqa: S608 - constants

@@ -7,16 +7,16 @@ from gateway.receiver.sinks.sink import Received
 
 COLUMNS = (
     *("event_id", "gateway", "stream", "sequence_num", "event_time_ms", "ingest_time_ms"),
-    *("device_time_ms", "priority", "kind", "flags", "payload", "payload_bytes"),
+    *("device_time_ms", "priority", "kind", "flags", "payload", "payload_bytes", "buffer"),
 )
-IDENTITY = ("gateway", "event_id", "stream", "sequence_num", "ingest_time_ms")
+IDENTITY = ("gateway", "event_id", "stream", "sequence_num", "ingest_time_ms", "buffer")
 
 Row = tuple[object, ...]
 
 
 def row_of(received: Received, event_id: object) -> Row:
     """The values of COLUMNS. A payload that is text is in `payload`, any other in `payload_bytes`."""
-    gateway_id, event = received
+    gateway_id, event, buffer_id = received
     text = _text(event.payload)
     return (
         event_id,
@@ -31,6 +31,7 @@ def row_of(received: Received, event_id: object) -> Row:
         event.flags,
         text,
         event.payload if text is None else None,
+        buffer_id,
     )
 
 

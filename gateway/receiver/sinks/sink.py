@@ -21,10 +21,11 @@ class OutputError(GatewayError):
 
 
 class Received(NamedTuple):
-    """One event and the gateway that it came from."""
+    """One event, and the gateway and the buffer that it came from."""
 
     gateway_id: str
     event: WireEvent
+    buffer_id: str = ""
 
 
 class Sink(Protocol):

@@ -23,14 +23,15 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS gateway_events (
   event_id TEXT PRIMARY KEY, gateway TEXT NOT NULL, stream TEXT NOT NULL, sequence_num INTEGER NOT NULL,
   event_time_ms INTEGER NOT NULL, ingest_time_ms INTEGER NOT NULL, device_time_ms INTEGER,
-  priority TEXT NOT NULL, kind TEXT NOT NULL, flags INTEGER NOT NULL, payload TEXT, payload_bytes BLOB);
+  priority TEXT NOT NULL, kind TEXT NOT NULL, flags INTEGER NOT NULL, payload TEXT, payload_bytes BLOB,
+  buffer TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS gateway_rejected (
   topic TEXT NOT NULL, arrival_ms INTEGER NOT NULL, reason TEXT NOT NULL, error TEXT NOT NULL, payload BLOB);
 CREATE TABLE IF NOT EXISTS gateway_receiver (
   id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL, state BLOB NOT NULL);
 """
 _INSERT = (
-    f"INSERT INTO gateway_events VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - question marks
+    f"INSERT INTO gateway_events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - question marks
     " ON CONFLICT (event_id) DO NOTHING"
 )
 _READ = f"SELECT {', '.join(IDENTITY)} FROM gateway_events WHERE rowid > ? ORDER BY rowid"  # noqa: S608
@@ -61,11 +62,19 @@ class EventTable:
             self._connection.execute("PRAGMA journal_mode = wal")
             self._connection.execute("PRAGMA synchronous = full")
             self._connection.execute(_SCHEMA)
+            self._add_buffer(self._connection)
             row = self._open_connection.execute("SELECT position, state FROM gateway_receiver").fetchone()
             if row is None:
                 return None
             self._position = int(row[0])
             return bytes(row[1])
+
+    @staticmethod
+    def _add_buffer(connection: apsw.Connection) -> None:
+        """A table of an earlier version does not have the column."""
+        columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(gateway_events)")}
+        if "buffer" not in columns:
+            connection.execute("ALTER TABLE gateway_events ADD COLUMN buffer TEXT NOT NULL DEFAULT ''")
 
     def claims(self) -> bytes | None:
         return None
