@@ -86,7 +86,10 @@ class _Graph:
         cloud = CloudPart(config, clock, budget, buffer, processing)
         ingest = IngestPart(config, clock, processing)
         self.parts: list[Part] = [
-            Writing(buffer, processing.writer, processing.pipeline, processing.trainer, republish.session),
+            Writing(
+                *(buffer, processing.writer, processing.pipeline, processing.trainer),
+                *(republish.session, cloud.bridges),
+            ),
             WorkerPart(processing.timekeeper),
             ControlPart(config.gateway.data_dir, processing),
             *([WorkerPart(make_broker(config.local))] if config.local.embedded else []),

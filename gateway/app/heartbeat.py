@@ -19,7 +19,6 @@ class Heartbeat:
     def beat(self) -> None:
         """Do what is due."""
         status = self._status
-        self._republish.wake()
         status.backpressure.check(status.writer, status.store.file.used_bytes)
         self._trainer.poll()
         status.sample()

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from gateway.app.heartbeat import Heartbeat
 from gateway.app.part import Part
+from gateway.app.wakeups import Wakeups
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.lock import DataDirLock, unusable_folder
 from gateway.buffer.opening import open_buffer
 from gateway.buffer.reader import Reader
 from gateway.buffer.repair.damage import using
 from gateway.buffer.writer import BACKLOG_BYTES, Writer
+from gateway.cloud.bridge import Bridge
 from gateway.config.service_models import Buffer
 from gateway.core.clock import Clock
 from gateway.core.threads import HasThread
@@ -90,12 +92,14 @@ class Writing(Part):
         pipeline: Pipeline,
         trainer: DictionaryTrainer,
         republish: Republish,
+        bridges: Sequence[Bridge],
     ) -> None:
         self._buffer = buffer
         self._writer = writer
         self._pipeline = pipeline
         self._trainer = trainer
         self._republish = republish
+        self._wakeups = Wakeups(buffer.store, republish, bridges)
 
     def start(self, status: GatewayStatus) -> None:
         """Raises DamageError when a new start would mend the file."""
@@ -105,7 +109,7 @@ class Writing(Part):
         log.info("buffer open: %d events replayed into windows", replayed)
         self._writer.submit(buffer.opened.startup(pipeline.alert))
         heartbeat = Heartbeat(status, self._trainer, self._republish)
-        self._writer.start(Tick(pipeline, heartbeat.beat))
+        self._writer.start(Tick(pipeline, heartbeat.beat), self._wakeups.committed)
 
     def stop(self) -> None:
         try:

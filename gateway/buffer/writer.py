@@ -2,7 +2,8 @@
 
 Whatever must change the buffer is a command. The commands that waited while the previous commit ran are
 the next group: one transaction, one fsync. So a lone command is committed at once, and a burst shares the
-cost; there is no timer to wait for (a broker's in-flight window may be as small as 20 messages).
+cost. Under load commits keep a least interval, unless somebody waits for one: a broker's in-flight window may
+be as small as 20 messages.
 
 Stopping: `stop` lets the commands that are already queued commit, runs a last tick, then ends the thread.
 """
@@ -21,6 +22,7 @@ from typing import Generic, Protocol, TypeVar
 import apsw
 from peewee import DataError, IntegrityError, PeeweeException, ProgrammingError
 
+from gateway.buffer.commit_pace import CommitPace
 from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.store import Store
 from gateway.core.errors import LogHeldError, StoreError
@@ -63,6 +65,7 @@ T = TypeVar("T")
 
 RETRY_AFTER_S = 0.5
 TICK_EVERY_S = 0.25
+BULK_EVENTS = 1000  # so many make a group that is worth its commit, however soon after the last one
 LARGEST_STRETCH = 10.0
 _SMOOTHING = 0.2  # of the newest commit; a single slow one changes little
 BACKLOG_BYTES = 64 * 1024 * 1024
@@ -78,6 +81,8 @@ class Command:
     """How many events it carries, for the bounds of a group and of the backlog."""
     size_bytes = 0
     """How much memory they take while they wait."""
+    urgent = False
+    """Whether somebody waits for the commit, so that nothing else comes before it."""
 
     def apply(self, store: Store) -> None:
         """Change the buffer, inside the transaction. Runs again when the commit failed."""
@@ -89,6 +94,12 @@ class Command:
     def failed(self, error: Exception) -> None:
         """It could not be applied and will not be tried again. Must neither block nor raise."""
         log.error("%s failed and is given up: %s", type(self).__name__, error)
+
+
+class Recurring(Command):
+    """What has to be done again and again, `pause_s` after the last time."""
+
+    pause_s = TICK_EVERY_S
 
 
 class Do(Command):
@@ -103,6 +114,8 @@ class Do(Command):
 
 class _Call(Command, Generic[T]):
     """A function of the store as a command whose caller waits for the result."""
+
+    urgent = True
 
     def __init__(self, function: Callable[[Store], T]) -> None:
         self._function = function
@@ -182,6 +195,7 @@ class Writer:
     When the disk is full it lets `relief` make room before that. When its commits take longer than
     `group_time_s`, groups may be larger by as much, up to LARGEST_STRETCH times: fewer of them cost less.
     `mark` is told how far each commit came, before anybody else is; only for commits that are synced.
+    `pace` says how soon a commit may follow another.
     """
 
     def __init__(
@@ -196,15 +210,18 @@ class Writer:
         on_rollback: Callable[[], object] = lambda: None,
         relief: Relief | None = None,
         mark: CommitMarker | None = None,
+        pace: CommitPace | None = None,
     ) -> None:
         self.metrics = WriterMetrics()
+        self._pace = pace or CommitPace()
         self._store = store
         self._group_limit = group_limit
         self._group_limit_bytes = group_limit_bytes
         self._group_time_s = group_time_s
         self._backlog_limit = backlog_limit
         self._backlog_limit_bytes = backlog_limit_bytes
-        self._tick: Command | None = None
+        self._tick: Recurring | None = None
+        self._after_commit: Callable[[], object] = lambda: None
         self._on_rollback = on_rollback
         self._relief = relief
         self._mark = mark
@@ -213,14 +230,16 @@ class Writer:
         self._backlog = self._backlog_bytes = 0
         self._wakeup = threading.Condition()
         self._stopping = False
+        self._pausing = False  # until it is time for the next commit, or there is a reason for it
+        self._urgent = False  # a command in the queue is
         self._state = _CURRENT
         self._stop_waiting = threading.Event()
         self.thread = RoleThread("writer", self._run)
 
-    def start(self, tick: Command | None = None) -> None:
-        """Begin with what is queued already. `tick` joins a group four times a second from now on, and when
-        there is nothing else to do."""
-        self._tick = tick
+    def start(self, tick: Recurring | None = None, after_commit: Callable[[], object] = lambda: None) -> None:
+        """Begin with what is queued already. `tick` joins a group when it is due, and makes one of its own
+        when there is nothing else to do. `after_commit` follows when the commands have heard of theirs."""
+        self._tick, self._after_commit = tick, after_commit
         self.metrics.last_commit_at_s = time.monotonic()
         self.thread.start()
 
@@ -263,7 +282,9 @@ class Writer:
             self._queue.append(command)
             self._backlog += command.weight
             self._backlog_bytes += command.size_bytes
-            self._wakeup.notify()
+            self._urgent |= command.urgent
+            if not self._pausing or self._is_hurried():
+                self._wakeup.notify()
 
     def call(self, function: Callable[[Store], T], timeout_s: float = 30.0) -> T:
         """Run `function(store)` in the next group and wait for its commit. Raises what it raises."""
@@ -284,11 +305,14 @@ class Writer:
         while True:
             group, stopping = self._take_group(next_tick)
             now = time.monotonic()
-            if self._tick is not None and (stopping or now >= next_tick):
-                group.append(self._tick)
-                next_tick = now + TICK_EVERY_S
+            tick = self._tick if stopping or now >= next_tick else None
+            if tick is not None:
+                group.append(tick)
             if group:
+                self._pace.committed(now)
                 self._commit_until_done(group)
+            if tick is not None:
+                next_tick = now + tick.pause_s
             if stopping and not self._queue:
                 return
 
@@ -298,6 +322,7 @@ class Writer:
         with self._wakeup:
             if not self._queue and not self._stopping:
                 self._wakeup.wait(timeout_s)
+            self._wait_for_company()
             weight = size_bytes = 0
             limit = self._group_limit * self.metrics.stretch
             while self._queue:
@@ -308,7 +333,21 @@ class Writer:
                 group.append(self._queue.popleft())
                 self._backlog -= command.weight
                 self._backlog_bytes -= command.size_bytes
+            self._urgent = self._urgent and bool(self._queue)
             return group, self._stopping
+
+    def _wait_for_company(self) -> None:
+        """Let more commands come, while the last commit was a moment ago and nothing presses."""
+        self._pausing = True
+        while self._queue and not self._is_hurried():
+            pause_s = self._pace.pause_s(time.monotonic())
+            if pause_s <= 0:
+                break
+            self._wakeup.wait(pause_s)
+        self._pausing = False
+
+    def _is_hurried(self) -> bool:
+        return self._urgent or self._stopping or self._backlog >= BULK_EVENTS
 
     def _commit_until_done(self, group: list[Command]) -> None:
         while group:
@@ -336,6 +375,7 @@ class Writer:
             else:
                 for command in group[:count]:
                     _tell(command.committed)
+                _tell(self._after_commit)
                 group = group[count:]
 
     def _isolate(self, group: list[Command], error: Exception) -> None:

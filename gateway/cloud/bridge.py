@@ -25,7 +25,7 @@ from typing import NamedTuple
 from gateway.buffer.stored_events import StoredEvents
 from gateway.buffer.writer import Writer
 from gateway.cloud.bridge_spec import BridgeMetrics, BridgeSpec
-from gateway.cloud.claim_prefetcher import LINGER_S, ClaimPrefetcher
+from gateway.cloud.claim_prefetcher import IDLE_S, LINGER_S, ClaimPrefetcher
 from gateway.cloud.commands import FailEvents, RefuseEvents, SettleEvents
 from gateway.cloud.frame_builder import FrameBuilder, Outgoing
 from gateway.cloud.shared_bucket import SharedBucket
@@ -99,6 +99,7 @@ class Bridge(Session):
         self._searches = _SEARCHES
         self._gave_up = False  # this connection, rather than that the broker ended it
         self._counted_bytes = self._prepaid_bytes = 0
+        self._idle = True
         self._link: Link | None = None
 
     # --- on the link's thread ---
@@ -170,14 +171,22 @@ class Bridge(Session):
             self._ready, self._packed_to = self._supply.take(now_s), 0
         wait_s = self._send(link, now_s)
         if self._ready is None and not self._outgoing:
-            self._supply.ask(now_s)
+            self._idle = True  # before the look, so that no commit slips through between it and the sleep
+            ask_again_s = self._supply.ask(now_s)
+            self._idle = ask_again_s >= IDLE_S
+            wait_s = min(wait_s, ask_again_s)
             if not self._in_flight and not self._writer.pending_events:
                 self._suspects.idle()
-        return min(wait_s, LINGER_S)
+        return wait_s
 
     def finish(self) -> None:
         """After the link has stopped: close what this session opened."""
         self._supply.close()
+
+    def stored(self) -> None:
+        """From the writer's thread: a commit has stored events."""
+        if self._idle:
+            self._wake()
 
     def _wake(self) -> None:
         """From the writer's thread: there is something to send."""
@@ -197,13 +206,13 @@ class Bridge(Session):
             if self._must_wait_alone(message.events.ids[0]):
                 break
             if not self._pace.room_for(message.size_bytes):
-                break
+                return LINGER_S
             delay_s = self._bucket.delay_s(now_s)
             if delay_s > 0:
                 return delay_s
             self._publish(link, message, now_s)
             del self._outgoing[0]
-        return LINGER_S
+        return IDLE_S
 
     def _pack_next(self, link: Link) -> bool:
         """Make the next messages of what was claimed; whether there is something to send now."""

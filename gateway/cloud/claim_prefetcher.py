@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 # A claim waits for the commit of a whole group: under load one frame per claim would fall behind the intake.
 FRAMES_PER_CLAIM = 4
 LOOK_AGAIN_S = 5.0  # at the streams of a backlog
-LINGER_S = 0.05  # how long a small batch may wait for company
+LINGER_S = 0.01  # how long a small batch may wait for company
+IDLE_S = 1.0  # a commit that stores something ends it
+WAITING_S = 0.25  # for streams that are held back
 
 
 class ClaimPrefetcher:
@@ -96,18 +98,22 @@ class ClaimPrefetcher:
             lost += self._claimed.popleft()
         return lost
 
-    def ask(self, now_s: float) -> None:
-        """Claim a round, unless one is on its way or not taken yet, or it is too early."""
-        if self._claiming or self._claimed or now_s < self._next_claim_s:
-            return
+    def ask(self, now_s: float) -> float:
+        """Claim a round, unless one is on its way or not taken yet, or it is too early. Returns after how
+        long to ask again, unless `wake` is called before."""
+        if self._claiming or self._claimed:
+            return IDLE_S
         pending = self._writer.pending_events
         if pending == 0:
-            return
+            return IDLE_S
+        if now_s < self._next_claim_s:
+            return self._next_claim_s - now_s
         self._look_at_backlog(pending, now_s)
         self._claiming = True
         # A full batch goes at once and is followed by the next; a small one waits for company first.
         self._next_claim_s = now_s if pending >= self._spec.batch_events else now_s + LINGER_S
         self._writer.submit(ClaimEvents(self, self._epoch))
+        return WAITING_S
 
     def _look_at_backlog(self, pending: int, now_s: float) -> None:
         """While more waits than goes into a round, know the streams whose live events must wait."""

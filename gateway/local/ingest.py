@@ -47,6 +47,7 @@ class Ingest(Session):
         self._received = self._released = 0
         self._window = receive_maximum or _STOCK_WINDOW
         self._window_is_known = receive_maximum is not None
+        self._most_unacknowledged = 0
         self._link: Link | None = None
 
     # --- from any thread ---
@@ -138,7 +139,11 @@ class Ingest(Session):
         self.acknowledge(messages)
 
     def _submit(self, messages: Sequence[Message]) -> None:
-        self._writer.submit(self._make_append(messages, self.acknowledge, self.retry))
+        command = self._make_append(messages, self.acknowledge, self.retry)
+        # As many as ever waited: perhaps that is all that the broker sends before the next acknowledgement.
+        command.urgent = self.unacknowledged >= self._most_unacknowledged
+        self._most_unacknowledged = max(self._most_unacknowledged, self.unacknowledged)
+        self._writer.submit(command)
 
 
 def _count_poison(message: Message, store: Store) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gateway.buffer.store import Store
-from gateway.buffer.writer import Command, is_storage_fault
+from gateway.buffer.writer import TICK_EVERY_S, Command, Recurring, is_storage_fault
 from gateway.core.events import Message
 from gateway.pipeline.pipeline import Pipeline
+
+IDLE_TICK_S = 1.0
+"""How often time is looked at while nothing comes in and nothing waits for it."""
 
 
 class AppendBatch(Command):
@@ -40,8 +43,8 @@ class AppendBatch(Command):
             self._retry(self._messages, error)
 
 
-class Tick(Command):
-    """Joins a group now and then: what time alone brings about."""
+class Tick(Recurring):
+    """Joins a group now and then, less often while nothing happens: what time alone brings about."""
 
     def __init__(self, pipeline: Pipeline, after: Callable[[], None]) -> None:
         self._pipeline = pipeline
@@ -50,6 +53,7 @@ class Tick(Command):
     def apply(self, store: Store) -> None:
         self._store = store
         self._pipeline.tick(store)
+        self.pause_s = TICK_EVERY_S if self._pipeline.awaits_time else IDLE_TICK_S
 
     def committed(self) -> None:
         self._pipeline.ticked(self._store)

@@ -97,6 +97,9 @@ class Pipeline:
         self._downsampling = downsampling
         self._backlog_rate = backlog_rate
         self._owed: list[NewEvent] = []
+        self.awaits_time = True
+        """Whether something was to be done at the last tick, or waits for the next one."""
+        self._seen_id = -1
         self._announcements = Announcements(self.alert)
 
     @property
@@ -127,6 +130,13 @@ class Pipeline:
         self._announcements.crowded(store, self.windows.counters)
         self._keep_drain_target(store, now_ms)
         self.disk_guard.run(store, now_ms, self.checkpointer.included_id)
+        seen_id, self._seen_id = self._seen_id, store.last_id()
+        self.awaits_time = (
+            self._seen_id != seen_id
+            or self.windows.awaits_time
+            or self.pending_time.blocks_time(store)
+            or self.disk_guard.is_busy
+        )
 
     def checkpoint(self, store: Store) -> None:
         """Store the state of the windows as of the newest event, unless nothing has changed."""

@@ -128,6 +128,11 @@ class WindowEngine:
         return self._progressed
 
     @property
+    def awaits_time(self) -> bool:
+        """Whether `advance` may bring something about soon, though nothing is processed."""
+        return any(operator.ticks.awaits_time for operator in self._operators.values())
+
+    @property
     def crowded(self) -> bool:
         """Whether so many keys were read back that some have to leave the memory: `take_changes` does it. It
         may be called between any two chunks."""

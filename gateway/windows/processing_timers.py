@@ -55,6 +55,13 @@ class ProcessingTimeTimers(Generic[K]):
         """Whether the window gives results as time passes."""
         return self._every_ms is not None
 
+    @property
+    def awaits_time(self) -> bool:
+        """Whether there are windows that silence or a pulse may bring something out of, or corrections."""
+        if not len(self._operator.keys):
+            return False
+        return self._every_ms is not None or self._operator.spec.idle_timeout_ms is not None
+
     def watch_key(self, key: K) -> None:
         """Mind that the key may have to be forgotten one day."""
         if self._expiry is not None:

@@ -15,7 +15,7 @@ import pytest
 from peewee import IntegrityError
 
 from gateway.buffer.store import NewEvent, Store
-from gateway.buffer.writer import Command, Do, Writer, is_storage_fault
+from gateway.buffer.writer import Command, Do, Recurring, Writer, is_storage_fault
 from gateway.core.errors import StoreError
 from gateway.core.events import Status
 from tests.support.buffers import event, events, opened, reading, sql
@@ -68,7 +68,7 @@ class Broken(Append):
 
 
 @contextmanager
-def written(path: Path, *queued: Command, tick: Command | None = None, **options: Any) -> Iterator[Writer]:
+def written(path: Path, *queued: Command, tick: Recurring | None = None, **options: Any) -> Iterator[Writer]:
     """A running writer whose first group is `queued`."""
     with opened(path) as store:
         writer = Writer(store, **options)
@@ -253,7 +253,7 @@ def test_a_call_gives_up_when_the_buffer_does_not_answer(tmp_path: Path) -> None
 # --- ticks and the end ---
 
 
-class Ticking(Command):
+class Ticking(Recurring):
     def __init__(self) -> None:
         self.ticks = threading.Semaphore(0)
         self.ids: list[int] = []

@@ -70,6 +70,11 @@ class DiskGuard:
         """Whether the room is short, and nothing before the checkpoint is left to be given up."""
         return self._retention.starved
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last turn has left something to do."""
+        return self.starved or not self._retention.finished
+
     def run(self, store: Store, now_ms: int, checkpoint_id: int) -> None:
         """One turn, inside a transaction, which also announces what is lost: one alert per reason."""
         if self._space is None:

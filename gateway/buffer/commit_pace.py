@@ -1,0 +1,26 @@
+"""How soon a commit may follow another: the price of a commit is its fsync, whatever it carries."""
+
+from __future__ import annotations
+
+LEAST_INTERVAL_S = 0.01
+BURST = 3
+"""So many in a row are free: what one message brings about is stored, claimed and settled at once."""
+
+
+class CommitPace:
+    """Spaces commits under load, so that each carries what came meanwhile; a lone one never waits.
+
+    A bucket of BURST commits that fills by one each LEAST_INTERVAL_S, told as the time at which it is full.
+    """
+
+    def __init__(self, least_interval_s: float = LEAST_INTERVAL_S) -> None:
+        self._least_interval_s = least_interval_s
+        self._full_at_s = 0.0
+
+    def pause_s(self, now_s: float) -> float:
+        """How long the next commit should wait for company."""
+        return max(0.0, self._full_at_s - now_s - (BURST - 1) * self._least_interval_s)
+
+    def committed(self, now_s: float) -> None:
+        """Note that a commit begins."""
+        self._full_at_s = max(self._full_at_s, now_s) + self._least_interval_s
