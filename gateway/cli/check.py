@@ -115,7 +115,17 @@ def _since(config: Config) -> str:
 
 def _window_line(window: WindowSpec) -> str:
     fields, key = ", ".join(window.fields), window.key or "everything together"
-    return f"window {window.name}: {window.plugin} of {fields} by {key}, {_span(window)}"
+    return f"window {window.name}: {window.plugin} of {fields} by {key}, {_span(window)}{_silence(window)}"
+
+
+def _silence(window: WindowSpec) -> str:
+    """When silent sources no longer hold up results."""
+    if window.type in ("count", "global"):
+        return ""
+    if window.idle_timeout_ms is None:
+        return ", waits for silent sources for ever"
+    least = format_duration(window.idle_timeout_ms / 1000)
+    return f", silent sources are left out after {least}" + (" or more (auto)" if window.idle_learns else "")
 
 
 def _span(window: WindowSpec) -> str:

@@ -13,6 +13,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     PlainSerializer,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -20,6 +21,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from gateway.config.types import (
+    DURATION_PATTERN,
     DurationMs,
     FieldName,
     Name,
@@ -31,8 +33,10 @@ from gateway.config.types import (
     TimeZoneName,
     fault,
     none_if_off,
+    reading,
     setting,
 )
+from gateway.core import units
 from gateway.core.errors import ConfigError
 from gateway.core.topics import TopicTemplate, placeholders
 from gateway.decode.formulas import Formula
@@ -40,6 +44,8 @@ from gateway.windows.spec import WindowSpec, WindowType
 from gateway.wire.home_assistant import Shown
 
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+
+_DAY_MS = 86_400_000
 
 _OFFSET = "Shift of the grid, which is aligned to 1970-01-01T00:00:00Z."
 
@@ -197,6 +203,33 @@ def _key_limit(value: object) -> object:
     return {"limit": value} if type(value) is int else value
 
 
+AUTO_MS = 0
+"""The idle timeout that each source's own rhythm decides."""
+
+
+def _idle_timeout(value: object) -> int | None:
+    if value == "auto" or none_if_off(value) is None:
+        return AUTO_MS if value == "auto" else None
+    found = reading(units.parse_duration_ms)(value)
+    if found <= 0:
+        raise fault("must be more than zero", "write off for never")
+    return found
+
+
+IdleTimeoutMs = Annotated[
+    int | None,
+    BeforeValidator(_idle_timeout),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": DURATION_PATTERN, "$comment": "duration"},
+                {"const": "auto"},
+                {"const": False},
+            ]
+        }
+    ),
+]
+
 MaxKeys = Annotated[KeyLimit, BeforeValidator(_key_limit)]
 
 Options = Annotated[
@@ -237,8 +270,10 @@ class Window(Section):
     allowed_lateness: DurationMs = setting(
         "0", description="How long after its end a window still takes late readings and sends corrections."
     )
-    idle_timeout: PositiveDurationMs | None = setting(
-        None, description="Silence after which a source no longer holds up the others. Unset: never."
+    idle_timeout: IdleTimeoutMs = setting(
+        "auto",
+        description="Silence after which a source no longer holds up the others. `auto`: three times its own "
+        "mean interval, at least the window's size, at most ten times that. `off`: never.",
     )
     watermark: Literal["shared", "per_key"] | None = setting(
         None,
@@ -340,6 +375,7 @@ class Window(Section):
     def spec(self, route_topic: str | None) -> WindowSpec:
         """What `gateway.windows` needs to know; the key names levels of `route_topic`."""
         early, limit = self.early or Early(), self.max_keys
+        learns = self.idle_timeout == AUTO_MS
         return WindowSpec(
             name=self.name,
             plugin=self.plugin,
@@ -352,7 +388,8 @@ class Window(Section):
             **_shape(self.window),
             out_of_orderness_ms=self.out_of_orderness,
             allowed_lateness_ms=self.allowed_lateness,
-            idle_timeout_ms=self.idle_timeout,
+            idle_timeout_ms=_least_idle_ms(self.window) if learns else self.idle_timeout,
+            idle_learns=learns,
             watermark=self.watermark or default_watermark(self.key, route_topic),
             max_future_skew_ms=self.max_future_skew,
             mode=self.accumulation
@@ -377,6 +414,18 @@ def default_watermark(key: str, topic: str | None) -> Literal["shared", "per_key
     unnamed = {"+", "#"} & set(topic.split("/"))
     named = set(placeholders(key))
     return "per_key" if template.names and not unnamed and named == template.names else "shared"
+
+
+def _least_idle_ms(shape: AnyShape) -> int:
+    """How much silence makes no source idle by `auto`: the window's size, but no more than a day."""
+    match shape:
+        case Tumbling() | Hopping():
+            return shape.size
+        case SessionWindow():
+            return shape.gap
+        case CalendarWindow(every="hour"):
+            return _DAY_MS // 24
+    return _DAY_MS  # longer calendar windows; the others have no watermark
 
 
 def _corrections(corrections: Corrections | None) -> dict[str, Any]:

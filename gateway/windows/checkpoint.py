@@ -113,14 +113,17 @@ class Checkpoint:
         for source in () if clock is None else clock.dirty_sources:
             source.dirty = False
             known = clock is not None and source.name in clock.sources
-            state = [source.max_ms, source.heard_ms, source.idle]
+            state = [source.max_ms, source.heard_ms, source.idle, *([source.gap_ms] if source.gap_ms else ())]
             changes[b"s" + source.name.encode()] = packed(state) if known else None
         if clock is not None:
             clock.dirty_sources.clear()
 
     def _dump_key(self, key: Key) -> bytes:
         clock = key.clock
-        times = [clock.max_ms, clock.heard_ms, clock.wm_ms] if isinstance(clock, KeyClock) else None
+        times = None
+        if isinstance(clock, KeyClock):
+            gap = [clock.gap_ms] if clock.gap_ms else ()
+            times = [clock.max_ms, clock.heard_ms, clock.wm_ms, *gap]
         record = [times, key.carry, key.failures, key.blocked_until_ms, key.heard_ms]
         settles = () if key.settle_ms is None else (key.settle_ms,)  # older state has none
         return packed([*record, self._operator.dump_key(key), *settles])
@@ -160,8 +163,8 @@ class Checkpoint:
             if self._fetch is not None:
                 self._chill()
         elif shared is not None:
-            max_ms, heard_ms, idle = state
-            shared.restore_source(row[1:].decode(), max_ms, heard_ms, idle=idle)
+            max_ms, heard_ms, idle, *gap = state
+            shared.restore_source(row[1:].decode(), max_ms, heard_ms, idle=idle, gap_ms=sum(gap))
 
     def _load_meta(self, state: Any) -> None:
         self._operator.counters.key_sample_level = state["key_sample_level"]
@@ -174,7 +177,8 @@ class Checkpoint:
         key: Key = self._operator.create_key(name, heard_ms)
         key.carry, key.failures, key.blocked_until_ms = carry, failures, blocked_until_ms
         if isinstance(key.clock, KeyClock) and times is not None:
-            key.clock.max_ms, key.clock.heard_ms, key.clock.wm_ms = times
+            key.clock.max_ms, key.clock.heard_ms, key.clock.wm_ms, *gap = times
+            key.clock.gap_ms = sum(gap)
         self._operator.load_key(key, windows)
         owed = self._operator.owed
         if settles and owed is not None:

@@ -13,7 +13,7 @@ from gateway.windows.expiry import Expiry
 from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin_runner import Key
 from gateway.windows.spec import WindowSpec
-from gateway.windows.watermark import ENDLESS, KeyClock, SharedClock, SilentKeys
+from gateway.windows.watermark import ENDLESS, IdleTimeout, KeyClock, SharedClock, SilentKeys
 
 K = TypeVar("K", bound=Key)
 
@@ -47,8 +47,9 @@ class ProcessingTimeTimers(Generic[K]):
         self._pulse_number: int | None = None
         self._expiry: Expiry[K] | None = None if spec.ttl_ms is None else Expiry(spec.ttl_ms)
         self._silent: SilentKeys | None = None
-        if operator.uses_watermark and operator.shared is None and spec.idle_timeout_ms is not None:
-            self._silent = SilentKeys(spec.idle_timeout_ms)
+        timeout = idle_timeout(spec)
+        if operator.uses_watermark and operator.shared is None and timeout is not None:
+            self._silent = SilentKeys(timeout)
 
     @property
     def has_pulses(self) -> bool:
@@ -133,3 +134,10 @@ class ProcessingTimeTimers(Generic[K]):
                 self.progressed = True
                 if len(out) >= MANY:
                     yield
+
+
+def idle_timeout(spec: WindowSpec) -> IdleTimeout | None:
+    """After how much silence a source of the window is idle; None: never."""
+    if spec.idle_timeout_ms is None:
+        return None
+    return IdleTimeout(spec.idle_timeout_ms, learns=spec.idle_learns)

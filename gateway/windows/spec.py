@@ -39,6 +39,7 @@ class WindowSpec:
     out_of_orderness_ms: int = 0
     allowed_lateness_ms: int = 0
     idle_timeout_ms: int | None = None
+    idle_learns: bool = False  # the timeout is the least one: each source's own rhythm may make it longer
     watermark: Literal["shared", "per_key"] = "shared"
     max_future_skew_ms: int | None = None
     early_every_ms: int | None = None

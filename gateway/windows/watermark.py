@@ -36,16 +36,43 @@ def silent_since_ms(heard_ms: int, awake_ms: int, now_ms: int) -> int:
     return awake_ms if heard_ms > now_ms else max(heard_ms, awake_ms)
 
 
+class IdleTimeout:
+    """After how much silence a source is idle: always the same, or learnt from its own rhythm.
+
+    Learnt (`auto`): RHYTHM times its mean interval, at least the window's size, at most MOST_SIZES times
+    that, so that one slow source does not hold up all the others for long.
+    """
+
+    RHYTHM = 3
+    MOST_SIZES = 10
+
+    def __init__(self, timeout_ms: int, *, learns: bool = False) -> None:
+        self.least_ms = timeout_ms
+        self.learns = learns
+
+    def of(self, source: Source | KeyClock) -> int:
+        """The timeout of a source in milliseconds."""
+        if not self.learns:
+            return self.least_ms
+        return min(max(self.least_ms, self.RHYTHM * source.gap_ms), self.MOST_SIZES * self.least_ms)
+
+
+def smoothed_ms(gap_ms: int, new_gap_ms: int) -> int:
+    """The mean interval between what a source sends, by the last eight or so."""
+    return gap_ms + (new_gap_ms - gap_ms) // 8 if gap_ms else new_gap_ms
+
+
 class Source:
     """One source stream of a shared clock. `idle` also stands for a source that has not been heard yet."""
 
-    __slots__ = ("dirty", "heard_ms", "idle", "max_ms", "name", "queued", "serial")
+    __slots__ = ("dirty", "gap_ms", "heard_ms", "idle", "max_ms", "name", "queued", "serial")
 
     def __init__(self, name: str, serial: int) -> None:
         self.name = name
         self.serial = serial
         self.max_ms = NEVER
         self.heard_ms = NEVER
+        self.gap_ms = 0  # mean interval; 0: not known, or not asked for
         self.idle = True
         self.queued = False
         self.dirty = False
@@ -59,13 +86,13 @@ class SharedClock:
     that holds the watermark back.
     """
 
-    def __init__(self, out_of_orderness_ms: int, idle_timeout_ms: int | None) -> None:
+    def __init__(self, out_of_orderness_ms: int, idle_timeout: IdleTimeout | None) -> None:
         self.wm_ms = NEVER
         self.next_due_ms = ENDLESS
         self.sources: dict[str, Source] = {}
         self.dirty_sources: list[Source] = []
         self._lag_ms = out_of_orderness_ms
-        self._timeout_ms = idle_timeout_ms
+        self._timeout = idle_timeout
         self._heap: list[tuple[int, int, Source]] = []
         self._alarms: list[tuple[int, int, Source]] = []
         self._awake_ms = NEVER
@@ -110,8 +137,8 @@ class SharedClock:
         if not source.queued:
             source.queued = True
             heappush(self._heap, (source.max_ms, source.serial, source))
-        if self._timeout_ms is not None:
-            heappush(self._alarms, (arrival_ms + self._timeout_ms, source.serial, source))
+        if self._timeout is not None:
+            heappush(self._alarms, (arrival_ms + self._timeout.of(source), source.serial, source))
         return True
 
     def observe(self, source: Source, time_ms: int) -> None:
@@ -137,9 +164,11 @@ class SharedClock:
         """The silence until now was not the sources' own (a restart, a lost connection): count from now."""
         self._awake_ms = now_ms
         self._last = None
-        if self._timeout_ms is not None:
-            latest_ms = now_ms + self._timeout_ms  # later, if processing time was set back
-            self._alarms = [(min(due, latest_ms), serial, source) for due, serial, source in self._alarms]
+        if self._timeout is not None:
+            self._alarms = [  # later, if processing time was set back
+                (min(due, now_ms + self._timeout.of(source)), serial, source)
+                for due, serial, source in self._alarms
+            ]
             heapify(self._alarms)
 
     def tick(self, now_ms: int) -> bool:
@@ -147,15 +176,16 @@ class SharedClock:
         changed = self._find_idle(now_ms)
         if changed:
             self._settle()
-        if not self._heap and self.next_due_ms < ENDLESS and self._timeout_ms is not None:
+        if not self._heap and self.next_due_ms < ENDLESS and self._timeout is not None:
             changed |= self._run_on(now_ms)
         return changed
 
     def _find_idle(self, now_ms: int) -> bool:
         changed = False
-        while self._timeout_ms is not None and self._alarms and self._alarms[0][0] <= now_ms:
+        while self._timeout is not None and self._alarms and self._alarms[0][0] <= now_ms:
             _, serial, source = heappop(self._alarms)
-            due_ms = silent_since_ms(source.heard_ms, self._awake_ms, now_ms) + self._timeout_ms
+            timeout_ms = self._timeout.of(source)
+            due_ms = silent_since_ms(source.heard_ms, self._awake_ms, now_ms) + timeout_ms
             if due_ms > now_ms:
                 heappush(self._alarms, (due_ms, serial, source))
             else:
@@ -197,10 +227,10 @@ class SharedClock:
                 yield time_ms, key
         self._handing_out_ms = NEVER
 
-    def restore_source(self, name: str, max_ms: int, heard_ms: int, *, idle: bool) -> None:
+    def restore_source(self, name: str, max_ms: int, heard_ms: int, *, idle: bool, gap_ms: int = 0) -> None:
         """Put a source back as a checkpoint had it."""
         source = self.source(name)
-        source.max_ms, source.heard_ms = max_ms, heard_ms
+        source.max_ms, source.heard_ms, source.gap_ms = max_ms, heard_ms, gap_ms
         if not idle:
             self.revive(source, heard_ms)
 
@@ -208,7 +238,7 @@ class SharedClock:
 class KeyClock:
     """The watermark of one key, and its timers. It is its own only source, hence the attributes of one."""
 
-    __slots__ = ("_lag_ms", "_times", "heard_ms", "max_ms", "next_due_ms", "owner", "wm_ms")
+    __slots__ = ("_lag_ms", "_times", "gap_ms", "heard_ms", "max_ms", "next_due_ms", "owner", "wm_ms")
 
     idle = False
     dirty = True  # it is stored with its key, which has a mark of its own
@@ -218,6 +248,7 @@ class KeyClock:
         self.wm_ms = NEVER
         self.max_ms = NEVER
         self.heard_ms = heard_ms
+        self.gap_ms = 0
         self.next_due_ms = ENDLESS
         self._lag_ms = out_of_orderness_ms
         self._times: list[int] = []
@@ -253,8 +284,8 @@ class SilentKeys:
     the entry comes due, so that an event costs nothing here.
     """
 
-    def __init__(self, idle_timeout_ms: int) -> None:
-        self._timeout_ms = idle_timeout_ms
+    def __init__(self, idle_timeout: IdleTimeout) -> None:
+        self._timeout = idle_timeout
         self._alarms: list[tuple[int, str]] = []
         self._watched: set[str] = set()
         self._awake_ms = NEVER
@@ -263,13 +294,13 @@ class SilentKeys:
         """Look at a clock that has timers when it may have been silent for long enough."""
         if clock.owner not in self._watched:
             self._watched.add(clock.owner)
-            due_ms = clock.heard_ms + self._timeout_ms if due_ms is None else due_ms
+            due_ms = clock.heard_ms + self._timeout.of(clock) if due_ms is None else due_ms
             heappush(self._alarms, (due_ms, clock.owner))
 
     def resume(self, now_ms: int) -> None:
         """The silence until now was not the keys' own: count from now."""
         self._awake_ms = now_ms
-        latest_ms = now_ms + self._timeout_ms  # later, if processing time was set back
+        latest_ms = now_ms + self._timeout.least_ms  # later, if processing time was set back
         self._alarms = [(min(due_ms, latest_ms), name) for due_ms, name in self._alarms]
         heapify(self._alarms)
 
@@ -285,7 +316,7 @@ class SilentKeys:
         return moved
 
     def _run_on(self, clock: KeyClock, now_ms: int) -> bool:
-        idle_from_ms = silent_since_ms(clock.heard_ms, self._awake_ms, now_ms) + self._timeout_ms
+        idle_from_ms = silent_since_ms(clock.heard_ms, self._awake_ms, now_ms) + self._timeout.of(clock)
         if idle_from_ms > now_ms:
             self.watch(clock, idle_from_ms)
             return False

@@ -155,6 +155,18 @@ def test_accumulation_stands_in_the_window_or_in_its_shape() -> None:
     assert spec(window=whole, accumulation="discarding").mode == "discarding"
 
 
+def test_silence_is_judged_by_the_sources_own_rhythm_unless_said_otherwise() -> None:
+    unset = spec(window={"type": "tumbling", "size": "1m"})
+    assert (unset.idle_timeout_ms, unset.idle_learns) == (60_000, True)
+    assert spec(window={"type": "session", "gap": "5m"}).idle_timeout_ms == 300_000
+    assert spec(window={"type": "calendar", "every": "hour"}).idle_timeout_ms == 3_600_000
+    assert spec(window={"type": "calendar", "every": "year"}).idle_timeout_ms == 86_400_000
+    said = spec(idle_timeout="5s")
+    assert (said.idle_timeout_ms, said.idle_learns) == (5_000, False)
+    never = spec(idle_timeout=False)
+    assert (never.idle_timeout_ms, never.idle_learns) == (None, False)
+
+
 def test_corrections_come_at_once_gathered_or_not_at_all() -> None:
     assert spec().corrections == "at_once"
     gathered = spec(corrections={"every": "5s"})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from gateway.windows.watermark import SharedClock
+from gateway.windows.watermark import IdleTimeout, SharedClock
 from tests.support.windowing import Timeline, seen, spec
 
 
@@ -181,7 +183,7 @@ def test_the_watermark_is_shown() -> None:
 
 def test_sources_beyond_the_bound_cost_no_look_at_all_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.windows.watermark.MAX_SOURCES", 10)
-    clock = SharedClock(0, idle_timeout_ms=1000)
+    clock = SharedClock(0, IdleTimeout(1000))
     looks: list[int] = []
     forget = clock._forget_idle_sources
 
@@ -198,3 +200,46 @@ def test_sources_beyond_the_bound_cost_no_look_at_all_the_others(monkeypatch: py
     clock.revive(clock.source("new"), 5000)
     assert "new" in clock.sources
     assert len(looks) == 2
+
+
+# --- auto ---
+
+
+def learning(**more: Any) -> Timeline:
+    return Timeline(spec(size_ms=100, idle_timeout_ms=100, idle_learns=True, **more))
+
+
+@pytest.mark.parametrize("watermark", ["shared", "per_key"])
+def test_auto_waits_for_the_windows_size_when_nothing_is_known_of_a_source(watermark: str) -> None:
+    run = learning(watermark=watermark)
+    run.event(50, at=50)
+    assert run.tick(149) == []
+    assert seen(run.tick(151)) == [("on_time", 0, 100, 1.0)]
+
+
+def test_auto_waits_for_three_of_a_sources_own_intervals() -> None:
+    # s speaks every 80: idle after 240; until then it holds up fast, which is at 400
+    run = learning()
+    for at in range(0, 401, 80):
+        run.event(at, at=at)
+    run = run.restarted()
+    run.event(800, source="fast", at=401)
+    assert run.tick(639) == []
+    assert (400, 500) in [one[1:3] for one in seen(run.tick(640))]
+
+
+def test_auto_waits_at_most_ten_times_the_windows_size() -> None:
+    run = learning()
+    for at in range(0, 50_001, 5_000):
+        run.event(at, at=at)
+    run.event(50_900, source="fast", at=50_001)
+    assert run.tick(50_999) == []
+    assert (50_000, 50_100) in [one[1:3] for one in seen(run.tick(51_000))]
+
+
+def test_auto_forgets_one_long_absence() -> None:
+    run = learning()
+    run.event(0, at=0)
+    for at in range(100_000, 102_000, 20):
+        run.event(at, at=at)
+    assert [one[1:3] for one in seen(run.tick(102_100))] == [(101_900, 102_000)]

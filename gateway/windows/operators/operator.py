@@ -21,10 +21,10 @@ from gateway.windows.emission import MANY
 from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin import CombineFn
 from gateway.windows.plugin_runner import BREAKER_FAILURES, BREAKER_PAUSE_MS, Key, PluginRunner
-from gateway.windows.processing_timers import ProcessingTimeTimers
+from gateway.windows.processing_timers import ProcessingTimeTimers, idle_timeout
 from gateway.windows.reading_extractor import ReadingExtractor
 from gateway.windows.spec import WindowSpec
-from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, SharedClock, Source
+from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, SharedClock, Source, smoothed_ms
 
 K = TypeVar("K", bound=Key)
 
@@ -58,7 +58,7 @@ class Operator(ABC, Generic[K]):
         self.keys: Keyspace[K] = Keyspace(spec, self.counters)
         self.shared: SharedClock | None = None
         if self.uses_watermark and spec.watermark == "shared":
-            self.shared = SharedClock(spec.out_of_orderness_ms, spec.idle_timeout_ms)
+            self.shared = SharedClock(spec.out_of_orderness_ms, idle_timeout(spec))
         self.due: list[Operator[Any]] = []
         """Where `process` notes that there is something to `fire` afterwards."""
         self._due_keys: list[str] = []  # whose own watermarks have reached what waits for them
@@ -72,6 +72,7 @@ class Operator(ABC, Generic[K]):
             self.owed = OwedCorrections(spec.corrections_every_ms)
         self._corrects = spec.corrections != "off"
         self._arrival_ms = NEVER
+        self._learns = spec.idle_learns
         self._has_ttl = spec.ttl_ms is not None
         self._skew_ms = ENDLESS if spec.max_future_skew_ms is None else spec.max_future_skew_ms
 
@@ -194,6 +195,8 @@ class Operator(ABC, Generic[K]):
             return
         clock = key.clock
         heard = clock if source is None else source
+        if self._learns and heard.heard_ms > NEVER:
+            heard.gap_ms = smoothed_ms(heard.gap_ms, max(0, arrival_ms - heard.heard_ms))
         heard.heard_ms = arrival_ms
         if heard.idle and not clock.revive(heard, arrival_ms):
             self.counters.sources_ignored += 1
