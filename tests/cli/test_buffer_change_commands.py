@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,11 @@ from gateway.core.events import Status
 from gateway.delivery.states import DeliveryEvent
 from gateway.host.control import SOCKET_FILE
 from tests.support.buffers import append, event, opened, sql
+from tests.support.commands import gateway
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 
 UNKNOWN = "01890000-0000-7000-8000-000000000000"
 NOBODY = "mqtt://127.0.0.1:9"
-
-
-def gateway(*args: object, answer: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, input=answer)
 
 
 def reported(what: str, config: Path, *args: object) -> dict[str, Any]:

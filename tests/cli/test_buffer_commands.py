@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import apsw
@@ -15,15 +13,15 @@ from gateway.buffer.repair.backup import back_up
 from gateway.buffer.repair.recovery import backup_path, recover
 from gateway.buffer.store import NewEvent, Store
 from tests.conftest import MosquittoFactory
+from tests.support.commands import Done, gateway
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.publishing import publish
 
 NOW_MS = 1_700_000_000_000
 
 
-def gateway_buffer(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", "buffer", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def gateway_buffer(*args: object) -> Done:
+    return gateway("buffer", *args)
 
 
 @pytest.fixture
