@@ -82,6 +82,16 @@ class Stream(Model):
         table_name = "streams"
 
 
+class LastPayload(Model):
+    """The fingerprint of a topic's newest message, as of the last checkpoint; see `streams`."""
+
+    stream = IntegerField(primary_key=True)
+    mark = BigIntegerField()
+
+    class Meta:
+        table_name = "last_payloads"
+
+
 class Dictionary(Model):
     """A trained zstd dictionary. `codec` is its number in `buffer_events.codec`; rows are never changed."""
 
@@ -241,6 +251,7 @@ class MetaRow(Model):
 MODELS: tuple[type[Model], ...] = (
     BufferEvent,
     Stream,
+    LastPayload,
     Dictionary,
     ReceiptGroup,
     UndatedRow,

@@ -42,7 +42,7 @@ from gateway.buffer.removals import Removals
 from gateway.buffer.schema import WAL_CHECKPOINT_PAGES, open_writer
 from gateway.buffer.stored_dictionaries import StoredDictionaries
 from gateway.buffer.stored_events import BATCH_BYTES, among
-from gateway.buffer.streams import Streams
+from gateway.buffer.streams import Streams, payload_mark
 from gateway.buffer.tally import Tally
 from gateway.buffer.window_states import WindowStates
 from gateway.core.errors import StoreError
@@ -191,6 +191,14 @@ class Store:
 
     # --- events ---
 
+    def is_last_payload(self, topic: str, payload: bytes) -> bool:
+        """Whether the newest message that was stored of `topic` had these bytes."""
+        return self._streams.mark(topic) == payload_mark(payload)
+
+    def note_last_payload(self, topic: str, payload: bytes) -> None:
+        """Tell it of a message behind the last checkpoint, at a start or after a rollback."""
+        self._streams.note_mark(topic, payload_mark(payload))
+
     def append(self, events: Sequence[NewEvent]) -> None:
         """Store `events` as PENDING, in this order, each with the next number of its stream."""
         streams, new_id = self._streams, self._ids.next
@@ -199,6 +207,8 @@ class Store:
         for event, (codec, stored) in zip(events, packed, strict=True):
             stream = streams.position(event.topic)
             sequence_num = streams.next_sequence(stream)
+            if not event.kind:  # what a device sent
+                stream.mark = payload_mark(event.payload)
             event_id = event.event_id or new_id(event.ingest_time_ms)
             times = (event.event_time_ms, event.ingest_time_ms, event.device_time_ms)
             nature = (event.priority, event.kind, event.flags)

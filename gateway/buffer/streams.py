@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from zlib import crc32
 
 import orjson
 from peewee import fn
@@ -14,14 +15,21 @@ CACHED_STREAMS = 100_000  # about 25 MB; a million topics must not fill the memo
 CACHED_CHARS = 8 * 1024 * 1024  # nor must long ones
 
 
+def payload_mark(payload: bytes) -> int:
+    """48 bits that tell apart the payloads of one topic."""
+    return crc32(payload) << 16 | len(payload) & 0xFFFF
+
+
 class StreamPosition:
-    """Where a stream stands. `last_sequence` is the number of its newest event."""
+    """Where a stream stands. `last_sequence` is the number of its newest event, `mark` the fingerprint of a
+    device's newest payload on it."""
 
-    __slots__ = ("dirty", "id", "last_sequence")
+    __slots__ = ("dirty", "id", "last_sequence", "mark")
 
-    def __init__(self, id_: int, last_sequence: int) -> None:
+    def __init__(self, id_: int, last_sequence: int, mark: int | None = None) -> None:
         self.id = id_
         self.last_sequence = last_sequence
+        self.mark = mark
         self.dirty = False
 
 
@@ -66,16 +74,34 @@ class Streams:
             f"INSERT INTO loss_runs (stream, last_sequence, first_sequence, step, reason) {runs}", (value,)
         )
 
-    def next_sequence(self, position: StreamPosition) -> int:
+    def mark(self, name: str) -> int | None:
+        """The fingerprint of the newest payload on that stream; None where none is known."""
+        known = self._by_name.get(name) or self._find(name)
+        return None if known is None else known.mark
+
+    def note_mark(self, name: str, mark: int) -> None:
+        """Make good what the last checkpoint did not see yet. The stream must be known."""
+        position = self.position(name)
+        position.mark = mark
+        self._touch(position)
+
+    def _touch(self, position: StreamPosition) -> None:
         if not position.dirty:
             position.dirty = True
             self._dirty.append(position)
+
+    def next_sequence(self, position: StreamPosition) -> int:
+        if not position.dirty:
+            self._touch(position)
         position.last_sequence += 1
         return position.last_sequence
 
     def save(self) -> None:
         """Write the positions that changed since the last call. Inside a transaction only."""
         changed = [[p.id, p.last_sequence] for p in self._dirty]
+        marks = [[p.id, p.mark] for p in self._dirty if p.mark is not None]
+        if marks:
+            self._database.execute_sql(_SAVE_MARKS, (orjson.dumps(marks).decode(),))
         if changed:
             self._database.execute_sql(
                 "UPDATE streams SET last_sequence = changed.last FROM ("
@@ -140,7 +166,14 @@ class Streams:
 
 
 # Statements as text: a flood of new topics would have each of them composed anew, at half a millisecond.
-_FIND = "SELECT id, last_sequence FROM streams WHERE name = ?"
+_FIND = (
+    "SELECT id, last_sequence, mark FROM streams LEFT JOIN last_payloads ON last_payloads.stream = streams.id"
+    " WHERE name = ?"
+)
+_SAVE_MARKS = (
+    "REPLACE INTO last_payloads (stream, mark)"
+    " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
+)
 _CREATE = "INSERT INTO streams (name, last_sequence) VALUES (?, ?)"
 
 _FURTHER = """

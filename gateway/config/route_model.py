@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -35,6 +36,11 @@ from gateway.timekeeping.normalize import SkewPolicy
 DecoderName = Literal[
     "json", "ndjson", "csv", "number", "text", "raw", "cbor", "msgpack", "influx", "senml", "sparkplug_b"
 ]
+
+
+def _as_before(retained: object) -> object:
+    """`window` had another name."""
+    return "window" if retained == "keep" else retained
 
 
 def _required_without_preset(schema: dict[str, Any]) -> None:
@@ -124,10 +130,12 @@ class RouteModel(Section):
         description="Latest plausible device time: a date, or how long after the arrival.",
         examples=["1h"],
     )
-    retained: Literal["keep", "ignore"] = setting(
-        "keep",
-        description="What to do with retained messages that the broker sends again on each subscription: "
-        "`keep` stores them with a flag, `ignore` counts and skips them.",
+    retained: Annotated[Literal["store", "window", "ignore"], BeforeValidator(_as_before)] = setting(
+        "store",
+        description="What to do with retained messages, which a broker sends again on each subscription and "
+        "which may be of any age. `store`: keep them with a flag and out of the windows; the bytes that are "
+        "stored already are only counted. `window` (formerly `keep`): store each, also into the windows. "
+        "`ignore`: count and skip them.",
     )
     priority: PriorityName = setting(
         "normal", description="Order on the way to the cloud; the lowest is given up first."

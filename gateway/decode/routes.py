@@ -79,7 +79,7 @@ class RouteSpec:
     timestamp_min: TimeBound | None = None
     timestamp_max: TimeBound | None = None
     skew: SkewPolicy = field(default_factory=SkewPolicy)
-    retained: Literal["keep", "ignore"] = "keep"
+    retained: Literal["store", "window", "ignore"] = "store"
     priority: Priority = Priority.NORMAL
     sampling: Literal["allow", "never"] = "never"
 

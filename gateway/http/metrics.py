@@ -157,6 +157,11 @@ class GatewayCollector(Collector):
         yield refused
         for name, text, count in (
             (
+                "repeated",
+                "Retained messages that a broker sent again with the bytes that are stored.",
+                self._status.pipeline.intake.repeated,
+            ),
+            (
                 "copies",
                 "Further copies of a message that a broker sends per subscription.",
                 subscriptions.copies,

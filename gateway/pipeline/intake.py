@@ -45,6 +45,8 @@ class Intake:
         """(route, field) of fields that were not there, since the start."""
         self.oddities: Counter[tuple[str, str]] = Counter()
         """(route, what) of readings that `where` filtered, and of payloads that were odd, since the start."""
+        self.repeated = 0
+        """Retained messages that a broker sent again with the bytes that are stored, since the start."""
         self.presence = Presence()
         """The devices and when each was last heard, since the start."""
         self.skew: Counter[tuple[str, str]] = Counter()
@@ -75,10 +77,14 @@ class Intake:
         they arrived is known."""
         rows: list[NewEvent] = []
         outcomes: Counter[tuple[str, str]] = Counter()
+        retained: dict[str, bytes] = {}
         doubt = 0 if certain else _TIME_UNCERTAIN
         seen = store.receipts.seen
         for message in messages:
             if message.qos and seen(message.packet_id, message.dup, message.topic, message.payload):
+                outcomes["outcome", "duplicate"] += 1
+                continue
+            if message.retain and self._is_repeated(store, message, retained):
                 outcomes["outcome", "duplicate"] += 1
                 continue
             refused = self._take_in_one(message, doubt, store, rows)
@@ -104,6 +110,21 @@ class Intake:
                 append(store, rows)
                 rows.clear()
                 self._checkpointer.make_room(store)
+
+    def _is_repeated(self, store: Store, message: Message, retained: dict[str, bytes]) -> bool:
+        """Whether the broker only says again what is stored: a retained message with the newest bytes.
+        `retained` is what came before it in the same group."""
+        found = self.routes.match(message.topic)
+        if found is None or found[0].spec.retained != "store":
+            return False
+        before = retained.get(message.topic)
+        retained[message.topic] = message.payload
+        if before is None:
+            repeated = store.is_last_payload(message.topic, message.payload)
+        else:
+            repeated = before == message.payload
+        self.repeated += repeated
+        return repeated
 
     def _take_in_one(self, message: Message, doubt: int, store: Store, rows: list[NewEvent]) -> str:
         """Decode and window one message; returns why it was left out, or nothing."""
@@ -138,13 +159,14 @@ class Intake:
                 message.payload,
             )
         )
-        self.presence.note(levels.get("device") or message.topic, message.arrival_ms, not decoded.problem)
+        if not message.retain:
+            self.presence.note(levels.get("device") or message.topic, message.arrival_ms, not decoded.problem)
         if decoded.device_time_ms is not None and not (message.retain or doubt):
             # A retained message's time is that of its publishing; and only a known time can judge another.
             self._note_clock(message, decoded.device_time_ms, decoded.flags, spec)
         if decoded.problem:
             self.problems[spec.name, decoded.problem] += 1
-        elif decoded.samples:
+        elif decoded.samples and (not message.retain or spec.retained == "window"):
             chunks = self._checkpointer.windows.process(
                 message.topic, spec.name, levels, decoded.samples, message.arrival_ms
             )

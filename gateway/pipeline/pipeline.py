@@ -177,6 +177,7 @@ class Pipeline:
         self._owed, replayed = [], 0
         for message in raw_messages(reader, after_id):
             replayed += 1
+            store.note_last_payload(message.topic, message.payload)
             events = map(self._results.event_of, replay_one(self.windows, routes, message))
             self._owed += [event for event in events if event.event_id not in known]
         self.windows.resume(self._clock.now_ms())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gateway.buffer.reader import Reader
-from gateway.core.events import Emission
+from gateway.core.events import Emission, Flag
 from gateway.core.identifiers import split_ids
 from gateway.decode.routes import RouteTable
 from gateway.windows.engine import WindowEngine, gathered
@@ -24,6 +24,7 @@ class StoredMessage(NamedTuple):
     topic: str
     payload: bytes
     arrival_ms: int
+    flags: int = 0
 
 
 def raw_messages(reader: Reader, after_id: int, to_id: int | None = None) -> Iterator[StoredMessage]:
@@ -33,7 +34,7 @@ def raw_messages(reader: Reader, after_id: int, to_id: int | None = None) -> Ite
         if corrupt:
             log.error("%d events have a wrong checksum; the windows go on without them", len(corrupt))
         names, payloads = reader.names(events.stream_ids), reader.payloads(events)
-        yield from map(StoredMessage, names, payloads, events.ingest_times_ms)
+        yield from map(StoredMessage, names, payloads, events.ingest_times_ms, events.flags)
 
 
 def derived_ids(reader: Reader, after_id: int) -> set[bytes]:
@@ -52,6 +53,8 @@ def replay_one(windows: WindowEngine, routes: RouteTable, message: StoredMessage
         return []
     route, levels = found
     decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms)
+    if message.flags & Flag.RETAINED and route.spec.retained != "window":
+        return []
     return gathered(
         windows.process(message.topic, route.spec.name, levels, decoded.samples, message.arrival_ms)
     )

@@ -404,6 +404,40 @@ def test_a_retained_message_is_flagged(world: World) -> None:
     assert rows(world, "flags") == [(int(Flag.RETAINED),), (0,)]
 
 
+def test_a_retained_message_is_kept_out_of_the_windows(world: World) -> None:
+    world.take_in(world.reading("a", 1, retain=True), world.reading("a", 2), world.reading("a", 140))
+    assert [count for _, _, count, _ in world.emitted("minute")] == [1]
+
+
+def test_retained_bytes_that_are_stored_are_counted_and_not_stored_again(world: World) -> None:
+    live = world.reading("a", 1)
+    again = live._replace(retain=True)
+    other = world.reading("b", 1, retain=True)
+    world.take_in(live)
+    world.take_in(again, other, other)
+    world.take_in(other)
+    assert world.outcomes() == {"buffered": 2, "duplicate": 3}
+    world.take_in(world.reading("b", 2))
+    world.take_in(other)  # older than what came last, so it is news that the broker holds it
+    assert world.outcomes() == {"buffered": 4, "duplicate": 3}
+    assert world.pipeline.intake.repeated == 3
+    assert audit(world.reader).problems == ()
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_retained_bytes_are_recognised_after_a_crash_and_when_the_event_is_gone(
+    world: World, checkpoint: bool
+) -> None:
+    live = world.reading("a", 1)
+    world.take_in(live)
+    if checkpoint:
+        world.checkpoint()
+    for _ in range(2):
+        world.crash()
+        world.take_in(live._replace(retain=True))
+    assert world.outcomes() == {"buffered": 1, "duplicate": 2}
+
+
 def test_events_keep_what_the_device_and_the_gateway_said_about_time(world: World) -> None:
     world.clock.advance(7)
     world.take_in(world.reading("a", 3), world.message("words/a", b"5"))

@@ -237,6 +237,30 @@ def test_retained_replays_are_marked_or_ignored_as_the_route_says(
         assert not gateway.audit().problems
 
 
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_retained_messages_are_stored_once_however_often_the_gateway_connects(
+    mosquitto: MosquittoFactory, tmp_path: Path, protocol: str
+) -> None:
+    local = mosquitto()
+    publish(local.port, [(f"keep/{number}", b"1") for number in range(100)], retain=True)
+    config = gateway_config(
+        tmp_path,
+        local.url,
+        local={"url": local.url, "protocol": protocol},
+        routes=[{"name": "keep", "topic": "keep/{device}", "decoder": "number"}],
+        windows=[],
+    )
+    buffered = 'gateway_messages_total{outcome="buffered"}'
+    with GatewayProcess(config) as gateway:
+        for run in range(1, 4):
+            gateway.wait_ready()
+            publish(local.port, [("keep/live", str(run))])
+            wait_until(lambda run=run: gateway.metric(buffered) >= 100 + run, "what is new")
+            gateway.stop()
+            assert gateway.audit().messages["buffered"] == 100 + run
+            gateway.start()
+
+
 def test_the_status_topic_says_online_offline_and_speaks_after_a_kill(
     mosquitto: MosquittoFactory, tmp_path: Path
 ) -> None:
