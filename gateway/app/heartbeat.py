@@ -21,7 +21,7 @@ class Heartbeat:
         status = self._status
         status.backpressure.check(status.writer, status.store.file.used_bytes)
         self._trainer.poll()
-        status.sample()
+        status.sample_drain()
         self._ask_for_rebirths()
 
     def _ask_for_rebirths(self) -> None:

@@ -10,6 +10,9 @@
 from __future__ import annotations
 
 import hmac
+import math
+import re
+import time
 from hashlib import blake2b
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -19,7 +22,10 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.http.guesses import Guesses
+
 COOKIE = "gateway_session"
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.%]+)\]|(?P<name>[^\[\]:/@?#\s]+))(?::\d{1,5})?")
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login"})
 """What supervisors ask without a token, and where people bring theirs."""
 OPEN_FOLDER = "/assets/"
@@ -63,9 +69,10 @@ class Access(NamedTuple):
 class Guard:
     """ASGI middleware in front of everything."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, guesses: Guesses) -> None:
         self._app = app
         self._access = access
+        self._guesses = guesses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,32 +86,54 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        refusal = self._refusal(scope["path"], Headers(scope=scope))
+        refusal = self._refusal(scope["path"], Headers(scope=scope), address_of(scope))
         await (refusal or self._app)(scope, receive, send_with_headers)
 
-    def _refusal(self, path: str, headers: Headers) -> Response | None:
+    def _refusal(self, path: str, headers: Headers, address: str) -> Response | None:
         host = headers.get("host", "")
         if not self._access.knows_host(host):
             text = f"This gateway does not go by the name {host!r}. Add it to http.hosts, or use its address."
             return PlainTextResponse(text, 421)
-        if path in OPEN_PATHS or path.startswith(OPEN_FOLDER) or self._is_admitted(headers):
+        if path in OPEN_PATHS or path.startswith(OPEN_FOLDER) or self._access.token is None:
+            return None
+        if wait_s := self._guesses.wait_s(address, time.monotonic()):
+            return too_many_guesses(wait_s)
+        if self._is_admitted(headers, address):
             return None
         if "text/html" in headers.get("accept", ""):
             return RedirectResponse("/login", 303)
         text = "A token is needed: send `Authorization: Bearer TOKEN` with http.token of the configuration."
         return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
 
-    def _is_admitted(self, headers: Headers) -> bool:
+    def _is_admitted(self, headers: Headers, address: str) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self._access.admits(token.strip())
-        return self._access.admits_cookie(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
+            given, admitted = token.strip(), self._access.admits(token.strip())
+        else:
+            given = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+            admitted = self._access.admits_cookie(given)
+        if given and not admitted:
+            self._guesses.note_wrong(address, given, time.monotonic())
+        return admitted
+
+
+def address_of(scope: Scope) -> str:
+    """Return where a request comes from."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def too_many_guesses(wait_s: float) -> Response:
+    """Return the answer to an address that has tried too many tokens; the next one is not looked at."""
+    seconds = math.ceil(wait_s)
+    text = f"Too many wrong tokens came from this address. Try again in {seconds} s."
+    return PlainTextResponse(text, 429, {"Retry-After": str(seconds)})
 
 
 def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """Return the name in a Host header; empty where it has neither the form NAME:PORT nor [ADDRESS]:PORT."""
+    found = _HOST.fullmatch(host)
+    return (found["address"] or found["name"]) if found else ""
 
 
 def _is_address(name: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from gateway.buffer.reader import ReadError
+from gateway.core.errors import plain_reason
 from gateway.http.results import FIRST_LOOK, Results
 from gateway.http.state import State
 
@@ -36,16 +37,32 @@ class Live:
         self._fresh: deque[dict[str, Any]] = deque(maxlen=FIRST_LOOK)  # results that no frame has had yet
         self._turn = asyncio.Condition()
         self._closed = False
+        self._problem = ""
 
     async def run(self) -> None:
         """Until `close`."""
         while not self._closed:
-            if self.listeners:
-                self._number += 1
-                self._frame = self._make_frame()
+            self._turn_once()
             async with self._turn:
                 self._turn.notify_all()
             await asyncio.sleep(FRAME_EVERY_S)
+
+    def _turn_once(self) -> None:
+        try:
+            self._state.sample()
+            if self.listeners:
+                self._frame = self._make_frame(self._number + 1)
+                self._number += 1
+        except Exception as exc:  # the loop's border: whatever it is, the next second is another try
+            if not self._problem:
+                log.exception("live data cannot be made")
+            self._problem = plain_reason(exc)
+        else:
+            self._problem = ""
+
+    def problems(self) -> list[str]:
+        """Return why listeners get no frames right now."""
+        return [f"live data cannot be made: {self._problem}"] if self._problem else []
 
     async def close(self) -> None:
         """Let every listener go."""
@@ -79,8 +96,8 @@ class Live:
         except ReadError as exc:  # a full or failing disk: the page is needed most just then
             log.warning("the last results cannot be read: %s", exc)
 
-    def _make_frame(self) -> bytes:
+    def _make_frame(self, number: int) -> bytes:
         self.refresh()
-        body = {"number": self._number, "results": [*self._fresh], **self._state.whole()}
+        body = {"number": number, "results": [*self._fresh], **self._state.whole()}
         self._fresh.clear()
-        return b"id: %d\nevent: state\ndata: %b\n\n" % (self._number, orjson.dumps(body))
+        return b"id: %d\nevent: state\ndata: %b\n\n" % (number, orjson.dumps(body))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,6 +17,8 @@ from gateway.http.clock import clock_metrics
 from gateway.status.gateway_status import GatewayStatus
 from gateway.windows.counters import LEVELS, Counters
 
+log = logging.getLogger(__name__)
+
 
 class GatewayCollector(Collector):
     """Reads the running gateway at each scrape; nothing on the hot path knows of it."""
@@ -23,18 +27,15 @@ class GatewayCollector(Collector):
         self._status = status
 
     def collect(self) -> Iterable[Metric]:
-        yield from self._buffer()
-        yield from self._upkeep()
-        yield from self._writer()
-        yield from self._decoding()
-        yield from self._subscriptions()
-        yield from self._sparkplug()
-        yield from self._windows()
-        yield from self._links()
-        yield from self._drain()
-        yield from self._downlink()
-        yield from self._flow()
-        yield from clock_metrics(self._status)
+        sections = (
+            *(self._buffer, self._upkeep, self._writer, self._decoding, self._sparkplug, self._windows),
+            *(self._links, self._drain, self._downlink, self._flow, partial(clock_metrics, self._status)),
+        )
+        for section in sections:
+            try:
+                yield from [*section()]
+            except OSError as exc:  # what the disk does not tell is absent; the rest is needed most just then
+                log.warning("some metrics cannot be read: %s", exc)
 
     def _buffer(self) -> Iterator[Metric]:
         counts = dict(self._status.store.counts)

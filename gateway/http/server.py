@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -23,14 +24,15 @@ from gateway.core.threads import RoleThread
 from gateway.http.api import Api, json_answer
 from gateway.http.assets import Assets
 from gateway.http.clock import clock_status, device_clocks
-from gateway.http.guard import COOKIE, Access, Guard
+from gateway.http.connections import REQUEST_WITHIN_S, BoundedProtocol
+from gateway.http.guard import COOKIE, Access, Guard, address_of, too_many_guesses
+from gateway.http.guesses import Guesses
 from gateway.http.live import Live
 from gateway.http.metrics import GatewayCollector
 from gateway.http.results import Results
 from gateway.http.state import State
 from gateway.status.gateway_status import GatewayStatus
 
-MAX_CONNECTIONS = 200
 _MAX_FORM_BYTES = 4096
 _GRACE_S = 2  # for answers under way when it stops
 _SESSION_S = 30 * 24 * 3600
@@ -43,6 +45,7 @@ class HttpServer:
         self.thread = RoleThread("http", self._run)
         self._address = (host, port)
         self._access = access or Access()
+        self._guesses = Guesses()
         self._assets = Assets()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -64,7 +67,7 @@ class HttpServer:
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                limit_concurrency=MAX_CONNECTIONS,
+                http=BoundedProtocol,
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
@@ -114,7 +117,7 @@ class HttpServer:
                 Route("/clock/devices", self._clock_devices),
                 *Api(self._state, self._results, self._live).routes(),
             ],
-            middleware=[Middleware(Guard, self._access)],
+            middleware=[Middleware(Guard, self._access, self._guesses)],
             lifespan=self._lifespan,
         )
 
@@ -144,9 +147,12 @@ class HttpServer:
 
     async def _login(self, request: Request) -> Response:
         """Turn the token into a cookie. Only a same-site form can: the cookie is for this site alone."""
+        address, now_s = address_of(request.scope), time.monotonic()
         token = parse_qs((await _body(request)).decode(errors="replace")).get("token", [""])[0]
+        if wait_s := self._guesses.wait_s(address, now_s):
+            return too_many_guesses(wait_s)
         if not self._access.admits(token):
-            await asyncio.sleep(1.0)  # who tries tokens gets one a second per connection
+            self._guesses.note_wrong(address, token, now_s)
             return RedirectResponse("/login?wrong", 303)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(COOKIE, self._access.cookie, _SESSION_S, httponly=True, samesite="strict")
@@ -156,10 +162,10 @@ class HttpServer:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _healthz(self, _request: Request) -> Response:
-        return _answer(self._status.health())
+        return _answer([*self._status.health(), *self._live.problems()])
 
     async def _readyz(self, _request: Request) -> Response:
-        return _answer(self._status.readiness(), progress=self._state.progress())
+        return _answer([*self._status.readiness(), *self._live.problems()], progress=self._state.progress())
 
     async def _clock(self, _request: Request) -> Response:
         return json_answer(clock_status(self._status))
@@ -177,8 +183,12 @@ def _answer(problems: list[str], **more: Any) -> Response:
 async def _body(request: Request) -> bytes:
     """What was posted, up to the length of any sensible form."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_FORM_BYTES:
-            return b""
+    try:
+        async with asyncio.timeout(REQUEST_WITHIN_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _MAX_FORM_BYTES:
+                    return b""
+    except TimeoutError:
+        return b""
     return body

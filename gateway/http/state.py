@@ -20,11 +20,15 @@ LISTED_DEVICES = 50
 
 
 class State:
-    """Puts together what the gateway tells, when somebody asks."""
+    """Puts together what the gateway tells. `sample` once a second; the rest when somebody asks."""
 
     def __init__(self, status: GatewayStatus, results: Results) -> None:
         self._status = status
         self._results = results
+
+    def sample(self) -> None:
+        """Keep one more row of the history."""
+        self._status.sample_history()
 
     def whole(self) -> dict[str, Any]:
         """Everything but history and results, small enough to be sent every second."""

@@ -182,12 +182,14 @@ class GatewayStatus:
         except OSError:
             return None
 
-    def sample(self) -> None:
-        """Keep the numbers of this second, for the rates; on one thread."""
+    def sample_drain(self) -> None:
+        """Keep the numbers of this second for the forecast; on the writer's thread."""
         if self.drain.is_due(self.clock.monotonic_s()):
-            totals = self.totals()
-            self.drain.add(totals)
-            self.history.add(self.clock.now_ms(), totals)
+            self.drain.add(self.totals())
+
+    def sample_history(self) -> None:
+        """Keep the numbers of this second for the charts; also while the writer waits for the disk."""
+        self.history.add(self.clock.now_ms(), self.totals())
 
     def totals(self) -> Totals:
         """Return what has been counted by now."""

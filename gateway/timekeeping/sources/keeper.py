@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from gateway.core.threads import RoleThread
 from gateway.timekeeping.discipline import SYSTEM, Change, Discipline, SourceStatus, State, steer
 from gateway.timekeeping.estimate import OffsetSample
 from gateway.timekeeping.jumps import ClockReading, JumpKind, JumpWatch
-from gateway.timekeeping.sources.source import Measured, Reference, TimeSource
+from gateway.timekeeping.sources.source import Measured, Reference, TimeSource, readable
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +139,7 @@ class Timekeeper:
         waiting = [source.socket_number for source in self._sources if source.socket_number is not None]
         due_s = min([next_look_s, *(source.due_s for source in self._sources)])
         timeout_s = max(0.0, due_s - uptime_ns() / 1e9)
-        ready, _, _ = select.select([self._stop_receiver, *waiting], [], [], min(timeout_s, LOOK_EVERY_S))
-        return self._stop_receiver in ready
+        return self._stop_receiver in readable([self._stop_receiver, *waiting], min(timeout_s, LOOK_EVERY_S))
 
     def _turn(self, source: TimeSource) -> None:
         try:

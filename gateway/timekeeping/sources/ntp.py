@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import socket
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import ntplib
 
 from gateway.core.clock import uptime_ns
 from gateway.timekeeping.estimate import OffsetSample
-from gateway.timekeeping.sources.source import Measured, Reference
+from gateway.timekeeping.sources.source import Measured, Reference, readable
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class NtpSource:
         self._next_s = now_s + (BURST_EVERY_S if self.asked < BURST else self.poll_s)
 
     def _receive(self, asking: socket.socket, now_s: float) -> Iterator[Measured]:
-        ready, _, _ = select.select([asking], [], [], 0)
+        ready = readable([asking.fileno()], 0)
         received_ns = self._reference.now_ns()
         if not ready:
             if now_s >= self._give_up_s:

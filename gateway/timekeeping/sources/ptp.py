@@ -10,7 +10,6 @@ After the master has died ptp4l goes on saying `gmPresent`; so the port's state 
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.timekeeping.estimate import OffsetSample
-from gateway.timekeeping.sources.source import Measured, Reference
+from gateway.timekeeping.sources.source import Measured, Reference, readable
 
 POLL_EVERY_S = 2.0
 ANSWER_WITHIN_S = 1.0
@@ -129,7 +128,7 @@ class PtpDaemonSource:
             self.close()
 
     def _receive(self, connection: socket.socket, now_s: float) -> Iterator[Measured]:
-        while select.select([connection], [], [], 0)[0]:
+        while readable([connection.fileno()], 0):
             try:
                 answer = parse(connection.recv(2048))
             except OSError as exc:

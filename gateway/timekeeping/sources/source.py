@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
@@ -36,6 +37,17 @@ class TimeSource(Protocol):
         """Read what has arrived and ask what is due. Raises OSError when the peer cannot be reached."""
 
     def close(self) -> None: ...
+
+
+def readable(descriptors: Iterable[int], timeout_s: float) -> set[int]:
+    """Return those of `descriptors` that can be read, as soon as there is one.
+
+    Not by select(2): it refuses descriptors from 1,024 on.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(timeout_s * 1000)}
 
 
 class Reference:

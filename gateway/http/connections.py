@@ -1,0 +1,66 @@
+"""Connections of the HTTP server: bounded in number, and closed when they keep it waiting.
+
+uvicorn waits for ever for the first request of a connection, and answers 503 to everybody once there are many
+connections, health included. Here a connection that has asked nothing makes room for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_CONNECTIONS = 200
+REQUEST_WITHIN_S = 10.0
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection. Without a whole request head within REQUEST_WITHIN_S it is closed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_since_s = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request. Beyond MAX_CONNECTIONS the one that has waited longest makes room."""
+        super().connection_made(transport)
+        self._wait()
+        if len(self.connections) > MAX_CONNECTIONS:
+            idle = [one for one in cast(set[BoundedProtocol], self.connections) if not one.at_work]
+            min(idle, key=lambda one: one._waits_since_s, default=self).close()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.at_work:
+            self._stop_waiting()
+        elif self._timer is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def close(self) -> None:
+        """Close the connection at once; it counts no longer."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _wait(self) -> None:
+        self._waits_since_s = self.loop.time()
+        self._timer = self.loop.call_later(REQUEST_WITHIN_S, self._expire)
+
+    def _expire(self) -> None:
+        if not self.at_work:
+            self.close()
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
