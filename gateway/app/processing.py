@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from gateway.buffer.retention.downsampling import Downsampling
 from gateway.buffer.writer import Do
 from gateway.config import Config
 from gateway.config.specs import backup_plan
-from gateway.core.clock import SteadyClock, uptime_ns
+from gateway.core.clock import SteadyClock, processor_ns, uptime_ns
 from gateway.core.own_topics import OwnTopics
 from gateway.decode.routes import RouteTable
 from gateway.delivery.forecast import Progress
@@ -69,7 +68,7 @@ class Processing:
                 specs,
                 plugins.plugins,
                 plugins.fingerprints,
-                stopwatch_ns=time.perf_counter_ns,
+                stopwatch_ns=processor_ns,
                 fetch=buffer.store.windows.state,
                 hot_keys=budget.hot_keys(len(specs)),
             ),

@@ -61,6 +61,11 @@ class SteadyClock:
         return time.monotonic()
 
 
+def processor_ns() -> int:
+    """How long the calling thread has used a processor: waiting, even for the interpreter, does not count."""
+    return time.thread_time_ns()
+
+
 def uptime_ns() -> int:
     """Nanoseconds since the machine was booted, suspended time included."""
     return time.clock_gettime_ns(_UPTIME)

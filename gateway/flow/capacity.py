@@ -45,7 +45,7 @@ MARKS = {
 class Load:
     """What was measured. Fills are shares from 0 to 1.
 
-    `cpu` is the busier of the machine and of the one core that Python has. `queue` is how full the ingest
+    `cpu` is what the gateway uses of the one core that Python has. `queue` is how full the ingest
     queue is, `window` how much of what the broker may send unacknowledged is out, `intake` which share of
     the messages had to wait until they were read. `buffer` is how full the buffer is, `memory` what is used
     of the budget, `commit_s` how long a commit takes.

@@ -75,10 +75,9 @@ class ProcessLoad:
         self.cpu()  # the first answer is always 0
 
     def cpu(self) -> float:
-        """The busier of the whole machine and of what this process may use, from 0 to 1, since the last
-        call."""
-        own = self._process.cpu_percent() / self._own_limit
-        return max(psutil.cpu_percent(), min(100.0, own)) / 100
+        """How much of what it may use this process has used since the last call, from 0 to 1. What others use
+        is not this process's load: where they leave too little, queues fill up."""
+        return min(1.0, self._process.cpu_percent() / self._own_limit / 100)
 
     def memory_bytes(self) -> int:
         """What is resident."""

@@ -77,7 +77,11 @@ class Announcements:
             sample_us = counters.timed_ns / counters.timed_samples / 1000
             if sample_us > SLOW_SAMPLE_US:
                 self._slow.add(window)
-                log.warning("window %s takes %.0f µs per sample; its plugin is slow", window, sample_us)
+                log.warning(
+                    "window %s takes %.0f µs of the processor for a sample; its plugin is slow",
+                    window,
+                    sample_us,
+                )
 
 
 def _some(names: Iterable[str], count: int) -> str:

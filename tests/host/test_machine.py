@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -87,3 +91,16 @@ def test_the_names_of_all_keys_fit_into_the_share_of_the_windows() -> None:
     assert small.most_keys(1) * 256 <= small.windows_bytes
     assert small.most_keys(1) > 100_000
     assert large.most_keys(3) > 4_000_000
+
+
+def test_what_other_programs_use_is_not_the_load_of_this_one() -> None:
+    spin = [sys.executable, "-c", "while True: pass"]
+    burners = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
+    try:
+        load = ProcessLoad()
+        time.sleep(0.5)
+        assert load.cpu() < 0.5
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
