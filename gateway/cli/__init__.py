@@ -24,6 +24,7 @@ COMMANDS = {
     "run": ("run", "run", "Run the gateway."),
     "top": ("top", "top", "Watch a running gateway in the terminal."),
     "check": ("check", "check", "Check a configuration file, or print its JSON Schema."),
+    "explain": ("explain", "explain_message", "Show what the gateway makes of one message."),
     "replay": ("replay", "replay", "Run the windows over a file of events, without a broker."),
     "receive": ("receive", "receive", "Receive what gateways send: the cloud side."),
     "simulate": ("simulate", "simulate", "Publish as a fleet of devices."),

@@ -21,11 +21,21 @@ from gateway.windows.spec import WindowSpec
 
 ConfigPath = Annotated[Path | None, typer.Option("--config", "-c", help="The configuration file.")]
 Schema = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema for editors instead.")]
+Samples = Annotated[
+    Path | None,
+    typer.Option(
+        "--against", help="Recorded messages, as for replay: show the readings that each of them gives."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def check(config: ConfigPath = None, schema: Schema = False, as_json: AsJson = False) -> None:
+def check(
+    config: ConfigPath = None, schema: Schema = False, against: Samples = None, as_json: AsJson = False
+) -> None:
     """Check a configuration file: every problem at once, each with its line.
+
+    With --against it also tells which fields and parts of keys none of the recorded messages has.
 
     Exits with 0 when it is sound, 1 when it has problems, 2 when it cannot be read.
     """
@@ -43,7 +53,27 @@ def check(config: ConfigPath = None, schema: Schema = False, as_json: AsJson = F
     except ConfigError as exc:
         _report(exc, as_json)
         raise typer.Exit(1) from exc
+    if against is not None:
+        _show_samples(checked, against, as_json=as_json)
+        return
     typer.echo(_as_json(checked) if as_json else "\n".join(summary(checked)))
+
+
+def _show_samples(config: Config, samples: Path, *, as_json: bool) -> None:
+    from gateway.cli.against import Against  # noqa: PLC0415 - runs the windows, which a plain check does not
+
+    try:
+        found = Against(config, samples)
+    except OSError as exc:
+        typer.echo(f"error: {samples}: {exc.strerror}", err=True)
+        raise typer.Exit(2) from exc
+    if as_json:
+        given = [said.as_json() for said in found.explanations]
+        warnings = [*warnings_of(config), *found.warnings()]
+        typer.echo(json.dumps({"ok": True, "warnings": warnings, "samples": given}, indent=2))
+        return
+    for line in (*found.lines(), *(f"warning: {warning}" for warning in warnings_of(config))):
+        typer.echo(line)
 
 
 def _plugins_work(config: Config) -> Iterator[Problem]:

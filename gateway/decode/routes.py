@@ -154,6 +154,8 @@ class Route:
             spec.timestamp_format or reader.timestamp_format, spec.timestamp_timezone
         )
         self._expects_time = spec.timestamp_path is not None
+        self.timestamp_path = path
+        """Where the device's time is looked up, or None."""
         paths = [found.path or "" if isinstance(found, FieldSpec) else found for found in fields.values()]
         self._names_topic = any(text.strip("{ }") == TOPIC for text in (*paths, path or ""))
 
@@ -166,6 +168,15 @@ class Route:
         except DecodeError as exc:
             return self._decode_wrapped(topic, levels, payload, arrival_ms, exc)
         return self._decode_document(topic, levels, document, arrival_ms)
+
+    def first_item(self, levels: Mapping[str, str], payload: bytes, arrival_ms: int) -> object:
+        """What the fields of the first reading are looked up in. Raises DecodeError."""
+        try:
+            document = self._parse(payload, arrival_ms)
+        except DecodeError as exc:
+            document, _ = self._parse_wrapped(payload, arrival_ms, exc)
+        found = self._find_items(document, levels) if self._find_items is not None else [document]
+        return found[0] if isinstance(found, list) and found else document
 
     def _decode_wrapped(
         self, topic: str, levels: Mapping[str, str], payload: bytes, arrival_ms: int, refusal: DecodeError
