@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 
 from gateway.app.gateway import Gateway
 from gateway.config import Config, load_config, warnings_of
+from gateway.config.differences import changed_keys
 from gateway.core.errors import ConfigError, DamageError, GatewayError
 from gateway.host.logs import set_up_logging
 from gateway.host.systemd import Service
@@ -86,10 +88,13 @@ def run(
         except DamageError as exc:
             mending.again(str(exc))
             continue
-        except GatewayError as exc:
+        except Exception as exc:  # whatever a new configuration leads to, the one that ran can go on
             if proven is None:
                 raise
-            log.error("the new configuration cannot be started, the one before goes on: %s", exc)
+            trace = None if isinstance(exc, GatewayError) else exc
+            log.error(
+                "the new configuration cannot be started, the one before goes on: %s", exc, exc_info=trace
+            )
             settings, proven = proven, None
             continue
         try:
@@ -104,6 +109,7 @@ def _next_settings(
     config: Path, signals: Signals, service: Service, gateway: Gateway, mending: Mending
 ) -> Config | None:
     """Wait for a reason to start anew: the configuration to go on with, or None when it is time to stop."""
+    health = _HealthLog()
     while True:
         service.report(gateway.status.progress, gateway.status.readiness())
         told = signals.wait(min(LOOK_EVERY_S, service.report_every_s or LOOK_EVERY_S))
@@ -113,15 +119,59 @@ def _next_settings(
         if gateway.status.broken:
             mending.again(gateway.status.broken)
             return gateway.config
+        health.look(gateway.status.health())
         if not told:
             continue
-        try:
-            settings = _load(config)
-        except ConfigError as exc:
-            log.error("the configuration is not taken up: %s", "; ".join([str(exc), *exc.problems]))
-        else:
+        settings = _load_again(config, gateway.config)
+        if settings is not None:
             service.reloading()
             return settings
+
+
+def _load_again(config: Path, before: Config) -> Config | None:
+    """Return the configuration as it is now; None, with the reasons in the log, where it cannot be used."""
+    try:
+        settings = _load(config)
+    except ConfigError as exc:
+        log.error("the configuration is not taken up: %s", "; ".join([str(exc), *exc.problems]))
+        return None
+    except (Exception, SystemExit):  # a fault of ours, or of a plugin, must not end what runs
+        log.exception("the configuration is not taken up")
+        return None
+    changed = changed_keys(before, settings)
+    if changed:
+        log.info("the configuration is taken up; changed: %s", ", ".join(changed))
+    elif _is_mounted_alone(config):
+        log.warning(
+            "the configuration has not changed. %s is mounted as a single file: an editor that replaces it"
+            " changes nothing here; mount its folder instead",
+            config,
+        )
+    else:
+        log.info("the configuration has not changed; plugins and the files that it names are read again")
+    return settings
+
+
+def _is_mounted_alone(config: Path) -> bool:
+    """Return whether the file stays what it was when somebody replaces it outside of this container."""
+    try:
+        return os.path.ismount(config) or config.stat().st_nlink == 0
+    except OSError:
+        return False
+
+
+class _HealthLog:
+    """Says in the log what health says, once: for whoever does not ask over HTTP."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def look(self, problems: list[str]) -> None:
+        """Log what is new."""
+        for problem in problems:
+            if problem not in self._known:
+                log.error("only a restart mends this: %s", problem)
+        self._known = {*problems}
 
 
 def _load(config: Path) -> Config:

@@ -18,6 +18,7 @@ from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Plugins
 from gateway.config.window_model import Window
 from gateway.core.errors import ConfigError, ConfigFileError, plain_reason
+from gateway.host.files import read_regular
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,8 +36,7 @@ def load_config(
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = read_regular(path, MAX_FILE_BYTES + 1)
     except OSError as exc:
         raise ConfigFileError(
             f"cannot read {path}: {plain_reason(exc)}", hint="name the configuration file with -c FILE"

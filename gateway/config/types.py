@@ -29,6 +29,7 @@ from gateway.core.events import Priority
 from gateway.core.expressions import compile_expression
 from gateway.core.timestamps import TimeBound, check_format, find_timezone, parse_time_bound
 from gateway.core.topics import TopicTemplate
+from gateway.host.files import read_regular
 
 T = TypeVar("T")
 
@@ -318,7 +319,7 @@ MAX_SECRET_BYTES = 64 * 1024
 def read_secret(path: Path) -> SecretStr:
     """The text of a secret's file without the white space around it. Raises a fault."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MAX_SECRET_BYTES + 1)
     except OSError as exc:
         raise fault(f"cannot read the password file: {exc.strerror}") from exc
     if len(content) > MAX_SECRET_BYTES:

@@ -229,6 +229,13 @@ def compile_expression(text: str, levels: Collection[str] = ()) -> Find:
 
     Raises ConfigError when it is not JMESPath, or calls or names what does not exist.
     """
+    try:
+        return _compile(text, levels)
+    except RecursionError as exc:
+        raise ConfigError("is nested too deeply", hint="write it shorter") from exc
+
+
+def _compile(text: str, levels: Collection[str]) -> Find:
     level = _LEVEL.fullmatch(text.strip())
     if level:
         return _find_level(level[1], levels)

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import partial
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway import __version__
 from gateway.buffer.repair.recovery import backup_path
-from gateway.core.events import Status
+from gateway.buffer.retention.downsampling import REASON as DRAIN_TARGET
+from gateway.core.events import Kind, Status
 from gateway.flow.capacity import Action
 from gateway.http.clock import clock_metrics
 from gateway.status.gateway_status import GatewayStatus
@@ -28,7 +30,15 @@ class GatewayCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         sections = (
-            *(self._buffer, self._upkeep, self._writer, self._decoding, self._sparkplug, self._windows),
+            *(
+                self._about,
+                self._buffer,
+                self._upkeep,
+                self._writer,
+                self._decoding,
+                self._sparkplug,
+                self._windows,
+            ),
             *(self._links, self._drain, self._downlink, self._flow, partial(clock_metrics, self._status)),
         )
         for section in sections:
@@ -36,6 +46,15 @@ class GatewayCollector(Collector):
                 yield from [*section()]
             except OSError as exc:  # what the disk does not tell is absent; the rest is needed most just then
                 log.warning("some metrics cannot be read: %s", exc)
+
+    def _about(self) -> Iterator[Metric]:
+        about = {"version": __version__, "id": self._status.gateway_id}
+        yield InfoMetricFamily("gateway", "Which gateway this is.", value=about)
+        yield GaugeMetricFamily(
+            "gateway_start_time_seconds",
+            "When it was started, Unix time.",
+            value=self._status.started_ms / 1000,
+        )
 
     def _buffer(self) -> Iterator[Metric]:
         counts = dict(self._status.store.counts)
@@ -52,9 +71,9 @@ class GatewayCollector(Collector):
             ("evicted", "reason", "Events that retention removed, by reason."),
         ):
             family = CounterMetricFamily(f"gateway_{_COUNTER_NAMES[name]}", text, labels=[label])
-            for (counter, value), count in counts.items():
-                if counter == name:
-                    family.add_metric([value], count)
+            found = {value: count for (counter, value), count in counts.items() if counter == name}
+            for value, count in (dict.fromkeys(_KNOWN_LABELS[name], 0) | found).items():
+                family.add_metric([value], count)
             yield family
         if (file_bytes := self._status.buffer_bytes) is not None:
             yield GaugeMetricFamily(
@@ -275,3 +294,11 @@ _COUNTER_NAMES = {
     "appended": "events_appended",
     "evicted": "events_evicted",
 }
+
+_KNOWN_LABELS = {
+    "outcome": ("buffered", "duplicate", "sampled", "rejected"),
+    "rejected": ("own_topic", "topic_too_long", "no_route", "retained", "overload", "poison"),
+    "appended": tuple(kind.name.lower() for kind in Kind),
+    "evicted": ("synced", "corrupt", "failed", "thinned", "oldest", "dropped", DRAIN_TARGET),
+}
+"""Exported from the start: increase() does not see the first event of a counter that begins with it."""

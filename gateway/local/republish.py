@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 
+from gateway import __version__
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.writer import Do, Writer
@@ -170,4 +171,4 @@ def _announce(link: Link, announcement: DiscoveryMessage) -> None:
 
 def status_payload(state: str) -> bytes:
     """The retained status message; design 5.1."""
-    return orjson.dumps({"state": state})
+    return orjson.dumps({"state": state, "version": __version__})

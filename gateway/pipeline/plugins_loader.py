@@ -28,6 +28,8 @@ sys.modules.setdefault("gateway.events", events)
 
 GROUP = "gateway.plugins"
 CLASS = "Plugin"
+FOREIGN_ERRORS = (Exception, SystemExit)
+"""What the code of others may raise; a plugin that wants to end the process only ends itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def _set_up(plugin: object, spec: WindowSpec, found: FoundPlugin) -> None:
         return
     try:
         setup({**spec.options, "fields": list(spec.fields)})
-    except Exception as exc:  # a plugin is foreign code: whatever it raises, its options are not usable
+    except FOREIGN_ERRORS as exc:  # a plugin is foreign code: whatever it raises, its options are not usable
         raise PluginError(
             f"{where}: {exc or type(exc).__name__}", hint="correct the window's options"
         ) from exc
@@ -149,7 +151,7 @@ def load_file(path: Path) -> object:
     sys.modules[spec.name] = module  # dataclasses and pickling look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as exc:  # a plugin is foreign code: importing it may raise anything
+    except FOREIGN_ERRORS as exc:  # a plugin is foreign code: importing it may raise anything
         raise PluginError(
             f"{path}{_line(exc, path)}: {type(exc).__name__}: {_said(exc)}", hint="correct it"
         ) from exc
@@ -160,11 +162,11 @@ def load_file(path: Path) -> object:
     return _make(getattr(module, CLASS), str(path))
 
 
-def _said(exc: Exception) -> str:
+def _said(exc: BaseException) -> str:
     return exc.msg if isinstance(exc, SyntaxError) else str(exc)  # its own text repeats the file and the line
 
 
-def _line(exc: Exception, path: Path) -> str:
+def _line(exc: BaseException, path: Path) -> str:
     if isinstance(exc, SyntaxError):
         return f", line {exc.lineno}"
     lines, step = [], exc.__traceback__
@@ -178,7 +180,7 @@ def _line(exc: Exception, path: Path) -> str:
 def _make(kind: Callable[[], object], origin: str) -> object:
     try:
         return kind()
-    except Exception as exc:  # a plugin is foreign code
+    except FOREIGN_ERRORS as exc:  # a plugin is foreign code
         raise PluginError(
             f"{origin}: {CLASS}() failed: {exc}", hint="it takes no arguments; use setup"
         ) from exc
@@ -198,6 +200,6 @@ def _in_package(point: EntryPoint) -> FoundPlugin:
 def _load_entry(point: EntryPoint) -> object:
     try:
         kind = point.load()
-    except Exception as exc:  # a plugin is foreign code: importing it may raise anything
+    except FOREIGN_ERRORS as exc:  # a plugin is foreign code: importing it may raise anything
         raise PluginError(f"plugin {point.name!r} from {point.value}: {exc}", hint="reinstall it") from exc
     return _make(kind, point.value)

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway import __version__
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.publishing import publish
@@ -62,6 +63,19 @@ def test_every_metric_is_well_formed_and_counts_what_came(
         alive = {s.labels["thread"]: s.value for s in families["gateway_thread_alive"].samples}
         names = ("control", "http", "ingest", "republish", "timekeeper", "upkeep", "writer")
         assert alive == dict.fromkeys(names, 1)
+
+
+def test_counters_begin_with_zero_and_the_version_is_said(tmp_path: Path) -> None:
+    with GatewayProcess(gateway_config(tmp_path, "mqtt://127.0.0.1:9")) as gateway:
+        wait_until(lambda: gateway.get("/healthz"), "the start")
+        for metric in (
+            'gateway_events_evicted_total{reason="oldest"}',
+            'gateway_messages_rejected_total{reason="no_route"}',
+            'gateway_messages_total{outcome="duplicate"}',
+            'gateway_events_appended_total{kind="alert"}',
+        ):
+            assert f"{metric} 0.0\n" in (gateway.get("/metrics") or "")
+        assert gateway.metric(f'gateway_info{{id="g1",version="{__version__}"}}') == 1
 
 
 def test_an_address_that_is_taken_is_a_clear_error(tmp_path: Path) -> None:
