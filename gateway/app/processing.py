@@ -78,6 +78,7 @@ class Processing:
             max_size_bytes=config.buffer.max_size,
             space=buffer.space,
             window_priorities={spec.name: spec.priority for spec in specs},
+            kept_windows=frozenset(spec.name for spec in specs if not spec.forward),
             admission=self.admission,
             devices=DeviceClocks(wrong_ms=config.time.future_tolerance),
             is_certain=lambda: self.timekeeper.certain,

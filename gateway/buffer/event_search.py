@@ -53,7 +53,7 @@ class EventSearch:
         """The ids of the oldest events that are FAILED, or CORRUPT."""
         return self._ids(
             "SELECT json_group_array(id) FROM (SELECT id FROM buffer_events"
-            " WHERE status = ? AND status > 2 AND id <= ? ORDER BY id LIMIT ?)",
+            " WHERE status = ? AND status > 2 AND status < 5 AND id <= ? ORDER BY id LIMIT ?)",
             (int(status), to_id, limit),
         )
 

@@ -87,6 +87,15 @@ class OperatorActions:
 
         return {"dropped": self._walk(step, self._run(checkpoint), report)}
 
+    def forward(self, wanted: EventFilter, report: Report) -> dict[str, int]:
+        """KEPT events go to the cloud after all: they become PENDING."""
+        allowed = _allowed(wanted, sources(DeliveryEvent.FORWARD), DeliveryEvent.FORWARD)
+
+        def step(store: Store, from_id: int, to_id: int) -> int:
+            return store.forward(store.search.chosen(wanted, allowed, from_id, to_id))
+
+        return {"forwarded": self._walk(step, self._run(Store.last_id), report)}
+
     def compact(self, report: Report) -> dict[str, int]:
         """Give every free page back to the file system, and empty the write-ahead log."""
         before_bytes = self._run(lambda store: store.file.size_bytes())
@@ -138,6 +147,7 @@ def operations(actions: OperatorActions) -> dict[str, Operation]:
     return {
         "retry": chosen(actions.retry),
         "drop": chosen(actions.drop),
+        "forward": chosen(actions.forward),
         "compact": lambda request, report: actions.compact(report),
     }
 

@@ -39,6 +39,17 @@ class Removals:
             (from_id, to_id, int(Status.SYNCED), older_than_ms),
         )
 
+    def evict_kept(self, from_id: int, to_id: int, older_than_ms: int) -> int:
+        """Remove the KEPT events of an id range that arrived before `older_than_ms`; return how many. Their
+        numbers are noted, because the cloud never had them."""
+        return self._lose(
+            "kept",
+            Status.KEPT,
+            DeliveryEvent.EVICT,
+            "id BETWEEN ? AND ? AND status = ? AND ingest_time < ?",
+            (from_id, to_id, int(Status.KEPT), older_than_ms),
+        ).events
+
     def thin(self, from_id: int, to_id: int, keep_one_in: int, priority: int) -> Removal:
         """Remove PENDING raw events of that priority or lower in an id range, but one in `keep_one_in` of
         each stream."""

@@ -69,6 +69,8 @@ class NewEvent(NamedTuple):
     flags: int
     payload: bytes
     event_id: bytes | None = None
+    kept: bool = False
+    """Whether it stays at the edge until somebody asks for it: KEPT, not PENDING."""
 
 
 class Store:
@@ -200,10 +202,11 @@ class Store:
         self._streams.note_mark(topic, payload_mark(payload))
 
     def append(self, events: Sequence[NewEvent]) -> None:
-        """Store `events` as PENDING, in this order, each with the next number of its stream."""
+        """Store `events` as PENDING or KEPT, in this order, each with the next number of its stream."""
         streams, new_id = self._streams, self._ids.next
         packed = self.compressor.compress_all([e.family for e in events], [e.payload for e in events])
         values: list[object] = []
+        kept = 0
         for event, (codec, stored) in zip(events, packed, strict=True):
             stream = streams.position(event.topic)
             sequence_num = streams.next_sequence(stream)
@@ -213,9 +216,14 @@ class Store:
             times = (event.event_time_ms, event.ingest_time_ms, event.device_time_ms)
             nature = (event.priority, event.kind, event.flags)
             checksum = event_checksum(event_id, stream.id, sequence_num, *times, *nature, codec, stored)
-            values += (event_id, stream.id, sequence_num, *times, 0, *nature, 0, stored, codec, checksum)
+            status = 0
+            if event.kept:
+                status, kept = _KEPT, kept + 1
+            values += (event_id, stream.id, sequence_num, *times, status, *nature, 0, stored, codec, checksum)
         insert_events(self._connection, values, len(events))
-        self._tally.moved["status", Status.PENDING.name] += len(events)
+        self._tally.moved["status", Status.PENDING.name] += len(events) - kept
+        if kept:
+            self._tally.moved["status", Status.KEPT.name] += kept
 
     def claim(
         self,
@@ -273,6 +281,18 @@ class Store:
         failed = self.move(exhausted, Status.SYNCING, DeliveryEvent.EXHAUSTED)
         self.move(ids, Status.SYNCING, DeliveryEvent.FAILURE)
         return failed
+
+    def forward(self, ids: Sequence[int]) -> int:
+        """Send those of `ids` that were kept at the edge, after all; returns how many there were."""
+        forwarded = self.move(ids, Status.KEPT, DeliveryEvent.FORWARD)
+        self.count("forwarded", by=forwarded)
+        return forwarded
+
+    def resend(self, ids: Sequence[int]) -> int:
+        """Send those of `ids` again that the cloud broker had, but no receiver; returns how many."""
+        resent = self.move(ids, Status.SYNCED, DeliveryEvent.RESEND)
+        self.count("resent", by=resent)
+        return resent
 
     def release_all(self) -> int:
         """After a restart: whatever was SYNCING failed. Returns how many entries went back."""
@@ -344,7 +364,9 @@ class Store:
         return changed
 
 
+_KEPT = int(Status.KEPT)
 _RETRIES = {
     DeliveryEvent.FAILURE: ", retry_count = retry_count + 1",
     DeliveryEvent.RETRY: ", retry_count = 0",
+    DeliveryEvent.RESEND: ", retry_count = 0",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,16 @@ from gateway.buffer.store import Store
 from gateway.cli.buffer_options import (
     AsJson,
     ConfigFile,
+    FromTime,
     NewerThan,
     OfKind,
     OfStatus,
     OfStream,
     OlderThan,
+    ToTime,
     buffer_path,
     choice_of,
+    moment_ms,
     progress_bar,
 )
 from gateway.cli.settings import load_config
@@ -112,6 +116,28 @@ def drop(
     _tell(done, as_json, f"{done.result['dropped']:,} events were dropped")
 
 
+def forward(
+    config: ConfigFile,
+    event_ids: EventIds = None,
+    kind: OfKind = None,
+    stream: OfStream = None,
+    from_time: FromTime = None,
+    to_time: ToTime = None,
+    everything: All = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send what was kept at the edge to the cloud after all: those events become pending."""
+    choice = replace(
+        choice_of(None, kind, stream, None, None, event_ids or ()),
+        from_ms=moment_ms(from_time, "--from"),
+        before_ms=moment_ms(to_time, "--to"),
+    )
+    _require_choice(choice, everything)
+    done = _change(config, {"do": "forward", "choice": choice.as_json()}, "forwarding")
+    _require_some(done.result["forwarded"], choice, "kept", "--status kept")
+    _tell(done, as_json, f"{done.result['forwarded']:,} events go to the cloud")
+
+
 def compact(config: ConfigFile, as_json: AsJson = False) -> None:
     """Give free space inside of the file back to the file system. A running gateway goes on meanwhile."""
     done = _change(config, {"do": "compact"}, "compacting")
@@ -146,7 +172,7 @@ def restore(
         )
 
 
-CHANGES = (retry, drop, compact, restore)
+CHANGES = (retry, drop, forward, compact, restore)
 
 
 # --- inside ---
@@ -157,12 +183,12 @@ def _require_choice(choice: EventFilter, everything: bool) -> None:
         raise typer.BadParameter("name event ids, or what they have in common, or --all")
 
 
-def _require_some(found: int, choice: EventFilter, status: str) -> None:
+def _require_some(found: int, choice: EventFilter, status: str, option: str = "--status failed") -> None:
     """Raise StoreError where events were named by their ids and none of them was found."""
     if choice.event_ids and not found:
         raise StoreError(
             f"none of these events is {status} in this buffer",
-            hint="`gateway buffer list --status failed` shows those that failed",
+            hint=f"`gateway buffer list {option}` shows those that are",
         )
 
 

@@ -36,6 +36,27 @@ NewerThan = Annotated[
 ]
 
 
+FromTime = Annotated[
+    str | None,
+    typer.Option("--from", help="Only events that arrived since: 2026-05-01T10:00, or how long ago, as 2h."),
+]
+ToTime = Annotated[
+    str | None,
+    typer.Option("--to", help="Only events that arrived before: 2026-05-01T11:00, or how long ago, as 1h."),
+]
+
+
+def moment_ms(text: str | None, option: str) -> int | None:
+    """A moment in ms since the epoch: a date and time, local where it names no zone, or how long ago. Raises
+    typer.BadParameter."""
+    if text is None:
+        return None
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        return _ago(text, round(datetime.now(UTC).timestamp() * 1000), option)
+
+
 def choice_of(
     status: Enum | None,
     kind: Enum | None,

@@ -140,8 +140,9 @@ class Auditor(Session):
         """A claim for each stream that has come further; from 1 again where what is kept has changed."""
         wanted = {}
         for stream, settled in now.settled.items():
-            same = now.kept.get(stream) == self._kept.get(stream)
-            first = self._claimed.get(stream, 0) + 1 if same else 1
+            claimed = self._claimed.get(stream, 0)
+            same = _up_to(claimed, now.kept.get(stream, ())) == _up_to(claimed, self._kept.get(stream, ()))
+            first = claimed + 1 if same else 1
             if first <= settled:
                 wanted[stream] = first
         names = dict(zip(wanted, reader.names([*wanted]), strict=True))
@@ -164,3 +165,8 @@ class Auditor(Session):
 def _behind(number: int, exempt: Iterable[Exempt]) -> Iterator[Exempt]:
     """What of `exempt` is behind `number`."""
     return (part for each in exempt if (part := each.within(number + 1, 2**63 - 1)))
+
+
+def _up_to(number: int, exempt: Iterable[Exempt]) -> list[Exempt]:
+    """What of `exempt` was there to be told when the numbers up to this one were claimed."""
+    return [part for each in exempt if (part := each.within(1, number))]

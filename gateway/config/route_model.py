@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from gateway.config.field_model import CsvModel, Fields, FormulaText, PayloadModel
+from gateway.config.forward_model import ForwardModel
 from gateway.config.types import (
     Bound,
     Expression,
@@ -29,6 +30,7 @@ from gateway.config.types import (
     setting,
 )
 from gateway.decode.decoders import missing_extra
+from gateway.decode.forwarding import ForwardSpec
 from gateway.decode.presets import further_routes, with_preset
 from gateway.decode.routes import RouteSpec
 from gateway.timekeeping.normalize import SkewPolicy
@@ -144,6 +146,13 @@ class RouteModel(Section):
         "never", description="Whether messages may be thinned out under overload (each is counted)."
     )
 
+    forward: bool | ForwardModel = setting(
+        True,
+        description="What goes to the cloud. `false`: nothing, and `{on_change: …}` or `{where: …}`: only a "
+        "part; the rest is kept in the buffer, in windows, and sent by `gateway buffer forward`.",
+        examples=[False, {"on_change": {"power": 5.0, "every": "10m"}}],
+    )
+
     @model_validator(mode="wrap")
     @classmethod
     def _from_preset(
@@ -203,4 +212,7 @@ class RouteModel(Section):
             retained=self.retained,
             priority=self.priority,
             sampling=self.sampling,
+            forward=self.forward.spec()
+            if isinstance(self.forward, ForwardModel)
+            else ForwardSpec(everything=self.forward),
         )

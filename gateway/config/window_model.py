@@ -303,6 +303,11 @@ class Window(Section):
     ttl: PositiveDurationMs | None = setting(
         None, description="Silence after which the state of a key is given up. Unset: never."
     )
+    forward: bool = setting(
+        True,
+        description="Whether aggregates go to the cloud. `false`: they are published locally and kept in the "
+        "buffer, and `gateway buffer forward` sends them.",
+    )
     on_change: Literal["drop", "replay"] = setting(
         "drop",
         description="What becomes of its open windows when its plugin, options or shape change: `drop`, or "
@@ -402,6 +407,7 @@ class Window(Section):
             ttl_ms=self.ttl,
             on_change=self.on_change,
             retain=self.publish.retain,
+            forward=self.forward,
             priority=int(self.priority),
         )
 

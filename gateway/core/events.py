@@ -38,6 +38,7 @@ class Status(IntEnum):
     SYNCED = 2
     FAILED = 3
     CORRUPT = 4
+    KEPT = 5  # at the edge: not to be sent, unless somebody asks for it
 
 
 class Flag(IntFlag):

@@ -23,6 +23,7 @@ from gateway.decode.decoders.plain import (
 )
 from gateway.decode.fields import FieldSpec, field_finder, value_steps
 from gateway.decode.formulas import Formula
+from gateway.decode.forwarding import Forwarding, ForwardSpec
 from gateway.decode.payload import PayloadSpec, second_readings, stated
 from gateway.decode.sparkplug_births import EdgeNodes
 from gateway.timekeeping.normalize import SkewPolicy, normalize_timestamp
@@ -82,6 +83,7 @@ class RouteSpec:
     retained: Literal["store", "window", "ignore"] = "store"
     priority: Priority = Priority.NORMAL
     sampling: Literal["allow", "never"] = "never"
+    forward: ForwardSpec = field(default_factory=ForwardSpec)
 
 
 class Decoded(NamedTuple):
@@ -147,6 +149,7 @@ class Route:
         self._computed = tuple(_computed(fields))
         self._takes_all = not fields
         self._where = Formula(spec.where) if spec.where else None
+        self.forwarding = Forwarding(spec.forward)
         self._find_items = compile_expression(readings, names) if readings else None
         self._find_time = compile_expression(path, names) if path else None
         self._time_choices = [compile_expression(each, names) for each in choices(path)] if path else []

@@ -25,8 +25,13 @@ class DeliveryEvent(Enum):
     RETRY = "retry"  # an operator wants it sent again
     DROP = "drop"  # an operator gives it up; an alert says so
     EVICT = "evict"  # retention needs the room
+    FORWARD = "forward"  # somebody wants what was kept at the edge
+    RESEND = "resend"  # the receiver does not have it
     MISMATCH = "mismatch"  # its checksum is wrong: kept for inspection, never sent
 
+
+ENTRIES: dict[Status, str] = {Status.PENDING: "ingested", Status.KEPT: "ingested, not to be sent"}
+"""The statuses in which an entry begins, and when."""
 
 GONE = None
 """The entry leaves the buffer; what remains is a count."""
@@ -42,6 +47,11 @@ TRANSITIONS: dict[tuple[Status, DeliveryEvent], Status | None] = {
     (Status.SYNCING, DeliveryEvent.REJECTION): Status.FAILED,
     (Status.SYNCING, DeliveryEvent.MISMATCH): Status.CORRUPT,
     (Status.SYNCED, DeliveryEvent.EVICT): GONE,
+    (Status.SYNCED, DeliveryEvent.RESEND): Status.PENDING,
+    (Status.KEPT, DeliveryEvent.FORWARD): Status.PENDING,
+    (Status.KEPT, DeliveryEvent.DROP): GONE,
+    (Status.KEPT, DeliveryEvent.EVICT): GONE,
+    (Status.KEPT, DeliveryEvent.MISMATCH): Status.CORRUPT,
     (Status.FAILED, DeliveryEvent.RETRY): Status.PENDING,
     (Status.FAILED, DeliveryEvent.DROP): GONE,
     (Status.FAILED, DeliveryEvent.EVICT): GONE,
@@ -80,7 +90,8 @@ def sources(happening: DeliveryEvent) -> tuple[Status, ...]:
 
 def mermaid() -> str:
     """The table as a Mermaid state diagram, for the docs."""
-    lines = ["stateDiagram-v2", "    [*] --> PENDING: ingested"]
+    lines = ["stateDiagram-v2"]
+    lines += [f"    [*] --> {status.name}: {when}" for status, when in ENTRIES.items()]
     for (status, happening), after in TRANSITIONS.items():
         lines.append(f"    {status.name} --> {after.name if after is not None else '[*]'}: {happening.value}")
     return "\n".join(lines)

@@ -157,6 +157,7 @@ class Intake:
                 Kind.RAW,
                 decoded.flags | flags if flags else decoded.flags,
                 message.payload,
+                kept=route.forwarding.keeps(message.topic, levels, decoded.samples, message.arrival_ms),
             )
         )
         if not message.retain:

@@ -60,6 +60,7 @@ class Pipeline:
         max_size_bytes: int = 2 * 1024**3,
         space: DiskSpace | None = None,
         window_priorities: Mapping[str, int] | None = None,
+        kept_windows: frozenset[str] = frozenset(),
         admission: Admission | None = None,
         devices: DeviceClocks | None = None,
         is_certain: Callable[[], bool] = lambda: True,
@@ -72,7 +73,7 @@ class Pipeline:
         self.checkpointer = Checkpointer(
             new_windows, clock, interval_ms=checkpoint_interval_ms, is_certain=is_certain
         )
-        self._results = Results(topics, clock, window_priorities or {})
+        self._results = Results(topics, clock, window_priorities or {}, kept_windows)
         self.intake = Intake(
             topics,
             routes,

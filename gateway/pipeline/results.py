@@ -16,9 +16,17 @@ from gateway.windows.emission import emission_json
 
 
 class Results:
-    """Turns emissions into events. `priorities` are those of the windows' aggregates, by window."""
+    """Turns emissions into events. `priorities` are those of the windows' aggregates, by window; what the
+    windows `kept` give stays at the edge."""
 
-    def __init__(self, topics: OwnTopics, clock: Clock, priorities: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        topics: OwnTopics,
+        clock: Clock,
+        priorities: Mapping[str, int],
+        kept: frozenset[str] = frozenset(),
+    ) -> None:
+        self._kept = kept
         self._topics = topics
         self._clock = clock
         self._priorities = priorities
@@ -37,6 +45,7 @@ class Results:
             0,
             packed(emission_json(emission)),
             aggregate_id(self._topics.gateway_id, emission.identity),
+            kind is Kind.AGGREGATE and emission.window in self._kept,
         )
 
     def _destination(self, emission: Emission) -> tuple[str, Kind, int]:

@@ -52,4 +52,5 @@ class WindowSpec:
     ttl_ms: int | None = None
     on_change: Literal["drop", "replay"] = "drop"
     retain: bool = False
+    forward: bool = True
     priority: int = 2

@@ -179,3 +179,19 @@ def test_while_another_command_has_the_buffer_the_message_names_it(config: Path,
     assert refused.returncode == 1
     assert "used by another `gateway buffer` command" in refused.stderr
     assert "takes no commands" in refused.stderr
+
+
+def test_what_was_kept_at_the_edge_is_sent_when_it_is_asked_for(config: Path, buffer: Path) -> None:
+    with opened(buffer) as store:
+        kept = [event(f"tele/{n % 2}", b'{"v": 1}', at=n)._replace(kept=True) for n in range(100)]
+        append(store, kept)
+    since = "2023-11-14T22:13:20.050+00:00"  # the 51st of them
+    assert reported("forward", config, "--stream", "tele/1", "--from", since) == {
+        "forwarded": 25,
+        "live": False,
+    }
+    assert reported("forward", config, "--stream", "tele/+", "--to", since)["forwarded"] == 50
+    refused = CliRunner().invoke(app, ["forward", "-c", str(config), "--stream", "tele/+", "--from", "soon"])
+    assert refused.exit_code == 2
+    assert "--from" in refused.output
+    assert CliRunner().invoke(app, ["forward", "-c", str(config)]).exit_code == 2, "without any choice"

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.errors import DeliveryError
 from gateway.core.events import Status
-from gateway.delivery.states import TRANSITIONS, DeliveryEvent, mermaid, sources, target
+from gateway.delivery.states import ENTRIES, TRANSITIONS, DeliveryEvent, mermaid, sources, target
 from tests.support.places import DOCS
 
 DOCS = DOCS / "buffer.md"
@@ -39,7 +39,7 @@ def test_what_is_on_its_way_is_never_removed() -> None:
 
 
 def test_every_status_can_be_reached_and_left() -> None:
-    assert {*TRANSITIONS.values()} >= {*Status}
+    assert {*TRANSITIONS.values(), *ENTRIES} >= {*Status}
     assert {status for status, _ in TRANSITIONS} == {*Status}
 
 
@@ -50,7 +50,7 @@ def test_every_happening_can_happen() -> None:
 def test_the_diagram_has_one_line_for_each_row_of_the_table() -> None:
     lines = mermaid().splitlines()
     assert lines[0] == "stateDiagram-v2"
-    assert len(lines) == 2 + len(TRANSITIONS)
+    assert len(lines) == 1 + len(ENTRIES) + len(TRANSITIONS)
     assert "    SYNCING --> PENDING: failure" in lines
     assert "    SYNCED --> [*]: evict" in lines
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from gateway.core.events import Status
 from gateway.core.sequence_sets import Run, runs_of
 from gateway.wire.audit_record import Exempt
 
+KEPT = Status.KEPT.name.lower()
 _LAST = "SELECT json_group_array(id), json_group_array(last_sequence) FROM streams WHERE last_sequence > 0"
 _WAITING = """
 SELECT json_group_array(stream), json_group_array(first) FROM
@@ -22,8 +23,16 @@ SELECT json_group_array(stream), json_group_array(first) FROM
 """
 _KEPT = """
 SELECT json_group_array(stream), json_group_array(status), json_group_array(sequence_num) FROM
-(SELECT DISTINCT stream, status, sequence_num FROM buffer_events WHERE status > 2
+(SELECT DISTINCT stream, status, sequence_num FROM buffer_events WHERE status > 2 AND status < 5
  AND typeof(stream) = 'integer' AND typeof(sequence_num) = 'integer' ORDER BY stream, status, sequence_num)
+"""
+_AT_EDGE = """
+SELECT json_group_array(stream), json_group_array(first), json_group_array(last) FROM
+(SELECT stream, min(sequence_num) AS first, max(sequence_num) AS last FROM
+  (SELECT stream, sequence_num,
+          sequence_num - row_number() OVER (PARTITION BY stream ORDER BY sequence_num) AS run
+   FROM buffer_events WHERE status = 5)
+ GROUP BY stream, run ORDER BY stream, first)
 """
 _LOST = """
 SELECT json_group_array(stream), json_group_array(reason), json_group_array(first_sequence),
@@ -79,4 +88,17 @@ def _kept(reader: Reader) -> Mapping[int, tuple[Exempt, ...]]:
         name = Status(status).name.lower()
         runs = runs_of([number for *_, number in numbers])
         found[stream] += tuple(Exempt(name, run, kept=True) for run in runs)
+    at_edge = zip(*reader.arrays(_AT_EDGE), strict=True)
+    for stream, rows_of_one in groupby(at_edge, key=itemgetter(0)):
+        stretches = [(first, last) for _, first, last in rows_of_one]
+        found[stream] += tuple(Exempt(KEPT, run, kept=True) for run in _runs_of_stretches(stretches))
     return found
+
+
+def _runs_of_stretches(stretches: Sequence[tuple[int, int]]) -> Iterator[Run]:
+    """What is next to each other as one run, and single numbers with an even step too."""
+    for is_single, some in groupby(stretches, key=lambda one: one[0] == one[1]):
+        if is_single:
+            yield from runs_of([first for first, _ in some])
+        else:
+            yield from (Run(first, last, 1) for first, last in some)

@@ -12,6 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
+from gateway.buffer.proof.positions import KEPT
 from gateway.buffer.reader import Reader
 from gateway.core.events import Status
 
@@ -58,8 +59,8 @@ class StreamAudit(NamedTuple):
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything was delivered or still waits to be."""
-        return not self.held and not self.lost
+        """Whether everything was delivered, still waits to be, or is not to be."""
+        return not self.held and not self.lost.keys() - {KEPT}
 
     @property
     def problem(self) -> str:
@@ -146,8 +147,8 @@ SELECT stream, status, min(sequence_num), max(sequence_num) FROM
           sequence_num - row_number() OVER (PARTITION BY stream, status ORDER BY sequence_num) AS run
    FROM buffer_events
    WHERE stream IN (SELECT id FROM streams WHERE ?1 IS NULL OR topic_matches(?1, name))
-     AND status BETWEEN 0 AND 4
-     AND (status < 4 OR typeof(sequence_num) = 'integer'
+     AND status BETWEEN 0 AND 5
+     AND (status <> 4 OR typeof(sequence_num) = 'integer'
           AND sequence_num BETWEEN 1 AND (SELECT last_sequence FROM streams WHERE id = stream)))
 GROUP BY stream, status, run ORDER BY stream, min(sequence_num)
 """

@@ -252,8 +252,8 @@ class Afterwards(Command):
 
 
 class MarkCorrupt(Command):
-    """Takes PENDING events with a wrong checksum out of the way of the bridge. Those that the bridge has
-    claimed it looks at itself."""
+    """Takes PENDING and KEPT events with a wrong checksum out of the way of the bridge. Those that
+    the bridge has claimed it looks at itself."""
 
     def __init__(self, ids: Sequence[int], metrics: UpkeepMetrics, walk: _Walk) -> None:
         self._ids = ids
@@ -262,7 +262,8 @@ class MarkCorrupt(Command):
         self._marked = 0
 
     def apply(self, store: Store) -> None:
-        self._marked = store.move(self._ids, Status.PENDING, DeliveryEvent.MISMATCH)
+        waiting = (Status.PENDING, Status.KEPT)
+        self._marked = sum(store.move(self._ids, status, DeliveryEvent.MISMATCH) for status in waiting)
 
     def committed(self) -> None:
         self._metrics.mismatches += self._marked

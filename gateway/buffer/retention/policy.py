@@ -1,6 +1,7 @@
 """What leaves the buffer, and in which order, so that it never grows past its size.
 
-1. SYNCED events older than `keep_synced`; above the soft mark SYNCED events of any age, oldest first.
+1. SYNCED events, and those KEPT at the edge, older than `keep_synced`; above the soft mark those of any age,
+   oldest first.
 2. Above the soft mark, what could not be delivered: CORRUPT events, then FAILED ones, oldest first. They stay
    for inspection and for a retry by hand while there is room; what can still be delivered comes before that.
 3. Above the hard mark, thinning: of the older half of the pending raw events of normal and low priority every
@@ -112,7 +113,7 @@ class Retention:
         for _ in range(steps):
             used_bytes = store.file.used_bytes()
             older_than_ms = _ANY_AGE if used_bytes > marks.soft else now_ms - self._keep_synced_ms
-            removed = self._evict_synced(store, now_ms, older_than_ms, checkpoint_id)
+            removed = self._evict_done(store, now_ms, older_than_ms, checkpoint_id)
             self._pressed = used_bytes > (marks.relief if self._pressed else marks.hard)
             if not self._pressed:
                 self._pass_end, self._level = None, 1  # the next time of need starts afresh
@@ -133,8 +134,8 @@ class Retention:
             loss = self._thin(store, checkpoint_id) or self._drop_oldest(store, checkpoint_id)
         return loss
 
-    def _evict_synced(self, store: Store, now_ms: int, older_than_ms: int, checkpoint_id: int) -> int:
-        if not store.events_that_are(Status.SYNCED):
+    def _evict_done(self, store: Store, now_ms: int, older_than_ms: int, checkpoint_id: int) -> int:
+        if not store.events_that_are(Status.SYNCED, Status.KEPT):
             self._synced_from = 0  # to look through a large backlog for nothing takes longer than it fills up
             return 0
         oldest = store.search.first_from(self._synced_from)
@@ -144,7 +145,10 @@ class Retention:
             return 0
         end = min(checkpoint_id, oldest[0] + self._step_ids - 1)
         self._synced_from = end + 1
-        return store.removals.evict_synced(oldest[0], end, older_than_ms)
+        removed = store.removals.evict_synced(oldest[0], end, older_than_ms)
+        if store.events_that_are(Status.KEPT):
+            removed += store.removals.evict_kept(oldest[0], end, older_than_ms)
+        return removed
 
     def _give_up(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
         """The oldest of what could not be delivered."""

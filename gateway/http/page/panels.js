@@ -9,6 +9,7 @@ const STATES = [
   ["synced", "sent, kept for a while", "synced"],
   ["failed", "given up", "failed"],
   ["corrupt", "corrupt", "corrupt"],
+  ["kept", "kept here, not to be sent", "synced"],
 ];
 const PRESSED = {
   SLOW_DOWN: ["warn", "More comes in than the gateway can take for long: it asks devices to slow down. The card Backpressure says why."],
