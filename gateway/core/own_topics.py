@@ -43,7 +43,7 @@ class OwnTopics:
         return f"{self.root}/status"
 
     def aggregate(self, window: str, key: str) -> str:
-        return self.aggregates(window) + _safe_levels(key)
+        return self.aggregates(window) + key_levels(key)
 
     def aggregates(self, window: str) -> str:
         """What the topics of all aggregates of a window begin with."""
@@ -106,7 +106,7 @@ def parse_uplink_topic(prefix: str, topic: str) -> UplinkTopic | None:
     return UplinkTopic(gateway_id, "audit", "") if path == "audit" else None
 
 
-def _safe_levels(key: str) -> str:
+def key_levels(key: str) -> str:
     """A key as topic levels that a broker takes: it closes the connection on any other, again and again.
 
     Keys come out of payloads, so they may hold anything. Where something has to be replaced, a digest of the

@@ -7,8 +7,10 @@ connections, health included. Here a connection that has asked nothing makes roo
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, cast
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 200
@@ -64,3 +66,27 @@ class BoundedProtocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class RestingServer(uvicorn.Server):
+    """uvicorn's server wakes up ten times a second to see whether it should end; this one is told."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """End soon; on the loop."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        """Once a second only: a tick also sets the date of the answers. Its counter counts tenths."""
+        counter = 0
+        while not await self.on_tick(counter):
+            counter += _TICKS_PER_S
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), 1.0)
+
+
+_TICKS_PER_S = 10

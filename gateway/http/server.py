@@ -24,7 +24,7 @@ from gateway.core.threads import RoleThread
 from gateway.http.api import Api, json_answer
 from gateway.http.assets import Assets
 from gateway.http.clock import clock_status, device_clocks
-from gateway.http.connections import REQUEST_WITHIN_S, BoundedProtocol
+from gateway.http.connections import REQUEST_WITHIN_S, BoundedProtocol, RestingServer
 from gateway.http.guard import COOKIE, Access, Guard, address_of, too_many_guesses
 from gateway.http.guesses import Guesses
 from gateway.http.live import Live
@@ -60,7 +60,7 @@ class HttpServer:
         self._registry.register(GatewayCollector(status))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._server = uvicorn.Server(
+        self._server = RestingServer(
             uvicorn.Config(
                 self._app(),
                 log_config=None,
@@ -132,6 +132,7 @@ class HttpServer:
         self._results.close()
 
     def _let_go(self) -> None:
+        self._server.leave()
         self._closing = asyncio.ensure_future(self._live.close())
 
     # --- endpoints, all of them on the loop: there is no other thread ---

@@ -10,7 +10,7 @@ from gateway.buffer.store import NewEvent, Store
 from gateway.core.clock import Clock
 from gateway.core.events import Emission, Kind, Priority
 from gateway.core.identifiers import aggregate_id
-from gateway.core.own_topics import OwnTopics
+from gateway.core.own_topics import OwnTopics, key_levels
 from gateway.core.packed_json import packed
 from gateway.windows.emission import emission_json
 
@@ -30,6 +30,7 @@ class Results:
         self._topics = topics
         self._clock = clock
         self._priorities = priorities
+        self._starts: dict[str, str] = {}  # of the topics of each window's aggregates
 
     def event_of(self, emission: Emission) -> NewEvent:
         """The event that carries an emission; its id is the same whenever the emission is."""
@@ -55,7 +56,10 @@ class Results:
         if isinstance(emission.result, dict) and "alert" in emission.result:
             return self._topics.alerts, Kind.ALERT, Priority.CRITICAL
         priority = self._priorities.get(emission.window, Priority.NORMAL)
-        return self._topics.aggregate(emission.window, emission.key), Kind.AGGREGATE, priority
+        start = self._starts.get(emission.window)
+        if start is None:
+            start = self._starts[emission.window] = self._topics.aggregates(emission.window)
+        return start + key_levels(emission.key), Kind.AGGREGATE, priority
 
 
 def append(store: Store, events: Sequence[NewEvent]) -> None:
