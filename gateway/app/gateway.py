@@ -70,6 +70,8 @@ class Gateway:
         for part in graph.parts:
             self._resources.callback(part.stop)
         for part in graph.parts:
+            part.claim()
+        for part in graph.parts:
             part.start(self.status)
 
 

@@ -18,6 +18,10 @@ class Part:
     A part names everything that has a thread: health and metrics are made of it.
     """
 
+    def claim(self) -> None:
+        """Take what only one process can have, before any part starts: a start that fails must not take
+        the broker's session from the gateway that runs. Raises GatewayError."""
+
     def start(self, status: GatewayStatus) -> None:
         """Begin to work; `status` is what the whole gateway says of itself. Raises GatewayError."""
 

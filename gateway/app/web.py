@@ -20,6 +20,9 @@ class HttpPart(Part):
         access = Access(token, frozenset(host.lower() for host in http.hosts))
         self._server = HttpServer(*http.listen, access)
 
+    def claim(self) -> None:
+        self._server.listen()
+
     def start(self, status: GatewayStatus) -> None:
         self._server.start(status)
 

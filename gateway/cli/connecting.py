@@ -59,7 +59,7 @@ def endpoint(
         client_id,
         protocol=cast(Literal["3.1.1", "5"], protocol),
         username=username,
-        password=password_file.read_text(encoding="utf-8").rstrip("\r\n") if password_file else None,
+        password_file=password_file,
         tls=_tls(ca_file, cert_file, key_file) if url.startswith("mqtts://") else None,
         persistent=persistent,
     )

@@ -37,6 +37,7 @@ def endpoint(broker: Local | Cloud, suffix: str, **more: Any) -> Endpoint:
         protocol=broker.protocol,
         username=broker.username,
         password=broker.password.get_secret_value() if broker.password else None,
+        password_file=broker.password_file,
         keepalive_s=broker.keepalive // 1000,
         reconnect_max_s=broker.reconnect_max / 1000,
         tls=_tls(broker) if broker.uses_tls else None,

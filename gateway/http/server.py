@@ -47,11 +47,11 @@ class HttpServer:
         self._access = access or Access()
         self._guesses = Guesses()
         self._assets = Assets()
+        self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, status: GatewayStatus) -> None:
-        """Listen, and show `status`. Raises GatewayError when the address is taken or not ours."""
-        self._socket = self._listen()
+        """Show `status` to those who connect; `listen` comes first."""
         self._status = status
         self._results = Results(status.buffer_path)
         self._state = State(status, self._results)
@@ -75,21 +75,30 @@ class HttpServer:
 
     def stop(self) -> None:
         if self.thread.ident is None:
+            if self._socket is not None:
+                self._socket.close()
             return
         self._server.should_exit = True
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop may have ended by itself
                 self._loop.call_soon_threadsafe(self._let_go)
         self.thread.join(5.0)
-        self._socket.close()
+        self._listening.close()
 
     def _run(self) -> None:
-        self._server.run([self._socket])
+        self._server.run([self._listening])
 
-    def _listen(self) -> socket.socket:
+    @property
+    def _listening(self) -> socket.socket:
+        if self._socket is None:
+            raise RuntimeError("listen first")
+        return self._socket
+
+    def listen(self) -> None:
+        """Take the address. Raises GatewayError when it is taken or not ours."""
         host, port = self._address
         try:
-            return socket.create_server(
+            self._socket = socket.create_server(
                 self._address, family=socket.AF_INET6 if ":" in host else socket.AF_INET
             )
         except OSError as exc:
@@ -101,7 +110,7 @@ class HttpServer:
     @property
     def port(self) -> int:
         """The port it listens on, also where the configuration said 0."""
-        return int(self._socket.getsockname()[1])
+        return int(self._listening.getsockname()[1])
 
     def _app(self) -> Starlette:
         return Starlette(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Endpoint:
     protocol: Literal["3.1.1", "5"] = "3.1.1"
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None  # read anew at each connect; `password` is what it held at the start
     keepalive_s: int = 30
     tls: Tls | None = None
     persistent: bool = False  # ask the broker to keep the session (and what it queues) between connections
@@ -56,6 +61,16 @@ class Endpoint:
     max_packet_bytes: int | None = None  # MQTT 5 only: what the broker may send us
     will: Will | None = None
     reconnect_max_s: float = 30.0  # the longest pause between two attempts to connect
+
+    def current_password(self) -> str | None:
+        """The password as its file has it now, so that a corrected or a new one needs no restart."""
+        if self.password_file is None:
+            return self.password
+        try:
+            return self.password_file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as exc:
+            log.warning("%s cannot be read, the last known password is used: %s", self.password_file, exc)
+            return self.password
 
     @property
     def place(self) -> str:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.5
 STOP_TIMEOUT_S = 2.0  # a goodbye takes milliseconds; what takes longer is a peer that does not answer
 _EVERY_S = 1.0
+_TAKEN_OVER = 0x8E
+_CLOSED_OFTEN = 3
 _BARREN = 5  # connections in a row that brought nothing: pauses go beyond `reconnect_max`
 _BARREN_LONGEST = 16  # times `reconnect_max`
 _UNSENT_LIMIT_BYTES = 4 * 1024 * 1024  # a peer that does not read must not fill our memory
@@ -103,6 +105,7 @@ class Link:
         self._barren = 0  # connections in a row that were accepted, and lost before they brought anything
         self._earlier_wire_bytes = 0
         self._backoff_s = FIRST_BACKOFF_S
+        self._closed_in_a_row = 0
         self._session = session
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self._connection: Connection | None = None
@@ -261,11 +264,25 @@ class Link:
                 self._end_connection()
             self._pause(time.monotonic() - started)
 
+    def _client_id_hint(self) -> str:
+        """What to say when it looks as if another client took our client id, and so our session."""
+        connection, name = self._connection, repr(self.endpoint.client_id)
+        if connection is None or not connection.closed_by_broker:
+            self._closed_in_a_row = 0
+            return ""
+        self._closed_in_a_row += 1
+        if connection.farewell_code == _TAKEN_OVER:
+            return f": another client uses this client id, {name}"
+        if self._closed_in_a_row >= _CLOSED_OFTEN:
+            return f", {self._closed_in_a_row} times in a row: does another client use the client id {name}?"
+        return ""
+
     def _pause(self, lasted_s: float) -> None:
         """Wait before the next attempt, with full jitter: a fleet must not come back at once."""
         longest_s = self.endpoint.reconnect_max_s
         if lasted_s > longest_s:
             self.progressed()
+            self._closed_in_a_row = 0
         if self._barren > _BARREN:
             longest_s *= min(2 ** (self._barren - _BARREN), _BARREN_LONGEST)
         hurried = self._pause_over.wait(random.uniform(0, min(self._backoff_s, longest_s)))
@@ -344,7 +361,7 @@ class Link:
 
     def _note_failure(self, error: Exception) -> None:
         self.metrics.failures += 1
-        self.metrics.last_error = plain_reason(error)
+        self.metrics.last_error = plain_reason(error) + self._client_id_hint()
         expected = isinstance(error, (OSError, BrokerError))
         log.warning(
             "%s: %s %s: %s",

@@ -80,6 +80,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint, listener: Listener, now_ms: Callable[[], int], epoch: int) -> None:
         self.accepted = False
         self.closing = False  # by our own wish
+        self.closed_by_broker = False  # after it had accepted
         self.refused_code: int | None = None  # of a CONNACK that is none
         self.farewell_code: int | None = None  # of the broker's DISCONNECT, if it sent one (MQTT 5)
         self._endpoint = endpoint
@@ -198,7 +199,7 @@ class Connection:
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(0)  # the sessions keep windows of their own
         if endpoint.username is not None:
-            client.username_pw_set(endpoint.username, endpoint.password)
+            client.username_pw_set(endpoint.username, endpoint.current_password())
         if endpoint.tls is not None:
             client.tls_set_context(endpoint.tls.context())
             client.tls_insecure_set(endpoint.tls.insecure)
@@ -290,6 +291,7 @@ class Connection:
             self.farewell_code = self._client.farewell_code
             why = reason_text(self.farewell_code)
         if not self.closing and not self._refused:
+            self.closed_by_broker = self.accepted
             self._refused = f"{self._endpoint.place} closed the connection: {why}"
 
     def _raise_refusal(self) -> None:

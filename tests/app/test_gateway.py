@@ -18,7 +18,9 @@ import pytest
 from gateway.app.gateway import Gateway
 from gateway.buffer.compression import Training
 from gateway.config import load_config
+from gateway.core.errors import GatewayError
 from gateway.host.control import SOCKET_FILE, ask
+from tests.conftest import MosquittoFactory
 from tests.support.gateways import HOST, gateway_config, wait_until
 from tests.support.places import DOCS
 from tests.support.ports import free_port
@@ -188,3 +190,22 @@ def test_a_start_that_fails_half_way_leaves_nothing_running(tmp_path: Path) -> N
         assert left == []
     finally:
         first.gateway.stop()
+
+
+def test_a_second_start_on_a_taken_port_leaves_the_brokers_session_to_the_first(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    local = mosquitto()
+    config = gateway_config(tmp_path, local.url)
+    first = Gateway(load_config(config))
+    first.start()
+    try:
+        link = first.status.ingest_link
+        wait_until(lambda: link.connected, "the first gateway's connection")
+        config.write_text(config.read_text().replace("data_dir: data", "data_dir: other"))
+        with pytest.raises(GatewayError, match=r"http\.listen"):
+            Gateway(load_config(config)).start()
+        assert local.log().count("as gateway-g1 (") == 1
+        assert link.connected
+    finally:
+        first.stop()

@@ -5,12 +5,15 @@ Brokers are real, or sockets that send what no real broker would.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -329,3 +332,42 @@ def test_connections_that_bring_nothing_are_made_ever_more_seldom_and_said(
         took_s = time.monotonic() - started_s
     assert took_s > 8 * 0.05  # with pauses of at most 50 ms it could not be
     assert "in a row ended before they brought anything" in caplog.text
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_two_clients_with_one_client_id_are_suspected_where_the_broker_only_closes(
+    mosquitto: MosquittoFactory, caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    broker = mosquitto()
+    settings = {"port": broker.port, "client_id": "twin", "protocol": protocol, "persistent": True}
+    with running(Recorder(), **settings), running(Recorder(), **settings):
+        wait_until(lambda: "does another client use the client id 'twin'?" in caplog.text, "the suspicion")
+
+
+def test_another_client_with_the_same_client_id_is_named_where_the_broker_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = asked_broker(b"\xe0\x01\x8e", b"\x20\x03\x00\x00\x00")
+    with broker as (port, _), running(Recorder(), port=port, protocol="5"):
+        wait_until(lambda: "another client uses this client id, 'tested'" in caplog.text, "the takeover")
+
+
+def test_a_corrected_password_file_is_read_with_the_next_connection(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    known = tmp_path / "passwords"
+    # user:right, as mosquitto_passwd -H sha512 writes it
+    salt = b"0123456789ab"
+    digest = base64.b64encode(hashlib.sha512(b"right" + salt).digest()).decode()
+    known.write_text(f"user:$6${base64.b64encode(salt).decode()}${digest}\n")
+    known.chmod(0o644)
+    broker = mosquitto(["allow_anonymous false", f"password_file {known}"], persistence=tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_text("wrong\n")
+    settings = {"port": broker.port, "username": "user", "password": "wrong", "password_file": secret}
+    with running(Recorder(), reconnect_max_s=0.2, **settings) as link:
+        wait_until(lambda: link.metrics.failures, "the refusal")
+        secret.write_text("right\n")
+        wait_until(lambda: link.connected, "the connection")
+        secret.unlink()
+    assert link.endpoint.current_password() == "wrong", "the last one that is known"
