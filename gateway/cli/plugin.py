@@ -1,19 +1,22 @@
-"""`gateway plugin`: list the window plugins, check one, start a new one."""
+"""`gateway plugin`: list window plugins and decoders, check one, start a new one."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
 
 from gateway.core.errors import PluginError
+from gateway.pipeline.decoder_plugins import FoundDecoder, decoder_file, find_decoders, try_out
 from gateway.pipeline.plugins_loader import FoundPlugin, find_plugins, load_window_plugin, plugin_file
 from gateway.windows.spec import WindowSpec
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Window plugins: list, check, new.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Plugins for windows, and decoders: list, check, new."
+)
 
 Folder = Annotated[
     Path, typer.Option("--plugins", "-p", help="Folder of plugin files, besides those that are installed.")
@@ -64,17 +67,51 @@ class Plugin:
 '''
 
 
+DECODER_TEMPLATE = '''"""{name}: which payloads it reads, in one sentence."""
+
+from __future__ import annotations
+
+import struct
+
+
+class Decoder:
+    """One object reads all messages of a route, from one thread. Keep nothing about messages here."""
+
+    # How a document is read where the route does not say, as in a route of the configuration; all optional.
+    fields: dict[str, str] = {{}}
+    readings: str | None = None  # where the list is, when a payload holds several readings
+    timestamp_path: str | None = None
+    timestamp_format = "iso"
+
+    def decode(self, payload: bytes) -> object:
+        """What JSON could hold: a dict, a list, text, numbers, booleans, None. Never invent a 0 for what is
+        absent: leave it out. Whatever is raised here means that the payload cannot be read: it is kept and
+        bridged as it is, and counted."""
+        temperature, humidity = struct.unpack(">hB", payload)
+        return {{"temperature": temperature / 10, "humidity": humidity}}
+'''
+
+
 @app.command("list")
 def list_plugins(plugins: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
     """All plugins that windows can name, and where each comes from."""
-    found = find_plugins(plugins if plugins.is_dir() else None).values()
+    folder = plugins if plugins.is_dir() else None
+    found = find_plugins(folder).values()
+    decoders = find_decoders(folder).values()
     if as_json:
-        typer.echo(json.dumps([_facts(plugin) for plugin in found], indent=2))
+        facts = [*map(_facts, found), *map(_decoder_facts, decoders)]
+        typer.echo(json.dumps(facts, indent=2))
         return
-    width = max((len(plugin.name) for plugin in found), default=0)
-    for plugin in found:
-        typer.echo(f"{plugin.name:{width}}  {plugin.summary}")
-        typer.echo(f"{'':{width}}  {plugin.origin}")
+    everything: list[FoundPlugin | FoundDecoder] = [*found, *decoders]
+    width = max((len(shown.name) for shown in everything), default=0)
+    for shown in everything:
+        kind = "decoder: " if isinstance(shown, FoundDecoder) else ""
+        typer.echo(f"{shown.name:{width}}  {kind}{shown.summary}")
+        typer.echo(f"{'':{width}}  {shown.origin}")
+
+
+def _decoder_facts(found: FoundDecoder) -> dict[str, str]:
+    return {"name": found.name, "origin": found.origin, "summary": found.summary, "kind": "decoder"}
 
 
 def _facts(plugin: FoundPlugin) -> dict[str, str]:
@@ -93,12 +130,19 @@ def check(
     plugins: Folder = DEFAULT_FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a plugin keeps the contract: merging gives what adding gives, and so on.
+    """Check that a plugin keeps the contract: merging gives what adding gives, and so on. A decoder is given
+    random payloads.
 
     Exits with 0 when it does, 1 when it does not.
     """
     found = find_plugins(plugins if plugins.is_dir() else None)
     name = plugin
+    decoder = _decoder(plugin, plugins)
+    if decoder is not None and name not in found:
+        read = try_out(decoder.decoder())
+        facts = {"ok": True, "origin": decoder.origin, "random_payloads_read": read}
+        typer.echo(json.dumps(facts) if as_json else f"{decoder.name} is a decoder ({decoder.origin})")
+        return
     if plugin.endswith(".py"):
         name = Path(plugin).stem
         found = {name: plugin_file(Path(plugin))}
@@ -116,6 +160,13 @@ def check(
     )
 
 
+def _decoder(plugin: str, plugins: Path) -> FoundDecoder | None:
+    """The decoder of that name or file, if it is one."""
+    if plugin.endswith(".py"):
+        return decoder_file(Path(plugin)) if plugin_file(Path(plugin)).is_decoder_only else None
+    return find_decoders(plugins if plugins.is_dir() else None).get(plugin)
+
+
 def _options(pairs: list[str]) -> dict[str, Any]:
     """name=value as in a configuration file: values are YAML."""
     options = {}
@@ -129,8 +180,14 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="Its name: that of the file, and of `plugin:` in a window.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Its name: that of the file, and of `plugin:` or `decoder:` where it is used."),
+    ],
     plugins: Folder = DEFAULT_FOLDER,
+    kind: Annotated[
+        Literal["window", "decoder"], typer.Option("--kind", help="For windows, or to read payloads.")
+    ] = "window",
 ) -> None:
     """Write a plugin to start from: it works, and says where to change what."""
     if not name.isidentifier() or name.startswith("_"):
@@ -141,7 +198,7 @@ def new(
     plugins.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE.format(name=name))
+            file.write((TEMPLATE if kind == "window" else DECODER_TEMPLATE).format(name=name))
     except FileExistsError as exc:
         raise PluginError(f"{path} exists already", hint="choose another name") from exc
     typer.echo(f"{path} is written. Check it with: gateway plugin check {path}")

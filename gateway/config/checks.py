@@ -130,7 +130,7 @@ def known_fields(routes: list[RouteModel]) -> set[str] | None:
     """The fields that these routes can give, or None where only the messages tell."""
     known: set[str] = set()
     for route in routes:
-        names = field_names(route.decoder, route.fields)
+        names = field_names(route.reader, route.fields)
         if names is None:
             return None
         known |= names

@@ -60,7 +60,7 @@ def parse_config(
     found = list(document.problems)
     config = None
     if document.data is not None:
-        config, more = _validate(document, {"base_dir": Path(base_dir).absolute()})
+        config, more = _validate(document, _context(document.data, Path(base_dir).absolute()))
         found += _without_echoes(more, document.problems)
     elif not found:
         found.append(Problem((), "the file is empty; it needs at least gateway and routes"))
@@ -70,6 +70,14 @@ def parse_config(
         lines = sorted((describe(document, problem, source_name) for problem in found), key=_line_number)
         raise _refused(source_name, lines)
     return config
+
+
+def _context(data: object, base_dir: Path) -> dict[str, Any]:
+    """What one section has to know of another: routes name decoders of the plugins' folder."""
+    plugins = data.get("plugins") if isinstance(data, dict) else None
+    named = plugins.get("path") if isinstance(plugins, dict) else None
+    folder = base_dir / (Path(named).expanduser() if isinstance(named, str) else "plugins")
+    return {"base_dir": base_dir, "plugins_dir": folder}
 
 
 def _validate(document: Document, context: dict[str, Any]) -> tuple[Config | None, list[Problem]]:

@@ -11,7 +11,6 @@ from gateway.config.window_model import Window
 from gateway.core.expressions import is_comparison
 from gateway.core.timestamps import uses_timezone
 from gateway.core.topics import TopicTemplate, placeholders
-from gateway.decode.decoders import decoder
 from gateway.decode.presets import TYPICAL_FIELDS
 
 _TIME_SETTINGS = ("timestamp_format", "timestamp_timezone", "timestamp_min", "timestamp_max", "timestamp")
@@ -48,7 +47,7 @@ def _idle_time_settings(entry: RouteModel) -> Iterator[str]:
             continue
         yield f"route {entry.name}: {name} has no effect without timestamp_path"
     if timed and "timestamp_timezone" in entry.model_fields_set:
-        formats = [route.timestamp_format or decoder(route.decoder).timestamp_format for route in timed]
+        formats = [route.timestamp_format or route.reader.timestamp_format for route in timed]
         if not any(uses_timezone(layout) for layout in formats):
             told = ", ".join(dict.fromkeys(formats))
             yield (
@@ -59,7 +58,7 @@ def _idle_time_settings(entry: RouteModel) -> Iterator[str]:
 
 def decoder_path(route: RouteModel) -> str | None:
     """Where the decoder of a route looks for the time by itself."""
-    return decoder(route.decoder).timestamp_path
+    return route.reader.timestamp_path
 
 
 def _misspelt_names(window: Window, config: Config) -> Iterator[str]:

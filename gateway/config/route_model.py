@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -11,9 +12,11 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PrivateAttr,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from gateway.config.field_model import CsvModel, Fields, FormulaText, PayloadModel
 from gateway.config.forward_model import ForwardModel
@@ -26,17 +29,24 @@ from gateway.config.types import (
     Template,
     TimestampFormat,
     TimeZoneName,
+    base_dir,
     fault,
     setting,
 )
-from gateway.decode.decoders import missing_extra
+from gateway.core.errors import PluginError
+from gateway.decode.decoders import DECODER_NAMES, Decoder, missing_extra
+from gateway.decode.decoders import decoder as built_in_decoder
 from gateway.decode.forwarding import ForwardSpec
 from gateway.decode.presets import further_routes, with_preset
 from gateway.decode.routes import RouteSpec
+from gateway.pipeline.decoder_plugins import FoundDecoder, find_decoders
 from gateway.timekeeping.normalize import SkewPolicy
 
-DecoderName = Literal[
-    "json", "ndjson", "csv", "number", "text", "raw", "cbor", "msgpack", "influx", "senml", "sparkplug_b"
+DecoderName = Annotated[
+    str,
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(DECODER_NAMES)}, {"type": "string", "$comment": "a plugin's name"}]}
+    ),
 ]
 
 
@@ -56,6 +66,7 @@ class RouteModel(Section):
     model_config = ConfigDict(json_schema_extra=_required_without_preset)
 
     _further: tuple[RouteModel, ...] = PrivateAttr(())
+    _plugin: Decoder | None = PrivateAttr(None)
 
     preset: str | None = setting(
         None,
@@ -74,8 +85,8 @@ class RouteModel(Section):
     qos: Literal[0, 1, 2] = setting(1, description="QoS of the subscription. 0 may lose messages.")
     decoder: DecoderName = setting(
         "json",
-        description="Format of the payload. `cbor` and `sparkplug_b` need an extra package. What cannot be "
-        "decoded is still kept and bridged as bytes.",
+        description="Format of the payload, or a plugin that reads it (docs/plugins.md). `cbor` and "
+        "`sparkplug_b` need an extra package. What cannot be decoded is still kept and bridged as bytes.",
     )
     payload: PayloadModel = setting({}, description="What lies around what the decoder reads.")
     csv: CsvModel | None = setting(None, description="How the lines of the decoder `csv` are cut.")
@@ -159,6 +170,8 @@ class RouteModel(Section):
         cls, entry: object, read: ModelWrapValidatorHandler[RouteModel], info: ValidationInfo
     ) -> RouteModel:
         route = read(with_preset(entry))
+        if route.decoder not in DECODER_NAMES:
+            route._plugin = _loaded(_plugins(info)[route.decoder])
         if isinstance(entry, dict):
             further = further_routes(entry)
             # The model is frozen for its users; this is still its construction.
@@ -170,9 +183,17 @@ class RouteModel(Section):
         """All routes that this entry stands for: itself, and what else its preset brings."""
         return (self, *self._further)
 
+    @property
+    def reader(self) -> Decoder:
+        """The decoder itself."""
+        return self._plugin or built_in_decoder(self.decoder)
+
     @field_validator("decoder")
     @classmethod
-    def _is_installed(cls, decoder: str) -> str:
+    def _is_installed(cls, decoder: str, info: ValidationInfo) -> str:
+        if decoder not in DECODER_NAMES and decoder not in (plugins := _plugins(info)):
+            known = " or ".join(f"'{name}'" for name in (*DECODER_NAMES, *plugins))
+            raise PydanticCustomError("literal_error", "must be {expected}", {"expected": known})
         extra = missing_extra(decoder)
         if extra:
             raise fault(
@@ -196,6 +217,7 @@ class RouteModel(Section):
             qos=self.qos,
             decoder=self.decoder,
             payload=self.payload.spec(),
+            custom=self._plugin,
             csv=self.csv.spec() if self.csv else None,
             fields={
                 name: field if isinstance(field, str) else field.spec() for name, field in self.fields.items()
@@ -216,3 +238,17 @@ class RouteModel(Section):
             if isinstance(self.forward, ForwardModel)
             else ForwardSpec(everything=self.forward),
         )
+
+
+def _plugins(info: ValidationInfo) -> Mapping[str, FoundDecoder]:
+    """The decoder plugins that the configuration can name; its folder is known from the context."""
+    context = info.context or {}
+    folder = context.get("plugins_dir") or base_dir(info) / "plugins"
+    return find_decoders(folder)
+
+
+def _loaded(found: FoundDecoder) -> Decoder:
+    try:
+        return found.decoder()
+    except PluginError as exc:
+        raise fault(f"decoder {exc}", exc.hint) from exc

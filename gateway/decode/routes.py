@@ -117,9 +117,9 @@ class _Item(NamedTuple):
     misses: tuple[str, ...]
 
 
-def field_names(decoder_name: str, fields: Collection[str]) -> frozenset[str] | None:
+def field_names(reader: str | Decoder, fields: Collection[str]) -> frozenset[str] | None:
     """The fields that samples of such a route can have, or None where only the messages tell."""
-    reader = decoder(decoder_name)
+    reader = decoder(reader) if isinstance(reader, str) else reader
     if fields or reader.fields:
         return frozenset(fields or reader.fields)
     return frozenset({VALUE}) if reader.single else None

@@ -41,6 +41,8 @@ class FoundPlugin:
     summary: str
     code: str
     load: Callable[[], object]
+    is_decoder_only: bool = False
+    """Whether its file holds a decoder (see `pipeline.decoder_plugins`) and no plugin for windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,9 @@ def _in_folder(folder: Path | None) -> Iterator[FoundPlugin]:
     if not folder.is_dir():
         raise PluginError(f"{folder} is no directory", hint="create it, or correct the plugins directory")
     for path in sorted(folder.glob("[!_.]*.py")):
-        yield plugin_file(path)
+        plugin = plugin_file(path)
+        if not plugin.is_decoder_only:
+            yield plugin
 
 
 def plugin_file(path: Path) -> FoundPlugin:
@@ -131,10 +135,22 @@ def plugin_file(path: Path) -> FoundPlugin:
             f"{path}: {exc.strerror}", hint="check its name and whether it may be read"
         ) from exc
     code = blake2b(source, digest_size=16).hexdigest()
-    return FoundPlugin(path.stem, str(path), _summary(source), code, partial(load_file, path))
+    classes = source_classes(source)
+    is_decoder = "Decoder" in classes and CLASS not in classes
+    return FoundPlugin(path.stem, str(path), summary_of(source), code, partial(load_file, path), is_decoder)
 
 
-def _summary(source: bytes) -> str:
+def source_classes(source: bytes) -> frozenset[str]:
+    """The classes that a file defines, without running it."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return frozenset()
+    return frozenset(node.name for node in body if isinstance(node, ast.ClassDef))
+
+
+def summary_of(source: bytes) -> str:
+    """The first line of a file's docstring."""
     try:
         docstring = ast.get_docstring(ast.parse(source)) or ""
     except (SyntaxError, ValueError):
@@ -142,8 +158,8 @@ def _summary(source: bytes) -> str:
     return docstring.partition("\n")[0]
 
 
-def load_file(path: Path) -> object:
-    """A new object of the class Plugin in a file. Raises PluginError with the file, line and reason."""
+def load_file(path: Path, class_name: str = CLASS) -> object:
+    """A new object of a class in a file. Raises PluginError with the file, line and reason."""
     spec = importlib.util.spec_from_file_location(f"gateway_plugin_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise PluginError(f"{path} is no Python file", hint="a plugin's name ends in .py")
@@ -155,11 +171,12 @@ def load_file(path: Path) -> object:
         raise PluginError(
             f"{path}{_line(exc, path)}: {type(exc).__name__}: {_said(exc)}", hint="correct it"
         ) from exc
-    if not isinstance(getattr(module, CLASS, None), type):
+    kind = getattr(module, class_name, None)
+    if not isinstance(kind, type):
         raise PluginError(
-            f"{path} has no class {CLASS}", hint="`gateway plugin new` writes one to start with"
+            f"{path} has no class {class_name}", hint="`gateway plugin new` writes one to start with"
         )
-    return _make(getattr(module, CLASS), str(path))
+    return _make(kind, str(path))
 
 
 def _said(exc: BaseException) -> str:
@@ -182,7 +199,8 @@ def _make(kind: Callable[[], object], origin: str) -> object:
         return kind()
     except FOREIGN_ERRORS as exc:  # a plugin is foreign code
         raise PluginError(
-            f"{origin}: {CLASS}() failed: {exc}", hint="it takes no arguments; use setup"
+            f"{origin}: {getattr(kind, '__name__', CLASS)}() failed: {exc}",
+            hint="it takes no arguments; use setup",
         ) from exc
 
 
@@ -193,11 +211,12 @@ def _in_package(point: EntryPoint) -> FoundPlugin:
     package = point.dist
     version = "" if package is None else f"{package.name} {package.version}"
     return FoundPlugin(
-        point.name, f"{version} ({point.value})", "", f"{version} {point.value}", partial(_load_entry, point)
+        point.name, f"{version} ({point.value})", "", f"{version} {point.value}", partial(load_entry, point)
     )
 
 
-def _load_entry(point: EntryPoint) -> object:
+def load_entry(point: EntryPoint) -> object:
+    """A new object of what an installed package offers. Raises PluginError."""
     try:
         kind = point.load()
     except FOREIGN_ERRORS as exc:  # a plugin is foreign code: importing it may raise anything
