@@ -103,7 +103,8 @@ def _with_progress(source: BinaryIO, path: Path) -> Iterator[Recorded]:
 
 
 def _report(run: Replay, results: int, engine: WindowEngine) -> None:
-    typer.echo(f"{run.events} events, {results} results; {run.undecoded} payloads not decoded", err=True)
+    old = f", {run.old} with old readings" if run.old else ""
+    typer.echo(f"{run.events} events, {results} results; {run.undecoded} payloads not decoded{old}", err=True)
     for name, counters in engine.counters.items():
         typer.echo(f"  {name}: {_story(counters)}", err=True)
 

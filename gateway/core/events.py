@@ -50,6 +50,7 @@ class Flag(IntFlag):
     CORRECTED = 8  # event_time is not what the device said; device_time is
     TIME_UNCERTAIN = 16  # the gateway itself had no trusted time yet
     HISTORICAL = 32  # the device says that it saved this up: its time is believed, however old
+    OLD = 64  # a reading of long ago that was sent again, or could be: it is in no window
 
 
 SKIPPED_SHIFT = 8

@@ -6,7 +6,7 @@ Every message ends in exactly one counted outcome: buffered, duplicate, sampled 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message
@@ -17,6 +17,7 @@ from gateway.decode.routes import Decoded, RouteSpec, RouteTable
 from gateway.decode.sparkplug_births import EdgeNodes
 from gateway.flow.admission import Admission
 from gateway.pipeline.checkpointer import Checkpointer
+from gateway.pipeline.freshness import judge_age, out_of_windows
 from gateway.pipeline.results import Results, append
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.normalize import skew_kinds
@@ -24,6 +25,8 @@ from gateway.windows.emission import MANY
 
 MAX_TOPIC_CHARS = 1024  # of 65,535 that MQTT allows: every stream that is remembered costs its name
 _HISTORICAL = int(Flag.HISTORICAL)
+_SKEWED = int(Flag.CLOCK_SKEW)
+_OLD = int(Flag.OLD)
 _TIME_UNCERTAIN = int(Flag.TIME_UNCERTAIN)
 
 
@@ -146,6 +149,10 @@ class Intake:
                 return verdict
             flags |= verdict << SKIPPED_SHIFT
         decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms)
+        clock_flags = decoded.flags
+        if clock_flags & _SKEWED and not doubt:
+            decoded = judge_age(self.devices, message.topic, decoded, spec, message.arrival_ms)
+        flags |= decoded.flags
         rows.append(
             NewEvent(
                 message.topic,
@@ -155,7 +162,7 @@ class Intake:
                 decoded.device_time_ms,
                 spec.priority,
                 Kind.RAW,
-                decoded.flags | flags if flags else decoded.flags,
+                flags,
                 message.payload,
                 kept=route.forwarding.keeps(message.topic, levels, decoded.samples, message.arrival_ms),
             )
@@ -164,20 +171,32 @@ class Intake:
             self.presence.note(levels.get("device") or message.topic, message.arrival_ms, not decoded.problem)
         if decoded.device_time_ms is not None and not (message.retain or doubt):
             # A retained message's time is that of its publishing; and only a known time can judge another.
-            self._note_clock(message, decoded.device_time_ms, decoded.flags, spec)
+            self._note_clock(message, decoded.device_time_ms, clock_flags | flags & _OLD, spec)
         if decoded.problem:
             self.problems[spec.name, decoded.problem] += 1
-        elif decoded.samples and (not message.retain or spec.retained == "window"):
-            chunks = self._checkpointer.windows.process(
-                message.topic, spec.name, levels, decoded.samples, message.arrival_ms
-            )
-            if chunks:
-                self.take_results(store, rows, chunks)
-        if decoded.misses or decoded.filtered or decoded.notes:
+        elif decoded.samples and not out_of_windows(flags, spec):
+            self._window(message, levels, decoded, spec.name, store, rows)
+        if decoded.misses or decoded.filtered or decoded.notes or flags & _OLD:
             self._count_oddities(spec.name, decoded)
         return ""
 
+    def _window(
+        self,
+        message: Message,
+        levels: Mapping[str, str],
+        decoded: Decoded,
+        route: str,
+        store: Store,
+        rows: list[NewEvent],
+    ) -> None:
+        windows = self._checkpointer.windows
+        chunks = windows.process(message.topic, route, levels, decoded.samples, message.arrival_ms)
+        if chunks:
+            self.take_results(store, rows, chunks)
+
     def _count_oddities(self, route: str, decoded: Decoded) -> None:
+        if decoded.flags & _OLD:
+            self.oddities[route, "old"] += 1
         for field in decoded.misses:
             self.misses[route, field] += 1
         if decoded.filtered:
@@ -188,7 +207,8 @@ class Intake:
     def _note_clock(self, message: Message, device_time_ms: int, flags: int, spec: RouteSpec) -> None:
         if flags & _HISTORICAL:
             return
-        self.devices.observe(message.topic, device_time_ms, message.arrival_ms)
+        if not flags & _OLD:  # an old reading tells nothing of the clock
+            self.devices.observe(message.topic, device_time_ms, message.arrival_ms)
         if flags and spec.timestamp == "normalize":
             for kind in skew_kinds(device_time_ms, message.arrival_ms, flags, spec.skew):
                 self.skew[spec.name, kind] += 1

@@ -13,8 +13,11 @@ from typing import NamedTuple, TypeGuard
 import orjson
 
 from gateway.core.errors import DecodeError, GatewayError
-from gateway.core.events import Emission, FieldValue, Sample
+from gateway.core.events import Emission, FieldValue, Flag, Sample
 from gateway.decode.routes import RouteTable
+from gateway.pipeline.freshness import judge_age
+from gateway.timekeeping.devices import DeviceClocks
+from gateway.timekeeping.normalize import SkewPolicy
 from gateway.windows.emission import emission_json
 from gateway.windows.engine import WindowEngine, gathered
 
@@ -90,6 +93,9 @@ class Replay:
     def __init__(self, routes: RouteTable, engine: WindowEngine) -> None:
         self.events = 0
         self.undecoded = 0
+        self.old = 0
+        """Messages that were left out because their readings are old."""
+        self._devices = DeviceClocks(wrong_ms=SkewPolicy().future_tolerance_ms)
         self._routes = routes
         self._engine = engine
         self._now_ms: int | None = None
@@ -111,6 +117,13 @@ class Replay:
         if decoded.problem is not None:
             self.undecoded += 1
             return out
+        if decoded.flags & Flag.CLOCK_SKEW:
+            decoded = judge_age(self._devices, event.topic, decoded, route.spec, event.time_ms)
+        if decoded.flags & Flag.OLD:
+            self.old += 1
+            return out
+        if decoded.device_time_ms is not None and not decoded.flags & Flag.HISTORICAL:
+            self._devices.observe(event.topic, decoded.device_time_ms, event.time_ms)
         name = route.spec.name
         return out + gathered(self._engine.process(event.topic, name, levels, decoded.samples, self._now_ms))
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gateway.buffer.reader import Reader
-from gateway.core.events import Emission, Flag
+from gateway.core.events import Emission
 from gateway.core.identifiers import split_ids
 from gateway.decode.routes import RouteTable
+from gateway.pipeline.freshness import out_of_windows
 from gateway.windows.engine import WindowEngine, gathered
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def replay_one(windows: WindowEngine, routes: RouteTable, message: StoredMessage
         return []
     route, levels = found
     decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms)
-    if message.flags & Flag.RETAINED and route.spec.retained != "window":
+    if out_of_windows(message.flags, route.spec):
         return []
     return gathered(
         windows.process(message.topic, route.spec.name, levels, decoded.samples, message.arrival_ms)

@@ -11,12 +11,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from statistics import median
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 BLOCK_MS = 60_000
 BLOCKS = 16
 MAX_DEVICES = 10_000
 MIN_SPAN_MS = 5 * BLOCK_MS  # a drift over less is noise
+
+
+FRESH_MS = 60_000
+"""A message that took no longer than so beyond the quickest is new; longer ways are those of old readings."""
+STEADY_MS = 2_000
+STEADY_SHARE = 0.05  # how far two clocks may go apart between two messages, beyond STEADY_MS
+
+Age = Literal["new", "old", "unknown"]
 
 
 class DeviceClock(NamedTuple):
@@ -67,6 +75,7 @@ class DeviceClocks:
         self._max_devices = max_devices
         self._devices: dict[str, _Device] = {}
         self._wrong: set[str] = set()
+        self._suspects: dict[str, tuple[int, int]] = {}  # device time and arrival of what may be old
         self._news: list[str] = []
 
     def observe(self, name: str, device_ms: int, arrival_ms: int) -> None:
@@ -84,6 +93,27 @@ class DeviceClocks:
             device.least_ms = lag_ms
         if not 0 <= arrival_ms - device.started_ms < BLOCK_MS:
             self._close_block(name, device, arrival_ms, lag_ms)
+
+    def age(self, name: str, device_ms: int, arrival_ms: int) -> Age:
+        """Tell a new reading by a clock that is slow from an old reading that is sent again.
+
+        For messages whose device time is far behind. New: it took as long as others of this device, or its
+        time has gone on as ours has since the last one that was as slow. Old: this device's clock is known,
+        and says that it is. Unknown: nothing is known of its clock yet. Only `observe` what is new.
+        """
+        device, suspect = self._devices.get(name), self._suspects.get(name)
+        if device is not None and arrival_ms - device_ms + device.offset_ms() <= FRESH_MS:
+            return "new"
+        if suspect is not None and device_ms > suspect[0]:
+            passed_ms = arrival_ms - suspect[1]
+            if abs(device_ms - suspect[0] - passed_ms) <= STEADY_MS + STEADY_SHARE * passed_ms:
+                self._suspects[name] = (device_ms, arrival_ms)
+                return "new"
+        if suspect is None and len(self._suspects) >= self._max_devices:
+            self._suspects.pop(next(iter(self._suspects)))
+        if suspect is None or device_ms != suspect[0]:  # the same again is the same reading
+            self._suspects[name] = (device_ms, arrival_ms)
+        return "unknown" if device is None else "old"
 
     def newly_wrong(self) -> list[str]:
         """The devices whose clocks were found wrong since the last call."""

@@ -42,6 +42,7 @@ ROUTES = (
     RouteSpec("sensors", "s/{device}", timestamp_path="t", timestamp_format="unix_ms", timestamp="trusted"),
     RouteSpec("fresh", "fresh/{device}", retained="ignore"),
     RouteSpec("words", "words/{device}", decoder="number"),
+    RouteSpec("clocked", "clocked/{device}", timestamp_path="t", timestamp_format="unix_ms"),
 )
 
 
@@ -897,3 +898,47 @@ def test_a_window_that_turns_keys_away_is_announced_once_and_again_after_a_rollb
     world.tick(250)
     assert len(alerts()) == 2
     world.close()
+
+
+# --- old is not new ---
+
+CLOCKED = window("clocked", route="clocked", size_ms=60_000, watermark="per_key")
+HOUR_S = 3_600
+
+
+def test_a_cached_state_is_stored_with_its_own_time_and_is_in_no_window(tmp_path: Path) -> None:
+    """A sensor that died six hours ago, whose last state comes again at every restart of its bridge."""
+    world = World(tmp_path, (CLOCKED,))
+    try:
+        before = {"t": EPOCH_MS, "v": 12.0}
+        world.take_in(world.message("clocked/cellar", before))
+        world.clock.advance(6 * HOUR_S * 1000)
+        world.take_in(world.message("clocked/cellar", before))
+        world.crash()
+        for value in (13.0, 14.0):
+            world.take_in(world.message("clocked/cellar", {"t": world.clock.now_ms(), "v": value}))
+            world.clock.advance(60_000)
+        times = rows(world, "event_time, flags")
+        assert times[1] == (EPOCH_MS, Flag.CLOCK_SKEW | Flag.OLD)
+        assert [one[2:] for one in world.emitted("clocked")] == [(1, 12.0), (1, 13.0)]
+        assert world.pipeline.intake.oddities == {}, "counted by the pipeline before the crash"
+    finally:
+        world.close()
+
+
+def test_a_first_reading_of_hours_ago_is_marked_and_in_no_window(tmp_path: Path) -> None:
+    world = World(tmp_path, (CLOCKED,))
+    try:
+        old = {"t": EPOCH_MS - 7 * HOUR_S * 1000, "v": 12.0}
+        world.take_in(world.message("clocked/hall", old))
+        assert world.pipeline.intake.oddities["clocked", "old"] == 1
+        assert world.pipeline.windows.counters["clocked"].events == 0
+        ((flags,),) = rows(world, "flags")
+        assert flags & Flag.OLD
+        # But it is a clock that is slow: from the next reading on it is corrected.
+        world.clock.advance(10_000)
+        world.take_in(world.message("clocked/hall", {"t": old["t"] + 10_000, "v": 12.0}))
+        assert world.pipeline.windows.counters["clocked"].events == 1
+        assert rows(world, "event_time")[1] == (world.clock.now_ms(),)
+    finally:
+        world.close()

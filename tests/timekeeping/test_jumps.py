@@ -122,3 +122,49 @@ def test_the_number_of_watched_devices_is_bounded_and_the_rest_is_counted() -> N
     for name in "abcd":
         clocks.observe(name, 0, 0)
     assert (clocks.watched, clocks.unwatched) == (2, 2)
+
+
+# --- old readings and slow clocks ---
+
+HOUR_MS = 3_600_000
+
+
+def heard(clocks: DeviceClocks, device_ms: int, arrival_ms: int) -> str:
+    age = clocks.age("a", device_ms, arrival_ms)
+    if age == "new":
+        clocks.observe("a", device_ms, arrival_ms)
+    return age
+
+
+def test_a_reading_of_hours_ago_is_old_where_the_clock_is_known_to_be_right() -> None:
+    clocks = DeviceClocks(wrong_ms=5_000)
+    clocks.observe("a", 0, 200)
+    assert heard(clocks, 0, 6 * HOUR_MS) == "old"
+    assert heard(clocks, 0, 6 * HOUR_MS + 60_000) == "old"
+
+
+def test_nothing_is_known_of_a_device_that_is_heard_for_the_first_time() -> None:
+    clocks = DeviceClocks(wrong_ms=5_000)
+    assert heard(clocks, 0, 6 * HOUR_MS) == "unknown"
+    assert heard(clocks, 0, 6 * HOUR_MS + 1_000) == "unknown", "the same reading again tells nothing"
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_clock_that_is_steadily_hours_slow_is_known_by_its_second_reading(known: bool) -> None:
+    clocks = DeviceClocks(wrong_ms=5_000)
+    if known:  # its time zone was lost in the meantime
+        clocks.observe("a", 0, 100)
+    begin_ms = 8 * HOUR_MS
+    ages = [
+        heard(clocks, begin_ms - 7 * HOUR_MS + at, begin_ms + at + at % 700)
+        for at in range(0, 600_000, 30_000)
+    ]
+    assert ages == ["old" if known else "unknown"] + 19 * ["new"]
+
+
+def test_a_backlog_of_a_device_whose_clock_is_right_is_old() -> None:
+    clocks = DeviceClocks(wrong_ms=5_000)
+    clocks.observe("a", 10 * HOUR_MS, 10 * HOUR_MS)
+    now_ms = 10 * HOUR_MS + 60_000
+    ages = {heard(clocks, at * 600_000, now_ms + at * 10) for at in range(12)}
+    assert ages == {"old"}
