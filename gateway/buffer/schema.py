@@ -280,15 +280,11 @@ UNSETTLED_DERIVED_INDEX = (
 )
 # What the republisher follows: aggregates and alerts are a small part of all rows.
 DERIVED_INDEX = "CREATE INDEX IF NOT EXISTS buffer_events_derived ON buffer_events (id) WHERE kind <> 0"
-# What is failed or corrupt: almost always nothing, and an audit asks for it every minute.
-UNDELIVERED_INDEX = (
-    "CREATE INDEX IF NOT EXISTS buffer_events_undelivered"
-    " ON buffer_events (stream, status, sequence_num) WHERE status > 2 AND status < 5"
-)
-# What stays at the edge: an audit declares it, and it may be most of the file.
-AT_EDGE_INDEX = (
-    "CREATE INDEX IF NOT EXISTS buffer_events_at_edge"
-    " ON buffer_events (stream, sequence_num) WHERE status = 5"
+# What is failed, corrupt or stays at the edge: an audit asks for it every minute. One index for all: each
+# condition is checked for each row that is appended, which costs some 2 %.
+KEPT_INDEX = (
+    "CREATE INDEX IF NOT EXISTS buffer_events_kept"
+    " ON buffer_events (stream, status, sequence_num) WHERE status > 2"
 )
 
 
@@ -323,8 +319,7 @@ def open_writer(
         database.execute_sql(UNSETTLED_INDEX)
         database.execute_sql(UNSETTLED_DERIVED_INDEX)
         database.execute_sql(DERIVED_INDEX)
-        database.execute_sql(UNDELIVERED_INDEX)
-        database.execute_sql(AT_EDGE_INDEX)
+        database.execute_sql(KEPT_INDEX)
     except BaseException:
         database.close()
         raise

@@ -206,7 +206,6 @@ class Store:
         streams, new_id = self._streams, self._ids.next
         packed = self.compressor.compress_all([e.family for e in events], [e.payload for e in events])
         values: list[object] = []
-        kept = 0
         for event, (codec, stored) in zip(events, packed, strict=True):
             stream = streams.position(event.topic)
             sequence_num = streams.next_sequence(stream)
@@ -216,11 +215,10 @@ class Store:
             times = (event.event_time_ms, event.ingest_time_ms, event.device_time_ms)
             nature = (event.priority, event.kind, event.flags)
             checksum = event_checksum(event_id, stream.id, sequence_num, *times, *nature, codec, stored)
-            status = 0
-            if event.kept:
-                status, kept = _KEPT, kept + 1
+            status = _KEPT if event.kept else 0
             values += (event_id, stream.id, sequence_num, *times, status, *nature, 0, stored, codec, checksum)
         insert_events(self._connection, values, len(events))
+        kept = sum([event.kept for event in events])
         self._tally.moved["status", Status.PENDING.name] += len(events) - kept
         if kept:
             self._tally.moved["status", Status.KEPT.name] += kept

@@ -31,7 +31,7 @@ SELECT json_group_array(stream), json_group_array(first), json_group_array(last)
 (SELECT stream, min(sequence_num) AS first, max(sequence_num) AS last FROM
   (SELECT stream, sequence_num,
           sequence_num - row_number() OVER (PARTITION BY stream ORDER BY sequence_num) AS run
-   FROM buffer_events WHERE status = 5)
+   FROM buffer_events WHERE status = 5 AND status > 2)
  GROUP BY stream, run ORDER BY stream, first)
 """
 _LOST = """
