@@ -47,7 +47,7 @@ class OpenBuffer:
     def open(self) -> None:
         """Raises StoreError, BufferLockedError, and DamageError when a new start would mend the file."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise unusable_folder(self.path.parent, exc) from exc
         self._resources.enter_context(DataDirLock(self.path.parent))

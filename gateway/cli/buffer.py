@@ -41,6 +41,7 @@ from gateway.cli.buffer_options import (
 from gateway.cli.settings import load_config
 from gateway.core.errors import ControlError, StoreError
 from gateway.core.events import Kind, Status
+from gateway.core.printable import printable
 from gateway.core.units import format_bytes, format_duration
 from gateway.host.control import SOCKET_FILE, ask
 from gateway.receiver.event_lines import event_line
@@ -142,9 +143,9 @@ def list_command(
     )
     for row in rows:
         time = f"{datetime.fromtimestamp(row['event_time_ms'] / 1000, UTC):%F %T}"
-        place = f"{row['sequence_num']} of {row['stream']}"
+        place = f"{row['sequence_num']} of {printable(row['stream'])}"
         if row["refusal"]:
-            place += f"  ({row['refusal']})"
+            place += f"  ({printable(row['refusal'])})"
         size = row["stored_bytes"]
         typer.echo(f"{row['event_id']:36}  {row['status']:8} {row['kind']:9} {time} {size:6}  {place}")
 

@@ -11,6 +11,7 @@ import typer
 from gateway.buffer.proof.balance import Audit
 from gateway.buffer.proof.stream_audit import StreamAudit, audit_streams
 from gateway.buffer.reader import Reader
+from gateway.core.printable import printable
 from gateway.flow.dropped_ranges import DroppedRange
 
 _PROBLEMS_SHOWN = 20
@@ -61,7 +62,7 @@ def print_audit(found: Audit, streams: StreamTable, problems: Sequence[str]) -> 
     if streams.left_out:
         typer.echo(f"           and {streams.left_out:,} more streams; --limit or --stream shows them")
     for problem in problems:
-        typer.echo(f"PROBLEM    {problem}")
+        typer.echo(f"PROBLEM    {printable(problem)}")
     if not problems:
         complete = found.streams - streams.incomplete
         typer.echo(f"balanced   appended = here + evicted, over {found.streams:,} streams")
@@ -70,7 +71,7 @@ def print_audit(found: Audit, streams: StreamTable, problems: Sequence[str]) -> 
 
 def _print_shed(ranges: Sequence[DroppedRange]) -> None:
     for one in sorted(ranges, key=lambda one: -one.messages)[:_SHED_SHOWN]:
-        stream = one.stream or "several streams"
+        stream = printable(one.stream) or "several streams"
         times = f"{_time(one.first_ms)} to {_time(one.last_ms)}" if one.last_ms else "nobody knows when"
         typer.echo(f"shed       {one.messages:,} {one.reason}, {stream}: {times}")
     if len(ranges) > _SHED_SHOWN:
@@ -80,7 +81,7 @@ def _print_shed(ranges: Sequence[DroppedRange]) -> None:
 def _print_stream(one: StreamAudit) -> None:
     here = ", ".join(f"{count:,} {name}" for name, count in one.statuses.items()) or "none here"
     gone = f", {one.gone_after_delivery:,} delivered and gone" if one.gone_after_delivery > 0 else ""
-    typer.echo(f"stream     {one.stream}: {one.given_out:,} numbers, {here}{gone}")
+    typer.echo(f"stream     {printable(one.stream)}: {one.given_out:,} numbers, {here}{gone}")
     for name, ranges in [*one.held.items(), *((f"lost, {why}", ranges) for why, ranges in one.lost.items())]:
         typer.echo(f"           {name}: {ranges}")
 

@@ -155,7 +155,7 @@ def restore(
     """Put a backup in the place of the buffer of a stopped gateway. What was there is kept aside."""
     settings = load_config(config)
     path = settings.gateway.buffer_path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _stopped(path, "restore"), progress_bar() as progress:
         progress.add_task("copying and checking", total=None)
         done = restore_buffer(path, backup or backup_path(path), _now_ms(), partial(_announce, settings))

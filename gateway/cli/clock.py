@@ -14,6 +14,7 @@ import typer
 
 from gateway.cli.settings import load_config
 from gateway.core.errors import GatewayError, plain_reason
+from gateway.core.printable import printable
 from gateway.core.units import format_duration
 
 app = typer.Typer(no_args_is_help=True, help="The gateway's time, and its devices' clocks.")
@@ -98,7 +99,7 @@ def describe_devices(found: dict[str, Any]) -> Iterator[str]:
         drift = "" if one["drift_ppm"] is None else f"{one['drift_ppm']:+9.1f} ppm"
         since = "" if one["wrong_since_ms"] is None else f"wrong since {_time(one['wrong_since_ms'])}"
         offset = f"{one['offset_ms'] / 1000:+14.3f} s"
-        yield f"  {one['device']:<40} {offset} {drift:>13}  {since}".rstrip()
+        yield f"  {printable(one['device']):<40} {offset} {drift:>13}  {since}".rstrip()
 
 
 def _ms(seconds: float, *, sign: bool = False) -> str:
