@@ -222,11 +222,27 @@ class Route:
                 return self._read_items(self._find_items(document, levels), document, levels, arrival_ms)
             item = self._read(document, document, levels, arrival_ms)
             if self._where is not None:
-                return self._combine([(item, document)], item.misses, levels, arrival_ms)
+                return self._judged(self._where, item, document, levels)
             sample, device_time_ms, flags, misses = item
             return Decoded((sample,), sample.time_ms, device_time_ms, flags, None, misses)
         except DecodeError as exc:
             return Decoded((), arrival_ms, None, _UNDECODED, exc.reason, ())
+
+    def _judged(self, where: Formula, read: _Item, item: object, levels: Mapping[str, str]) -> Decoded:
+        """The message of one reading, if it passes."""
+        sample, device_time_ms, flags, misses = read
+        verdict = self._verdict(where, sample.fields, item, levels)
+        if verdict is None:
+            misses += (MISSED_CONDITION,)
+        return Decoded(
+            (sample,) if verdict else (),
+            sample.time_ms,
+            device_time_ms,
+            flags,
+            None,
+            misses,
+            int(verdict is False),
+        )
 
     def _read_items(
         self, found: object, document: object, levels: Mapping[str, str], arrival_ms: int

@@ -95,7 +95,7 @@ def test_text_in_utf16_or_with_a_mark_is_no_text_with_rubbish_in_it() -> None:
 def test_a_decimal_comma_is_a_number_and_a_word_is_none() -> None:
     assert only(decode(b"-3,75", decoder="number")) == {"value": -3.75}
     assert only(decode(b"1.250,5\n", decoder="number")) == {"value": 1250.5}
-    for payload in (b"12 W", b"on", b"0x12", b"1_0", b"1;2"):
+    for payload in (b"12 W", b"12 W4", b"on", b"0x12", b"1_0", b"1;2"):
         assert decode(payload, decoder="number").problem == "number"
 
 

@@ -29,15 +29,18 @@ def parse_line_protocol(payload: bytes, _arrival_ms: int = 0) -> list[Document]:
     return _each_line(payload, "influx", _point)
 
 
+_BLANKS = b" \t\r"
+
+
 def _each_line(payload: bytes, reason: str, read: Callable[[bytes], Document]) -> list[Document]:
     check_size(payload)
     documents: list[Document] = []
     problem: DecodeError | None = None
     for line in payload.splitlines():
-        if not line.strip() or (reason == "influx" and line.lstrip().startswith(b"#")):
+        if not line.strip(_BLANKS) or (reason == "influx" and line.lstrip().startswith(b"#")):
             continue
         try:
-            documents.append(read(line.strip()))
+            documents.append(read(line.strip(_BLANKS)))
         except DecodeError as exc:
             problem = exc
             documents.append(None)

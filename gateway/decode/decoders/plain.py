@@ -104,11 +104,14 @@ def parse_number(payload: bytes, _arrival_ms: int = 0) -> Document:
     return number if math.isfinite(number) else None
 
 
+_DIGITS_ONLY = re.compile(rb"\s*[+-]?[\d.,]+(?:[eE][+-]?\d+)?\s*")
+
+
 def parse_comma_number(payload: bytes, _arrival_ms: int = 0) -> Document:
     """A number with a decimal comma. One with a unit is text: `parse: number` reads it."""
     check_size(payload)
-    number = number_in(payload.decode("latin-1")) if payload.strip()[-1:].isdigit() else None
-    if number is None or b"0x" in payload.lower():
+    number = number_in(payload.decode()) if _DIGITS_ONLY.fullmatch(payload) else None
+    if number is None:
         raise DecodeError("not a number", reason="number")
     return number
 
