@@ -24,7 +24,7 @@ _GROUPED = (
 )
 _NUMBER = re.compile(rf"([+-]?) ?({_GROUPED}|\d+(?:[.,]\d*)?|[.,]\d+)([eE][+-]?\d{{1,3}}(?!\w))?", re.ASCII)
 # Of digits only a last one, as in `m3`; so a time or a date is no number with a unit.
-_UNIT = re.compile(r"(?:[^\W\d_]|[°%‰′″'\"€$²³])[^\d\s,;:_]*\d?(?:[ /](?:[^\W\d_]|[°%])+\d?)?")
+_UNIT = re.compile(r"(?:[^\W\d_]|[°℃℉%‰′″'\"€$£²³])[^\d\s,;:_]*\d?(?:[ /](?:[^\W\d_]|[°℃℉%])+\d?)?")
 
 
 def number_in(text: str) -> int | float | None:
