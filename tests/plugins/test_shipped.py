@@ -288,6 +288,17 @@ def test_a_threshold_with_hysteresis_does_not_flap() -> None:
     ]
 
 
+def test_a_threshold_waits_until_it_has_been_crossed_for_long_enough() -> None:
+    # Windows of ten seconds: above from the 2nd on, but for the 3rd, so that it counts anew from the 4th.
+    values = [20.0, 31, 20, 31, 31, 31, 31, 20]
+    assert alerts(values, above=30, **{"for": "20s"}) == [(6, "raised"), (8, "cleared")]
+
+
+def test_a_threshold_says_it_again_while_it_lasts() -> None:
+    told = [(2, "raised"), (4, "raised"), (6, "raised"), (7, "cleared")]
+    assert alerts([20, 31, 31, 31, 31, 31, 20], above=30, repeat="20s") == told
+
+
 def test_a_threshold_may_lie_below() -> None:
     assert alerts([5, 1, 3, 5], below=2, clear=4) == [(2, "raised"), (4, "cleared")]
 
