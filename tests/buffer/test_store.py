@@ -533,7 +533,7 @@ def test_a_buffer_of_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) ->
         pass
     assert "newer" in refusal.value.hint
     assert sql(path, "SELECT name, sql FROM sqlite_schema ORDER BY name") == before
-    assert sql(path, "SELECT value FROM meta") == [("999",)]
+    assert sql(path, "SELECT value FROM meta WHERE name = 'schema_version'") == [("999",)]
     assert not path.with_name("events.db-wal").exists(), "it is still open"
 
 
