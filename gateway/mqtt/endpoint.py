@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,23 +13,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tls:
-    """How to make a TLS connection. `insecure` skips the check of the broker's name and certificate."""
+    """How to make a TLS connection; files are read at each. `insecure` skips the check of the broker's name
+    and certificate. `server_name` is what to ask for and expect, where it is not the host."""
 
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
     insecure: bool = False
+    alpn: tuple[str, ...] = ()
+    server_name: str | None = None
+    key_password_file: str | None = None
 
-    def context(self) -> ssl.SSLContext:
-        """Raises OSError or ssl.SSLError when a file cannot be used."""
-        context = ssl.create_default_context(cafile=self.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert_file:
-            context.load_cert_chain(self.cert_file, self.key_file)
-        if self.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy on the way to the broker."""
+
+    scheme: Literal["http", "socks5"]
+    host: str
+    port: int
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,17 @@ class Endpoint:
     max_packet_bytes: int | None = None  # MQTT 5 only: what the broker may send us
     will: Will | None = None
     reconnect_max_s: float = 30.0  # the longest pause between two attempts to connect
+    reconnect_min_s: float = 0.0  # the shortest
+    websocket_path: str | None = None  # None: no WebSocket
+    websocket_headers: tuple[tuple[str, str], ...] = ()
+    proxy: Proxy | None = None
+    read_password: Callable[[], str] | None = field(default=None, repr=False)  # at each connect
+    alternatives: tuple[Endpoint, ...] = ()  # tried in turn when this one does not work
 
     def current_password(self) -> str | None:
         """The password as its file has it now, so that a corrected or a new one needs no restart."""
+        if self.read_password is not None:
+            return self.read_password()
         if self.password_file is None:
             return self.password
         try:

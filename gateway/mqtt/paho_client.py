@@ -8,7 +8,6 @@ All of it runs on the thread of the `Link` that made it, and a connection is use
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -24,6 +23,7 @@ from gateway.core.events import Message
 from gateway.delivery.refusals import reason_name, reason_text
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.sockets import BufferedSocket
+from gateway.mqtt.transport import open_transport, unanswered
 
 CONNECT_TIMEOUT_S = 10.0
 SUBSCRIBE_LIMIT = 8  # AWS IoT Core takes no more filters in one packet, and closes the connection
@@ -108,8 +108,9 @@ class Connection:
             if not connection.readable:
                 break
             code = client.loop_read()
-            if not self.accepted:
-                self._raise_refusal()  # it says why; paho's code only that something was wrong
+            if not self.accepted and self.refused_code is None and code > 0:
+                raise BrokerError(unanswered(self._endpoint, connection.first_bytes))
+            self._raise_refusal()  # it says why; paho's code only that something was wrong
             _check(code)
             self._raise_refusal()
         messages, self._inbox = self._inbox, []
@@ -198,11 +199,9 @@ class Connection:
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(0)  # the sessions keep windows of their own
+        client.endpoint = endpoint
         if endpoint.username is not None:
             client.username_pw_set(endpoint.username, endpoint.current_password())
-        if endpoint.tls is not None:
-            client.tls_set_context(endpoint.tls.context())
-            client.tls_insecure_set(endpoint.tls.insecure)
         if endpoint.will is not None:
             will = endpoint.will
             client.will_set(will.topic, will.payload, will.qos, will.retain)
@@ -307,6 +306,7 @@ def is_refusal(code: int) -> bool:
 class _Client(paho.Client):
     """paho's client on a BufferedSocket, which leaves QoS 2 to its owner."""
 
+    endpoint: Endpoint
     connection: BufferedSocket
     puback_code = 0
     """The reason code of the PUBACK that is being handled."""
@@ -378,10 +378,7 @@ class _Client(paho.Client):
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _create_socket(self) -> Any:
-        sock = super()._create_socket()
-        if isinstance(sock, socket.socket):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = BufferedSocket(sock)  # type: ignore[arg-type]
+        self.connection = BufferedSocket(open_transport(self.endpoint, CONNECT_TIMEOUT_S))
         return self.connection
 
     def close(self) -> None:

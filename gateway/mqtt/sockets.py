@@ -12,6 +12,8 @@ import select
 import socket
 import ssl
 
+from gateway.mqtt.websocket import WebSocket
+
 _READ_BYTES = 256 * 1024
 _TLS_RECORD_LIMIT_BYTES = 16 * 1024
 _TLS_RECORD_BYTES = 22  # header, type and tag of a record of TLS 1.3 (RFC 8446, section 5.2)
@@ -25,8 +27,9 @@ class BufferedSocket:
     the buffers. The write buffer is bounded by what one turn of the loop may write.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | WebSocket) -> None:
         self._sock = sock
+        self.first_bytes = b""  # what came first, to tell what kind of peer it is
         self._inbox = b""
         self._read = 0
         self._outbox = bytearray()
@@ -45,6 +48,7 @@ class BufferedSocket:
         except _WOULD_BLOCK:
             return
         self._closed_by_peer = not data
+        self.first_bytes = self.first_bytes or data[:16]
         self._inbox, self._read = data, 0
 
     def flush(self) -> None:
@@ -88,7 +92,7 @@ class BufferedSocket:
         return len(data)
 
     def pending(self) -> int:
-        return self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
+        return 0 if type(self._sock) is socket.socket else self._sock.pending()  # type: ignore[union-attr]
 
     def fileno(self) -> int:
         return self._sock.fileno()
