@@ -69,10 +69,10 @@ class CloudPart(Part):
     def _add_bridges(self, config: Config, cloud: Cloud, budget: MemoryBudget) -> None:
         spec = bridge_spec(config, cloud, self._topics.status, budget.processing_bytes)
         bucket = SharedBucket(cloud.bandwidth)
-        will = Will(self._topics.status, status_payload("offline"))
+        will = Will(self._topics.status, status_payload("offline"), retain=cloud.retain)
         for shard in range(cloud.connections):
             bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket)
-            where = endpoint(cloud, f"-{shard}", will=will if shard == 0 else None)
+            where = endpoint(cloud, f"-{shard}", will=will if cloud.will and shard == 0 else None)
             self.bridges.append(bridge)
             self.bridge_links.append(self._link(f"bridge-{shard}", where, bridge))
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from gateway import __version__
 from gateway.app.part import Part
 from gateway.app.processing import Processing
@@ -28,7 +30,8 @@ from gateway.wire.home_assistant import Discovery
 
 def make_broker(local: Local) -> EmbeddedBroker:
     """Return the broker inside of the gateway."""
-    password = local.password.get_secret_value() if local.password else None
+    secret = local.password
+    password = secret.get_secret_value() if isinstance(secret, SecretStr) else None
     return EmbeddedBroker(*local.address, username=local.username, password=password)
 
 

@@ -171,4 +171,5 @@ def _cloud_line(cloud: Cloud | None) -> str:
     if cloud is None:
         return "none: events stay here"
     links = "1 connection" if cloud.connections == 1 else f"{cloud.connections} connections"
-    return f"{cloud.url} (MQTT {cloud.protocol}), format {cloud.format}, {links}"
+    urls = cloud.url if isinstance(cloud.url, str) else ", then ".join(cloud.url)
+    return f"{urls} (MQTT {cloud.protocol}), format {cloud.format}, {links}"

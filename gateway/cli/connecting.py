@@ -10,7 +10,7 @@ import typer
 from gateway.core.errors import ConfigError
 from gateway.mqtt.endpoint import Endpoint, Tls
 
-Url = Annotated[str, typer.Option("--url", help="The broker: mqtt://host:1883 or mqtts://host:8883.")]
+Url = Annotated[str, typer.Option("--url", help="The broker: mqtt://, mqtts://, ws:// or wss://host:port.")]
 Protocol = Annotated[str, typer.Option("--protocol", help="MQTT version: 5 or 3.1.1.")]
 Username = Annotated[str | None, typer.Option("--username", help="User name at the broker.")]
 PasswordFile = Annotated[
@@ -43,10 +43,10 @@ def endpoint(
     persistent: bool = False,
 ) -> Endpoint:
     """The connection that the options describe. Raises typer.BadParameter, which exits with 2."""
-    from gateway.config.types import broker_address  # noqa: PLC0415 - the models take half a second
+    from gateway.config.types import broker_place  # noqa: PLC0415 - the models take half a second
 
     try:
-        address = broker_address(url)
+        place = broker_place(url)
     except ConfigError as exc:
         raise typer.BadParameter(f"{exc}; {exc.hint}", param_hint="--url") from exc
     if protocol not in ("5", "3.1.1"):
@@ -54,14 +54,15 @@ def endpoint(
     if (cert_file is None) != (key_file is None):
         raise typer.BadParameter("belongs together with --key-file", param_hint="--cert-file")
     return Endpoint(
-        address.host,
-        address.port,
+        place.address.host,
+        place.address.port,
         client_id,
         protocol=cast(Literal["3.1.1", "5"], protocol),
         username=username,
         password_file=password_file,
-        tls=_tls(ca_file, cert_file, key_file) if url.startswith("mqtts://") else None,
+        tls=_tls(ca_file, cert_file, key_file) if place.uses_tls else None,
         persistent=persistent,
+        websocket_path=place.path,
     )
 
 

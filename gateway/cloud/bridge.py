@@ -144,7 +144,7 @@ class Bridge(Session):
         if self._status_id is not None:
             self._status_closes += 1
             self._status_id = None
-        if self._in_flight:
+        if self._in_flight and (self._gave_up or not link.ended_by_us):
             self._note_close(link, link.farewell_code)
         lost = [i for sent in self._in_flight.values() for i in sent.message.events.ids]
         lost += [i for outgoing in self._outgoing for i in outgoing.events.ids]
@@ -249,7 +249,7 @@ class Bridge(Session):
     def _put_up(self, link: Link, message: Outgoing) -> None:
         """Queue a message, in parts if the broker takes no packet of this size, as it said or as we found."""
         single = len(message.events.ids) == 1
-        announced_bytes = link.max_packet_bytes or message.size_bytes
+        announced_bytes = link.max_packet_bytes or self._spec.max_packet_bytes or message.size_bytes
         learnt_bytes = message.size_bytes if single else self._pace.limit_bytes or message.size_bytes
         if message.size_bytes <= min(announced_bytes, learnt_bytes):
             insort(self._outgoing, message, key=_place)
@@ -284,7 +284,9 @@ class Bridge(Session):
                 topic = self._spec.status_topic
                 log.warning("bridge-0: the broker ends the connection over %s; no status is sent", topic)
             if self._status_closes < _STATUS_CLOSES:
-                self._status_id = link.publish(self._spec.status_topic, status_payload(state), retain=True)
+                self._status_id = link.publish(
+                    self._spec.status_topic, status_payload(state), retain=self._spec.retain
+                )
 
     # --- answers ---
 

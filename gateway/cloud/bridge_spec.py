@@ -31,6 +31,9 @@ class BridgeSpec:
     envelopes: bool = False  # in the event format, on MQTT 5 too
     memory_bytes: int = 32 * 1024 * 1024  # of each connection, for what is claimed and for frames under way
 
+    retain: bool = True  # the status
+    max_packet_bytes: int | None = None  # what the broker takes, where it does not say so itself
+
     @property
     def claim_bytes(self) -> int:
         """How much a claim may take, as stored: it and the frames in flight share the memory."""

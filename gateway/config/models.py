@@ -8,22 +8,22 @@ from typing import Annotated, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    SecretStr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from gateway.config.broker_model import CLIENT_ID as CLIENT_ID  # noqa: PLC0414
+from gateway.config.broker_model import Broker, PasswordSource
 from gateway.config.downlink_model import DownlinkEntry
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Buffer, Flow, Http, Log, Plugins, Time
 from gateway.config.types import (
     EMBEDDED,
     AnyPath,
-    BrokerUrl,
+    BrokerPlace,
+    BrokerUrls,
     DurationMs,
-    FilePath,
-    HostPort,
     Listen,
     LocalUrl,
     Name,
@@ -33,11 +33,9 @@ from gateway.config.types import (
     RateBytesPerS,
     Section,
     SizeBytes,
-    blank_as_none,
-    broker_address,
+    broker_place,
     fault,
     none_if_off,
-    read_secret,
     setting,
 )
 from gateway.config.window_model import Window
@@ -48,7 +46,6 @@ from gateway.windows.spec import WindowSpec
 from gateway.wire.encodings import Encoding
 
 BUFFER_FILE = "events.db"
-CLIENT_ID = "gateway-{id}"
 
 
 class GatewaySection(Section):
@@ -81,81 +78,13 @@ def check_prefix(prefix: str) -> None:
     check_topic(prefix)
 
 
-class TlsSection(Section):
-    """Certificates of a TLS connection."""
-
-    ca_file: FilePath | None = setting(
-        None, description="Certificates of the authorities that are trusted. Unset: those of the system."
-    )
-    cert_file: FilePath | None = setting(None, description="This gateway's certificate, for mutual TLS.")
-    key_file: FilePath | None = setting(None, description="The key of `cert_file`.")
-    insecure: bool = setting(
-        False, description="Accept a certificate for another host name. For experiments only."
-    )
-
-    @field_validator("key_file")
-    @classmethod
-    def _pair(cls, key_file: Path | None, info: ValidationInfo) -> Path | None:
-        if "cert_file" in info.data and (key_file is None) != (info.data["cert_file"] is None):
-            raise fault("cert_file and key_file belong together")
-        return key_file
-
-
-class Broker(Section):
-    """What both brokers' connections have in common."""
-
-    url: str
-    client_id: str = setting(CLIENT_ID, min_length=1, max_length=256, description="MQTT client identifier.")
-    username: Annotated[str | None, BeforeValidator(blank_as_none)] = setting(
-        None, description="User name at the broker."
-    )
-    password_file: FilePath | None = setting(None, description="File with the password.")
-    password: Annotated[SecretStr | None, BeforeValidator(blank_as_none)] = setting(
-        None, description="Password; better `${VARIABLE}` or `password_file` than plain text here."
-    )
-    keepalive: PositiveDurationMs = setting(
-        "30s", description="Longest silence on the connection before the broker is asked for a sign of life."
-    )
-    reconnect_max: PositiveDurationMs = setting(
-        "30s",
-        description="Longest pause between two attempts to connect. Pauses are random, up to half a second "
-        "at first, then up to twice as long each time.",
-    )
-    tls: TlsSection = setting({}, description="Certificates; used with `mqtts://`.")
-
-    @field_validator("password")
-    @classmethod
-    def _secret(cls, password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        path = info.data.get("password_file")
-        if path is None:
-            return password
-        if password is not None:
-            raise fault("give password or password_file, not both")
-        return read_secret(path)
-
-    @field_validator("keepalive")
-    @classmethod
-    def _fits_two_bytes(cls, keepalive_ms: int) -> int:
-        if not 1_000 <= keepalive_ms <= 65_535_000:
-            raise fault("must be between 1s and 65535s, as MQTT counts it")
-        return keepalive_ms
-
-    @property
-    def address(self) -> HostPort:
-        """Host and port to connect to."""
-        return broker_address(self.url)
-
-    @property
-    def uses_tls(self) -> bool:
-        return self.url.startswith("mqtts://")
-
-
 class Local(Broker):
     """The broker that the devices publish to."""
 
     url: LocalUrl = setting(
         EMBEDDED,
-        description="`mqtt://host:1883`, `mqtts://host:8883`, or `embedded` for a small broker inside the "
+        description="`mqtt://host:1883`, `mqtts://host:8883`, `ws://host:80/path`, `wss://host:443/path` "
+        "(`tcp` and `ssl` are other names of the first two), or `embedded` for a small broker inside the "
         "gateway (MQTT 3.1.1; for trying out and light use).",
     )
     protocol: Protocol = setting("3.1.1", description="MQTT version.")
@@ -182,6 +111,12 @@ class Local(Broker):
             raise fault("the embedded broker speaks only 3.1.1")
         return protocol
 
+    @model_validator(mode="after")
+    def _embedded_is_told_its_password(self) -> Local:
+        if self.embedded and isinstance(self.password, PasswordSource):
+            raise fault("password: the embedded broker needs one that stays; use password_file")
+        return self
+
     @field_validator("share")
     @classmethod
     def _needs_version_5(cls, share: str | None, info: ValidationInfo) -> str | None:
@@ -198,14 +133,18 @@ class Local(Broker):
         return self.url == EMBEDDED
 
     @property
-    def address(self) -> HostPort:
-        return self.listen if self.embedded else broker_address(self.url)
+    def places(self) -> tuple[BrokerPlace, ...]:
+        return (BrokerPlace("mqtt", self.listen, None),) if self.embedded else (broker_place(self.url),)
 
 
 class Cloud(Broker):
     """The broker that the buffer is sent to."""
 
-    url: BrokerUrl = Field(description="`mqtt://host:1883` or `mqtts://host:8883`.")
+    url: BrokerUrls = Field(
+        description="`mqtt://host:1883`, `mqtts://host:8883`, `ws://host:80/path` or `wss://host:443/path`, "
+        "or a list of them. The next of a list is tried when one does not answer; the first is looked for "
+        "again."
+    )
     protocol: Protocol = setting(
         "5",
         description="MQTT version. With 3.1.1 a broker acknowledges also what it refuses, so an event may "
@@ -236,6 +175,21 @@ class Cloud(Broker):
     order: Literal["oldest", "newest"] = setting(
         "oldest",
         description="Which raw events of a backlog go first; with `newest` live events never wait.",
+    )
+    retain: bool = setting(
+        True,
+        description="Whether status and will are retained. Where the broker says that it keeps no "
+        "retained messages, they are not.",
+    )
+    will: bool = setting(
+        True, description="Whether the broker is given a will, which says that this gateway is offline."
+    )
+    session_expiry: DurationMs = setting(
+        "7d", description="MQTT 5: how long the broker keeps commands for us (`downlink`) while we are away."
+    )
+    max_packet_size: SizeBytes | None = setting(
+        None,
+        description="Largest packet that the broker takes. Unset: as it says itself, which only MQTT 5 does.",
     )
     drain_target: PositiveDurationMs | None = setting(
         None, description="Thin out a backlog of raw events that could not drain in this time. Unset: never."

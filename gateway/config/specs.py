@@ -5,14 +5,19 @@ The models themselves say windows, routes, rules of the downlink and sources of 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+from pydantic import SecretStr
 
 from gateway.buffer.repair.upkeep import BackupPlan
 from gateway.cloud.bridge_spec import BridgeSpec
-from gateway.config.models import Broker, Cloud, Config, Local
+from gateway.config.broker_model import Broker, PasswordSource
+from gateway.config.models import Cloud, Config, Local
 from gateway.config.service_models import Buffer, Flow
 from gateway.host.machine import memory_limit_bytes
-from gateway.mqtt.endpoint import Endpoint, Tls
+from gateway.mqtt.credentials import AzureSas, CommandPassword
+from gateway.mqtt.endpoint import Endpoint, Proxy, Tls
 
 _ANY_TOPIC_BYTES = 64 * 1024
 
@@ -29,20 +34,46 @@ def backup_plan(buffer: Buffer) -> BackupPlan | None:
 
 def endpoint(broker: Local | Cloud, suffix: str, **more: Any) -> Endpoint:
     """Return a connection to `broker` whose client identifier ends in `suffix`."""
-    host, port = broker.address
-    return Endpoint(
-        host=host,
-        port=port,
-        client_id=broker.client_id + suffix,
-        protocol=broker.protocol,
-        username=broker.username,
-        password=broker.password.get_secret_value() if broker.password else None,
-        password_file=broker.password_file,
-        keepalive_s=broker.keepalive // 1000,
-        reconnect_max_s=broker.reconnect_max / 1000,
-        tls=_tls(broker) if broker.uses_tls else None,
-        **more,
+    first, *others = (
+        Endpoint(
+            host=place.address.host,
+            port=place.address.port,
+            client_id=broker.client_id + suffix,
+            protocol=broker.protocol,
+            username=broker.username,
+            keepalive_s=broker.keepalive // 1000,
+            reconnect_max_s=broker.reconnect_max / 1000,
+            reconnect_min_s=broker.reconnect_min / 1000,
+            tls=_tls(broker) if place.uses_tls else None,
+            websocket_path=place.path,
+            websocket_headers=tuple(broker.headers.items()),
+            proxy=_proxy(broker),
+            **_password(broker, place.address.host, broker.client_id + suffix),
+            **more,
+        )
+        for place in broker.places
     )
+    return replace(first, alternatives=tuple(others))
+
+
+def _password(broker: Broker, host: str, client_id: str) -> dict[str, Any]:
+    source = broker.password
+    if isinstance(source, PasswordSource) and source.command is not None:
+        return {"read_password": CommandPassword(source.command), "password_ttl_s": source.ttl / 1000}
+    if isinstance(source, PasswordSource) and source.azure_sas is not None:
+        sas = source.azure_sas
+        resource = sas.resource or f"{host}/devices/{client_id}"
+        made = AzureSas(resource, sas.key_file, sas.ttl / 1000)
+        return {"read_password": made, "password_ttl_s": sas.ttl / 1000}
+    known = source.get_secret_value() if isinstance(source, SecretStr) else None
+    return {"password": known, "password_file": broker.password_file}
+
+
+def _proxy(broker: Broker) -> Proxy | None:
+    if broker.proxy is None:
+        return None
+    place = broker.proxy
+    return Proxy(place.scheme, place.address.host, place.address.port, place.username, place.password)
 
 
 def ingest_endpoint(local: Local) -> Endpoint:
@@ -61,7 +92,11 @@ def downlink_endpoint(cloud: Cloud) -> Endpoint:
     """Return the connection on which commands come, for which the broker queues."""
     largest_bytes = max(entry.rule().max_bytes for entry in cloud.downlink)
     return endpoint(
-        cloud, "-downlink", persistent=True, max_packet_bytes=2 * largest_bytes + _ANY_TOPIC_BYTES
+        cloud,
+        "-downlink",
+        persistent=True,
+        session_expiry_s=cloud.session_expiry // 1000,
+        max_packet_bytes=2 * largest_bytes + _ANY_TOPIC_BYTES,
     )
 
 
@@ -81,6 +116,8 @@ def bridge_spec(config: Config, cloud: Cloud, status_topic: str, memory_bytes: i
         encoding=cloud.encoding,
         envelopes=cloud.envelope == "always",
         memory_bytes=memory_bytes // cloud.connections,
+        retain=cloud.retain,
+        max_packet_bytes=cloud.max_packet_size,
     )
 
 
@@ -91,4 +128,7 @@ def _tls(broker: Broker) -> Tls:
         cert_file=str(files.cert_file) if files.cert_file else None,
         key_file=str(files.key_file) if files.key_file else None,
         insecure=files.insecure,
+        alpn=files.alpn,
+        server_name=files.server_name,
+        key_password_file=str(files.key_password_file) if files.key_password_file else None,
     )

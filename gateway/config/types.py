@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -245,21 +245,81 @@ Listen = Annotated[
 ]
 
 EMBEDDED = "embedded"
-DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+_SYNONYMS = {"tcp": "mqtt", "ssl": "mqtts", "tls": "mqtts"}
+_WEBSOCKET_PATH = "/mqtt"
+_BROKER_PATTERN = r"^((mqtts?|tcp|ssl|tls)://[^@/?#]+/?|wss?://[^@/?#]+(/.*)?)$"
+_BROKER_FORMS = "write mqtt://host:1883, mqtts://host:8883, ws://host:80/mqtt or wss://host:443/mqtt"
 
 
-def broker_address(url: str) -> HostPort:
-    """Host and port of `mqtt://…` or `mqtts://…`. Raises ConfigError, never with the URL in it."""
+class BrokerPlace(NamedTuple):
+    """Where a broker listens. `path` is that of a WebSocket, else None."""
+
+    scheme: str  # one of DEFAULT_PORTS
+    address: HostPort
+    path: str | None
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.scheme in ("mqtts", "wss")
+
+
+def broker_place(url: str) -> BrokerPlace:
+    """Take a broker's URL apart. Raises ConfigError, never with the URL in it."""
     scheme, separator, rest = url.partition("://")
+    scheme = _SYNONYMS.get(scheme, scheme)
     if not separator or scheme not in DEFAULT_PORTS:
-        raise ConfigError("is not a broker's address", hint="write mqtt://host:1883 or mqtts://host:8883")
-    if "@" in rest:
+        raise ConfigError("is not a broker's address", hint=_BROKER_FORMS)
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
         raise ConfigError(
             "must not hold a user or a password", hint="use username and password, or password_file"
         )
-    if urlsplit(url).path.strip("/") or "?" in rest or "#" in rest:
+    address = parse_host_port(re.split(r"[?#]", authority)[0], DEFAULT_PORTS[scheme])
+    if scheme.startswith("ws"):
+        return BrokerPlace(scheme, address, slash + path if path else _WEBSOCKET_PATH)
+    if path.strip("/") or "?" in rest or "#" in rest:
         raise ConfigError("ends after the port", hint="write mqtt://host:1883 or mqtts://host:8883")
-    return parse_host_port(rest.strip("/"), DEFAULT_PORTS[scheme])
+    return BrokerPlace(scheme, address, None)
+
+
+def broker_address(url: str) -> HostPort:
+    """Host and port of a broker's URL. Raises ConfigError, never with the URL in it."""
+    return broker_place(url).address
+
+
+class ProxyPlace(NamedTuple):
+    """A proxy, with what it wants to know."""
+
+    scheme: Literal["http", "socks5"]
+    address: HostPort
+    username: str | None
+    password: str | None
+
+    def __repr__(self) -> str:
+        return f"{self.scheme}://{self.address}"
+
+
+def parse_proxy(value: object) -> ProxyPlace:
+    """Read `http://host:port` or `socks5://user:password@host:port`. Raises ConfigError without the value."""
+    if isinstance(value, ProxyPlace):
+        return value
+    scheme, _, rest = str(value).partition("://")
+    if scheme not in ("http", "socks5"):
+        raise ConfigError("is not a proxy", hint="write http://host:3128 or socks5://host:1080")
+    login, _, place = rest.rstrip("/").rpartition("@")
+    username, _, password = login.partition(":")
+    address = parse_host_port(place, 3128 if scheme == "http" else 1080)
+    known: Literal["http", "socks5"] = "http" if scheme == "http" else "socks5"
+    return ProxyPlace(known, address, unquote(username) or None, unquote(password) or None)
+
+
+ProxyUrl = Annotated[
+    ProxyPlace,
+    BeforeValidator(reading(parse_proxy)),
+    PlainSerializer(repr, return_type=str),
+    _text("proxy", r"^(http|socks5)://.+$"),
+]
 
 
 def _cloud_url(value: str) -> str:
@@ -267,13 +327,27 @@ def _cloud_url(value: str) -> str:
     return value
 
 
+def _cloud_urls(value: object) -> object:
+    urls = list(value) if isinstance(value, list | tuple) else [value]
+    if not urls or not all(isinstance(url, str) for url in urls):
+        raise ConfigError("is not a broker's address", hint=_BROKER_FORMS)
+    for url in urls:
+        broker_place(str(url))
+    return value
+
+
 def _local_url(value: str) -> str:
     return value if value == EMBEDDED else _cloud_url(value)
 
 
-BrokerUrl = Annotated[str, AfterValidator(reading(_cloud_url)), _text("broker", r"^mqtts?://[^@/?#]+/?$")]
+_BROKER_URL = {"type": "string", "pattern": _BROKER_PATTERN, "$comment": "broker"}
+BrokerUrls = Annotated[
+    str | tuple[str, ...],
+    BeforeValidator(reading(_cloud_urls)),
+    WithJsonSchema({"anyOf": [_BROKER_URL, {"type": "array", "items": _BROKER_URL, "minItems": 1}]}),
+]
 LocalUrl = Annotated[
-    str, AfterValidator(reading(_local_url)), _text("broker", r"^(embedded|mqtts?://[^@/?#]+/?)$")
+    str, AfterValidator(reading(_local_url)), _text("broker", f"^embedded$|{_BROKER_PATTERN}")
 ]
 
 

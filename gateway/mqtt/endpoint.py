@@ -70,6 +70,7 @@ class Endpoint:
     websocket_headers: tuple[tuple[str, str], ...] = ()
     proxy: Proxy | None = None
     read_password: Callable[[], str] | None = field(default=None, repr=False)  # at each connect
+    password_ttl_s: float | None = None  # the connection is made anew before it runs out
     alternatives: tuple[Endpoint, ...] = ()  # tried in turn when this one does not work
 
     def current_password(self) -> str | None:

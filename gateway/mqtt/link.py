@@ -36,6 +36,9 @@ STOP_TIMEOUT_S = 2.0  # a goodbye takes milliseconds; what takes longer is a pee
 _EVERY_S = 1.0
 _TAKEN_OVER = 0x8E
 _CLOSED_OFTEN = 3
+FAIL_BACK_S = 300.0  # how often a link on another broker looks for the first one of the list
+_LOOK_TIMEOUT_S = 1.0
+_RENEW_AT = 0.8  # of the time that a password is valid
 _BARREN = 5  # connections in a row that brought nothing: pauses go beyond `reconnect_max`
 _BARREN_LONGEST = 16  # times `reconnect_max`
 _UNSENT_LIMIT_BYTES = 4 * 1024 * 1024  # a peer that does not read must not fill our memory
@@ -101,6 +104,10 @@ class Link:
         self.connected = False
         self.connack = Connack(session_present=False)  # what the broker said last
         self.farewell_code: int | None = None  # of the broker's DISCONNECT, if it sent one (MQTT 5)
+        self.ended_by_us = False  # the connection that ended last
+        self._choices = (endpoint, *endpoint.alternatives)
+        self._choice = 0
+        self._connected_at_s = self._looked_at_s = 0.0
         self._concessions = Concessions(name, endpoint.will)
         self._barren = 0  # connections in a row that were accepted, and lost before they brought anything
         self._earlier_wire_bytes = 0
@@ -224,6 +231,7 @@ class Link:
 
     def reset(self, reason: str) -> None:
         """Give up this connection; a new one is made. Call it from a callback; it raises BrokerError."""
+        self.ended_by_us = True
         raise BrokerError(reason)
 
     # --- from the connection ---
@@ -237,6 +245,7 @@ class Link:
         self.farewell_code = None
         self._concessions.accepted(retain_available=connack.retain_available)
         log.info("%s: connected to %s", self.name, self.endpoint.place)
+        self._connected_at_s = self._looked_at_s = time.monotonic()
         self._session.connected(self, connack.session_present)
 
     def published(self, packet_id: int, reason_code: int) -> None:
@@ -254,8 +263,13 @@ class Link:
     def _run(self) -> None:
         while not self._stop.is_set():
             started = time.monotonic()
+            self.ended_by_us = False
             try:
                 self._serve()
+            except _Renewal as exc:
+                self.ended_by_us = True
+                log.info("%s: connects anew: %s", self.name, exc)
+                self.progressed()
             except Exception as exc:  # noqa: BLE001
                 # A malformed packet, a refusal, a defect in paho or in a callback: whatever it is, the
                 # thread goes on, or the gateway would stay "connected" and deaf for ever.
@@ -285,7 +299,8 @@ class Link:
             self._closed_in_a_row = 0
         if self._barren > _BARREN:
             longest_s *= min(2 ** (self._barren - _BARREN), _BARREN_LONGEST)
-        hurried = self._pause_over.wait(random.uniform(0, min(self._backoff_s, longest_s)))
+        pause_s = random.uniform(0, min(self._backoff_s, longest_s))
+        hurried = self._pause_over.wait(max(pause_s, self.endpoint.reconnect_min_s))
         self._pause_over.clear()
         self._backoff_s = FIRST_BACKOFF_S if hurried else min(self._backoff_s * 2, longest_s)
 
@@ -310,6 +325,7 @@ class Link:
                 connection.keep_alive()
                 next_check_s = now_s + _EVERY_S
             self._check_progress(connection, connecting_until_s)
+            self._check_renewal(now_s)
             if sock.readable and self._session.wants_to_read():
                 wait_s = 0.0
 
@@ -326,6 +342,19 @@ class Link:
         if connection.unsent_bytes > _UNSENT_LIMIT_BYTES * 4:
             raise BrokerError(f"{self.endpoint.place} does not read what we send")
 
+    def _check_renewal(self, now_s: float) -> None:
+        """Leave before the password runs out, and for the first choice of brokers once it is back."""
+        if not self.connected:
+            return
+        ttl_s = self.endpoint.password_ttl_s
+        if ttl_s is not None and now_s - self._connected_at_s > _RENEW_AT * ttl_s:
+            raise _Renewal("the password runs out soon")
+        if self._choice and now_s - self._looked_at_s > FAIL_BACK_S:
+            self._looked_at_s = now_s
+            if _answers(self._choices[0]):
+                self._choice = 0
+                raise _Renewal(f"{self._choices[0].place} is back")
+
     def _end_connection(self) -> None:
         connection, was_connected = self._connection, self.connected
         if connection is not None:
@@ -340,6 +369,12 @@ class Link:
         self._connection, self.connected = None, False
         if was_connected:
             self._session.disconnected(self)
+        self._choose(was_connected)
+
+    def _choose(self, was_connected: bool) -> None:
+        """Where to connect next: the next of the list where this one did not work, else the first again."""
+        self._choice = 0 if was_connected else (self._choice + 1) % len(self._choices)
+        self.endpoint = self._choices[self._choice]
 
     def _note_barren(self, was_connected: bool) -> None:
         self._barren += was_connected
@@ -376,6 +411,21 @@ class Link:
         if self._connection is None or not self.connected:
             raise BrokerError(f"not connected to {self.endpoint.place}")
         return self._connection
+
+
+class _Renewal(Exception):  # noqa: N818 - no error
+    """Raised to leave a connection that works, for a better one."""
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    """Whether somebody listens there; a proxy would have to be asked, so it is simply tried."""
+    if endpoint.proxy is not None:
+        return True
+    try:
+        socket.create_connection((endpoint.host, endpoint.port), _LOOK_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def stop_links(links: Sequence[Link], timeout_s: float = STOP_TIMEOUT_S) -> None:

@@ -103,7 +103,12 @@ class Connection:
     def read(self) -> list[Message]:
         """Handle what has arrived, up to a limit; return the messages among it, in order."""
         client, connection = self._client, self._client.connection
-        connection.fill()
+        try:
+            connection.fill()
+        except ConnectionError as exc:
+            if self.accepted:
+                raise
+            raise BrokerError(unanswered(self._endpoint, connection.first_bytes)) from exc
         for _ in range(_PACKETS_PER_TURN):
             if not connection.readable:
                 break

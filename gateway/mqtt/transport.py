@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import socket
 import ssl
+from pathlib import Path
 from typing import Any
 
 from gateway.core.errors import BrokerError, plain_reason
 from gateway.mqtt.endpoint import Endpoint, Tls
 from gateway.mqtt.websocket import WebSocket
 
-_NAME_MISMATCH, _EXPIRED = 62, 10  # OpenSSL's X509_V_ERR_…
+_NAME_MISMATCHES, _EXPIRED = (62, 64), 10  # OpenSSL's X509_V_ERR_…
 _TLS_ALERT = b"\x15\x03"
 
 
@@ -92,7 +93,7 @@ def _is_alert(error: OSError) -> bool:
 
 
 def _certificate_problem(error: ssl.SSLCertVerificationError, endpoint: Endpoint, tls: Tls) -> str:
-    if error.verify_code == _NAME_MISMATCH:
+    if error.verify_code in _NAME_MISMATCHES:
         name = tls.server_name or endpoint.host
         return f"its certificate is not for {name}; set tls.server_name to a name that it is for"
     if error.verify_code == _EXPIRED:
@@ -133,8 +134,7 @@ def _load_own(context: ssl.SSLContext, tls: Tls, cert_file: str) -> None:
 def _key_password(tls: Tls) -> str:
     if tls.key_password_file is None:
         raise BrokerError("tls.key_file is encrypted; set tls.key_password_file")
-    with open(tls.key_password_file, encoding="utf-8") as file:
-        return file.read().strip()
+    return Path(tls.key_password_file).read_text("utf-8").strip()
 
 
 def _file_problem(error: Exception, otherwise: str) -> str:

@@ -52,7 +52,10 @@ class WebSocket:
 
     def _read_head(self) -> bytes:
         while b"\r\n\r\n" not in self._raw:
-            data = self._sock.recv(4096)
+            try:
+                data = self._sock.recv(4096)
+            except ConnectionError:
+                data = b""
             self._raw += data
             if not self._raw.startswith(b"HTTP/"[: len(self._raw)]) or not data:
                 raise BrokerError("it does not speak WebSocket; url must name that port, or begin with mqtt")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from gateway.config import Config, json_schema, load_config, parse_config, warnings_of
 from gateway.config.reference import updated
@@ -225,7 +225,7 @@ def test_an_empty_variable_is_no_user_and_no_password() -> None:
 
 
 def cloud_password(config: Config) -> str:
-    assert config.cloud is not None and config.cloud.password is not None
+    assert config.cloud is not None and isinstance(config.cloud.password, SecretStr)
     return str(config.cloud.password.get_secret_value())
 
 
