@@ -186,6 +186,7 @@ _STATES = {
     "synced": "sent",
     "failed": "given up",
     "corrupt": "corrupt",
+    "kept": "kept at the edge",
 }
 
 

@@ -21,7 +21,9 @@ import pytest
 from rich.console import Console
 
 from gateway.buffer.proof.balance import Audit
+from gateway.cli import demo_screen
 from gateway.cli.demo_screen import Act, Check, Screen, Story, balance, balance_checks, progress_line
+from gateway.core.events import Status
 from gateway.lab.demo_stage import Counted, Numbers
 
 WAIT_S = 120.0
@@ -238,3 +240,7 @@ def test_rates_are_those_of_the_last_second() -> None:
     told.tick(2.0, NUMBERS._replace(taken_in=600, received=30), [])
     assert (list(told.rates_in), list(told.rates_out)) == ([300.0], [15.0])
     assert "in    300/s  out     15/s" in progress_line(told)
+
+
+def test_the_balance_has_words_for_every_status() -> None:
+    assert {status.name.lower() for status in Status} == demo_screen._STATES.keys()

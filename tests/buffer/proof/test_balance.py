@@ -37,7 +37,7 @@ def test_a_sound_buffer_balances(path: Path) -> None:
     assert found.problems == ()
     assert found.messages == {"buffered": 20}
     assert found.appended == {"raw": 20, "aggregate": 2}
-    assert found.statuses == {"pending": 14, "syncing": 1, "synced": 3, "failed": 0, "corrupt": 0}
+    assert found.statuses == {"pending": 14, "syncing": 1, "synced": 3, "failed": 0, "corrupt": 0, "kept": 0}
     assert found.evicted == {"synced": 4}
     assert found.streams == 3
 

@@ -56,6 +56,7 @@ def test_a_stream_is_settled_up_to_the_first_number_that_is_on_its_way(tmp_path:
             "synced": 7,
             "failed": 0,
             "corrupt": 0,
+            "kept": 0,
         }
 
 
