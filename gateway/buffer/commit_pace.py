@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-LEAST_INTERVAL_S = 0.01
+LEAST_INTERVAL_S = 0.012
 BURST = 3
 """So many in a row are free: what one message brings about is stored, claimed and settled at once."""
+_SHORTEST_S = 0.0001  # less is not worth going to sleep for, or what rounding left over
 
 
 class CommitPace:
@@ -19,7 +20,8 @@ class CommitPace:
 
     def pause_s(self, now_s: float) -> float:
         """How long the next commit should wait for company."""
-        return max(0.0, self._full_at_s - now_s - (BURST - 1) * self._least_interval_s)
+        pause_s = self._full_at_s - now_s - (BURST - 1) * self._least_interval_s
+        return pause_s if pause_s > _SHORTEST_S else 0.0
 
     def committed(self, now_s: float) -> None:
         """Note that a commit begins."""

@@ -309,7 +309,8 @@ class Writer:
             if tick is not None:
                 group.append(tick)
             if group:
-                self._pace.committed(now)
+                if not any(command.urgent for command in group):  # else nobody chose this time
+                    self._pace.committed(now)
                 self._commit_until_done(group)
             if tick is not None:
                 next_tick = now + tick.pause_s

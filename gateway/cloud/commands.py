@@ -27,6 +27,8 @@ class Claimant(Protocol):
 class ClaimEvents(Command):
     """Claims a batch for one connection."""
 
+    urgent = True  # the connection has nothing to send; it lingers by itself
+
     def __init__(self, bridge: Claimant, epoch: int) -> None:
         self._bridge = bridge
         self._epoch = epoch
