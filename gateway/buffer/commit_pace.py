@@ -5,7 +5,7 @@ from __future__ import annotations
 LEAST_INTERVAL_S = 0.012
 BURST = 3
 """So many in a row are free: what one message brings about is stored, claimed and settled at once."""
-_SHORTEST_S = 0.0001  # less is not worth going to sleep for, or what rounding left over
+_SHORTEST_S = 1e-6  # less is what rounding left over
 
 
 class CommitPace:
