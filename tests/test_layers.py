@@ -10,7 +10,7 @@ from itertools import chain
 import pytest
 
 from tests.support.places import DOCS
-from tests.support.structure import Module, cycle, module_graph, modules, package_graph
+from tests.support.structure import Module, cycle, module_graph, modules, package_graph, places_by_class
 
 MODULES = modules()
 # What would let logic see the world by itself instead of being told.
@@ -74,6 +74,10 @@ def test_a_package_imports_only_those_below_it(package: str) -> None:
 def test_there_are_no_import_cycles() -> None:
     assert cycle(package_graph()) == []
     assert cycle(module_graph()) == []
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    assert {name: places for name, places in places_by_class().items() if len(places) > 1} == {}
 
 
 def test_no_import_is_relative() -> None:

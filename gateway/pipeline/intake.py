@@ -18,7 +18,7 @@ from gateway.decode.sparkplug_births import EdgeNodes
 from gateway.flow.admission import Admission
 from gateway.pipeline.checkpointer import Checkpointer
 from gateway.pipeline.freshness import judge_age, out_of_windows
-from gateway.pipeline.results import Results, append
+from gateway.pipeline.results import WindowResults, append
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.normalize import skew_kinds
 from gateway.windows.emission import MANY
@@ -38,7 +38,7 @@ class Intake:
         topics: OwnTopics,
         routes: RouteTable,
         checkpointer: Checkpointer,
-        results: Results,
+        results: WindowResults,
         admission: Admission,
         devices: DeviceClocks,
     ) -> None:

@@ -34,7 +34,7 @@ from gateway.pipeline.announcements import Announcements
 from gateway.pipeline.checkpointer import Checkpointer
 from gateway.pipeline.intake import Intake
 from gateway.pipeline.pending_time_queue import PendingTimeQueue
-from gateway.pipeline.results import Results, append
+from gateway.pipeline.results import WindowResults, append
 from gateway.pipeline.stored_history import derived_ids, raw_messages, rebuild, replay_one
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.hold import Hold, never
@@ -73,7 +73,7 @@ class Pipeline:
         self.checkpointer = Checkpointer(
             new_windows, clock, interval_ms=checkpoint_interval_ms, is_certain=is_certain
         )
-        self._results = Results(topics, clock, window_priorities or {}, kept_windows)
+        self._results = WindowResults(topics, clock, window_priorities or {}, kept_windows)
         self.intake = Intake(
             topics,
             routes,

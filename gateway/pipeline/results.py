@@ -15,7 +15,7 @@ from gateway.core.packed_json import packed
 from gateway.windows.emission import emission_json
 
 
-class Results:
+class WindowResults:
     """Turns emissions into events. `priorities` are those of the windows' aggregates, by window; what the
     windows `kept` give stays at the edge."""
 

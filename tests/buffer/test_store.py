@@ -529,11 +529,12 @@ def test_a_buffer_of_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) ->
     sql(path, "UPDATE meta SET value = '999' WHERE name = 'schema_version'")
     sql(path, "DROP INDEX buffer_events_derived")
     before = sql(path, "SELECT name, sql FROM sqlite_schema ORDER BY name")
+    notes = sql(path, "SELECT name, value FROM meta ORDER BY name")
     with pytest.raises(StoreError, match="999") as refusal, opened(path):
         pass
     assert "newer" in refusal.value.hint
     assert sql(path, "SELECT name, sql FROM sqlite_schema ORDER BY name") == before
-    assert sql(path, "SELECT value FROM meta WHERE name = 'schema_version'") == [("999",)]
+    assert sql(path, "SELECT name, value FROM meta ORDER BY name") == notes
     assert not path.with_name("events.db-wal").exists(), "it is still open"
 
 

@@ -84,11 +84,11 @@ def module_graph() -> dict[str, set[str]]:
 
 
 def places_by_class() -> dict[str, list[str]]:
-    """The modules in which a public class of a name is defined."""
+    """The modules at whose top a public class of a name is defined."""
     found = defaultdict(list)
     for module in modules().values():
-        for one in module.classes():
-            if not one.name.startswith("_"):
+        for one in module.tree.body:
+            if isinstance(one, ast.ClassDef) and not one.name.startswith("_"):
                 found[one.name].append(module.name)
     return found
 
