@@ -96,7 +96,8 @@ class Plugin:
             return [False, since_ms, None], None
         if raised and (self._repeat_ms is None or now_ms - told_ms < self._repeat_ms):
             return [True, since_ms, told_ms], None
-        return [True, since_ms, now_ms], self._told("raised", value, since_ms)
+        told = self._told("raised", value, since_ms)
+        return [True, since_ms, now_ms], told | {"repeated": True} if raised else told
 
     def _told(self, alert: str, value: float, since_ms: float) -> dict[str, Any]:
         told = {"alert": alert, self._of: value, "limit": self._limit}

@@ -25,6 +25,7 @@ from gateway.mqtt.endpoint import Will
 from gateway.mqtt.link import Link, stop_links
 from gateway.pipeline.commands import AppendBatch
 from gateway.status.gateway_status import GatewayStatus
+from gateway.wire.alarms import alarm_state
 from gateway.wire.home_assistant import Discovery
 
 
@@ -50,6 +51,7 @@ class RepublishPart(Part):
             partial(_begins_with, _retained_topics(config, topics)),
             store.meta_int(REPUBLISHED_ID),
             _discovery(config, topics),
+            partial(alarm_state, topics),
         )
         will = Will(topics.status, status_payload("offline"))
         self._link = Link(
@@ -109,7 +111,8 @@ def _subscriptions(config: Config, clock: Clock, processing: Processing) -> Subs
 
 
 def _retained_topics(config: Config, topics: OwnTopics) -> tuple[str, ...]:
-    return tuple(topics.aggregates(spec.name) for spec in config.window_specs() if spec.retain)
+    aggregates = (topics.aggregates(spec.name) for spec in config.window_specs() if spec.retain)
+    return topics.all_alarms, *aggregates
 
 
 def _begins_with(prefixes: tuple[str, ...], topic: str) -> bool:

@@ -59,6 +59,14 @@ class OwnTopics:
         return f"{self.root}/alerts"
 
     @property
+    def all_alarms(self) -> str:
+        """What the topics of the states of all alarms begin with."""
+        return f"{self.root}/alarms/"
+
+    def alarm(self, window: str, key: str) -> str:
+        return f"{self.all_alarms}{window}/{key_levels(key)}"
+
+    @property
     def backpressure(self) -> str:
         return f"{self.root}/backpressure"
 

@@ -20,6 +20,7 @@ from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.buffer.writer import Do, Writer
 from gateway.core.events import Message
 from gateway.mqtt.link import Link, Session
+from gateway.wire.alarms import AlarmState
 from gateway.wire.home_assistant import Discovery, DiscoveryMessage
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Republish(Session):
         retained: Callable[[str], bool],
         republished_id: int,
         discovery: Discovery | None = None,
+        alarm_state: Callable[[str, bytes, int], AlarmState | None] = lambda *_: None,
     ) -> None:
         self._path = path
         self._writer = writer
@@ -52,9 +54,11 @@ class Republish(Session):
         self._commands: deque[tuple[str, bytes]] = deque(maxlen=MAX_COMMANDS)
         self._retained = retained
         self._discovery = discovery
+        self._alarm_state = alarm_state
+        self._alarm_id = 0  # of the last event that changed an alarm
         self._cursor = republished_id  # the last id that was handed to the broker
         self._settled = self._saved = republished_id
-        self._waiting: deque[tuple[int, str, bytes]] = deque()  # at most CHUNK
+        self._waiting: deque[tuple[int, str, bytes]] = deque()  # of at most CHUNK events
         self._in_flight: OrderedDict[int, int] = OrderedDict()  # packet id → buffer id
         self._reader: Reader | None = None
         self._link: Link | None = None
@@ -110,7 +114,8 @@ class Republish(Session):
             log.warning("the local broker refused an aggregate: reason code 0x%02x", reason_code)
         oldest = next(iter(self._in_flight.values()), None)
         self._settled = buffer_id if oldest is None else max(self._settled, oldest - 1)
-        if self._settled - self._saved >= SAVE_EVERY:
+        # An alarm says each change once: that it is published is known as soon as it is.
+        if self._settled - self._saved >= SAVE_EVERY or self._saved < self._alarm_id <= self._settled:
             self._save()
 
     def disconnected(self, link: Link) -> None:
@@ -158,7 +163,16 @@ class Republish(Session):
         self._cursor = events.ids[-1]
         events, _ = self._reader.without_corrupt(events)
         names, payloads = self._reader.names(events.stream_ids), self._reader.payloads(events)
-        self._waiting.extend(zip(events.ids, names, payloads, strict=True))
+        for event in zip(events.ids, names, payloads, events.event_times_ms, strict=True):
+            self._wait(*event)
+
+    def _wait(self, buffer_id: int, topic: str, payload: bytes, time_ms: int) -> None:
+        """Put an event last in line, and behind it the alarm that it changes: both settle it, or neither."""
+        alarm = self._alarm_state(topic, payload, time_ms)
+        self._waiting.append((buffer_id if alarm is None else buffer_id - 1, topic, payload))
+        if alarm is not None:
+            self._alarm_id = buffer_id
+            self._waiting.append((buffer_id, alarm.topic, alarm.payload))
 
     def _save(self) -> None:
         self._saved = self._settled

@@ -431,6 +431,66 @@ def test_a_threshold_of_a_few_lines_gives_a_critical_alert_here_and_in_the_cloud
     assert {e["priority"] for e in sent} == {"critical"}
 
 
+def test_an_alarm_has_a_retained_state_that_each_change_sets_once_over_a_kill(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    local = mosquitto()
+    too_hot = {
+        "name": "too_hot",
+        "route": "sensors",
+        "field": "v",
+        "key": "{device}",
+        "plugin": "threshold",
+        "options": {"above": 30, "repeat": "5m"},
+        "window": {"type": "tumbling", "size": "5m"},
+    }
+    config = gateway_config(tmp_path, local.url, windows=[too_hot])
+    start_ms = 1_700_000_100_000
+
+    def readings(first: int, values: list[int]) -> list[tuple[str, str]]:
+        times = (start_ms + number * 300_000 for number in range(first, first + len(values)))
+        return [("sensors/oven", json.dumps({"v": v, "t": t})) for v, t in zip(values, times, strict=True)]
+
+    on = {"state": "on", "since_ms": start_ms + 3 * 300_000, "value": 35.0, "limit": 30.0}
+    off = {"state": "off", "since_ms": start_ms + 5 * 300_000, "value": 22.0, "limit": 30.0}
+    with (
+        Watcher(local.port, "gateway/g1/alarms/#") as operator,
+        Watcher(local.port, "gateway/g1/alerts") as alerts,
+        GatewayProcess(config) as gateway,
+    ):
+        gateway.wait_ready()
+        publish(local.port, readings(0, [20, 21, 35, 36]))
+        wait_until(lambda: len(operator.messages) == 1, "the alarm")
+        wait_until(lambda: _republished_id(gateway.buffer_path) >= 1, "its publication to be on disk")
+        gateway.kill()
+        with Watcher(local.port, "gateway/g1/alarms/#") as late:
+            wait_until(lambda: late.messages, "the retained state")
+        assert [(m.topic, m.retain) for m in late.messages] == [("gateway/g1/alarms/too_hot/oven", True)]
+        assert json.loads(late.messages[0].payload) == on
+        gateway.start()
+        gateway.wait_ready()
+        publish(local.port, readings(4, [22, 21]))
+        wait_until(lambda: len(operator.messages) == 2, "the end of the alarm")
+        assert gateway.stop() == 0
+    assert [json.loads(m.payload) for m in operator.messages] == [on, off]
+    told = [json.loads(m.payload)["result"] for m in alerts.messages]
+    assert [(r["alert"], r.get("repeated", False)) for r in told] == [
+        ("raised", False),
+        ("raised", True),
+        ("cleared", False),
+    ]
+
+
+def _republished_id(buffer_path: Path) -> int:
+    """How far the gateway knows that it has published."""
+    database = sqlite3.connect(buffer_path)
+    try:
+        row = database.execute("SELECT value FROM meta WHERE name = 'republished_id'").fetchone()
+    finally:
+        database.close()
+    return int(row[0]) if row else 0
+
+
 def test_sighup_takes_up_a_sound_configuration_and_keeps_what_did_not_change(
     mosquitto: MosquittoFactory, tmp_path: Path
 ) -> None:
