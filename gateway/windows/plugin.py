@@ -7,6 +7,7 @@ What it knows about a window is in the accumulator.
 from __future__ import annotations
 
 import copy
+import marshal
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -87,12 +88,19 @@ class PerField:
         return [None] * len(self._fields)
 
     def add_input(self, accumulator: Accumulator, reading: Reading) -> Accumulator:
-        for position, field in enumerate(self._fields):
-            value = self._read(reading.fields.get(field))
-            if value is not None:
-                one = accumulator[position]
-                one = self._plugin.create_accumulator() if one is None else one
-                accumulator[position] = self._plugin.add_input(one, reading._replace(value=value))
+        values = [self._read(reading.fields.get(field)) for field in self._fields]
+        # Plugins change accumulators in place, so that a field that raises would leave the reading in those
+        # before it. marshal keeps infinities, and only who restores pays for reading it.
+        before = marshal.dumps(accumulator)
+        try:
+            for position, value in enumerate(values):
+                if value is not None:
+                    one = accumulator[position]
+                    one = self._plugin.create_accumulator() if one is None else one
+                    accumulator[position] = self._plugin.add_input(one, reading._replace(value=value))
+        except BaseException:
+            accumulator[:] = marshal.loads(before)  # noqa: S302 - dumped above
+            raise
         return accumulator
 
     def merge_accumulators(self, accumulators: Sequence[Accumulator]) -> Accumulator:
