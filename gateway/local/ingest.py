@@ -93,6 +93,7 @@ class Ingest(Session):
 
     def disconnected(self, link: Link) -> None:
         """What is not acknowledged comes again, marked DUP; the receipts tell what is already stored."""
+        self._subscriptions.disconnected()
 
     def wants_to_read(self) -> bool:
         return self._writer.has_room

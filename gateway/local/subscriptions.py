@@ -119,7 +119,7 @@ class Subscriptions:
         self._identified = self._widened = False
         self._asked: dict[str, str] = {}  # filters by the name that the broker is asked for
         self._qos: dict[str, int] = {}  # by the same names
-        self._unanswered: set[str] = set()
+        self._unanswered = set(map(as_asked, wanted))
         self._stale: list[str] = []
         self._told_expiry_s: int | None = None
         self._retry_at_s = 0.0
@@ -139,6 +139,12 @@ class Subscriptions:
     def problems(self) -> list[str]:
         """What keeps messages away; empty when nothing does."""
         return [f"no subscription to {name}: {why}" for name, why in list(self.refused.items())]
+
+    @property
+    def awaited(self) -> list[str]:
+        """The filters that the broker has not answered on this connection: it may drop what comes there."""
+        names = (self._asked.get(asked, asked) for asked in list(self._unanswered))
+        return sorted(set(names) - set(self.refused))
 
     def describe(self) -> dict[str, object]:
         """For status and page."""
@@ -184,6 +190,10 @@ class Subscriptions:
             stale, self._stale = self._stale, []
             log.info("no route wants %s any more: unsubscribing", ", ".join(stale))
             link.unsubscribe(stale)
+
+    def disconnected(self) -> None:
+        """Wait for the answers anew: the next session may be an empty one."""
+        self._unanswered = set(self._asked)
 
     def ended(self, names: Sequence[str]) -> None:
         """The broker no longer holds these."""

@@ -95,6 +95,8 @@ class GatewayStatus:
             yield "the gateway is starting or stopping"
         if not self.ingest_link.connected:
             yield f"not connected to the local broker: {self.ingest_link.metrics.last_error}"
+        elif awaited := self.subscriptions.awaited:
+            yield f"the local broker has not answered the subscription to {', '.join(awaited)} yet"
         yield from self.subscriptions.problems
         if self.writer.metrics.storage_error:
             yield f"the buffer cannot be written: {self.writer.metrics.storage_error}"

@@ -19,6 +19,7 @@ from tests.support.asked_broker import asked_broker
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
 from tests.support.publishing import publish
+from tests.support.stub_broker import SILENCE, SUBSCRIBE, StubBroker
 
 OVERLAPPING = [{"name": "one", "topic": "a/{device}/t"}, {"name": "rest", "topic": "a/d1/{rest...}"}]
 BUFFERED = 'gateway_messages_total{outcome="buffered"}'
@@ -162,6 +163,19 @@ def test_a_refused_filter_is_named_and_asked_for_again_and_the_others_stand(
             wait_until(lambda: not subscriptions.problems, "the broker has changed its mind")
         finally:
             link.stop()
+
+
+def test_the_gateway_is_ready_only_once_the_broker_has_answered_the_subscription(tmp_path: Path) -> None:
+    broker = StubBroker(lambda packet: SILENCE if packet.kind == SUBSCRIBE else None)
+    with broker.running(), GatewayProcess(gateway_config(tmp_path, broker.url)) as gateway:
+        waits = "the local broker has not answered the subscription to sensors/+ yet"
+        wait_until(lambda: waits in (gateway.get("/api/state") or ""), "it says what it waits for")
+        wait_until(lambda: broker.of(SUBSCRIBE), "the subscription is asked for")
+        assert gateway.get("/readyz") is None
+        assert gateway.get("/healthz") is not None
+        broker.rule = lambda _packet: None
+        broker.drop_all()
+        gateway.wait_ready()
 
 
 def test_a_session_that_is_kept_for_a_shorter_time_than_asked_is_an_alert() -> None:
