@@ -357,3 +357,13 @@ def test_filling_and_draining_a_disk_again_and_again_loses_nothing(small_disk: P
             writer.call(lambda store: store._database.execute_sql("DELETE FROM buffer_events"))
             writer.call(lambda store: store._database.execute_sql("PRAGMA incremental_vacuum").fetchall())
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_before_the_first_commit_its_age_counts_from_the_start(tmp_path: Path) -> None:
+    with opened(tmp_path / "events.db") as store:
+        writer = Writer(store)
+        began_s = time.monotonic()
+        writer.start()
+        since_s = writer.metrics.last_commit_at_s
+        assert writer.stop()
+    assert since_s >= began_s, "else /readyz counts from the boot of the machine"
