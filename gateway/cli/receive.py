@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import signal
 import socket
+import time
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from gateway.cli import connecting
-from gateway.cli.receive_report import summary, summary_text, verdict_fields, verdict_text
+from gateway.cli.receive_report import summary, summary_text, unreadable_text, verdict_fields, verdict_text
 from gateway.core.errors import UnitError
 from gateway.core.units import parse_duration_ms
 from gateway.host.logs import set_up_logging
@@ -24,6 +26,9 @@ from gateway.receiver.session import Receiver
 from gateway.receiver.sinks.choice import is_there, place_of, sink_of
 from gateway.receiver.sinks.sink import OutputError, Sink, reread, resume
 
+log = logging.getLogger(__name__)
+
+_PROGRESS_EVERY_S = 60.0
 _GIVE_UP_S = 5.0  # how much longer --once waits for a broker that is not there
 
 
@@ -45,6 +50,10 @@ def receive(
         bool,
         typer.Option("--verify", help="Compare what is there with the gateways' audit records, at the end."),
     ] = False,
+    max_age: Annotated[
+        str,
+        typer.Option("--max-age", help="How old the last audit record may be for --verify to say complete."),
+    ] = "3m",
     gateway: Annotated[str, typer.Option("--gateway", help="Only this gateway's events.")] = "+",
     prefix: Annotated[str, typer.Option("--prefix", help="The gateways' topic prefix.")] = "gateway",
     once: Annotated[bool, typer.Option("--once", help="Stop when nothing has come for --idle.")] = False,
@@ -65,10 +74,12 @@ def receive(
 
     Stop it with Ctrl-C; the next run continues where it was, with the same output.
     A message that cannot be read is kept in FILE.rejected, or in the table gateway_rejected.
-    Exits with 0, or with 1 when it could not connect or not write, or when --verify finds something missing.
+    Exits with 0, or with 1 when it could not connect or not write, or when --verify finds
+    something missing or still open, or when a topic could not be read.
     """
-    set_up_logging("warning", "text")
-    idle_s = _seconds(idle) if once else None
+    set_up_logging("info", "text")
+    idle_s = _seconds(idle, "--idle") if once else None
+    max_age_s = _seconds(max_age, "--max-age")
     report: dict[str, object] = {}
     problem = ""
     if url is not None:
@@ -91,7 +102,7 @@ def receive(
         raise typer.BadParameter("is needed, unless only to --verify", param_hint="--url")
     elif not is_there(output):
         raise typer.BadParameter(f"there is no {output} to verify", param_hint="--output")
-    verdict = _verify(_sink(output)) if verify else None
+    verdict = _verify(_sink(output), max_age_s) if verify else None
     if verdict is not None:
         report["verify"] = verdict_fields(verdict)
         if not as_json:
@@ -126,6 +137,8 @@ def _receive(
         problem = _wait(receiver, link, idle_s)
         link.stop()
         receiver.finish()
+        if receiver.unreadable and not problem:
+            problem = unreadable_text(receiver.unreadable)
     except OSError as exc:
         typer.echo(f"Cannot use {sink.name}: {exc.strerror or exc}", err=True)
         raise typer.Exit(1) from exc
@@ -134,9 +147,9 @@ def _receive(
     return receiver, ledger, name, problem
 
 
-def _verify(sink: Sink) -> Completeness:
+def _verify(sink: Sink, max_age_s: float) -> Completeness:
     try:
-        return judge(reread(sink))
+        return judge(reread(sink), int((time.time() - max_age_s) * 1000))
     except OSError as exc:
         typer.echo(f"Cannot use {sink.name}: {exc.strerror or exc}", err=True)
         raise typer.Exit(1) from exc
@@ -144,11 +157,11 @@ def _verify(sink: Sink) -> Completeness:
         sink.close()
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, option: str) -> float:
     try:
         return parse_duration_ms(text) / 1000
     except UnitError as exc:
-        raise typer.BadParameter(f"{exc}; {exc.hint}", param_hint="--idle") from exc
+        raise typer.BadParameter(f"{exc}; {exc.hint}", param_hint=option) from exc
 
 
 def default_client_id(output: str) -> str:
@@ -160,10 +173,14 @@ def default_client_id(output: str) -> str:
 def _wait(receiver: Receiver, link: Link, idle_s: float | None) -> str:
     """Until it is told to stop, cannot go on, or was idle for long enough; returns what went wrong."""
     console = Console(stderr=True)
+    told, told_s = 0, time.monotonic()
     with console.status("connecting …") as status:
         while not receiver.done.wait(0.2):
             quiet_s = receiver.quiet_s()
             status.update(f"{receiver.written:,} events" if link.connected else "waiting for the broker …")
+            if receiver.written > told and time.monotonic() - told_s >= _PROGRESS_EVERY_S:
+                told, told_s = receiver.written, time.monotonic()
+                log.info("%d events received so far", told)
             if idle_s is not None and link.connected and quiet_s > idle_s:
                 return ""
             if idle_s is not None and quiet_s > idle_s + _GIVE_UP_S:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -24,6 +25,7 @@ def summary(receiver: Receiver, ledger: Ledger) -> dict[str, object]:
         "reordered": ledger.reordered,
         "renumbered": ledger.renumbered,
         "rejected": receiver.rejected,
+        "unreadable_topics": receiver.unreadable,
         "audits": receiver.audits,
         "gateways": ledger.gateways,
         "streams": ledger.streams,
@@ -57,6 +59,8 @@ def verdict_fields(verdict: Completeness) -> dict[str, object]:
     """The verdict for `--json`."""
     return {
         "complete": verdict.complete,
+        "as_of_ms": verdict.as_of_ms,
+        "stale_gateways": verdict.stale,
         "gateways": {
             name: {"audited_ms": word.time_ms, "buffer": word.buffer}
             for name, word in verdict.gateways.items()
@@ -68,6 +72,7 @@ def verdict_fields(verdict: Completeness) -> dict[str, object]:
         "declared": verdict.declared,
         "shed": verdict.shed,
         "open": verdict.open,
+        "unaudited": verdict.unaudited,
         "missing": _size(verdict.missing),
         "missing_gaps": [
             _gap_fields(gap, gap.gateway_id in verdict.replaced) for gap in verdict.missing[:_LISTED_GAPS]
@@ -86,11 +91,16 @@ def verdict_text(verdict: Completeness) -> str:
     for name, word in verdict.gateways.items():
         waiting = word.buffer.get("pending", 0) + word.buffer.get("syncing", 0)
         still = f", {waiting:,} events were still on their way" if waiting else ""
-        lines.append(f"audit       {name}: {_time(word.time_ms)}{still}")
+        lines.append(f"audit       {name}: {_time(word.time_ms)} ({_age(word.time_ms)}){still}")
     lines += [f"declared    {count:,} {reason}" for reason, count in verdict.declared.items()]
     lines += [f"shed        {count:,} messages not taken in: {why}" for why, count in verdict.shed.items()]
     if verdict.open:
         lines.append(f"open        {verdict.open:,} numbers behind the last audit; the next one will tell")
+    if verdict.unaudited:
+        lines.append(
+            f"open        {verdict.unaudited:,} events came after the last audit; the next one will tell"
+        )
+    lines += [f"old         the last audit of {name} is older than --max-age" for name in verdict.stale]
     if verdict.missing:
         lines += [f"missing     {_size(verdict.missing):,} events", *_listed(verdict.missing)]
     if verdict.unproven:
@@ -105,9 +115,29 @@ def verdict_text(verdict: Completeness) -> str:
 
 
 def _headline(verdict: Completeness) -> str:
+    if verdict.as_of_ms is None:
+        return "UNPROVEN    no audit record has arrived"
+    as_of = f"as of {_time(verdict.as_of_ms)} ({_age(verdict.as_of_ms)})"
     if verdict.complete:
-        return "complete    everything that the gateways have sent is here, once"
-    return "INCOMPLETE" if verdict.gateways else "UNPROVEN    no audit record has arrived"
+        return f"complete    {as_of} everything that the gateways have sent is here, once"
+    return f"INCOMPLETE  {as_of}" if verdict.wrong else f"OPEN        {as_of}: not known to be complete"
+
+
+def unreadable_text(topics: Mapping[str, int]) -> str:
+    """What to do about topics that cannot be read."""
+    named = ", ".join(list(topics)[:_SHOWN_GAPS])
+    return (
+        f"{sum(topics.values()):,} messages on topics that no gateway sends to: {named}. A broker that "
+        "rewrites topics (RabbitMQ: . becomes /) needs a gateway.id and a prefix without what it rewrites"
+    )
+
+
+def _age(time_ms: int) -> str:
+    seconds = max(0, round(time.time() - time_ms / 1000))
+    if seconds < 60:
+        return f"{seconds} s ago"
+    minutes = seconds // 60
+    return f"{minutes} min ago" if minutes < 120 else f"{minutes // 60} h ago"
 
 
 def _times(number: int) -> str:

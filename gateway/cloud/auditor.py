@@ -4,11 +4,14 @@ Invariants:
 - A number is claimed once the cloud broker's PUBACK for its event is committed, never before; so a receiver
   that has taken what the broker held when the claim arrived must have the event.
 - Claims are remembered as made only after all of their messages were acknowledged; else they are made again.
+- What was claimed is claimed again, some streams in each record, and a record goes even when nothing is new:
+  what the cloud broker lost, with or without its claim, shows although its stream is idle.
 - It only reads: a session of its own, so that a large audit holds up neither the drain nor live data.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 import time
 import uuid
@@ -33,6 +36,8 @@ _IN_FLIGHT = 8
 _LOOK_EVERY_S = 1.0
 _BACKLOG_EVENTS = 1000  # once so many have drained, their audit does not wait for its turn
 _REST = 20  # an audit that takes long is made seldom: it may take a twentieth of the time
+_REPEATED = 32  # streams that are claimed again in one record: about 2 kB
+_REPEATED_RUNS = 500  # and no further ones once so many exempt runs were told
 _REFUSED = 0x80
 
 
@@ -47,7 +52,7 @@ class AuditorMetrics:
 
 
 class Auditor(Session):
-    """The session of `gateway.audit`: every `interval_s`, and when a backlog has drained, what is new."""
+    """The session of `gateway.audit`: every `interval_s`, and after a backlog, what is new, some again."""
 
     def __init__(
         self,
@@ -70,6 +75,9 @@ class Auditor(Session):
         self._claimed: dict[int, int] = {}  # the last number of each stream that was claimed
         self._kept: Mapping[int, tuple[Exempt, ...]] = {}
         self._told: frozenset[DroppedRange] = frozenset()
+        self._told_at: dict[int, int] = {}  # the record in which each stream was last told
+        self._repeated: set[int] = set()  # streams whose newest claim was made twice or more often
+        self._records = 0
         self._next: _Told | None = None
         self._waiting: deque[bytes] = deque()
         self._in_flight: set[int] = set()
@@ -122,22 +130,23 @@ class Auditor(Session):
             self._reader = Reader(self._path)
         with self._reader.snapshot():
             now = standing(self._reader)
-            claims = list(self._claims(self._reader, now))
+            wanted = self._wanted(now)
+            claims = list(_claims(self._reader, now, wanted))
+            claims += _few(_claims(self._reader, now, self._again(wanted)))
             shed = frozenset(shed_ranges(self._reader))
         ended_s = time.monotonic()
         self.metrics.last_s = ended_s - started_s
         self._due_s = ended_s + max(self._interval_s, _REST * self.metrics.last_s)
         untold = tuple(sorted(shed - self._told))
-        if claims or untold:
-            record = AuditRecord(
-                *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold),
-                self._reader.buffer_id,
-            )
-            self._waiting.extend(audit_messages(record))
-            self._next = (self._claimed | dict(now.settled), now.kept, shed)
+        record = AuditRecord(
+            *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold),
+            self._reader.buffer_id,
+        )
+        self._waiting.extend(audit_messages(record))
+        self._next = (self._claimed | dict(now.settled), now.kept, shed)
 
-    def _claims(self, reader: Reader, now: StreamPositions) -> Iterator[StreamClaim]:
-        """A claim for each stream that has come further; from 1 again where what is kept has changed."""
+    def _wanted(self, now: StreamPositions) -> dict[int, int]:
+        """The streams that have come further, and from where; from 1 where what is kept has changed."""
         wanted = {}
         for stream, settled in now.settled.items():
             claimed = self._claimed.get(stream, 0)
@@ -145,21 +154,50 @@ class Auditor(Session):
             first = claimed + 1 if same else 1
             if first <= settled:
                 wanted[stream] = first
-        names = dict(zip(wanted, reader.names([*wanted]), strict=True))
-        losses = lost(reader, wanted.items())
-        for stream, first in wanted.items():
-            last = now.settled[stream]
-            exempt = [*losses.get(stream, ()), *now.kept.get(stream, ())]
-            if stream in now.earlier:
-                exempt = [*_behind(now.earlier[stream].run.last, exempt), now.earlier[stream]]
-            clipped = (each.within(first, last) for each in exempt)
-            yield StreamClaim(names[stream], first, last, tuple(each for each in clipped if each))
+        return wanted
+
+    def _again(self, wanted: Mapping[int, int]) -> dict[int, int]:
+        """Some other streams, whole: first those claimed only once, then those not told for longest."""
+        self._records += 1
+        idle = (stream for stream in self._claimed if stream not in wanted)
+        chosen = heapq.nsmallest(
+            _REPEATED, idle, key=lambda one: (one in self._repeated, self._told_at.get(one, 0))
+        )
+        self._repeated.difference_update(wanted)
+        self._repeated.update(chosen)
+        self._told_at.update(dict.fromkeys([*wanted, *chosen], self._records))
+        return dict.fromkeys(chosen, 1)
 
     def _give_up(self) -> None:
         """What is not acknowledged is claimed again by the next audit."""
         self._waiting.clear()
         self._in_flight.clear()
         self._next = None
+
+
+def _claims(reader: Reader, now: StreamPositions, wanted: Mapping[int, int]) -> Iterator[StreamClaim]:
+    """Claims about the streams `wanted`, from the given numbers to the last that is settled."""
+    names = dict(zip(wanted, reader.names([*wanted]), strict=True))
+    losses = lost(reader, wanted.items())
+    for stream, first in wanted.items():
+        last = now.settled.get(stream, 0)
+        if last < first:
+            continue
+        exempt = [*losses.get(stream, ()), *now.kept.get(stream, ())]
+        if stream in now.earlier:
+            exempt = [*_behind(now.earlier[stream].run.last, exempt), now.earlier[stream]]
+        clipped = (each.within(first, last) for each in exempt)
+        yield StreamClaim(names[stream], first, last, tuple(each for each in clipped if each))
+
+
+def _few(claims: Iterable[StreamClaim]) -> Iterator[StreamClaim]:
+    """As many of `claims` as have few exempt runs together, and at least one."""
+    runs = 0
+    for claim in claims:
+        yield claim
+        runs += len(claim.exempt)
+        if runs > _REPEATED_RUNS:
+            return
 
 
 def _behind(number: int, exempt: Iterable[Exempt]) -> Iterator[Exempt]:

@@ -24,6 +24,7 @@ class StreamVerdict(NamedTuple):
     unproven: tuple[Stretch, ...]
     declared: dict[str, int]  # by reason or status; only what did not arrive all the same
     open: int
+    unaudited: int  # received, but behind the last claim
 
 
 class Completeness(NamedTuple):
@@ -40,26 +41,39 @@ class Completeness(NamedTuple):
     missing: tuple[Gap, ...]
     unproven: tuple[Gap, ...]
     replaced: dict[str, int]  # by gateway: how often its buffer was replaced by another one
+    unaudited: int  # events that came after the last claim about their stream
+    stale: tuple[str, ...]  # gateways whose last audit record is older than asked for
 
     @property
     def complete(self) -> bool:
-        """Whether everything that the gateways claim is here, once. Nobody can claim anything for what a
-        buffer held at its end."""
+        """Whether everything that the gateways claim is here, once, and nothing is open. Nobody can claim
+        anything for what a buffer held at its end."""
         wrong = self.missing or self.unproven or self.silent or self.duplicates or self.replaced
-        nothing_wrong = not wrong
-        return nothing_wrong and bool(self.gateways)
+        undecided = self.open or self.unaudited or self.stale
+        return not wrong and not undecided and bool(self.gateways)
+
+    @property
+    def wrong(self) -> bool:
+        """Whether no later audit record alone can make it complete."""
+        return bool(self.missing or self.unproven or self.duplicates or self.replaced)
+
+    @property
+    def as_of_ms(self) -> int | None:
+        """Since when, at the latest, nothing is known of some gateway: the oldest of their last audits."""
+        return min((word.time_ms for word in self.gateways.values()), default=None)
 
 
-def judge(ledger: Ledger) -> Completeness:
-    """Compare what a ledger has seen with the claims that it was told."""
+def judge(ledger: Ledger, not_before_ms: int = 0) -> Completeness:
+    """Compare what a ledger has seen with what it was told; audits before `not_before_ms` are too old."""
     declared: Counter[str] = Counter()
     missing: list[Gap] = []
     unproven: list[Gap] = []
-    received = still_open = 0
+    received = still_open = unaudited = 0
     for series, stream in ledger:
         found = judge_stream(stream)
         received += found.received
         still_open += found.open
+        unaudited += found.unaudited
         declared.update(found.declared)
         missing += _gaps(series, found.missing)
         unproven += _gaps(series, found.unproven)
@@ -79,6 +93,8 @@ def judge(ledger: Ledger) -> Completeness:
         tuple(missing),
         tuple(unproven),
         _replaced(ledger),
+        unaudited,
+        tuple(sorted(name for name, word in ledger.words.items() if word.time_ms < not_before_ms)),
     )
 
 
@@ -98,7 +114,8 @@ def judge_stream(stream: StreamLedger) -> StreamVerdict:
     unproven = tuple(without([(1, end)], claimed, seen)) if end else ()
     newest = seen.last or 0
     still_open = size_of(without([(end + 1, newest)], seen)) if newest > end else 0
-    return StreamVerdict(size_of(seen), missing, unproven, _declared(stream), still_open)
+    unaudited = newest - end - still_open if newest > end else 0
+    return StreamVerdict(size_of(seen), missing, unproven, _declared(stream), still_open, unaudited)
 
 
 def _declared(stream: StreamLedger) -> dict[str, int]:

@@ -74,8 +74,9 @@ class StreamLedger:
         self.claimed = Stretches()
         self.exempt: list[Exempt] = []
 
-    def claim(self, claim: StreamClaim) -> None:
-        """Take up a claim; it replaces what was said before about the same numbers."""
+    def claim(self, claim: StreamClaim) -> bool:
+        """Take up a claim; it replaces what was said before about the same numbers. True for new ones."""
+        before_claimed = [*self.claimed]
         if self.exempt and self.claimed.last is not None and claim.first <= self.claimed.last:
             before, after = (0, claim.first - 1), (claim.last + 1, 2**63 - 1)
             parts = (each.within(*side) for each in self.exempt for side in (before, after))
@@ -85,6 +86,7 @@ class StreamLedger:
         lost = [each.run.stretches() for each in claim.exempt if not each.kept]
         if lost:
             self.seen = self.seen.united(*lost)
+        return [*self.claimed] != before_claimed
 
     def dump(self) -> list[Any]:
         """Plain values that `load` takes."""
@@ -161,8 +163,12 @@ class Ledger:
         self._remember(event.event_id)
         return True
 
-    def hear(self, record: AuditRecord) -> None:
-        """Take up the claims of one audit record. A new session of a gateway claims everything anew."""
+    def hear(self, record: AuditRecord) -> bool:
+        """Take up the claims of one audit record. A new session of a gateway claims everything anew.
+
+        Returns whether it says anything new, rather than the same again.
+        """
+        news = bool(record.shed)
         word = self.words.get(record.gateway_id)
         if word is not None and word.session != record.session:
             for series, stream in self._streams.items():
@@ -173,9 +179,10 @@ class Ledger:
             record.session, record.time_ms, dict(record.buffer), record.buffer_id
         )
         for claim in record.claims:
-            self._stream(Series(record.gateway_id, claim.stream, record.buffer_id)).claim(claim)
+            news |= self._stream(Series(record.gateway_id, claim.stream, record.buffer_id)).claim(claim)
         if record.shed:
             self.shed[record.gateway_id] = told(self.shed.get(record.gateway_id, ()), record.shed)
+        return news
 
     def gaps(self) -> Iterator[Gap]:
         """What is missing between the first and the last event of every stream, and was not declared lost."""

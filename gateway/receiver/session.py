@@ -23,6 +23,9 @@ from gateway.wire.event_format import buffer_of_message, event_from_message
 
 log = logging.getLogger(__name__)
 
+_REFUSED = 0x80
+_NAMED_TOPICS = 100  # that cannot be read; the messages of further ones are counted together
+
 SAVE_EVERY_EVENTS = 1_000_000  # so many are read again after a crash, at most
 
 
@@ -36,6 +39,8 @@ class Receiver(Session):
         self.messages = 0
         self.written = 0
         self.rejected = 0
+        self.unreadable: dict[str, int] = {}
+        """Messages by topic, of topics that no gateway sends to: a broker has rewritten them."""
         self.audits = 0
         self._quiet_since_s = time.monotonic()
         self._is_taking = False
@@ -51,6 +56,12 @@ class Receiver(Session):
         self._quiet_since_s = time.monotonic()
         link.subscribe([(topic_filter, 1) for topic_filter in self._filters])
 
+    def subscribed(self, link: Link, codes: dict[str, int]) -> None:
+        super().subscribed(link, codes)
+        taken = [topic_filter for topic_filter, code in codes.items() if code < _REFUSED]
+        if taken:
+            log.info("subscribed to %s", ", ".join(taken))
+
     def quiet_s(self) -> float:
         """Return for how long nothing has come: 0 while something is being written."""
         return 0.0 if self._is_taking else time.monotonic() - self._quiet_since_s
@@ -58,7 +69,7 @@ class Receiver(Session):
     def received(self, link: Link, messages: list[Message]) -> None:
         self._is_taking = True
         try:
-            self._take(messages)
+            news = self._take(messages)
         except Exception as exc:
             # Whatever it was, the ledger has counted what is not on the disk: acknowledging anything from
             # here on could lose it. The next run rebuilds the ledger from the sink.
@@ -67,7 +78,8 @@ class Receiver(Session):
             raise
         for message in messages:
             link.ack(message)
-        self._quiet_since_s = time.monotonic()
+        if news:  # gateways repeat their claims for ever
+            self._quiet_since_s = time.monotonic()
         self._is_taking = False
 
     def wants_to_read(self) -> bool:
@@ -78,7 +90,8 @@ class Receiver(Session):
         if self.failure is None:
             self._save()
 
-    def _take(self, messages: list[Message]) -> None:
+    def _take(self, messages: list[Message]) -> bool:
+        """Store the messages; whether they say anything new."""
         events: list[Received] = []
         audits: list[AuditRecord] = []
         for message in messages:
@@ -93,13 +106,21 @@ class Receiver(Session):
         stored = self._sink.write(new)
         self._ledger.duplicates += len(new) - stored
         self.messages += len(messages)
+        if stored and not self.written:
+            first = new[0]
+            log.info("first event: %s of %s", first.event.stream, first.gateway_id)
         self.written += stored
         self._unsaved += stored
-        for record in audits:
-            self._ledger.hear(record)
+        news = [self._ledger.hear(record) for record in audits]
         self.audits += len(audits)
         if audits or self._unsaved >= SAVE_EVERY_EVENTS:
             self._save()
+        return any(news) or len(audits) < len(messages)
+
+    def _count_unreadable(self, topic: str) -> None:
+        if topic not in self.unreadable and len(self.unreadable) >= _NAMED_TOPICS:
+            topic = "others"
+        self.unreadable[topic] = self.unreadable.get(topic, 0) + 1
 
     def _save(self) -> None:
         self._sink.save(self._ledger.dump())
@@ -108,7 +129,8 @@ class Receiver(Session):
     def _decode(self, message: Message, events: list[Received], audits: list[AuditRecord]) -> None:
         topic = parse_uplink_topic(self._prefix, message.topic)
         if topic is None:
-            return  # a broker may send retained messages that nobody asked for
+            self._count_unreadable(message.topic)
+            raise DecodeError("a topic that no gateway sends to: did the broker rewrite it?", reason="topic")
         if topic.form == "audit":
             record = read_audit(message.payload)
             _check_sender(record.gateway_id, topic)

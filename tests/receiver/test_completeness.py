@@ -65,9 +65,22 @@ def test_a_declared_loss_that_came_all_the_same_is_not_counted_as_lost() -> None
     assert (found.complete, found.declared) == (True, {})
 
 
+def test_an_audit_that_is_too_old_proves_nothing_of_now() -> None:
+    ledger = heard(took(Ledger(), range(1, 6)), StreamClaim("t", 1, 5))
+    assert judge(ledger, 1000).complete
+    found = judge(ledger, 1001)
+    assert (found.complete, found.stale, found.as_of_ms) == (False, ("g",), 1000)
+    assert verdict_text(found).startswith("OPEN        as of 1970-01-01 00:00:01")
+
+
+def test_events_after_the_last_audit_keep_it_open() -> None:
+    found = judge(heard(took(Ledger(), range(1, 9)), StreamClaim("t", 1, 5)))
+    assert (found.complete, found.open, found.unaudited) == (False, 0, 3)
+
+
 def test_numbers_behind_the_last_claim_are_open_and_not_missing() -> None:
     found = judge(heard(took(Ledger(), [*range(1, 6), 9, 10]), StreamClaim("t", 1, 5)))
-    assert (found.complete, found.open) == (True, 3)
+    assert (found.complete, found.missing, found.open) == (False, (), 3)
 
 
 def test_a_claim_that_was_lost_leaves_unproven_what_did_not_arrive() -> None:
