@@ -52,8 +52,8 @@ authority() {
 sign() { # name, extendedKeyUsage, subjectAltName
     [ ! -s "$folder/$1.pem" ] || return 0
     new_key "$1" 644
-    printf 'basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=%s\nsubjectAltName=%s\n' \
-        "$2" "$3" >"$folder/extensions"
+    printf '%s\n' basicConstraints=critical,CA:FALSE keyUsage=critical,digitalSignature "extendedKeyUsage=$2" \
+        "subjectAltName=$3" subjectKeyIdentifier=hash authorityKeyIdentifier=keyid >"$folder/extensions"
     openssl req -new -sha256 -key "$folder/$1.key" -subj "/CN=$1" -out "$folder/request"
     openssl x509 -req -sha256 -days "$days" -in "$folder/request" -CA "$folder/ca.pem" -CAkey "$folder/ca.key" \
         -CAcreateserial -extfile "$folder/extensions" -out "$folder/$1.pem" 2>/dev/null
