@@ -126,7 +126,7 @@ class HttpServer:
                 Route("/clock/devices", self._clock_devices),
                 *Api(self._state, self._results, self._live).routes(),
             ],
-            middleware=[Middleware(Guard, self._access, self._guesses)],
+            middleware=[Middleware(Guard, access=self._access, guesses=self._guesses)],
             lifespan=self._lifespan,
         )
 
