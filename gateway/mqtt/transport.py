@@ -109,8 +109,8 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     except (ssl.SSLError, OSError) as exc:
         raise BrokerError(f"tls.ca_file {tls.ca_file}: {_file_problem(exc, 'no certificate')}") from exc
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Python >= 3.13 sets it: authorities made with openssl's defaults lack the key usage that it asks for, and
-    # a gateway that trusts them must not lose its broker by an update of Python.
+    # Python >= 3.13 sets it: authorities made with openssl's defaults lack the key usage that it asks for,
+    # and a gateway that trusts them must not lose its broker by an update of Python.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if tls.alpn:
         context.set_alpn_protocols(list(tls.alpn))
