@@ -52,6 +52,7 @@ class RepublishPart(Part):
             store.meta_int(REPUBLISHED_ID),
             _discovery(config, topics),
             partial(alarm_state, topics),
+            frozenset(spec.name for spec in config.window_specs() if not spec.has_order),
         )
         will = Will(topics.status, status_payload("offline"))
         self._link = Link(

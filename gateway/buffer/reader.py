@@ -21,6 +21,7 @@ from gateway.buffer.checksum import event_checksum
 from gateway.buffer.compression import PayloadDecompressor
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.identity import BUFFER_ID
+from gateway.buffer.newest_results import Row, newest_of
 from gateway.buffer.schema import open_reader
 from gateway.buffer.stored_events import BATCH_BYTES, StoredEvents, among, fitting
 from gateway.core.events import Status
@@ -205,6 +206,10 @@ class Reader:
             "SELECT name, last_sequence FROM streams WHERE name > ? ORDER BY name LIMIT ?", (name, limit)
         )
         return [(topic, last) for topic, last in rows]
+
+    def newest_of(self, streams: Sequence[int]) -> list[Row]:
+        """The newest windows that were published on these streams of aggregates."""
+        return newest_of(self._connection, streams)
 
     def arrays(self, sql: str, *values: object) -> list[list[Any]]:
         """The JSON arrays that a query gives in its one row."""

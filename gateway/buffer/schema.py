@@ -224,6 +224,19 @@ class WindowState(Model):
         without_rowid = True
 
 
+class NewestResult(Model):
+    """The newest window that was published on a stream of aggregates; see `newest_results`."""
+
+    stream = IntegerField(primary_key=True)
+    start_ms = BigIntegerField()
+    end_ms = BigIntegerField()
+    is_final = IntegerField()
+    revision = IntegerField()
+
+    class Meta:
+        table_name = "newest_results"
+
+
 class CountRow(Model):
     """A counter that moves in the same transaction as what it counts, so that the sums always balance."""
 
@@ -264,6 +277,7 @@ MODELS: tuple[type[Model], ...] = (
     WindowState,
     CountRow,
     MetaRow,
+    NewestResult,
 )
 
 # What the bridge scans, and what a restart puts back: it only holds what is on its way, so it stays small

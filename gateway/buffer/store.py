@@ -36,6 +36,7 @@ from gateway.buffer.file_space import FileSpace
 from gateway.buffer.identity import BufferIdentity
 from gateway.buffer.insertion import insert_events
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
+from gateway.buffer.newest_results import Row, save_newest
 from gateway.buffer.pending_time import PendingTime
 from gateway.buffer.receipts import Receipts, ReceiptTable
 from gateway.buffer.removals import Removals
@@ -185,6 +186,11 @@ class Store:
 
     def set_meta(self, name: str, value: int) -> None:
         self._connection.execute("REPLACE INTO meta (name, value) VALUES (?, ?)", (name, str(value)))
+
+    def save_republished(self, event_id: int, newest: Sequence[Row]) -> None:
+        """Note how far the local broker has the results, and which of them are the newest."""
+        self.set_meta(REPUBLISHED_ID, event_id)
+        save_newest(self._connection, newest)
 
     def last_id(self) -> int:
         """The id of the newest event that was ever stored."""

@@ -2,6 +2,8 @@
 
 It follows the buffer with a cursor instead of a queue: an outage of the broker costs no memory, and what a
 crash left unpublished is published after the restart (at least once, at QoS 1).
+
+A result of an older window than the newest published one is marked as superseded and never retained.
 """
 
 from __future__ import annotations
@@ -9,19 +11,20 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
 from gateway import __version__
 from gateway.buffer.reader import Reader
-from gateway.buffer.store import REPUBLISHED_ID, Store
-from gateway.buffer.writer import Do, Writer
-from gateway.core.events import Message
+from gateway.buffer.writer import Writer
+from gateway.core.events import Kind, Message
+from gateway.local.newest import Newest
 from gateway.mqtt.link import Link, Session
 from gateway.wire.alarms import AlarmState
 from gateway.wire.home_assistant import Discovery, DiscoveryMessage
+from gateway.wire.standing import Standing, standing, superseded
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +34,19 @@ SAVE_EVERY = 500
 MAX_COMMANDS = 1000
 
 
+class _Waiting(NamedTuple):
+    """What is to be published. `standing` is that of an aggregate of a window with bounds."""
+
+    buffer_id: int
+    topic: str
+    payload: bytes
+    stream: int = 0
+    standing: Standing | None = None
+
+
 class Republish(Session):
-    """The session of `gateway.republish`."""
+    """The session of `gateway.republish`. The windows `in_arrival_order` have no order but that of their
+    results: none of these is superseded."""
 
     def __init__(
         self,
@@ -44,6 +58,7 @@ class Republish(Session):
         republished_id: int,
         discovery: Discovery | None = None,
         alarm_state: Callable[[str, bytes, int], AlarmState | None] = lambda *_: None,
+        in_arrival_order: frozenset[str] = frozenset(),
     ) -> None:
         self._path = path
         self._writer = writer
@@ -56,9 +71,11 @@ class Republish(Session):
         self._discovery = discovery
         self._alarm_state = alarm_state
         self._alarm_id = 0  # of the last event that changed an alarm
+        self._in_arrival_order = in_arrival_order
+        self._newest = Newest(lambda streams: self._opened().newest_of(streams))
         self._cursor = republished_id  # the last id that was handed to the broker
         self._settled = self._saved = republished_id
-        self._waiting: deque[tuple[int, str, bytes]] = deque()  # of at most CHUNK events
+        self._waiting: deque[_Waiting] = deque()  # of at most CHUNK events
         self._in_flight: OrderedDict[int, int] = OrderedDict()  # packet id → buffer id
         self._reader: Reader | None = None
         self._link: Link | None = None
@@ -138,12 +155,7 @@ class Republish(Session):
         if not self._waiting and self._news:
             self._load()
         while self._waiting and len(self._in_flight) < IN_FLIGHT and not link.congested:
-            buffer_id, topic, payload = self._waiting.popleft()
-            news = self._discovery.aggregate(topic, payload) if self._discovery is not None else None
-            if news is not None:
-                _announce(link, news)
-            packet_id = link.publish(topic, payload, qos=1, retain=self._retained(topic))
-            self._in_flight[packet_id] = buffer_id
+            self._publish(link, self._waiting.popleft())
         return 1.0 if not self._news else 0.05
 
     def finish(self) -> None:
@@ -152,31 +164,59 @@ class Republish(Session):
         if self._reader is not None:
             self._reader.close()
 
-    def _load(self) -> None:
-        self._news = False
+    def _publish(self, link: Link, waiting: _Waiting) -> None:
+        buffer_id, topic, payload, stream, stands = waiting
+        news = self._discovery.aggregate(topic, payload) if self._discovery is not None else None
+        if news is not None:
+            _announce(link, news)
+        retain = self._retained(topic)
+        if stands is not None and self._newest.is_superseded(stream, stands):
+            payload, retain = superseded(payload), False
+        packet_id = link.publish(topic, payload, qos=1, retain=retain)
+        self._in_flight[packet_id] = buffer_id
+
+    def _opened(self) -> Reader:
         if self._reader is None:
             self._reader = Reader(self._path)
-        events = self._reader.derived_after(self._cursor, CHUNK)
+        return self._reader
+
+    def _load(self) -> None:
+        self._news = False
+        reader = self._opened()
+        events = reader.derived_after(self._cursor, CHUNK)
         if not events.ids:
             return
         self._news = True  # there may be more behind these
         self._cursor = events.ids[-1]
-        events, _ = self._reader.without_corrupt(events)
-        names, payloads = self._reader.names(events.stream_ids), self._reader.payloads(events)
-        for event in zip(events.ids, names, payloads, events.event_times_ms, strict=True):
-            self._wait(*event)
+        events, _ = reader.without_corrupt(events)
+        names, payloads = reader.names(events.stream_ids), reader.payloads(events)
+        stands = map(self._standing, events.kinds, payloads)
+        for buffer_id, topic, payload, stream, stand, time_ms in zip(
+            events.ids, names, payloads, events.stream_ids, stands, events.event_times_ms, strict=True
+        ):
+            self._wait(_Waiting(buffer_id, topic, payload, stream, stand), time_ms)
+        self._newest.look_up(one.stream for one in self._waiting if one.standing is not None)
 
-    def _wait(self, buffer_id: int, topic: str, payload: bytes, time_ms: int) -> None:
+    def _standing(self, kind: int, payload: bytes) -> Standing | None:
+        if kind != Kind.AGGREGATE:
+            return None
+        aggregate = orjson.loads(payload)
+        return None if aggregate["window"] in self._in_arrival_order else standing(aggregate)
+
+    def _wait(self, waiting: _Waiting, time_ms: int) -> None:
         """Put an event last in line, and behind it the alarm that it changes: both settle it, or neither."""
-        alarm = self._alarm_state(topic, payload, time_ms)
-        self._waiting.append((buffer_id if alarm is None else buffer_id - 1, topic, payload))
-        if alarm is not None:
-            self._alarm_id = buffer_id
-            self._waiting.append((buffer_id, alarm.topic, alarm.payload))
+        buffer_id = waiting.buffer_id
+        alarm = self._alarm_state(waiting.topic, waiting.payload, time_ms)
+        if alarm is None:
+            self._waiting.append(waiting)
+            return
+        self._alarm_id = buffer_id
+        self._waiting.append(waiting._replace(buffer_id=buffer_id - 1))
+        self._waiting.append(_Waiting(buffer_id, alarm.topic, alarm.payload))
 
     def _save(self) -> None:
         self._saved = self._settled
-        self._writer.submit(Do(partial(Store.set_meta, name=REPUBLISHED_ID, value=self._settled)))
+        self._writer.submit(self._newest.save(self._settled))
 
 
 def _announce(link: Link, announcement: DiscoveryMessage) -> None:

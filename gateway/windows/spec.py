@@ -54,3 +54,9 @@ class WindowSpec:
     retain: bool = False
     forward: bool = True
     priority: int = 2
+
+    @property
+    def has_order(self) -> bool:
+        """Whether its results are about spans of event time, one older than the other. Count and global
+        windows fire by arrival."""
+        return self.type not in ("count", "global")

@@ -22,6 +22,8 @@ MAX_ENTITIES = 1000
 _LIKELY = ("mean", "value", "last", "increase", "delta", "p50", "p95", "count")
 _ACTIONS = ["NONE", "SLOW_DOWN", "REJECT_LOW_PRIORITY"]
 _ALERT = "{{ value_json.alert if value_json.alert is defined else value_json.result.alert }}"
+_OLD = "value_json.superseded is defined"
+_NOTHING = "(value_json.nothing | is_defined)"
 _UNTOLD = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -119,8 +121,9 @@ class Discovery:
         described = {
             "name": f"{window} {key}".strip(),
             "state_topic": topic,
-            # A correction is about a window of the past; an empty value leaves the state as it is.
-            "value_template": f"{{{{ {value} | tojson if value_json.kind != 'correction' else '' }}}}",
+            # Of a superseded result nothing is taken. `is_defined` of what is not leaves the state as it is;
+            # an empty value would blank a sensor without unit and classes.
+            "value_template": f"{{{{ {_NOTHING} if {_OLD} else {value} | tojson }}}}",
             "unit_of_measurement": shown.unit,
             "device_class": shown.device_class,
             "state_class": shown.state_class,
@@ -129,7 +132,8 @@ class Discovery:
         if path:  # the result has further members
             described |= {
                 "json_attributes_topic": topic,
-                "json_attributes_template": "{{ value_json.result | tojson }}",
+                # What is no object leaves the attributes as they are.
+                "json_attributes_template": f"{{{{ 'null' if {_OLD} else value_json.result | tojson }}}}",
             }
         return {name: told for name, told in described.items() if told is not None} | self._availability()
 

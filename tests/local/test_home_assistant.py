@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Undefined, UndefinedError
 
 from gateway.core.own_topics import OwnTopics
 from gateway.wire import home_assistant
 from gateway.wire.home_assistant import Discovery, DiscoveryMessage, Shown
+from gateway.wire.standing import superseded
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.publishing import Watcher, publish
@@ -62,9 +63,17 @@ def announced(made: DiscoveryMessage | None) -> dict[str, Any]:
     return described
 
 
+def is_defined(value: Any) -> Any:
+    """Home Assistant's filter: of what is undefined it ends the rendering, and the state stays."""
+    if isinstance(value, Undefined):
+        raise UndefinedError
+    return value
+
+
 def rendered(template: str, payload: bytes) -> str:
-    compiled = Environment(undefined=StrictUndefined, autoescape=False).from_string(template)  # noqa: S701
-    return str(compiled.render(value_json=json.loads(payload)))
+    environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
+    environment.filters["is_defined"] = is_defined
+    return str(environment.from_string(template).render(value_json=json.loads(payload)))
 
 
 def test_the_gateways_own_entities_read_the_topics_of_its_health() -> None:
@@ -93,10 +102,25 @@ def test_an_aggregate_is_announced_once_with_what_its_window_says() -> None:
     assert made.aggregate(HALL, payload) is not None  # this broker may be another one
 
 
-def test_what_is_unknown_is_null_and_a_correction_leaves_the_state_alone() -> None:
+def test_what_is_unknown_is_null() -> None:
     template = announced(discovery().aggregate(HALL, aggregate({"mean": 1.5})))["value_template"]
     assert rendered(template, aggregate({"mean": None})) == "null"
-    assert rendered(template, aggregate({"mean": 9}, kind="correction")) == ""
+
+
+@pytest.mark.parametrize("shown", [Shown(), Shown(state_class=None)])
+def test_of_a_superseded_result_neither_state_nor_attributes_are_taken(shown: Shown) -> None:
+    made = announced(discovery(temp=shown).aggregate(HALL, aggregate({"mean": 1.5})))
+    old = superseded(aggregate({"mean": 9}, kind="correction"))
+    with pytest.raises(UndefinedError):  # then Home Assistant keeps the state, also of a sensor of text
+        rendered(made["value_template"], old)
+    assert json.loads(rendered(made["json_attributes_template"], old)) is None
+
+
+def test_a_correction_of_the_newest_window_is_shown() -> None:
+    made = announced(discovery().aggregate(HALL, aggregate({"mean": 1.5})))
+    newest = aggregate({"mean": 9}, kind="correction", revision=1)
+    assert rendered(made["value_template"], newest) == "9"
+    assert json.loads(rendered(made["json_attributes_template"], newest)) == {"mean": 9}
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,15 @@ _PAGE_COUNT = slice(28, 32)
 _FREE_PAGES = slice(32, 40)
 _PLAIN_TABLES = (
     *("streams", "dictionaries", "receipts", "losses", "loss_runs", "shed_ranges"),
-    *("window_state", "counters", "meta", "undated", "last_payloads"),
+    *("window_state", "counters", "meta", "undated", "last_payloads", "newest_results"),
 )
 
-_YOUNGER = {"undated", "shed_ranges", "last_payloads"}  # than the first version of the schema
+_YOUNGER = {
+    "undated",
+    "shed_ranges",
+    "last_payloads",
+    "newest_results",
+}  # than the first version of the schema
 _HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE name = ?"
 
 
