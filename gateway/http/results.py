@@ -14,6 +14,7 @@ import orjson
 
 from gateway.buffer.reader import Reader
 from gateway.core.events import Kind
+from gateway.wire.standing import standing
 
 FIRST_LOOK = 2000
 """So many results and alerts are read when somebody begins to look, and at once at most."""
@@ -82,7 +83,8 @@ class Results:
         return self._reader
 
     def _keep(self, result: dict[str, Any]) -> None:
-        """A correction takes the place of what it corrects."""
+        """A result takes the place of what it revises, and stands before those of newer windows: the last
+        point is the current one."""
         name = result["window"], result["key"]
         points = self._series.setdefault(name, deque(maxlen=KEPT_POINTS))
         self._series.move_to_end(name)
@@ -92,4 +94,20 @@ class Results:
             if point["start_ms"] is not None and point["start_ms"] == result["start_ms"]:
                 points[at] = result
                 return
-        points.append(result)
+        _insert(points, result)
+
+
+def _insert(points: deque[dict[str, Any]], result: dict[str, Any]) -> None:
+    """Put a result behind the last point that is not of a newer window. Full, the oldest point goes."""
+    stands, at = standing(result), len(points)
+    while at and stands is not None:
+        other = standing(points[at - 1])
+        if other is None or not stands.is_behind(other):
+            break
+        at -= 1
+    if len(points) == points.maxlen:
+        if not at:
+            return
+        points.popleft()
+        at -= 1
+    points.insert(at, result)

@@ -17,8 +17,24 @@ export function addResults(results) {
     const points = keys.get(result.key) ?? new Map();
     keys.delete(result.key); // the one heard last stands last
     keys.set(result.key, points);
-    points.set(result.end_ms ?? result.start_ms, result);
+    putInOrder(points, result);
     if (points.size > POINTS) points.delete(points.keys().next().value);
+  }
+}
+
+/** A new window stands before those that begin and end behind it, so the last point is the current one. */
+function putInOrder(points, result) {
+  const isNew = !points.has(result.end_ms ?? result.start_ms);
+  points.set(result.end_ms ?? result.start_ms, result);
+  if (!isNew) return;
+  const newer = [];
+  for (const [at, other] of [...points].slice(0, -1).reverse()) {
+    if (!(result.start_ms < other.start_ms && result.end_ms < other.end_ms)) break;
+    newer.unshift([at, other]);
+  }
+  for (const [at, other] of newer) {
+    points.delete(at);
+    points.set(at, other);
   }
 }
 
