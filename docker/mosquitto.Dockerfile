@@ -13,5 +13,5 @@ RUN groupadd --system --gid 1883 mosquitto \
 
 USER mosquitto
 VOLUME /mosquitto/data
-EXPOSE 1883 8883 9001
+EXPOSE 1883 1885 8883 9001
 CMD ["mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]

@@ -165,15 +165,19 @@ def join(
     protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv311,
     transport: str = "tcp",
     secure: Transport | None = None,
+    clean: bool = False,
 ) -> Peer:
-    """A client with a persistent session. Raises ConnectionRefusedError when the broker does not want it."""
+    """A client with a persistent session, unless `clean`, which erases one.
+
+    Raises ConnectionRefusedError when the broker does not want it.
+    """
     version_5 = protocol == MQTTProtocolVersion.MQTTv5
     paho = mqtt.Client(
         CallbackAPIVersion.VERSION2,
         client_id=name,
         protocol=protocol,
         transport=transport,  # type: ignore[arg-type]
-        clean_session=None if version_5 else False,
+        clean_session=None if version_5 else clean,
     )
     peer = Peer(paho)
     answers: Queue[ReasonCode] = Queue()
@@ -199,7 +203,7 @@ def join(
 
 
 def gateway_at(local: Shipped) -> Peer:
-    return join(local.ports[1883], "gateway", "gateway", "gw")
+    return join(local.ports[1885], "gateway", "gateway", "gw")
 
 
 def fleet_at(local: Shipped) -> Peer:
@@ -223,6 +227,45 @@ def test_the_local_broker_keeps_every_message_for_an_absent_gateway_over_a_kill(
     gateway = gateway_at(local)
     assert [gateway.next()[1] for _ in sent] == sent
     gateway.leave()
+
+
+@pytest.mark.parametrize("listener", [1883, 9001])
+def test_a_device_that_gives_the_client_id_of_the_gateway_does_not_get_its_session(
+    local: Shipped, listener: int
+) -> None:
+    gateway = gateway_at(local)
+    gateway.subscribe("sensors/#")
+    gateway.leave()
+    device = join(local.ports[1883], "hall-1", "hall-1", "h1")
+    device.publish("sensors/hall-1/reading", b"queued")
+    device.leave()
+
+    transport = "websockets" if listener == 9001 else "tcp"
+    thief = join(local.ports[listener], "gateway", "hall-1", "h1", transport=transport, clean=True)
+    thief.leave()
+
+    gateway = gateway_at(local)
+    assert gateway.next() == ("sensors/hall-1/reading", b"queued", 1)
+    gateway.leave()
+
+
+def test_an_operator_that_gives_the_client_id_of_the_receiver_does_not_get_its_session(
+    cloud: Shipped,
+) -> None:
+    receiver = join(cloud.ports[1883], "receiver", "receiver", "rx")
+    receiver.subscribe("gateway/#")
+    receiver.leave()
+    version = MQTTProtocolVersion.MQTTv5
+    gateway = join(cloud.ports[8883], "gateway-plant-7", protocol=version, secure=cloud.tls("plant-7"))
+    gateway.publish("gateway/plant-7/audit", b"queued")
+    gateway.leave()
+
+    secret = (cloud.folder / "passwords" / "operator.secret").read_text()
+    join(cloud.ports[1883], "receiver", "operator", secret, clean=True).leave()
+
+    receiver = join(cloud.ports[1883], "receiver", "receiver", "rx")
+    assert receiver.next()[:2] == ("gateway/plant-7/audit", b"queued")
+    receiver.leave()
 
 
 def test_the_local_broker_has_more_than_twenty_messages_in_flight(local: Shipped) -> None:
@@ -294,7 +337,7 @@ def test_a_dashboard_reads_aggregates_over_websockets_and_home_assistant_what_it
     config = gateway_config(
         tmp_path_factory.mktemp("gateway"),
         "unused",
-        local={"url": f"mqtt://127.0.0.1:{local.ports[1883]}", "username": "gateway", "password": "gw"},
+        local={"url": f"mqtt://127.0.0.1:{local.ports[1885]}", "username": "gateway", "password": "gw"},
         home_assistant={},
     )
     dashboard = join(local.ports[9001], "in-a-browser", "dashboard", "db", transport="websockets")

@@ -50,7 +50,7 @@ def test_a_gateway_between_two_brokers_with_certificates_sends_readings_up_and_c
     settings = yaml.safe_load(config.read_text())
     settings |= {
         "gateway": {"id": "plant-7", "data_dir": "data"},
-        "local": {"url": f"mqtts://localhost:{local.ports[8883]}", "tls": files(local, "gateway")},
+        "local": {"url": f"mqtts://localhost:{local.ports[8885]}", "tls": files(local, "gateway")},
         "cloud": {
             "url": f"mqtts://localhost:{cloud.ports[8883]}",
             "tls": files(cloud, "plant-7"),
