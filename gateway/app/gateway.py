@@ -107,6 +107,7 @@ class _Graph:
             running=running,
             max_buffer_bytes=config.buffer.max_size,
             buffer_path=buffer.path,
+            topics=processing.topics,
             topic_filters=ingest.topic_filters,
             window_specs=config.window_specs(),
             clock=clock,

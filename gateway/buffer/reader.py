@@ -18,6 +18,7 @@ import apsw
 import orjson
 
 from gateway.buffer.checksum import event_checksum
+from gateway.buffer.claims import first_since
 from gateway.buffer.compression import PayloadDecompressor
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.identity import BUFFER_ID
@@ -86,6 +87,10 @@ class Reader:
             (count,),
         ).fetchone()
         return 0 if row is None else int(row[0])
+
+    def first_since(self, time_ms: int) -> int:
+        """The id of the first event that arrived at `time_ms` or later."""
+        return first_since(self._connection, time_ms)
 
     def raw_after(self, after_id: int, chunk: int = 2000, to_id: int | None = None) -> Iterator[StoredEvents]:
         """All raw events behind `after_id`, up to `to_id` if given, oldest first.

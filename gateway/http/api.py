@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from gateway.http.history import HistoryApi
 from gateway.http.live import MAX_LISTENERS, Live
 from gateway.http.results import Results
 from gateway.http.state import State
@@ -19,12 +20,13 @@ MOST_STREAMS = 1000
 
 
 class Api:
-    """Answers on the HTTP server's loop: everything here is short."""
+    """Answers on the HTTP server's loop: everything here is short, or rests as long as it works."""
 
-    def __init__(self, state: State, results: Results, live: Live) -> None:
+    def __init__(self, state: State, results: Results, live: Live, past: HistoryApi) -> None:
         self._state = state
         self._results = results
         self._live = live
+        self._past = past
 
     def routes(self) -> list[Route]:
         state = self._state
@@ -42,6 +44,8 @@ class Api:
             Route("/api/results", self._series),
             Route("/api/streams", self._streams),
             Route("/api/live", self._listen),
+            Route("/api/aggregates", self._past.aggregates),
+            Route("/api/events", self._past.events),
         ]
 
     def _whole(self) -> dict[str, Any]:

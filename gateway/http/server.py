@@ -27,6 +27,7 @@ from gateway.http.clock import clock_status, device_clocks
 from gateway.http.connections import REQUEST_WITHIN_S, BoundedProtocol, RestingServer
 from gateway.http.guard import COOKIE, Access, Guard, address_of, too_many_guesses
 from gateway.http.guesses import Guesses
+from gateway.http.history import HistoryApi
 from gateway.http.live import Live
 from gateway.http.metrics import GatewayCollector
 from gateway.http.results import Results
@@ -56,6 +57,7 @@ class HttpServer:
         self._results = Results(status.buffer_path)
         self._state = State(status, self._results)
         self._live = Live(self._state, self._results)
+        self._past = HistoryApi(status)
         self._registry = CollectorRegistry()
         self._registry.register(GatewayCollector(status))
         ProcessCollector(registry=self._registry)
@@ -124,7 +126,7 @@ class HttpServer:
                 Route("/readyz", self._readyz),
                 Route("/clock", self._clock),
                 Route("/clock/devices", self._clock_devices),
-                *Api(self._state, self._results, self._live).routes(),
+                *Api(self._state, self._results, self._live, self._past).routes(),
             ],
             middleware=[Middleware(Guard, access=self._access, guesses=self._guesses)],
             lifespan=self._lifespan,
@@ -139,6 +141,7 @@ class HttpServer:
         with suppress(asyncio.CancelledError):
             await sampling
         self._results.close()
+        self._past.close()
 
     def _let_go(self) -> None:
         self._server.leave()

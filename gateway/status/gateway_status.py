@@ -19,6 +19,7 @@ from gateway.cloud.bridge import Bridge
 from gateway.cloud.downlink import CloudSide
 from gateway.core.clock import Clock
 from gateway.core.events import Status
+from gateway.core.own_topics import OwnTopics
 from gateway.core.threads import HasThread, RoleThread
 from gateway.decode.presence import Presence
 from gateway.delivery.forecast import Forecast, Progress, Totals
@@ -48,6 +49,8 @@ class GatewayStatus:
     """Set between the end of the start and the beginning of the stop."""
     max_buffer_bytes: int
     buffer_path: Path
+    topics: OwnTopics
+    """Its own ones: where its results are."""
     topic_filters: Sequence[str]
     window_specs: Sequence[WindowSpec]
     clock: Clock

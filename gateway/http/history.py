@@ -1,0 +1,271 @@
+"""What the buffer keeps of the past over HTTP: aggregates and events by time, as NDJSON, CSV or JSON.
+
+Rows are looked for and read a stretch at a time. After each the request rests as long as that took, so that
+pages, health and the writer have their turn, however much somebody exports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from gateway.buffer.event_history import TimeRange, found_in
+from gateway.buffer.reader import Reader, ReadError
+from gateway.core.errors import TopicError, plain_reason
+from gateway.core.events import Kind
+from gateway.core.own_topics import key_levels
+from gateway.core.topics import check_filter
+from gateway.http.rows import Row, Rows, csv_lines, ndjson_lines
+from gateway.receiver.event_lines import event_line
+from gateway.status.gateway_status import GatewayStatus
+from gateway.wire.frame import wire_events
+
+log = logging.getLogger(__name__)
+
+MAX_READING = 4
+"""Requests for the past at a time."""
+MOST_LATEST = 200_000
+"""Results whose latest revision is looked for at once: some 60 MB while it is looked for."""
+JSON_ROWS, MOST_JSON_ROWS = 1000, 10_000  # a JSON answer is made whole before it is sent
+_CHUNK = 500
+_DAY_MS = 24 * 3600 * 1000
+_YEAR_MS = 366 * _DAY_MS
+_END_OF_TIME_MS = 2**62
+_FORMATS = {"ndjson": ("application/x-ndjson", ndjson_lines), "csv": ("text/csv; charset=utf-8", csv_lines)}
+
+
+class BadQueryError(ValueError):
+    """Raised when a query does not say what is wanted; its text says why."""
+
+
+class _Page(NamedTuple):
+    """How the rows are wanted."""
+
+    form: str
+    limit: int | None
+    after: int
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> _Page:
+        form = query.get("format", "json")
+        if form not in {"json", *_FORMATS}:
+            raise BadQueryError(f"format is json, ndjson or csv, not {form!r}")
+        limit = _number(query, "limit", JSON_ROWS if form == "json" else None)
+        if limit is not None and (limit < 1 or (form == "json" and limit > MOST_JSON_ROWS)):
+            raise BadQueryError(f"limit is 1 or more, and as JSON up to {MOST_JSON_ROWS}; ndjson has no end")
+        return cls(form, limit, _number(query, "after", 0) or 0)
+
+
+class HistoryApi:
+    """`/api/aggregates` and `/api/events`, on the HTTP server's loop."""
+
+    def __init__(self, status: GatewayStatus) -> None:
+        self._status = status
+        self._reader: Reader | None = None
+        self._at_work = 0
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    async def aggregates(self, request: Request) -> Response:
+        """`?window=&key=&from_ms=&to_ms=&revisions=latest|all&format=&limit=&after=`."""
+        return await self._answer(request, self._aggregates)
+
+    async def events(self, request: Request) -> Response:
+        """`?stream=FILTER&kind=raw&from_ms=&to_ms=&format=&limit=&after=`."""
+        return await self._answer(request, self._events)
+
+    async def _answer(self, request: Request, rows_of: Callable[[Mapping[str, str], int], Rows]) -> Response:
+        query = request.query_params
+        try:
+            page = _Page.of(query)
+            if self._at_work >= MAX_READING:
+                return PlainTextResponse(f"{MAX_READING} read the past already", 503, {"Retry-After": "5"})
+            rows = self._counted(_first(rows_of(query, page.after), page.limit))
+            rows = _resumed(
+                await anext(rows, []), rows
+            )  # what cannot be answered is known before the headers
+            if page.form == "json":
+                return await _as_json(rows, page.limit)
+        except BadQueryError as exc:
+            return PlainTextResponse(str(exc), 400)
+        except ReadError as exc:
+            return PlainTextResponse(f"the buffer cannot be read: {plain_reason(exc)}", 503)
+        media_type, lines = _FORMATS[page.form]
+        return StreamingResponse(lines(rows), media_type=media_type)
+
+    async def _counted(self, rows: Rows) -> Rows:
+        self._at_work += 1
+        try:
+            async for some in rows:
+                yield some
+        finally:
+            self._at_work -= 1
+
+    def _events(self, query: Mapping[str, str], after: int) -> Rows:
+        wanted = _range(query, _filter(query), _kinds(query), _DAY_MS)
+        return self._rows(self._ids(wanted, after), self._event_rows)
+
+    def _aggregates(self, query: Mapping[str, str], after: int) -> Rows:
+        revisions = query.get("revisions", "latest")
+        if revisions not in {"latest", "all"}:
+            raise BadQueryError(f"revisions is latest or all, not {revisions!r}")
+        window, key = query.get("window"), query.get("key")
+        if key is not None and window is None:
+            raise BadQueryError("key needs a window: the keys of another one mean something else")
+        if window is not None and {*"+#/"} & {*window}:
+            raise BadQueryError(f"no window is named {window!r}")
+        levels = "#" if key is None else key_levels(key)
+        stream = f"{self._status.topics.all_aggregates}{window or '+'}/{levels}"
+        wanted = _range(query, stream, frozenset({Kind.AGGREGATE}), _DAY_MS + self._early_ms())
+        if revisions == "all":
+            return self._rows(self._ids(wanted, after), self._aggregate_rows)
+        return self._rows(self._latest(wanted, after), self._aggregate_rows)
+
+    def _early_ms(self) -> int:
+        """How long before its event time, the end of its window, an early result may come."""
+        early = [spec for spec in self._status.window_specs if spec.early_every_ms or spec.early_count]
+        return max((spec.size_ms or _YEAR_MS for spec in early), default=0)
+
+    async def _ids(self, wanted: TimeRange, after: int) -> AsyncIterator[list[int]]:
+        """The ids, up to _CHUNK at a time."""
+        for ids in found_in(self._opened(), wanted, after):
+            yield ids[:_CHUNK]
+            for start in range(_CHUNK, len(ids), _CHUNK):
+                yield ids[start : start + _CHUNK]
+
+    async def _latest(self, wanted: TimeRange, after: int) -> AsyncIterator[list[int]]:
+        """Those of the results that no later one corrects or replaces. All are looked at before the first."""
+        newest: dict[tuple[int, int, int], int] = {}
+        single = array("q")  # results without bounds, such as those of counts: no other takes their place
+        async for ids in self._ids(wanted, 0):
+            for buffer_id, stream, body in self._bodies(ids):
+                if body["start_ms"] is None:
+                    single.append(buffer_id)
+                    continue
+                for start_ms, end_ms in body["replaces"]:
+                    newest.pop((stream, start_ms, end_ms), None)
+                newest[stream, body["start_ms"], body["end_ms"]] = buffer_id
+            if len(newest) + len(single) > MOST_LATEST:
+                text = (
+                    f"more than {MOST_LATEST} results: narrow window, key or time, or ask for revisions=all"
+                )
+                raise BadQueryError(text)
+            yield []
+        kept = sorted(one for one in (*newest.values(), *single) if one > after)
+        for start in range(0, len(kept), _CHUNK):
+            yield kept[start : start + _CHUNK]
+
+    async def _rows(self, ids: AsyncIterator[list[int]], read: Callable[[list[int]], Iterable[Row]]) -> Rows:
+        """What the ids stand for; rests after each chunk as long as it took."""
+        began_s = time.monotonic()
+        async for some in ids:
+            rows = [*read(some)] if some else []
+            await asyncio.sleep(time.monotonic() - began_s)
+            if rows:
+                yield rows
+            began_s = time.monotonic()
+
+    def _event_rows(self, ids: list[int]) -> Iterator[Row]:
+        reader = self._opened()
+        events, corrupt = reader.without_corrupt(reader.by_ids(ids))
+        _warn_of(corrupt)
+        for buffer_id, event in zip(events.ids, wire_events(reader.columns(events)), strict=True):
+            yield {"id": buffer_id} | orjson.loads(event_line(self._status.gateway_id, event))
+
+    def _aggregate_rows(self, ids: list[int]) -> Iterator[Row]:
+        for buffer_id, _, body in self._bodies(ids):
+            yield {"id": buffer_id} | body
+
+    def _bodies(self, ids: list[int]) -> list[tuple[int, int, Any]]:
+        """(id, stream, payload) of aggregates."""
+        if not ids:
+            return []
+        reader = self._opened()
+        events, corrupt = reader.without_corrupt(reader.by_ids(ids))
+        _warn_of(corrupt)
+        return list(
+            zip(events.ids, events.stream_ids, map(orjson.loads, reader.payloads(events)), strict=True)
+        )
+
+    def _opened(self) -> Reader:
+        if self._reader is None:
+            self._reader = Reader(self._status.buffer_path)
+        return self._reader
+
+
+async def _as_json(rows: Rows, limit: int | None) -> Response:
+    """`{rows, next}`: what `after` is on the next page, or null on the last one."""
+    found = [row async for some in rows for row in some]
+    more = found[-1]["id"] if found and len(found) == limit else None
+    return Response(orjson.dumps({"rows": found, "next": more}), media_type="application/json")
+
+
+async def _resumed(first: list[Row], rows: Rows) -> Rows:
+    if first:
+        yield first
+    async for some in rows:
+        yield some
+
+
+async def _first(rows: Rows, limit: int | None) -> Rows:
+    left = limit
+    async for some in rows:
+        yield some if left is None else some[:left]
+        if left is not None:
+            left -= len(some)
+            if left <= 0:
+                return
+
+
+def _range(query: Mapping[str, str], stream: str, kinds: frozenset[Kind], ahead_ms: int) -> TimeRange:
+    from_ms, to_ms = _number(query, "from_ms", 0), _number(query, "to_ms", _END_OF_TIME_MS)
+    return TimeRange(stream, kinds, from_ms or 0, _END_OF_TIME_MS if to_ms is None else to_ms, ahead_ms)
+
+
+def _number(query: Mapping[str, str], name: str, default: int | None) -> int | None:
+    text = query.get(name, "")
+    if not text:
+        return default
+    if not text.isdecimal() or len(text) > _DIGITS:
+        raise BadQueryError(f"{name} is a whole number, not {text!r}")
+    return int(text)
+
+
+def _filter(query: Mapping[str, str]) -> str:
+    stream = query.get("stream", "#")
+    try:
+        check_filter(stream)
+    except TopicError as exc:
+        raise BadQueryError(f"stream: {exc}") from exc
+    return stream
+
+
+def _kinds(query: Mapping[str, str]) -> frozenset[Kind]:
+    name = query.get("kind", "raw")
+    if name == "all":
+        return frozenset(Kind)
+    try:
+        return frozenset({Kind[name.upper()]})
+    except KeyError as exc:
+        known = ", ".join(kind.name.lower() for kind in Kind)
+        raise BadQueryError(f"kind is {known} or all, not {name!r}") from exc
+
+
+def _warn_of(corrupt: list[int]) -> None:
+    if corrupt:
+        log.warning(
+            "%d corrupt events are left out of an answer; the first has the id %d", len(corrupt), corrupt[0]
+        )
+
+
+_DIGITS = 18
