@@ -44,6 +44,7 @@ class CloudPart(Part):
         self._buffer = buffer
         self._writer = processing.writer
         self._topics = processing.topics
+        self._alert = processing.alert
         if config.cloud is not None:
             self._add_bridges(config, config.cloud, budget)
             self._add_audit(config.cloud)
@@ -71,7 +72,7 @@ class CloudPart(Part):
         bucket = SharedBucket(cloud.bandwidth)
         will = Will(self._topics.status, status_payload("offline"), retain=cloud.retain)
         for shard in range(cloud.connections):
-            bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket)
+            bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket, self._alert)
             where = endpoint(cloud, f"-{shard}", will=will if cloud.will and shard == 0 else None)
             self.bridges.append(bridge)
             self.bridge_links.append(self._link(f"bridge-{shard}", where, bridge))

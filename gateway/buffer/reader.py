@@ -72,6 +72,13 @@ class Reader:
             self._buffer_id = "" if row is None else str(row[0])
         return self._buffer_id
 
+    def marks(self, start: str) -> list[str]:
+        """The names in `meta` that begin with `start`, without it."""
+        found = self._connection.execute(
+            "SELECT substr(name, length(?) + 1) FROM meta WHERE substr(name, 1, length(?)) = ?", (start,) * 3
+        )
+        return [str(name) for (name,) in found]
+
     def by_ids(self, ids: Sequence[int]) -> StoredEvents:
         """The events of `ids`, in the order of their ids; missing ones are left out."""
         return self._batch(*among(ids))

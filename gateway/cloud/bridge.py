@@ -29,6 +29,7 @@ from gateway.cloud.claim_prefetcher import IDLE_S, LINGER_S, ClaimPrefetcher
 from gateway.cloud.commands import FailEvents, RefuseEvents, SettleEvents
 from gateway.cloud.frame_builder import FrameBuilder, Outgoing
 from gateway.cloud.shared_bucket import SharedBucket
+from gateway.cloud.subscribers import NO_SUBSCRIBER, Subscribers
 from gateway.delivery.pacing import Flight, Pace
 from gateway.delivery.refusals import (
     RECEIVE_MAXIMUM,
@@ -51,7 +52,8 @@ _REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then
 _EVENTS_IN_FLIGHT = 100  # of the event format, one message each
 _SEARCHES = 12  # closes in a row that cost no long pause, because each tells more: halvings of a frame
 _STATUS_CLOSES = 6  # in a row, before the status was answered: three of them without retain
-# A lone event that may have ended a connection gives way to others for so long; no attempt is counted.
+# A lone event that may have ended a connection, or that found no subscriber, gives way to others for so
+# long; no attempt is counted.
 _ASIDE = Backoff(min_ms=1_000, max_ms=30_000, max_attempts=2**31 - 1)
 
 
@@ -72,6 +74,7 @@ class Bridge(Session):
         writer: Writer,
         now_ms: Callable[[], int],
         bucket: SharedBucket,
+        alert: Callable[[str, str], object] = lambda _name, _message: None,
     ) -> None:
         self.metrics = BridgeMetrics()
         self._spec = spec
@@ -94,6 +97,7 @@ class Bridge(Session):
         self._most_in_flight = spec.in_flight if spec.format == "batch" else _EVENTS_IN_FLIGHT
         self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
         self._suspects = Suspects()
+        self.subscribers = Subscribers(spec.no_subscriber, writer, alert)
         self._status_id: int | None = None  # until it is answered
         self._status_closes = 0  # in a row, before the status was answered
         self._searches = _SEARCHES
@@ -107,6 +111,7 @@ class Bridge(Session):
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
         self._suspects.connected()
+        self.subscribers.recall(self._supply.reader)
         self._gave_up = False
         self._packer = FrameBuilder(
             *(self._spec.prefix, self._spec.gateway_id, self._shard, self._spec.format),
@@ -131,6 +136,13 @@ class Bridge(Session):
         if reason_code >= REFUSED:
             self._refused(link, sent.message, reason_code)
             return
+        if reason_code == NO_SUBSCRIBER:
+            self.metrics.without_subscriber += 1
+            if self.subscribers.nobody(sent.message.topic):
+                self._wait_for_subscriber(sent.message)
+                return
+        elif link.endpoint.protocol == "5":  # on 3.1.1 an answer says nothing about it
+            self.subscribers.found(sent.message.topic)
         self._refusals, self.metrics.refusal = 0, ""
         self._window = min(2 * self._window, self._most_in_flight)
         self._suspects.taken(sent.message.events.ids)
@@ -294,6 +306,7 @@ class Bridge(Session):
         if self._acked:
             acked, self._acked = self._acked, []
             self._writer.submit(SettleEvents(acked, DeliveryEvent.PUBACK))
+            self.subscribers.remember()
 
     def _refused(self, link: Link, message: Outgoing, reason_code: int) -> None:
         """The broker answered this message with a refusal; see `gateway.delivery.refusals`."""
@@ -312,12 +325,23 @@ class Bridge(Session):
             for half in self._require_packer().halves(self._supply.reader, message):
                 self._put_up(link, half)
         elif found is RefusalVerdict.RETRY:
-            self._hold(message, reason_code)
+            self._hold(message, reason_code, self._spec.backoff)
         else:
             self._reject(message, reason_code)
 
-    def _pause(self) -> None:
-        pause_ms = self._spec.backoff.pause_ms(self._refusals, random.random())
+    def _wait_for_subscriber(self, message: Outgoing) -> None:
+        """The topic has lost its subscriber: it alone waits where it is one of many, else everything does."""
+        self.metrics.refusal = reason_text(NO_SUBSCRIBER)
+        self._refusals += 1
+        self._window = 1
+        if self._spec.format == "event":
+            self._hold(message, NO_SUBSCRIBER, _ASIDE)
+        else:
+            self._pause(_ASIDE)
+            insort(self._outgoing, message, key=_place)
+
+    def _pause(self, backoff: Backoff | None = None) -> None:
+        pause_ms = (backoff or self._spec.backoff).pause_ms(self._refusals, random.random())
         self._paused_until_s = max(self._paused_until_s, time.monotonic() + pause_ms / 1000)
         log.warning(
             "bridge-%d: the cloud broker refuses: %s; a pause of %.1f s",
@@ -328,10 +352,10 @@ class Bridge(Session):
         self._suspects.forget(message.events.ids)
         self._writer.submit(FailEvents(message.events.ids, reason_text(reason_code)))
 
-    def _hold(self, message: Outgoing, reason_code: int) -> None:
+    def _hold(self, message: Outgoing, reason_code: int, backoff: Backoff) -> None:
         """One event was refused and will be tried again: what waits here of its stream goes back with it."""
         events = message.events
-        arguments = self._spec.backoff, self._now_ms(), random.random()
+        arguments = backoff, self._now_ms(), random.random()
         self._writer.submit(RefuseEvents(events.ids, reason_text(reason_code), *arguments))
         self._supply.hold(events.stream_ids[0], events.priorities[0])
         held: list[int] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.buffer.stored_events import BATCH_BYTES
+from gateway.cloud.subscribers import SubscriberRule
 from gateway.delivery.states import Backoff
 from gateway.wire.encodings import Encoding
 
@@ -33,6 +34,7 @@ class BridgeSpec:
 
     retain: bool = True  # the status
     max_packet_bytes: int | None = None  # what the broker takes, where it does not say so itself
+    no_subscriber: SubscriberRule = "auto"  # what a message does for which the broker knows no subscriber
 
     @property
     def claim_bytes(self) -> int:
@@ -53,6 +55,7 @@ class BridgeMetrics:
         self.events_sent = 0
         self.events_acked = 0
         self.refused = 0
+        self.without_subscriber = 0  # messages that the broker took for nobody
         self.payload_bytes = 0
         self.wire_bytes = 0
         self.refusal = ""  # why nothing goes out right now

@@ -191,6 +191,11 @@ class Cloud(Broker):
         None,
         description="Largest packet that the broker takes. Unset: as it says itself, which only MQTT 5 does.",
     )
+    no_subscriber: Literal["auto", "wait", "send"] = setting(
+        "auto",
+        description="What a message does for which the broker knows no subscriber (MQTT 5, reason 0x10): "
+        "`wait` for one; `send`, and the broker throws it away; `auto`, wait where this topic has had one.",
+    )
     drain_target: PositiveDurationMs | None = setting(
         None, description="Thin out a backlog of raw events that could not drain in this time. Unset: never."
     )

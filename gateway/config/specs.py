@@ -118,6 +118,7 @@ def bridge_spec(config: Config, cloud: Cloud, status_topic: str, memory_bytes: i
         memory_bytes=memory_bytes // cloud.connections,
         retain=cloud.retain,
         max_packet_bytes=cloud.max_packet_size,
+        no_subscriber=cloud.no_subscriber,
     )
 
 

@@ -39,6 +39,7 @@ _REASONS = {
 }
 _OF_THE_TOPIC = {0x87, 0x90}
 _OTHER_REASONS = {
+    0x10: "no matching subscribers",
     0x82: "protocol error",
     0x84: "unsupported protocol version",
     0x85: "client identifier not valid",

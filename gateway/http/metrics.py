@@ -239,8 +239,18 @@ class GatewayCollector(Collector):
                 sum(b.metrics.wire_bytes for b in bridges),
             ),
             ("refused", "Messages the cloud refused.", sum(b.metrics.refused for b in bridges)),
+            (
+                "without_subscriber",
+                "Messages for which the cloud broker knew no subscriber.",
+                sum(b.metrics.without_subscriber for b in bridges),
+            ),
         ):
             yield CounterMetricFamily(f"gateway_bridge_{name}", text, value=value)
+        yield GaugeMetricFamily(
+            "gateway_bridge_topics_without_subscriber",
+            "Topics of the uplink whose last message found no subscriber.",
+            value=sum(len(b.subscribers.missing) for b in bridges),
+        )
 
     def _drain(self) -> Iterator[Metric]:
         forecast = self._status.forecast()

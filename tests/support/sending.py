@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ def sending(
     bandwidth: int | None = None,
     protocol: str = "5",
     endpoint: dict[str, Any] | None = None,
+    alert: Callable[[str, str], object] = print,
     **spec: Any,
 ) -> Iterator[Sender]:
     """A bridge to 127.0.0.1:`port` that has `events` to send."""
@@ -86,7 +87,7 @@ def sending(
         sender = Sender(path, writer, [], [])
         bucket = SharedBucket(bandwidth)
         for shard in range(settings.connections):
-            bridge = Bridge(settings, shard, path, writer, lambda: time.time_ns() // 1_000_000, bucket)
+            bridge = Bridge(settings, shard, path, writer, lambda: time.time_ns() // 1_000_000, bucket, alert)
             where = Endpoint("127.0.0.1", port, f"g1-{shard}", protocol=protocol, **(endpoint or {}))  # type: ignore[arg-type]
             link = Link(f"bridge-{shard}", where, bridge)
             sender.bridges.append(bridge)
