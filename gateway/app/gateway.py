@@ -75,6 +75,12 @@ class Gateway:
             part.start(self.status)
 
 
+def _broker(config: Config) -> list[Part]:
+    if not config.local.embedded:
+        return []
+    return [WorkerPart(make_broker(config.local, config.gateway.data_dir))]
+
+
 class _Graph:
     """The parts on one open buffer, in the order in which they start, and what they say of themselves."""
 
@@ -94,7 +100,7 @@ class _Graph:
             ),
             WorkerPart(processing.timekeeper),
             ControlPart(config.gateway.data_dir, processing),
-            *([WorkerPart(make_broker(config.local))] if config.local.embedded else []),
+            *_broker(config),
             republish,
             cloud,
             ingest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,20 +21,30 @@ from gateway.core.own_topics import OwnTopics
 from gateway.local.ingest import Ingest
 from gateway.local.republish import Republish, status_payload
 from gateway.local.subscriptions import MEMORY_FILE, Memory, Report, Subscriptions, session_name
-from gateway.mqtt.embedded import EmbeddedBroker
+from gateway.mqtt.embedded import EmbeddedBroker, check_loopback
 from gateway.mqtt.endpoint import Will
 from gateway.mqtt.link import Link, stop_links
+from gateway.mqtt.mosquitto_child import MosquittoChild, embedded_program
 from gateway.pipeline.commands import AppendBatch
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.alarms import alarm_state
 from gateway.wire.home_assistant import Discovery
 
+log = logging.getLogger(__name__)
 
-def make_broker(local: Local) -> EmbeddedBroker:
-    """Return the broker inside of the gateway."""
+
+def make_broker(local: Local, data_dir: Path) -> EmbeddedBroker | MosquittoChild:
+    """Return the broker that the gateway brings along. Raises BrokerError when it is not installed."""
     secret = local.password
     password = secret.get_secret_value() if isinstance(secret, SecretStr) else None
-    return EmbeddedBroker(*local.address, username=local.username, password=password)
+    program = embedded_program(local.broker)
+    where = local.places[0].address
+    if program is None:
+        log.info("the embedded broker is amqtt, in memory")
+        return EmbeddedBroker(*where, username=local.username, password=password)
+    if local.username is None:
+        check_loopback(where[0])
+    return MosquittoChild(program, data_dir / "mosquitto", *where, username=local.username, password=password)
 
 
 class RepublishPart(Part):
@@ -107,7 +118,7 @@ def _subscriptions(config: Config, clock: Clock, processing: Processing) -> Subs
         Report(lambda memory: memory.write(path), processing.alert, clock.now_ms),
         session=session_name(local.client_id, local.url),
         as_asked=local.subscription,
-        kept=not local.embedded,
+        kept=not local.embedded or embedded_program(local.broker) is not None,
     )
 
 

@@ -13,9 +13,10 @@ import typer
 from gateway.config import Config, json_schema, load_config, warnings_of
 from gateway.config.document import Problem
 from gateway.config.models import Cloud
-from gateway.core.errors import ConfigError, ConfigFileError, PluginError
+from gateway.core.errors import BrokerError, ConfigError, ConfigFileError, PluginError
 from gateway.core.units import format_bytes, format_duration
 from gateway.local.subscriptions import MEMORY_FILE, Memory, session_name
+from gateway.mqtt.mosquitto_child import embedded_program
 from gateway.pipeline.plugins_loader import find_plugins, load_window_plugin
 from gateway.windows.spec import WindowSpec
 
@@ -46,7 +47,7 @@ def check(
         typer.echo("Give a configuration file: gateway check -c gateway.yaml", err=True)
         raise typer.Exit(2)
     try:
-        checked = load_config(config, inspect=_plugins_work)
+        checked = load_config(config, inspect=_parts_are_there)
     except ConfigFileError as exc:
         typer.echo(f"error: {exc}", err=True)
         raise typer.Exit(2) from exc
@@ -76,8 +77,13 @@ def _show_samples(config: Config, samples: Path, *, as_json: bool) -> None:
         typer.echo(line)
 
 
-def _plugins_work(config: Config) -> Iterator[Problem]:
-    """Load the plugin of each window with its options, as the gateway would."""
+def _parts_are_there(config: Config) -> Iterator[Problem]:
+    """Load the plugin of each window with its options, as the gateway would, and find the broker."""
+    try:
+        embedded_program(config.local.broker)
+    except BrokerError as exc:
+        if config.local.embedded:
+            yield Problem(("local", "broker"), f"{exc}; {exc.hint}")
     found = find_plugins(config.plugins.directory)
     for position, spec in enumerate(config.window_specs()):
         try:
@@ -107,10 +113,9 @@ def _as_json(config: Config) -> str:
 def summary(config: Config) -> Iterator[str]:
     """What the gateway would do, for people."""
     local = config.local
-    broker = f"embedded broker on {local.listen}" if local.embedded else local.url
     yield f"{config.gateway.id}: the configuration is sound"
-    yield f"devices  {broker} (MQTT {local.protocol})"
-    if not local.embedded:
+    yield f"devices  {_local_broker(config)} (MQTT {local.protocol})"
+    if not local.embedded or embedded_program(local.broker):
         yield f"  session {_since(config)}"
     windows = config.window_specs()
     shown: set[str] = set()
@@ -132,6 +137,15 @@ def summary(config: Config) -> Iterator[str]:
     yield f"http     {config.http.listen if config.http else 'off'}"
     for warning in warnings_of(config):
         yield f"warning: {warning}"
+
+
+def _local_broker(config: Config) -> str:
+    local = config.local
+    if not local.embedded:
+        return local.url
+    program = embedded_program(local.broker)
+    kind = f"{program}, data in {config.gateway.data_dir / 'mosquitto'}" if program else "amqtt, in memory"
+    return f"embedded broker on {local.listen}: {kind}"
 
 
 def _since(config: Config) -> str:

@@ -85,7 +85,13 @@ class Local(Broker):
         EMBEDDED,
         description="`mqtt://host:1883`, `mqtts://host:8883`, `ws://host:80/path`, `wss://host:443/path` "
         "(`tcp` and `ssl` are other names of the first two), or `embedded` for a small broker inside the "
-        "gateway (MQTT 3.1.1; for trying out and light use).",
+        "gateway (`broker` says which).",
+    )
+    broker: Literal["auto", "amqtt", "mosquitto"] = setting(
+        "auto",
+        description="What `embedded` runs: the program `mosquitto` as a child, its data in `data_dir`; "
+        "`amqtt` inside of the gateway (MQTT 3.1.1, in memory; for trying out and light use); or `auto`, the "
+        "first where it is installed, else the second.",
     )
     protocol: Protocol = setting("3.1.1", description="MQTT version.")
     receive_maximum: int = setting(
@@ -107,7 +113,8 @@ class Local(Broker):
     @field_validator("protocol")
     @classmethod
     def _embedded_speaks(cls, protocol: str, info: ValidationInfo) -> str:
-        if protocol == "5" and info.data.get("url") == EMBEDDED:
+        embedded = info.data.get("url") == EMBEDDED
+        if protocol == "5" and embedded and info.data.get("broker") != "mosquitto":
             raise fault("the embedded broker speaks only 3.1.1")
         return protocol
 

@@ -152,11 +152,8 @@ class EmbeddedBroker:
         username: str | None = None,
         password: str | None = None,
     ) -> None:
-        if username is None and not _is_loopback(host):
-            raise ConfigError(
-                f"the embedded broker would be open to everyone who reaches {host}",
-                hint="listen on 127.0.0.1, or give it a username and a password",
-            )
+        if username is None:
+            check_loopback(host)
         self.host = host
         self.port = port
         self._credentials = {"username": username, "password": password}
@@ -212,6 +209,15 @@ class EmbeddedBroker:
             "session_expiry_interval": _SESSION_EXPIRY_S,
             "plugins": {f"{__name__}.{ConnectionLimit.__name__}": self._credentials},
         }
+
+
+def check_loopback(host: str) -> None:
+    """Raise ConfigError when others reach `host`: without a password a broker is for this machine only."""
+    if not _is_loopback(host):
+        raise ConfigError(
+            f"the embedded broker would be open to everyone who reaches {host}",
+            hint="listen on 127.0.0.1, or give it a username and a password",
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -41,7 +41,7 @@ class Running:
     """A gateway in this process with every part that there is."""
 
     def __init__(self, folder: Path) -> None:
-        local = {"url": "embedded", "listen": f"{HOST}:{free_port()}"}
+        local = {"url": "embedded", "broker": "amqtt", "listen": f"{HOST}:{free_port()}"}
         cloud = {"url": NOBODY, "downlink": [{"topic": "a", "to": "b"}]}
         config = gateway_config(folder, NOBODY, local=local, cloud=cloud)
         self.settings = load_config(config)
