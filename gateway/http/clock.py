@@ -71,7 +71,7 @@ def clock_metrics(gateway: GatewayStatus) -> Iterator[Metric]:
 def _own_clock(gateway: GatewayStatus) -> Iterator[Metric]:
     status = gateway.timekeeper.status()
     state = GaugeMetricFamily("gateway_clock_state", "1 for the state the clock is in.", labels=["state"])
-    for name in ("unset", "free", "synchronised", "holdover"):
+    for name in ("unset", "free", "synchronised", "disputed", "holdover"):
         state.add_metric([name], name == status.state)
     yield state
     for name, text, value in (

@@ -3,6 +3,9 @@
 Invariants
 - A source is believed only while it is fresh and agrees with the majority of the fresh ones, whose intervals
   (offset ± uncertainty) must have a point in common: Marzullo's algorithm, as NTP uses it (RFC 5905, 11.2.1).
+- A GPS with a pulse counts twice there, so that one network server cannot contradict it.
+- Sources that contradict each other without a majority make the time `disputed`: the chosen one stays, else
+  the one nearest to the system clock is taken, and neither is certain.
 - The chosen source stays until it is gone, is outvoted, or another one has been at least twice as certain for
   HYSTERESIS_S on end: sources of about the same quality never take turns.
 - When all are gone, the line of the last one goes on (hold-over), and its uncertainty grows.
@@ -11,22 +14,27 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Literal, NamedTuple
 
 from gateway.core.clock import LinearClock
 from gateway.timekeeping.estimate import Estimate, Estimator, OffsetSample
 
-State = Literal["unset", "free", "synchronised", "holdover"]
-"""`unset`: no believable time at all. `free`: the system clock, which nothing confirms."""
+State = Literal["unset", "free", "synchronised", "disputed", "holdover"]
+"""`unset`: no believable time at all. `free`: the system clock, which nothing
+confirms. `disputed`: sources that contradict each other."""
 
 Role = Literal["chosen", "agrees", "outvoted", "unused", "silent"]
 
 SYSTEM = "system"
 """The operating system's clock as a source: followed only until a real source has answered."""
 
+GPS = "gps"
+"""The receiver of this machine as a source, whose pulse comes by no network."""
+
 HYSTERESIS_S = 30.0
 BETTER_BY = 2.0
+PULSE_S = 0.001  # a GPS as certain as this has a pulse; without one it is off by 0.1 s
 SYSTEM_PATIENCE = 10  # looks, one a second, before a jump of the system clock is followed
 STEP_S = 1.0  # beyond, the time is stepped; a slew would take minutes
 SLEW_OVER_S = 16.0
@@ -81,7 +89,7 @@ class Discipline:
     def update(self, at_s: float) -> list[Change]:
         """Choose anew; returns what changed."""
         fresh = self._fresh(at_s)
-        self._agreeing = agreeing(fresh)
+        self._agreeing = agreeing(fresh, {name for name in fresh if _has_pulse(name, fresh[name])})
         changes = self._note_disagreement(fresh)
         wanted = self._wanted(fresh, at_s)
         if wanted is None:
@@ -110,9 +118,7 @@ class Discipline:
         """The source to believe from now on."""
         if not self._agreeing:
             # They contradict each other and nobody has a majority: changing horses would only add jumps.
-            if self.chosen in fresh:
-                return self.chosen
-            return min(fresh, key=lambda name: fresh[name].uncertainty_s, default=None)
+            return self.chosen if self.chosen in fresh else self._likeliest(fresh, at_s)
         best = min(sorted(self._agreeing), key=lambda name: fresh[name].uncertainty_s)
         if self.chosen not in self._agreeing:
             self._rival = None
@@ -127,9 +133,20 @@ class Discipline:
         self._rival = None
         return best
 
+    def _likeliest(self, fresh: Mapping[str, Estimate], at_s: float) -> str | None:
+        """The source nearest to the system clock; without a believable one the most certain."""
+        system = self._estimators.get(SYSTEM)
+        shown = None if system is None else system.at(at_s)
+        if shown is None:
+            return min(fresh, key=lambda name: fresh[name].uncertainty_s, default=None)
+        near_s = shown.offset_s
+        return min(fresh, key=lambda name: abs(fresh[name].offset_s - near_s), default=None)
+
     def _follow(self, source: str, estimate: Estimate) -> list[Change]:
         before, self.chosen = self.chosen, source
-        was, self.state = self.state, "free" if source == SYSTEM else "synchronised"
+        was, self.state = self.state, self._state_with(source)
+        if before == source and self.state == "disputed":
+            return []  # the disagreement was said
         if before == source and was == self.state:
             return []
         if source == SYSTEM:
@@ -139,9 +156,14 @@ class Discipline:
         certain = f"offset {estimate.offset_s * 1000:+.3f} ms, ± {estimate.uncertainty_s * 1000:.3f} ms"
         return [Change("clock_source", f"{source} {what} the source of time ({certain})")]
 
+    def _state_with(self, source: str) -> State:
+        if source == SYSTEM:
+            return "free"
+        return "synchronised" if self._agreeing else "disputed"
+
     def _lose(self, at_s: float) -> list[Change]:
         if self.state != "synchronised":
-            return []
+            return []  # what was disputed to the end stays so
         self.state = "holdover"
         estimate = self.estimate(at_s)
         drift = "" if estimate is None else f", with a drift of {estimate.drift * 1e6:+.2f} ppm"
@@ -160,25 +182,29 @@ class Discipline:
         role: Role = "silent"
         if estimator.is_fresh(at_s):
             role = "agrees" if name in self._agreeing else "unused" if name == SYSTEM else "outvoted"
-        if name == self.chosen and self.state != "holdover":
-            role = "chosen"
+            role = "chosen" if name == self.chosen else role
         silent_s = None if newest is None else at_s - newest.at_s
         return SourceStatus(name, role, estimator.at(at_s), len(estimator.samples), silent_s)
 
 
-def agreeing(estimates: Mapping[str, Estimate]) -> frozenset[str]:
+def _has_pulse(name: str, estimate: Estimate) -> bool:
+    return name == GPS and estimate.uncertainty_s <= PULSE_S
+
+
+def agreeing(estimates: Mapping[str, Estimate], twice: Set[str] = frozenset()) -> frozenset[str]:
     """The sources whose intervals share the point that most intervals have in common, if these are more than
-    half of them all; else none."""
+    half of them all; else none. Those of `twice` count as two."""
     edges: list[tuple[float, int]] = []
-    for one in estimates.values():
-        edges += [(one.offset_s - one.uncertainty_s, -1), (one.offset_s + one.uncertainty_s, 1)]
+    for name, one in estimates.items():
+        votes = 2 if name in twice else 1
+        edges += [(one.offset_s - one.uncertainty_s, -votes), (one.offset_s + one.uncertainty_s, votes)]
     depth = best = 0
     point_s = 0.0
     for edge_s, kind in sorted(edges):
         depth -= kind
         if depth > best:
             best, point_s = depth, edge_s
-    if 2 * best <= len(estimates):
+    if 2 * best <= len(estimates) + len(twice):
         return frozenset()
     return frozenset(
         name

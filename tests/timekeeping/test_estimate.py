@@ -145,6 +145,34 @@ def test_two_sources_that_contradict_each_other_are_reported_and_change_nothing(
     world.run(60, a=(0.0, 0.01), b=(3600.0, 0.001))
     assert world.discipline.chosen == "a"
     assert world.alerts == ["clock_source", "clock_disagreement"]
+    assert str(world.discipline.state) == "disputed"
+    world.run(60)  # neither speaks any more, and nobody has settled it
+    assert str(world.discipline.state) == "disputed"
+    world.run(60, a=(0.0, 0.01))
+    assert str(world.discipline.state) == "synchronised"
+
+
+def test_of_sources_that_contradict_each_other_from_the_start_the_one_near_the_system_clock_is_taken() -> (
+    None
+):
+    world = Sources()
+    world.run(20, **{SYSTEM: (0.0, 0.005)})
+    world.run(20, **{SYSTEM: (0.0, 0.005)}, far=(2e9, 0.0001), near=(0.2, 0.05))
+    assert (world.discipline.chosen, world.discipline.state) == ("near", "disputed")
+
+
+def test_a_gps_with_a_pulse_outvotes_one_server_and_not_two() -> None:
+    world = Sources()
+    world.run(60, ntp=(5.0, 0.01))
+    world.run(60, ntp=(5.0, 0.01), gps=(0.0, 0.0001))
+    assert (world.discipline.chosen, world.discipline.state) == ("gps", "synchronised")
+    roles = {one.name: one.role for one in world.discipline.status(world.now_s)}
+    assert roles == {"gps": "chosen", "ntp": "outvoted"}
+    world.run(60, ntp=(5.0, 0.01), other=(5.0, 0.01), gps=(0.0, 0.0001))
+    assert str(world.discipline.state) == "disputed"
+    without_pulse = Sources()
+    without_pulse.run(60, ntp=(5.0, 0.01), gps=(0.0, 0.1))
+    assert str(without_pulse.discipline.state) == "disputed"
 
 
 def test_intervals_must_share_a_point_of_the_majority() -> None:

@@ -95,6 +95,26 @@ def test_one_wrong_chrony_is_outvoted_by_two_that_are_right(tmp_path: Path) -> N
         wait_until(lambda: abs(kept.ahead_s()) < 0.05, "the time of the two others")
 
 
+def test_a_server_that_is_63_years_off_is_not_followed(tmp_path: Path) -> None:
+    with chrony(tmp_path / "off", 63 * 365.25 * 86_400) as port, Kept(spec_of(port)) as kept:
+        wait_until(
+            lambda: [*kept.keeper.status().problems.values()] == ["+63 years off: not followed"],
+            f"what is wrong with the server: {kept.keeper.status().problems}",
+        )
+        assert not kept.keeper.certain
+        assert abs(kept.ahead_s()) < 1
+
+
+def test_two_servers_that_contradict_each_other_make_the_time_disputed(tmp_path: Path) -> None:
+    with (
+        chrony(tmp_path / "a") as right,
+        chrony(tmp_path / "b", 3600) as wrong,
+        Kept(spec_of(wrong, right)) as kept,
+    ):
+        kept.wait("disputed")
+        assert not kept.keeper.certain
+
+
 def test_when_the_last_server_is_gone_the_clock_holds_over_and_comes_back(tmp_path: Path) -> None:
     with silent_or_right_server() as server, Kept(SourceSpec(ntp=[server.address], min_poll_s=0.2)) as kept:
         kept.wait("synchronised")

@@ -48,6 +48,7 @@ function backpressureCard(told) {
 
 const CLOCK = {
   synchronised: [["ok", "synchronised"], ({ source }) => `It follows ${source}.`],
+  disputed: [["bad", "disputed"], ({ source }) => `The sources of time contradict each other; ${source} is followed, uncertainly.`],
   holdover: [["warn", "hold-over"], () => "No source answers any more; the clock goes on by what it has learnt."],
   free: [["", "free"], ({ sources }) => sources.length > 1 ? "No source has answered yet; the system clock is taken as it is." : "The system clock is taken as it is: no source of time is configured."],
   unset: [["bad", "unset"], () => "The time is not known: the system clock cannot be right, and no source has answered."],

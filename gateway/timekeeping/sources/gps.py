@@ -17,6 +17,7 @@ import orjson
 
 from gateway.core.clock import uptime_ns
 from gateway.core.timestamps import timestamp_reader
+from gateway.timekeeping.discipline import GPS
 from gateway.timekeeping.estimate import OffsetSample
 from gateway.timekeeping.sources.source import Measured, Reference
 
@@ -37,7 +38,7 @@ class GpsSource:
     """One connection to gpsd, made again when it is lost. Only reports with a fix count."""
 
     def __init__(self, host: str, port: int, reference: Reference) -> None:
-        self.name = "gps"
+        self.name = GPS
         self.problem = "not connected yet"
         self.satellites = 0
         self._address = (host, port)

@@ -19,7 +19,9 @@ from gateway.timekeeping.sources.source import Measured, Reference, TimeSource, 
 
 log = logging.getLogger(__name__)
 
+_YEAR_MS = 31_557_600_000
 EARLIEST_MS = 1_735_689_600_000  # 2025-01-01: this software is younger than that, so it cannot be earlier
+LATEST_MS = EARLIEST_MS + 30 * 365 * 86_400_000  # a counter that wrapped, or a receiver that lost its week
 STANDSTILL_MS = 60_000  # a clock that is only a little behind the last known time is just a little wrong
 LOOK_EVERY_S = 1.0
 START_S = 10.0  # while nothing has been stamped that counts, the time is set instead of slewed
@@ -66,6 +68,7 @@ class Timekeeper:
         self._discipline = Discipline(plausible=self._is_believable(clock.reference.time_ns))
         self.unset = self._discipline.state == "unset"
         """Whether nobody knows the time; it turns only after the clock was brought to it."""
+        self._impossible: dict[str, str] = {}
         self._watch = JumpWatch(read_clocks())
         self._started_s = uptime_ns() / 1e9
         self._lock = threading.Lock()  # between the loop and `status`
@@ -114,7 +117,8 @@ class Timekeeper:
                 self._discipline.switches,
                 dict(self._watch.counts),
                 self._discipline.status(now_s),
-                {source.name: source.problem for source in self._sources if source.problem},
+                {source.name: source.problem for source in self._sources if source.problem}
+                | self._impossible,
             )
 
     # --- the thread ---
@@ -151,10 +155,25 @@ class Timekeeper:
             return
         with self._lock:
             for measured in found:
-                self._discipline.add(*measured)
+                if self._can_be(*measured):
+                    self._discipline.add(*measured)
             fast = bool(found) and not self.certain
         if fast:
             self._look(uptime_ns() / 1e9)  # events may be waiting for this
+
+    def _can_be(self, name: str, sample: OffsetSample) -> bool:
+        """Whether a source says a time in which this software can run; else it has a problem."""
+        reference = self._clock.reference
+        since_s = sample.at_s - reference.raw_ns / 1e9
+        said_ms = reference.time_ns / 1e6 + (since_s + sample.offset_s) * 1e3
+        if EARLIEST_MS <= said_ms <= LATEST_MS:
+            self._impossible.pop(name, None)
+            return True
+        off_years = (said_ms - self._clock.now_ms()) / _YEAR_MS
+        if name not in self._impossible:
+            log.warning("%s is %+.0f years off and is not followed", name, off_years)
+        self._impossible[name] = f"{off_years:+.0f} years off: not followed"
+        return False
 
     def _look(self, now_s: float) -> None:
         """Once a second: what happened to the system clock, whom to believe, where to steer."""
