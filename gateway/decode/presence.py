@@ -6,13 +6,19 @@ missed five of its usual intervals, and at least a minute. No clock in here: tim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from gateway.core.events import FieldValue, Sample
 
 MAX_DEVICES = 20_000
 """Names come from outside; further ones are not watched."""
 MISSED_INTERVALS = 5
 LEAST_SILENCE_MS = 60_000
+MAX_SOURCES = 40_000
+"""Topics whose last readings are kept, of all devices together."""
+MAX_TEXT_CHARS = 100
 _FEW = 3  # messages, before an interval can be called usual
 
 
@@ -22,6 +28,14 @@ class _Heard:
     last_ms: int
     messages: int = 0
     undecoded: int = 0
+    sources: dict[str, LastReading] = field(default_factory=dict)  # by topic
+
+
+class LastReading(NamedTuple):
+    """What a device said last on one topic, and the route that has read it."""
+
+    route: str
+    sample: Sample
 
 
 class Device(NamedTuple):
@@ -41,6 +55,7 @@ class Presence:
 
     def __init__(self) -> None:
         self._devices: dict[str, _Heard] = {}
+        self._sources = 0
         self.unwatched = 0
         """Messages of devices beyond MAX_DEVICES."""
 
@@ -56,6 +71,22 @@ class Presence:
         heard.messages += 1
         if not readable:
             heard.undecoded += 1
+
+    def note_reading(self, name: str, topic: str, route: str, sample: Sample) -> None:
+        """A message of a noted device held a reading. Of the topics beyond MAX_SOURCES none is kept."""
+        heard = self._devices.get(name)
+        if heard is None:
+            return
+        if topic not in heard.sources:
+            if self._sources >= MAX_SOURCES:
+                return
+            self._sources += 1
+        heard.sources[topic] = LastReading(route, sample)
+
+    def sources(self, name: str) -> Mapping[str, LastReading]:
+        """What a device said last, by topic."""
+        heard = self._devices.get(name)
+        return {} if heard is None else dict(heard.sources)
 
     def devices(self, now_ms: int) -> list[Device]:
         """All of them, the one heard longest ago first."""
@@ -75,3 +106,8 @@ def _device(name: str, heard: _Heard, now_ms: int) -> Device:
         interval_ms is not None and now_ms - heard.last_ms > patience_ms,
         heard.undecoded,
     )
+
+
+def clipped(value: FieldValue) -> FieldValue:
+    """A value as a table shows it."""
+    return value[:MAX_TEXT_CHARS] if isinstance(value, str) else value

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from gateway.http.answers import json_answer
+from gateway.http.devices import DevicesApi
 from gateway.http.history import HistoryApi
 from gateway.http.live import MAX_LISTENERS, Live
 from gateway.http.results import Results
@@ -22,11 +23,14 @@ MOST_STREAMS = 1000
 class Api:
     """Answers on the HTTP server's loop: everything here is short, or rests as long as it works."""
 
-    def __init__(self, state: State, results: Results, live: Live, past: HistoryApi) -> None:
+    def __init__(
+        self, state: State, results: Results, live: Live, past: HistoryApi, devices: DevicesApi
+    ) -> None:
         self._state = state
         self._results = results
         self._live = live
         self._past = past
+        self._devices = devices
 
     def routes(self) -> list[Route]:
         state = self._state
@@ -44,6 +48,8 @@ class Api:
             Route("/api/results", self._series),
             Route("/api/streams", self._streams),
             Route("/api/live", self._listen),
+            Route("/api/devices/table", self._devices.table),
+            Route("/api/devices/one", self._devices.one),
             Route("/api/aggregates", self._past.aggregates),
             Route("/api/events", self._past.events),
         ]
@@ -73,12 +79,6 @@ class Api:
             text = f"{MAX_LISTENERS} listen already"
             return PlainTextResponse(text, 503, {"Retry-After": "10"})
         return StreamingResponse(self._live.listen(), media_type="text/event-stream")
-
-
-def json_answer(value: object, status: int = 200) -> Response:
-    return Response(
-        orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), status, media_type="application/json"
-    )
 
 
 def _answering(part: Callable[[], Any]) -> Callable[[Request], Any]:

@@ -62,6 +62,10 @@ class Results:
             if window is None or name == window
         ]
 
+    def series_of(self, key: str) -> list[str]:
+        """The windows that gave a result for `key` lately."""
+        return sorted(window for window, known in self._series if known == key)
+
     def streams(self, after: str, limit: int) -> list[dict[str, Any]]:
         """`{topic, last_sequence_num}` of the next streams behind `after`, by name."""
         return [

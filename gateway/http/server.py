@@ -21,10 +21,12 @@ from starlette.routing import Route
 
 from gateway.core.errors import GatewayError
 from gateway.core.threads import RoleThread
-from gateway.http.api import Api, json_answer
+from gateway.http.answers import json_answer
+from gateway.http.api import Api
 from gateway.http.assets import Assets
 from gateway.http.clock import clock_status, device_clocks
 from gateway.http.connections import REQUEST_WITHIN_S, BoundedProtocol, RestingServer
+from gateway.http.devices import DevicesApi
 from gateway.http.guard import COOKIE, Access, Guard, address_of, too_many_guesses
 from gateway.http.guesses import Guesses
 from gateway.http.history import HistoryApi
@@ -118,6 +120,7 @@ class HttpServer:
         return Starlette(
             routes=[
                 Route("/", self._page),
+                Route("/devices", self._devices_page),
                 Route("/login", self._login_page, methods=["GET"]),
                 Route("/login", self._login, methods=["POST"]),
                 Route("/assets/{name}", self._asset),
@@ -126,7 +129,13 @@ class HttpServer:
                 Route("/readyz", self._readyz),
                 Route("/clock", self._clock),
                 Route("/clock/devices", self._clock_devices),
-                *Api(self._state, self._results, self._live, self._past).routes(),
+                *Api(
+                    self._state,
+                    self._results,
+                    self._live,
+                    self._past,
+                    DevicesApi(self._status, self._results, self._live.refresh),
+                ).routes(),
             ],
             middleware=[Middleware(Guard, access=self._access, guesses=self._guesses)],
             lifespan=self._lifespan,
@@ -151,6 +160,9 @@ class HttpServer:
 
     async def _page(self, request: Request) -> Response:
         return self._assets.answer(request, "index.html")
+
+    async def _devices_page(self, request: Request) -> Response:
+        return self._assets.answer(request, "devices.html")
 
     async def _asset(self, request: Request) -> Response:
         return self._assets.answer(request, request.path_params["name"])

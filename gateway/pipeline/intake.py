@@ -26,6 +26,7 @@ from gateway.windows.emission import MANY
 MAX_TOPIC_CHARS = 1024  # of 65,535 that MQTT allows: every stream that is remembered costs its name
 _HISTORICAL = int(Flag.HISTORICAL)
 _SKEWED = int(Flag.CLOCK_SKEW)
+_SHOWN_BYTES = 16 * 1024  # the readings of larger payloads are not held for the page
 _OLD = int(Flag.OLD)
 _TIME_UNCERTAIN = int(Flag.TIME_UNCERTAIN)
 
@@ -168,7 +169,7 @@ class Intake:
             )
         )
         if not message.retain:
-            self.presence.note(levels.get("device") or message.topic, message.arrival_ms, not decoded.problem)
+            self._note_device(message, levels, decoded, spec.name)
         if decoded.device_time_ms is not None and not (message.retain or doubt):
             # A retained message's time is that of its publishing; and only a known time can judge another.
             self._note_clock(message, decoded.device_time_ms, clock_flags | flags & _OLD, spec)
@@ -179,6 +180,12 @@ class Intake:
         if decoded.misses or decoded.filtered or decoded.notes or flags & _OLD:
             self._count_oddities(spec.name, decoded)
         return ""
+
+    def _note_device(self, message: Message, levels: Mapping[str, str], decoded: Decoded, route: str) -> None:
+        name = levels.get("device") or message.topic
+        self.presence.note(name, message.arrival_ms, not decoded.problem)
+        if decoded.samples and len(message.payload) <= _SHOWN_BYTES:
+            self.presence.note_reading(name, message.topic, route, decoded.samples[-1])
 
     def _window(
         self,

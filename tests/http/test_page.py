@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,59 @@ def _luminance(colour: str) -> float:
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     red, green, blue = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_a_device_is_found_its_chart_zoomed_read_and_downloaded(chromium: Browser, tmp_path: Path) -> None:
+    port, address = free_port(), f"127.0.0.1:{free_port()}"
+    local = {"url": "embedded", "listen": f"127.0.0.1:{port}"}
+    config = gateway_config(tmp_path, "embedded", local=local, http={"listen": address})
+    newest_ms = round(time.time() * 1000)
+    times = range(newest_ms - 40 * 60_000, newest_ms, 20_000)
+    course = [
+        (f"sensors/{d}", b'{"v": %d, "t": %d}' % (at % 7, t))
+        for at, t in enumerate(times)
+        for d in ("boiler-12", "b")
+    ]
+    others = [(f"sensors/hall-{n}", b'{"v": 3, "t": %d}' % newest_ms) for n in range(80)]
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        publish(port, course + others)
+        watched = opened(chromium, address)
+        page = watched.page
+        page.get_by_role("link", name="Devices", exact=True).click()
+        watched.shows("#found", "1–50 of 82 devices")
+        page.get_by_label("Find").fill("ler-1")
+        watched.shows("#found", "1–1 of 1 device")
+        page.get_by_role("link", name="boiler-12").click()
+        watched.shows("h1", "boiler-12")
+        picture_of(page, "device")
+        chart = page.locator(".course .u-over")
+        chart.hover(position={"x": 60, "y": 50})
+        expect(page.locator(".course .read")).to_contain_text(" to ")  # mean (min to max)
+
+        box = chart.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 60, box["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 40, steps=5)
+        page.mouse.up()
+        expect(page.get_by_role("button", name="Whole range")).to_be_visible()
+
+        with page.expect_download() as download:
+            page.get_by_role("link", name="CSV").click()
+        lines = Path(download.value.path()).read_text().splitlines()
+        assert len(lines) > 30
+        assert "result.mean" in lines[0]
+        with page.expect_download() as picture:
+            page.get_by_role("button", name="PNG").click()
+        assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")
+        page.get_by_role("link", name="All devices").click()
+        watched.shows("#found", "1–1 of 1 device")
+        assert watched.faults == []
+
+
+def picture_of(page: Page, name: str) -> None:
+    """Keep a picture where somebody wants to look."""
+    if folder := os.environ.get("PICTURES"):
+        page.wait_for_timeout(1500)
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)

@@ -18,11 +18,12 @@ function stamps(ticks) {
 
 export class Chart {
   /** `lines` are {label, colour (a CSS variable), fill}; `aria` says what the picture shows. */
-  constructor(node, lines, aria, fromZero = true) {
+  constructor(node, lines, aria, fromZero = true, mouse = null) {
     this.node = node;
     this.lines = lines;
     this.aria = aria;
     this.fromZero = fromZero;
+    this.mouse = mouse; // {band, zoom(), read(index)}: the chart answers the mouse
     this.data = [[], ...lines.map(() => [])];
     this.sizes = new ResizeObserver(() => this.resize());
     this.sizes.observe(node);
@@ -57,17 +58,19 @@ export class Chart {
       width: this.node.clientWidth || 300,
       height: this.node.clientHeight || 150,
       padding: [8, 32, 0, 0], // the last label of the time axis stands under the last point
-      cursor: { drag: { x: false, y: false }, points: { size: 6 } },
+      cursor: { drag: { x: Boolean(this.mouse), y: false }, points: { size: 6 } },
+      bands: this.mouse?.band ? [{ series: [3, 2], fill: `${colour(this.lines[0].colour)}22` }] : [],
+      hooks: this.mouse ? { setCursor: [(plot) => this.mouse.read(plot.cursor.idx)], setSelect: [(plot) => plot.select.width && this.mouse.zoom()] } : {},
       legend: { show: false },
       scales: { y: { range } },
       axes: [{ ...axis, space: 80, size: 26, incrs: SPANS_S, values: (_plot, ticks) => stamps(ticks) }, { ...axis, size: 56, space: 26, values: (_plot, ticks) => ticks.map((n) => (fromZero ? count(n) : measure(n))), incrs: fromZero ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6] : undefined }],
       series: [{}, ...this.lines.map((line) => ({
         label: line.label,
         stroke: colour(line.colour),
-        width: 2,
+        width: line.thin ? 0 : 2,
         points: { show: line.points ?? false, size: 5, fill: colour(line.colour) },
         fill: line.fill ? `${colour(line.colour)}22` : undefined,
-        spanGaps: true,
+        spanGaps: !line.gaps,
       }))],
     };
     this.plot = new uPlot(options, this.data, this.node);

@@ -1,10 +1,11 @@
 // Keeps the page up to date: history and results once, then a frame a second.
 
-import { Chart, redrawAll } from "./charts.js";
+import { Chart } from "./charts.js";
 import { byId, setText } from "./dom.js";
 import { time } from "./format.js";
 import * as panels from "./panels.js";
 import { showSections } from "./sections.js";
+import "./theme.js";
 import { addResults, forgetResults, showWindows } from "./windows.js";
 
 const KEPT_ROWS = 900;
@@ -113,22 +114,6 @@ document.addEventListener("visibilitychange", () => {
     source?.close();
     source = null;
   } else reopen();
-});
-
-function useTheme(dark) {
-  document.documentElement.dataset.theme = dark ? "dark" : "light";
-  byId("theme").setAttribute("aria-pressed", String(dark));
-  redrawAll();
-}
-
-const wish = matchMedia("(prefers-color-scheme: dark)");
-const chosen = () => localStorage.getItem("theme");
-useTheme(chosen() ? chosen() === "dark" : wish.matches);
-wish.addEventListener("change", () => { if (!chosen()) useTheme(wish.matches); });
-byId("theme").addEventListener("click", () => {
-  const dark = document.documentElement.dataset.theme !== "dark";
-  localStorage.setItem("theme", dark ? "dark" : "light");
-  useTheme(dark);
 });
 
 open();

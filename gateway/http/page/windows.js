@@ -3,6 +3,7 @@
 import { Chart } from "./charts.js";
 import { byId, element, setText, show } from "./dom.js";
 import { count, duration, measure, plural, words } from "./format.js";
+import { measuresOf, valueOf } from "./measures.js";
 
 const LINES = 6;
 const POINTS = 240;
@@ -135,23 +136,4 @@ function describe(window) {
     session: () => `sessions with a gap of ${duration(window.gap_ms / 1000)}`,
   }[window.type];
   return `${window.plugin} of ${window.fields.join(", ")}, ${span ? span() : window.type}`;
-}
-
-function measuresOf(result) {
-  if (typeof result === "number") return [];
-  const found = [];
-  for (const [name, value] of Object.entries(result ?? {})) {
-    if (typeof value === "number") found.push(name);
-    else if (value && typeof value === "object") {
-      found.push(...Object.keys(value).filter((inner) => typeof value[inner] === "number").map((inner) => `${name}.${inner}`));
-    }
-  }
-  return found;
-}
-
-function valueOf(result, chosen) {
-  if (typeof result === "number") return result;
-  const found = (chosen ?? "").split(".").reduce((value, name) => value?.[name], result);
-  const whole = result?.[chosen];
-  return typeof whole === "number" ? whole : typeof found === "number" ? found : null;
 }

@@ -1,0 +1,146 @@
+"""The devices as a table that is searched, filtered and sorted here, so that a page of 5,000 stays small."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from gateway.decode.fields import FieldSpec
+from gateway.decode.presence import Device, clipped
+from gateway.http.answers import json_answer
+from gateway.http.results import Results
+from gateway.status.gateway_status import GatewayStatus
+from gateway.timekeeping.devices import DeviceClock
+
+LISTED, MOST_LISTED = 50, 500
+SHOWN_VALUES = 4
+_BY_DEVICE = "{device}"
+
+_ORDERS: Mapping[str, Callable[[Device], Any]] = {
+    "name": lambda device: device.name.casefold(),
+    "heard": lambda device: -device.last_ms,
+    "rate": lambda device: device.interval_ms or float("inf"),
+    "messages": lambda device: -device.messages,
+    "unreadable": lambda device: -device.undecoded,
+}
+_CHOICES = ("all", "silent", "clock", "unreadable", "alerts")
+
+
+class DevicesApi:
+    """`/api/devices/table` and `/api/devices/one`, on the HTTP server's loop."""
+
+    def __init__(self, status: GatewayStatus, results: Results, refresh: Callable[[], None]) -> None:
+        self._status = status
+        self._results = results
+        self._refresh = refresh
+        self._units = {
+            (route.spec.name, name): field.unit
+            for route in status.pipeline.intake.routes.routes
+            for name, field in route.spec.fields.items()
+            if isinstance(field, FieldSpec)
+        }
+
+    async def table(self, request: Request) -> Response:
+        """`?search=&only=all|silent|clock|unreadable|alerts&sort=name&descending=&offset=&limit=`."""
+        query = request.query_params
+        sort, only = query.get("sort", "name"), query.get("only", "all")
+        offset, limit = query.get("offset", "0"), query.get("limit", str(LISTED))
+        if sort not in _ORDERS or only not in _CHOICES:
+            text = f"sort is one of {', '.join(_ORDERS)}; only is one of {', '.join(_CHOICES)}"
+            return PlainTextResponse(text, 400)
+        if not (offset.isdecimal() and limit.isdecimal()) or not 0 < int(limit) <= MOST_LISTED:
+            return PlainTextResponse(f"offset is a number, limit one from 1 to {MOST_LISTED}", 400)
+        self._refresh()
+        now_ms = self._status.clock.now_ms()
+        devices = self._status.presence.devices(now_ms)
+        wrong = {clock.device: clock for clock in self._status.device_clocks.wrong()}
+        alerts = Counter(alert["key"] for alert in self._results.alerts() if "key" in alert)
+        chosen = self._chosen(devices, only, query.get("search", ""), wrong, alerts)
+        chosen.sort(key=_ORDERS[sort], reverse=query.get("descending") == "true")
+        shown = chosen[int(offset) : int(offset) + int(limit)]
+        return json_answer(
+            {
+                "time_ms": now_ms,
+                "known": len(devices),
+                "found": len(chosen),
+                "devices": [self._row(device, wrong, alerts[device.name]) for device in shown],
+            }
+        )
+
+    async def one(self, request: Request) -> Response:
+        """`?name=`: a device with all its fields, topics, clocks, alerts and the windows it feeds."""
+        name, now_ms = request.query_params.get("name", ""), self._status.clock.now_ms()
+        found = next((d for d in self._status.presence.devices(now_ms) if d.name == name), None)
+        if found is None:
+            return PlainTextResponse("No device of this name has been heard since the start.", 404)
+        topics = {name, *self._status.presence.sources(name)}
+        clocks = [clock for clock in self._status.device_clocks.all() if clock.device in topics]
+        self._refresh()
+        seen = self._results.series_of(name)
+        fed = [spec for spec in self._status.window_specs if spec.key == _BY_DEVICE or spec.name in seen]
+        return json_answer(
+            {
+                **found._asdict(),
+                "time_ms": now_ms,
+                "topics": sorted(self._status.presence.sources(name)),
+                "values": self._values(name),
+                "clocks": [clock._asdict() for clock in clocks],
+                "alerts": [alert for alert in self._results.alerts() if alert.get("key") == name],
+                "windows": [{"name": spec.name, "size_ms": spec.size_ms} for spec in fed],
+            }
+        )
+
+    def _chosen(
+        self,
+        devices: Iterable[Device],
+        only: str,
+        search: str,
+        wrong: Mapping[str, DeviceClock],
+        alerts: Mapping[str, int],
+    ) -> list[Device]:
+        tests: dict[str, Callable[[Device], object]] = {
+            "all": lambda _device: True,
+            "silent": lambda device: device.silent,
+            "clock": lambda device: self._clock(device, wrong),
+            "unreadable": lambda device: device.undecoded,
+            "alerts": lambda device: device.name in alerts,
+        }
+        test, part = tests[only], search.casefold()
+        return [device for device in devices if part in device.name.casefold() and test(device)]
+
+    def _row(self, device: Device, wrong: Mapping[str, DeviceClock], alerts: int) -> dict[str, Any]:
+        clock, values = self._clock(device, wrong), self._values(device.name)
+        return {
+            **device._asdict(),
+            "values": values[:SHOWN_VALUES],
+            "more_values": max(len(values) - SHOWN_VALUES, 0),
+            "clock_off_ms": None if clock is None else clock.offset_ms,
+            "alerts": alerts,
+        }
+
+    def _clock(self, device: Device, wrong: Mapping[str, DeviceClock]) -> DeviceClock | None:
+        """The wrong clock of a device: clocks are known by topic."""
+        if not wrong:
+            return None
+        names = (device.name, *self._status.presence.sources(device.name))
+        return next((wrong[name] for name in names if name in wrong), None)
+
+    def _values(self, name: str) -> list[dict[str, Any]]:
+        """Every field that a device said last, with its unit and when."""
+        return [
+            {
+                "field": field,
+                "value": clipped(value),
+                "unit": self._unit(source.route, field),
+                "time_ms": source.sample.time_ms,
+            }
+            for _, source in sorted(self._status.presence.sources(name).items())
+            for field, value in source.sample.fields.items()
+        ]
+
+    def _unit(self, route: str, field: str) -> str:
+        return self._units.get((route, field), "")
