@@ -134,14 +134,14 @@ class EdgeNodes:
         self.counts["births"] += 1
         if device:
             node = self._follow(name, document)
-            if node is None:
-                return
+            if node is None:  # what a device says of itself holds; its node is asked for the rest
+                node = _Node(_sequence_of(document, 0), None, doubtful=True)
         else:
             self._forget(name)
             self._wanted.pop(name, None)
             node = _Node(_sequence_of(document, 0), _birth_death(document))
         self._take_back(name, node, device)
-        size = len(born.metrics) + (1 if device else 2)
+        size = len(born.metrics) + (1 if name in self._nodes else 2)
         if self._size + size > self._max_metrics:
             self.counts["refused"] += 1
             self._full = True
@@ -160,13 +160,13 @@ class EdgeNodes:
 
     def _resolved(self, metric: Metric, born: _Born | None) -> Metric:
         name = metric.get("name")
-        if name is None and "alias" in metric:
+        if not name and "alias" in metric:  # some encoders write an empty name beside the alias
             name = born.names.get(metric["alias"]) if born else None
             if name is None:
                 self.counts["unresolved"] += 1
-                return metric
+                return {key: value for key, value in metric.items() if key != "name"}
             metric = {**metric, "name": name}
-        if born and "datatype" not in metric:
+        if born and not metric.get("datatype"):
             metric = {**metric, "value": signed(metric["value"], born.types.get(name or ""))}
         return metric
 
@@ -178,8 +178,9 @@ class EdgeNodes:
                 self.counts["stale"] += self._take_back(name, node, device)
             return
         node = self._nodes.get(name)
-        if (
-            node is not None and _birth_death(document) == node.birth_death
+        if node is not None and node.birth_death in (
+            None,
+            _birth_death(document),
         ):  # another one is the will of an older session
             self.counts["deaths"] += 1
             self.counts["stale"] += self._forget(name)
@@ -276,7 +277,7 @@ def _row(name: str, device: str | None) -> bytes:
 
 
 def _is_named(metric: Metric) -> bool:
-    return "name" in metric
+    return bool(metric.get("name"))
 
 
 def _entry(metric: Metric) -> tuple[str, int | None, int | None]:

@@ -98,6 +98,29 @@ def test_an_alias_that_no_birth_named_is_counted_and_the_node_asked() -> None:
     assert read(nodes, data(2)) == [("depth", 5)]
 
 
+@pytest.mark.parametrize("more", [{"name": ""}, {"datatype": 0}, {"name": "", "datatype": 0}])
+def test_an_empty_name_and_an_unknown_type_are_looked_up_by_the_alias(more: dict[str, Any]) -> None:
+    nodes = after(node_birth(), device_birth(1))
+    message = DEVICE.format("DDATA"), payload(2, {"alias": 7, "int_value": (1 << 32) - 3} | more)
+    assert read(nodes, message) == [("depth", -3)]
+
+
+def test_an_empty_name_whose_alias_no_birth_named_is_unresolved() -> None:
+    nodes = EdgeNodes()
+    assert read(nodes, (DEVICE.format("DDATA"), payload(2, {"name": "", "alias": 7, "int_value": 5}))) == [
+        (None, 5)
+    ]
+    assert nodes.counts["unresolved"] == 1
+
+
+def test_a_devices_birth_holds_without_its_nodes() -> None:
+    nodes = after(device_birth(1))
+    assert read(nodes, data(2)) == [("depth", 5)]
+    assert nodes.rebirths(0) == {"plant/edge": "no birth was seen"}, "its own metrics are not known"
+    read(nodes, (NODE.format("NDEATH"), payload(None, bd_seq(4))))
+    assert (nodes.online, nodes._size) == (0, 0), "no birth said which session the death ends"
+
+
 def test_the_sequence_goes_round_after_255() -> None:
     nodes = after(node_birth(254), device_birth(255), data(0), data(1))
     assert (nodes.counts["gaps"], nodes.rebirths(0)) == (0, {})
