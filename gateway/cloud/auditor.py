@@ -25,8 +25,8 @@ from gateway.buffer.reader import Reader
 from gateway.buffer.writer import Writer
 from gateway.core.own_topics import OwnTopics
 from gateway.flow.dropped_ranges import DroppedRange
-from gateway.mqtt.link import Link, Session
-from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim, audit_messages
+from gateway.mqtt.link import TOO_LARGE, Link, Session
+from gateway.wire.audit_record import RECORD_BYTES, AuditRecord, Exempt, StreamClaim, audit_messages
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ _REST = 20  # an audit that takes long is made seldom: it may take a twentieth o
 _REPEATED = 32  # streams that are claimed again in one record: about 2 kB
 _REPEATED_RUNS = 500  # and no further ones once so many exempt runs were told
 _REFUSED = 0x80
+_PACKET_BYTES = 16  # of a PUBLISH, beside topic and payload
 
 
 class AuditorMetrics:
@@ -91,11 +92,15 @@ class Auditor(Session):
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         self._in_flight.discard(packet_id)
-        if reason_code >= _REFUSED:
+        if reason_code == TOO_LARGE:
+            self.metrics.refused += 1  # one claim that cannot be told; it must not keep back the others
+            log.warning("an audit record is larger than the cloud broker takes: a stream is not proven")
+        elif reason_code >= _REFUSED:
             self.metrics.refused += 1
             log.warning("the cloud broker refused an audit record: reason code 0x%02x", reason_code)
             self._give_up()
-        elif self._next is not None and not self._waiting and not self._in_flight:
+            return
+        if self._next is not None and not self._waiting and not self._in_flight:
             self._claimed, self._kept, self._told = self._next
             self._next = None
             self.metrics.audits += 1
@@ -105,7 +110,7 @@ class Auditor(Session):
 
     def work(self, link: Link) -> float:
         if self._next is None and self._is_due():
-            self._audit()
+            self._audit(link)
         while self._waiting and len(self._in_flight) < _IN_FLIGHT and not link.congested:
             self._in_flight.add(link.publish(self._topic, self._waiting.popleft()))
             self.metrics.messages += 1
@@ -124,7 +129,7 @@ class Auditor(Session):
         self._behind = pending > _BACKLOG_EVENTS or (self._behind and not drained)
         return drained or time.monotonic() >= self._due_s
 
-    def _audit(self) -> None:
+    def _audit(self, link: Link) -> None:
         started_s = time.monotonic()
         if self._reader is None:
             self._reader = Reader(self._path)
@@ -142,7 +147,7 @@ class Auditor(Session):
             *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold),
             self._reader.buffer_id,
         )
-        self._waiting.extend(audit_messages(record))
+        self._waiting.extend(audit_messages(record, self._limit_bytes(link)))
         self._next = (self._claimed | dict(now.settled), now.kept, shed)
 
     def _wanted(self, now: StreamPositions) -> dict[int, int]:
@@ -167,6 +172,12 @@ class Auditor(Session):
         self._repeated.update(chosen)
         self._told_at.update(dict.fromkeys([*wanted, *chosen], self._records))
         return dict.fromkeys(chosen, 1)
+
+    def _limit_bytes(self, link: Link) -> int:
+        """How much a payload may have: what the broker takes, without the rest of the packet."""
+        if link.max_packet_bytes is None:
+            return RECORD_BYTES
+        return link.max_packet_bytes - len(self._topic.encode()) - _PACKET_BYTES
 
     def _give_up(self) -> None:
         """What is not acknowledged is claimed again by the next audit."""

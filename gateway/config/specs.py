@@ -44,6 +44,7 @@ def endpoint(broker: Local | Cloud, suffix: str, **more: Any) -> Endpoint:
             keepalive_s=broker.keepalive // 1000,
             reconnect_max_s=broker.reconnect_max / 1000,
             reconnect_min_s=broker.reconnect_min / 1000,
+            takes_bytes=broker.max_packet_size if isinstance(broker, Cloud) else None,
             tls=_tls(broker) if place.uses_tls else None,
             websocket_path=place.path,
             websocket_headers=tuple(broker.headers.items()),

@@ -219,14 +219,18 @@ class GatewayCollector(Collector):
         up = GaugeMetricFamily("gateway_link_up", "Whether the connection stands.", labels=["link"])
         connects = CounterMetricFamily("gateway_link_connects", "Connections made.", labels=["link"])
         failures = CounterMetricFamily("gateway_link_failures", "Connections lost.", labels=["link"])
+        too_large = CounterMetricFamily(
+            "gateway_link_too_large", "Messages larger than the broker takes: not sent.", labels=["link"]
+        )
         alive = GaugeMetricFamily("gateway_thread_alive", "Whether the thread runs.", labels=["thread"])
         for link in self._status.links:
             up.add_metric([link.name], link.connected)
             connects.add_metric([link.name], link.metrics.connects)
             failures.add_metric([link.name], link.metrics.failures)
+            too_large.add_metric([link.name], link.metrics.too_large)
         for thread in self._status.threads:
             alive.add_metric([thread.role], not thread.problem)
-        yield from (up, connects, failures, alive)
+        yield from (up, connects, failures, too_large, alive)
         bridges = self._status.bridges
         for name, text, value in (
             ("sent_events", "Events sent to the cloud.", sum(b.metrics.events_sent for b in bridges)),

@@ -63,6 +63,7 @@ class Endpoint:
     session_expiry_s: int = 7 * 24 * 3600  # MQTT 5 only; 3.1.1 leaves it to the broker
     receive_maximum: int = 1000  # MQTT 5 only
     max_packet_bytes: int | None = None  # MQTT 5 only: what the broker may send us
+    takes_bytes: int | None = None  # the largest packet that it takes; MQTT 5 brokers say so themselves
     will: Will | None = None
     reconnect_max_s: float = 30.0  # the longest pause between two attempts to connect
     reconnect_min_s: float = 0.0  # the shortest

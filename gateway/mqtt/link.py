@@ -35,6 +35,7 @@ FIRST_BACKOFF_S = 0.5
 STOP_TIMEOUT_S = 2.0  # a goodbye takes milliseconds; what takes longer is a peer that does not answer
 _EVERY_S = 1.0
 _TAKEN_OVER = 0x8E
+TOO_LARGE = 0x95
 _CLOSED_OFTEN = 3
 FAIL_BACK_S = 300.0  # how often a link on another broker looks for the first one of the list
 _LOOK_TIMEOUT_S = 1.0
@@ -88,6 +89,7 @@ class LinkMetrics:
     def __init__(self) -> None:
         self.connects = 0
         self.failures = 0
+        self.too_large = 0  # messages that were not sent, because the broker takes none of this size
         self.last_error = ""
         self.messages = 0
         self.waited = 0  # of the messages: those that were there already when the loop came to read
@@ -117,6 +119,7 @@ class Link:
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self._connection: Connection | None = None
         self._stop = threading.Event()
+        self._answered_here: list[int] = []  # packet ids of messages that are too large for the broker
         self._pause_over = threading.Event()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self.thread = RoleThread(name, self._run)
@@ -159,8 +162,8 @@ class Link:
 
     @property
     def max_packet_bytes(self) -> int | None:
-        """The largest packet that the broker said it takes (MQTT 5)."""
-        return self.connack.max_packet_bytes
+        """The largest packet that the broker takes: as it said (MQTT 5), or as is known of it."""
+        return self.connack.max_packet_bytes or self.endpoint.takes_bytes
 
     @property
     def receive_maximum(self) -> int:
@@ -204,10 +207,18 @@ class Link:
         """Publish and return the packet id, under which `Session.published` will be called.
 
         `properties` are MQTT 5 user properties. Where the broker keeps no retained messages, `retain` is left
-        out. Raises BrokerError when there is no connection.
+        out. A packet that is larger than the broker takes is not sent, and answered here, as the broker
+        would: with 0x95. Raises BrokerError when there is no connection.
         """
+        connection, limit_bytes = self._require_connection(), self.max_packet_bytes
+        if limit_bytes is not None:
+            size_bytes = connection.publish_bytes(topic, payload, qos, properties)
+            if size_bytes > limit_bytes:
+                return self._answer_here(topic, size_bytes, limit_bytes)
+        if connection.closing and connection.full:
+            qos = 0  # the last words; nobody will wait for an answer to others
         retain = retain and self._concessions.may_retain(topic)
-        packet_id = self._require_connection().publish(topic, payload, qos, retain, properties)
+        packet_id = connection.publish(topic, payload, qos, retain, properties)
         if retain:
             self._concessions.retained(packet_id)
         return packet_id
@@ -319,6 +330,8 @@ class Link:
             if reading:
                 self._hand_on(connection.read(), data_waited)
             wait_s = self._session.work(self) if self.connected else _EVERY_S
+            if self._answered_here:
+                wait_s = self._hand_answers_on()
             connection.write()
             now_s = time.monotonic()
             if now_s >= next_check_s:
@@ -335,6 +348,22 @@ class Link:
             self.metrics.messages += len(messages)
             self.metrics.waited += len(messages) * data_waited
             self._session.received(self, messages)
+
+    def _answer_here(self, topic: str, size_bytes: int, limit_bytes: int) -> int:
+        """Refuse a message in the broker's place; returns its packet id, which is no other message's."""
+        log.warning(
+            "%s: a message on %s of %d bytes is not sent: %s takes %d",
+            *(self.name, topic, size_bytes, self.endpoint.place, limit_bytes),
+        )
+        self.metrics.too_large += 1
+        self._answered_here.append(-self.metrics.too_large)
+        return -self.metrics.too_large
+
+    def _hand_answers_on(self) -> float:
+        answered, self._answered_here = self._answered_here, []
+        for packet_id in answered:
+            self._session.published(self, packet_id, TOO_LARGE)
+        return 0.0
 
     def _check_progress(self, connection: Connection, connecting_until_s: float) -> None:
         if not self.connected and time.monotonic() > connecting_until_s:
@@ -367,6 +396,7 @@ class Link:
                 self._concessions.ended(connection.refused_code, connection.farewell_code, was_connected)
                 self._note_barren(was_connected)
         self._connection, self.connected = None, False
+        self._answered_here.clear()
         if was_connected:
             self._session.disconnected(self)
         self._choose(was_connected)

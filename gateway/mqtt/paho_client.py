@@ -30,6 +30,7 @@ SUBSCRIBE_LIMIT = 8  # AWS IoT Core takes no more filters in one packet, and clo
 _PACKETS_PER_TURN = 2000
 _ONLY_NEW = 1  # MQTT 5, 3.8.3.1: retained messages only for a subscription that did not exist
 _FAILURE = 0x80
+_NO_MAXIMUM = 65_535  # MQTT 5, 3.2.2.3.3: the Receive Maximum of a broker that does not say one
 _CONNACK_3 = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}  # return codes of 3.1.1 as reason codes of 5
 _CREDENTIALS = "check the username, the password and the client_id that the configuration gives"
 _HINTS = {
@@ -49,7 +50,7 @@ class Connack(NamedTuple):
 
     session_present: bool
     max_packet_bytes: int | None = None
-    receive_maximum: int = 65_535
+    receive_maximum: int = _NO_MAXIMUM
     retain_available: bool = True
     session_expiry_s: int | None = None  # None: what was asked for
     subscription_ids: bool = False
@@ -176,10 +177,26 @@ class Connection:
         socket takes whole packets only, so the order of packets is all that differs."""
         self._client.connection.send(_ACKNOWLEDGEMENT[qos] + packet_id.to_bytes(2, "big"))
 
+    @property
+    def full(self) -> bool:
+        """Whether the broker takes no further message at QoS 1 before it has answered one."""
+        return self._client.full
+
+    def publish_bytes(
+        self, topic: str, payload: bytes, qos: int, properties: Sequence[tuple[str, str]]
+    ) -> int:
+        """The size of the packet that `publish` would send."""
+        body = 2 + len(topic.encode()) + (2 if qos else 0) + len(payload)
+        if self._endpoint.protocol == "5":
+            size = sum(5 + len(name.encode()) + len(value.encode()) for name, value in properties)
+            body += size + _varint_bytes(size)
+        return 1 + _varint_bytes(body) + body
+
     def publish(
         self, topic: str, payload: bytes, qos: int, retain: bool, properties: Sequence[tuple[str, str]]
     ) -> int:
-        """Publish and return the packet id. `properties` are MQTT 5 user properties."""
+        """Publish and return the packet id; what is more than the broker takes at once (Receive Maximum) goes
+        out with the answers. `properties` are MQTT 5 user properties."""
         sent: Properties | None = None
         if properties and self._endpoint.protocol == "5":
             sent = Properties(PacketTypes.PUBLISH)
@@ -241,11 +258,12 @@ class Connection:
 
     def _on_connect(self, _client: Any, _data: Any, flags: Any, _reason: Any, properties: Any) -> None:
         self.accepted = True
+        self._client.take_at_once(getattr(properties, "ReceiveMaximum", _NO_MAXIMUM))
         self._listener.accepted(
             Connack(
                 bool(flags.session_present),
                 getattr(properties, "MaximumPacketSize", None),
-                getattr(properties, "ReceiveMaximum", 65_535),
+                getattr(properties, "ReceiveMaximum", _NO_MAXIMUM),
                 bool(getattr(properties, "RetainAvailable", 1)),
                 getattr(properties, "SessionExpiryInterval", None),
                 self._endpoint.protocol == "5"
@@ -324,6 +342,20 @@ class _Client(paho.Client):
     def wire_bytes(self) -> int:
         connection = getattr(self, "connection", None)
         return 0 if connection is None else int(connection.wire_bytes)
+
+    def take_at_once(self, messages: int) -> None:
+        """Let no more messages at QoS 1 be unanswered. paho's own setting has to be made before the
+        connection, and the broker says it after."""
+        self._max_inflight_messages = messages
+
+    @property
+    def full(self) -> bool:
+        return 0 < self._max_inflight_messages <= self._inflight_messages
+
+    def _update_inflight(self) -> MQTTErrorCode:
+        if len(self._out_messages) <= self._inflight_messages:
+            return MQTTErrorCode.MQTT_ERR_SUCCESS  # nothing is queued; paho would look at each
+        return super()._update_inflight()
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
         """paho refuses a packet whose code the standard does not list for a PUBACK; Mosquitto sends one, 0x95
@@ -405,6 +437,10 @@ def _varint(data: bytes) -> tuple[int, int]:
         if byte < 128:
             return value, at + 1
     raise BrokerError("the broker sent a packet with a malformed length")
+
+
+def _varint_bytes(value: int) -> int:
+    return 1 + (value > 127) + (value > 16_383) + (value > 2_097_151)
 
 
 def _server_reference(properties: bytes) -> str:

@@ -24,6 +24,7 @@ MAX_RUNS = 500  # in one claim; more are told in several claims about parts of t
 MAX_RECORD_BYTES = 1024 * 1024  # what a receiver reads
 
 _MAX_NUMBER = 2**63 - 1
+_RUN_BYTES = 100  # of an exempt run as JSON, mostly less
 
 
 class Exempt(NamedTuple):
@@ -52,15 +53,15 @@ class StreamClaim(NamedTuple):
         """How many events of it the cloud broker has acknowledged."""
         return self.last - self.first + 1 - sum(each.run.size for each in self.exempt)
 
-    def parts(self) -> Iterator[StreamClaim]:
-        """The same in claims with at most MAX_RUNS runs each."""
-        if len(self.exempt) <= MAX_RUNS or self.first == self.last:
+    def parts(self, most_runs: int = MAX_RUNS) -> Iterator[StreamClaim]:
+        """The same in claims with at most so many runs each."""
+        if len(self.exempt) <= most_runs or self.first == self.last:
             yield self
             return
         middle = (self.first + self.last) // 2
         for first, last in ((self.first, middle), (middle + 1, self.last)):
             clipped = (each.within(first, last) for each in self.exempt)
-            yield from StreamClaim(self.stream, first, last, tuple(e for e in clipped if e)).parts()
+            yield from StreamClaim(self.stream, first, last, tuple(e for e in clipped if e)).parts(most_runs)
 
 
 class AuditRecord(NamedTuple):
@@ -81,13 +82,16 @@ class AuditRecord(NamedTuple):
 
 
 def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iterator[bytes]:
-    """The payloads of a record, in as many messages as it takes; at least one."""
-    claims = [packed(_claim_fields(part)) for whole in record.claims for part in whole.parts()]
+    """The payloads of a record, in as many messages as it takes; at least one. `limit_bytes`: of a payload.
+    Only a claim that does not fit alone, for its stream's name, is in one that is larger."""
+    limit_bytes = max(1, min(limit_bytes, RECORD_BYTES) - len(_message(record, [], [])))
+    most_runs = max(1, min(MAX_RUNS, limit_bytes // _RUN_BYTES))
+    claims = [packed(_claim_fields(part)) for whole in record.claims for part in whole.parts(most_runs)]
     batches = list(_batches(claims, limit_bytes))
     for claimed in batches[:-1]:
         yield _message(record, claimed, [])
     shed = list(_batches([packed(one._asdict()) for one in record.shed], limit_bytes))
-    if len(shed) == 1 and sum(map(len, batches[-1] + shed[0])) <= limit_bytes:
+    if len(shed) == 1 and sum(len(one) + 1 for one in batches[-1] + shed[0]) <= limit_bytes:
         yield _message(record, batches[-1], shed[0])
         return
     yield _message(record, batches[-1], [])
@@ -99,11 +103,11 @@ def _batches(encoded: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]
     batch: list[bytes] = []
     batch_bytes = 0
     for one in encoded:
-        if batch and batch_bytes + len(one) > limit_bytes:
+        if batch and batch_bytes + len(one) + 1 > limit_bytes:
             yield batch
             batch, batch_bytes = [], 0
         batch.append(one)
-        batch_bytes += len(one)
+        batch_bytes += len(one) + 1  # and a comma
     yield batch
 
 

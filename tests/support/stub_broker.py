@@ -96,7 +96,8 @@ class StubBroker:
         self.rule = rule
         self.packets: list[Packet] = []
         self.events: list[WireEvent] = []
-        self.most_unanswered = 0
+        self.answer_after_s = 0.0  # publishes
+        self.most_unanswered = 0  # publishes of one connection; with `answer_after_s`
         self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = []
@@ -143,6 +144,7 @@ class StubBroker:
 
     def _serve(self, connection: socket.socket, number: int) -> None:
         counts: dict[int, int] = {}
+        unanswered: list[int] = []
         v5 = False
         with contextlib.suppress(OSError, EOFError), connection, connection.makefile("rb") as stream:
             while True:
@@ -157,7 +159,12 @@ class StubBroker:
                 if answer is None:
                     answer = _usual(packet)
                 self._note(packet, answer)
-                if answer.data:
+                if kind == PUBLISH and self.answer_after_s and packet.qos and not answer.close:
+                    unanswered.append(packet.packet_id)
+                    self.most_unanswered = max(self.most_unanswered, len(unanswered))
+                    later = (connection, answer.data, unanswered)
+                    threading.Timer(self.answer_after_s, _answer_later, later).start()
+                elif answer.data:
                     connection.sendall(answer.data)
                 if answer.close or kind == DISCONNECT:
                     return
@@ -167,6 +174,12 @@ class StubBroker:
             code = answer.data[4] if packet.v5 else 0
             if code < 0x80:
                 self.events += packet.events
+
+
+def _answer_later(connection: socket.socket, data: bytes, unanswered: list[int]) -> None:
+    unanswered.pop()
+    with contextlib.suppress(OSError):
+        connection.sendall(data)
 
 
 def wait_for_events(broker: StubBroker, count: int, patience_s: float = 30.0) -> None:
