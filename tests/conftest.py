@@ -56,6 +56,15 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
     return argname if isinstance(val, bytes) and not val.isascii() else None
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """The umask as it was: commands set theirs, and tests call them in this process."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MosquittoFactory]:
     """Makes running brokers: `mosquitto(config_lines=(), port=None, persistence=None, extra_ports=())`.

@@ -5,6 +5,7 @@ The commands that change something are in `buffer_changes`.
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ from gateway.core.events import Kind, Status
 from gateway.core.printable import printable
 from gateway.core.units import format_bytes, format_duration
 from gateway.host.control import SOCKET_FILE, ask
+from gateway.host.files import PRIVATE
 from gateway.receiver.event_lines import event_line
 from gateway.wire.frame import wire_events
 
@@ -52,6 +54,14 @@ app = typer.Typer(
     add_completion=False,
     help="Look into a buffer and change it by hand, of a running or of a stopped gateway.",
 )
+
+
+@app.callback()
+def keep_private() -> None:
+    """Make what these commands write readable by its owner only, as the buffer is."""
+    os.umask(PRIVATE)
+
+
 for change in CHANGES:
     app.command()(change)
 

@@ -17,6 +17,7 @@ from gateway.app.gateway import Gateway
 from gateway.config import Config, load_config, warnings_of
 from gateway.config.differences import changed_keys
 from gateway.core.errors import ConfigError, DamageError, GatewayError
+from gateway.host.files import PRIVATE
 from gateway.host.logs import set_up_logging
 from gateway.host.systemd import Service
 
@@ -78,6 +79,7 @@ def run(
     buffer and the state of unchanged windows as they are; of others the problems are logged, and nothing
     changes.
     """
+    os.umask(PRIVATE)
     signals, service, mending = Signals(), Service(), Mending()
     settings: Config | None = _load(config)
     proven: Config | None = None  # what ran before the current settings

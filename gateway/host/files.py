@@ -7,6 +7,9 @@ import os
 import stat
 from pathlib import Path
 
+PRIVATE = 0o077
+"""The umask of what holds messages: files are 0600, folders 0700."""
+
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
     """Read the beginning of a file. Raises OSError, also for a pipe or a device, on which it could wait for

@@ -311,7 +311,7 @@ _COUNTER_NAMES = {
 
 _KNOWN_LABELS = {
     "outcome": ("buffered", "duplicate", "sampled", "rejected"),
-    "rejected": ("own_topic", "topic_too_long", "no_route", "retained", "overload", "poison"),
+    "rejected": ("own_topic", "bridged", "topic_too_long", "no_route", "retained", "overload", "poison"),
     "appended": tuple(kind.name.lower() for kind in Kind),
     "evicted": ("synced", "corrupt", "failed", "thinned", "oldest", "dropped", DRAIN_TARGET),
 }

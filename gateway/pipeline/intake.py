@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import SKIPPED_SHIFT, Emission, Flag, Kind, Message
-from gateway.core.own_topics import OwnTopics
+from gateway.core.own_topics import OwnTopics, parse_uplink_topic
 from gateway.core.topics import covers
 from gateway.decode.presence import Presence
 from gateway.decode.routes import Decoded, RouteSpec, RouteTable
@@ -57,7 +57,10 @@ class Intake:
         """(route, kind) of device times that were not believed, since the start."""
         self.devices = devices
         self.routes = routes
+        self._prefix = topics.prefix
+        self._all_topics = f"{topics.prefix}/"
         self._own_topics = f"{topics.root}/"
+        self._own_bridged = f"/up/event/{topics.root}/"
         self._checkpointer = checkpointer
         self._results = results
         self._admission = admission
@@ -132,8 +135,9 @@ class Intake:
 
     def _take_in_one(self, message: Message, doubt: int, store: Store, rows: list[NewEvent]) -> str:
         """Decode and window one message; returns why it was left out, or nothing."""
-        if message.topic.startswith(self._own_topics):
-            return "own_topic"  # a route such as `#` would feed our output back to us for ever
+        echo = self._echo_of(message.topic)
+        if echo:
+            return echo
         if len(message.topic) > MAX_TOPIC_CHARS:
             return "topic_too_long"
         found = self.routes.match(message.topic)
@@ -186,6 +190,15 @@ class Intake:
         self.presence.note(name, message.arrival_ms, not decoded.problem)
         if decoded.samples and len(message.payload) <= _SHOWN_BYTES:
             self.presence.note_reading(name, message.topic, route, decoded.samples[-1])
+
+    def _echo_of(self, topic: str) -> str:
+        """Return why this is output that must not come in again, or nothing: a route such as `#`, or two
+        gateways that read each other's uplink, would go round for ever."""
+        if topic.startswith(self._all_topics):
+            if topic.startswith(self._own_topics):
+                return "own_topic"
+            return "" if parse_uplink_topic(self._prefix, topic) is None else "bridged"
+        return "bridged" if self._own_bridged in topic else ""  # from a gateway with another prefix
 
     def _window(
         self,

@@ -371,11 +371,14 @@ def test_every_message_has_one_counted_outcome(world: World) -> None:
         world.message("fresh/a", {"v": 1}, retain=True),
         world.message("fresh/a", {"v": 1}),
         world.message("gateway/g1/aggregates/minute/a", {"v": 1}),
+        world.message("gateway/g2/up/event/s/a", {"v": 1}),
+        world.message("gateway/g2/up/batch/0", b"frame"),
+        world.message("other/g2/up/event/gateway/g1/up/event/s/a", {"v": 1}),
         world.message("s/a", b"\xff no json"),
     )
-    assert world.outcomes() == {"buffered": 3, "duplicate": 1, "rejected": 3}
+    assert world.outcomes() == {"buffered": 3, "duplicate": 1, "rejected": 6}
     rejected = {label: n for (name, label), n in world.store.counts.items() if name == "rejected"}
-    assert rejected == {"no_route": 1, "retained": 1, "own_topic": 1}
+    assert rejected == {"no_route": 1, "retained": 1, "own_topic": 1, "bridged": 3}
     assert audit(world.reader).problems == ()
 
 

@@ -230,7 +230,7 @@ def _aside(path: Path, now_ms: int) -> Path:
 
 def _keep(path: Path, aside: Path, *, copy: bool = False) -> None:
     """Move, or copy, the files of `path` into `aside`."""
-    aside.mkdir(parents=True, exist_ok=True)
+    aside.mkdir(mode=0o700, parents=True, exist_ok=True)
     for suffix in _SUFFIXES:
         file = path.with_name(path.name + suffix)
         if file.exists() and not (aside / file.name).exists():
@@ -244,7 +244,7 @@ def _keep(path: Path, aside: Path, *, copy: bool = False) -> None:
 
 def _working_copy(damaged: Path, folder: Path) -> Path:
     """A copy to read from: opening a database may change it, and the evidence stays as it was."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for suffix in _SUFFIXES:
         file = damaged.with_name(damaged.name + suffix)
         if file.exists():

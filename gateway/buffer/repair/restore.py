@@ -108,7 +108,7 @@ def _keep_aside(path: Path, now_ms: int) -> Path:
     """Give the old file a second name in a folder of its own, with a copy of its log: SQLite removes the log
     of a file that it cannot read."""
     aside = path.parent / f"replaced-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S.%f}"
-    aside.mkdir()
+    aside.mkdir(mode=0o700)
     try:
         os.link(path, aside / path.name)
     except OSError:  # a file system without links
