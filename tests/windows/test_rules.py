@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from gateway.core.events import Sample
+from gateway.core.events import Reading, Sample
 from gateway.windows.engine import gathered
 from gateway.windows.operators.grid import Grid
 from tests.support.windowing import Timeline, seen, spec
@@ -334,6 +335,38 @@ def test_overlapping_windows_that_discard_each_give_what_is_new_to_them() -> Non
     assert seen(run.event(5, 4.0)) == [("on_time", -5, 5, 1.0)]
     assert seen(run.event(3, 2.0)) == [("correction", -5, 5, 2.0)]
     assert seen(run.event(10, 0.0)) == [("on_time", 0, 10, 7.0)]
+
+
+class FullAfterTwo:
+    """Sums two values at most."""
+
+    def create_accumulator(self) -> list[float]:
+        return []
+
+    def add_input(self, accumulator: list[float], reading: Reading) -> list[float]:
+        if len(accumulator) == 2:
+            raise ValueError("full")
+        accumulator.append(reading.value)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Sequence[list[float]]) -> list[float]:
+        return [value for one in accumulators for value in one]
+
+    def extract_output(self, accumulator: list[float]) -> dict[str, float]:
+        return {"sum": sum(accumulator)}
+
+
+def test_a_reading_that_a_later_window_refuses_is_taken_out_of_the_earlier_ones() -> None:
+    window = spec("hopping", size_ms=10, slide_ms=5, allowed_lateness_ms=50, mode="discarding")
+    run = Timeline(window, FullAfterTwo())
+    run.event(6, 1.0)
+    run.event(7, 2.0)  # [0, 10) and [5, 15) have two
+    run.event(10, 0.0)  # [0, 10) has fired and is empty; [5, 15) refuses this one
+    late = run.event(8, 4.0)  # [0, 10) would take it, [5, 15) refuses it
+    assert not any(one.kind == "correction" for one in late)
+    results = seen(run.end())
+    assert ("on_time", 5, 15, 3.0) in results
+    assert not any(row[1:3] == (0, 10) for row in results), "its first result has been given"
 
 
 # --- corrections that are gathered ---
