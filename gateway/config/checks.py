@@ -160,6 +160,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
     return (
         *_route_warnings(config),
         *reading_warnings(config),
+        *_id_warnings(config),
         *_link_warnings(config),
         *_share_warnings(config),
         *downlink_warnings(config),
@@ -195,6 +196,14 @@ def _overlap_warnings(routes: Mapping[str, str]) -> Iterator[str]:
         yield (
             f"routes {' and '.join(names)} overlap: for each message to come once, the gateway subscribes to "
             f"{topic_filter} and leaves out what no route wants; with MQTT 5 it can tell the copies apart"
+        )
+
+
+def _id_warnings(config: Config) -> Iterator[str]:
+    if "." in config.gateway.id:
+        yield (
+            f"gateway.id ({config.gateway.id}): RabbitMQ turns . in topics into /, so a receiver "
+            "behind it cannot read them; use - or _ instead"
         )
 
 

@@ -14,6 +14,12 @@ def warnings(routes: str, windows: str = "[]") -> list[str]:
     return list(warnings_of(parse_config(f"gateway: {{id: g}}\nroutes: [{routes}]\nwindows: {windows}")))
 
 
+@pytest.mark.parametrize(("name", "count"), [("site.1", 1), ("site-1", 0)])
+def test_a_point_in_the_gateways_id_is_a_warning(name: str, count: int) -> None:
+    config = parse_config(f"gateway: {{id: {name}}}\nroutes: [{{name: r, topic: a}}]\nwindows: []")
+    assert len([one for one in warnings_of(config) if one.startswith("gateway.id")]) == count
+
+
 @pytest.mark.parametrize("path", ["burner == 'on'", "!off", "a == 'x' || b == 'y'", "a > `3` && !b"])
 def test_a_field_that_is_only_a_comparison_is_a_warning(path: str) -> None:
     (warning,) = warnings(f'{{name: r, topic: a, fields: {{f: "{path}"}}}}')
