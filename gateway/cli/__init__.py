@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -47,6 +48,9 @@ class _LazyGroup(TyperGroup):
 
     def get_command(self, ctx: object, cmd_name: str) -> object:  # type: ignore[override]
         if cmd_name not in COMMANDS:
+            near = get_close_matches(cmd_name, COMMANDS, n=1)
+            if near:
+                raise typer.BadParameter(f"there is no command {cmd_name!r}; did you mean {near[0]!r}?")
             return None
         module, attribute, summary = COMMANDS[cmd_name]
         found = getattr(importlib.import_module(f"gateway.cli.{module}"), attribute)

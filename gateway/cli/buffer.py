@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -39,7 +39,7 @@ from gateway.cli.buffer_options import (
     choice_of,
     progress_bar,
 )
-from gateway.cli.settings import load_config
+from gateway.cli.settings import DEFAULT_CONFIG, load_config
 from gateway.core.errors import ControlError, StoreError
 from gateway.core.events import Kind, Status
 from gateway.core.printable import printable
@@ -67,7 +67,7 @@ for change in CHANGES:
 
 
 @app.command()
-def stats(config: ConfigFile, as_json: AsJson = False) -> None:
+def stats(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """How many messages came and what became of them; of a running gateway also how the drain goes, and how
     far the verification in the background is."""
     path = buffer_path(config)
@@ -94,7 +94,7 @@ def stats(config: ConfigFile, as_json: AsJson = False) -> None:
 
 @app.command(name="audit")
 def audit_command(
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     stream: Annotated[
         str | None, typer.Option("--stream", help="Show the streams of this topic or topic filter.")
     ] = None,
@@ -128,13 +128,14 @@ def audit_command(
 
 @app.command(name="list")
 def list_command(
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     status: OfStatus = None,
     kind: OfKind = None,
     stream: OfStream = None,
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    short: Annotated[bool, typer.Option("--short", help="Lines of 80 columns, with cut topics.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """The oldest events that fit, without their payloads."""
@@ -147,6 +148,9 @@ def list_command(
             rows.append(_row(reader, buffer_id, state, retries))
     if as_json:
         typer.echo(orjson.dumps(rows).decode())
+        return
+    if short:
+        typer.echo("\n".join(_short_lines(rows)))
         return
     typer.echo(
         f"{'EVENT ID':36}  {'STATUS':8} {'KIND':9} {'EVENT TIME (UTC)':19} {'BYTES':>6}  NUMBER OF STREAM"
@@ -311,3 +315,15 @@ _STATES = {
     "growing": "growing, though the cloud is there",
     "outage": "no connection to the cloud",
 }
+
+
+def _short_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A heading and a line for each row, none longer than _SHORT_COLUMNS."""
+    yield f"{'STATUS':8} {'KIND':9} {'EVENT TIME (UTC)':19} {'BYTES':>6} STREAM"
+    for row in rows:
+        time = f"{datetime.fromtimestamp(row['event_time_ms'] / 1000, UTC):%F %T}"
+        line = f"{row['status']:8} {row['kind']:9} {time} {row['stored_bytes']:6} {printable(row['stream'])}"
+        yield line if len(line) <= _SHORT_COLUMNS else line[: _SHORT_COLUMNS - 1] + "…"
+
+
+_SHORT_COLUMNS = 80

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.settings import DEFAULT_CONFIG
 from gateway.config import Config, load_config
 from gateway.core.timestamps import timestamp_reader
 from gateway.decode.routes import RouteTable
@@ -38,7 +39,9 @@ class Explainer:
 def explain_message(
     topic: Annotated[str, typer.Argument(help="The topic of the message.")],
     payload: Annotated[str, typer.Argument(help="Its payload; @FILE for the bytes of a file, - for stdin.")],
-    config: Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")],
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="Configuration file (YAML).")
+    ] = DEFAULT_CONFIG,
     arrival: Annotated[
         str | None,
         typer.Option("--time", help="When it arrives, such as 2026-05-01T12:00:00Z. Default: now."),

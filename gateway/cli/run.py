@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from gateway.app.gateway import Gateway
+from gateway.cli.settings import DEFAULT_CONFIG
 from gateway.config import Config, load_config, warnings_of
 from gateway.config.differences import changed_keys
 from gateway.core.errors import ConfigError, DamageError, GatewayError
@@ -71,7 +72,9 @@ class Signals:
 
 
 def run(
-    config: Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")],
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="Configuration file (YAML).")
+    ] = DEFAULT_CONFIG,
 ) -> None:
     """Run the gateway. SIGTERM or Ctrl-C stops it in order: what it acknowledged is on disk.
 

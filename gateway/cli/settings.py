@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+DEFAULT_CONFIG = Path("gateway.yaml")
+"""What commands read that are given no other file."""
+
 if TYPE_CHECKING:
     from gateway.config import Config
 

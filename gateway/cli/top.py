@@ -19,12 +19,13 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from gateway.cli.settings import load_config
+from gateway.cli.settings import DEFAULT_CONFIG, load_config
 from gateway.cli.top_screen import Top
 from gateway.core.errors import GatewayError, plain_reason
 
 _EVERY_S = 1.0
 _TIMEOUT_S = 5.0
+_STEPS = {"j": 1, "k": -1}
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where such a listener is reached
 
 
@@ -37,7 +38,7 @@ def top(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the state once, as JSON.")] = False,
 ) -> None:
-    """Show what a running gateway does, once a second. q ends it.
+    """Show what a running gateway does, once a second. j and k scroll the windows, q ends it.
 
     Give its configuration file, or the address of its page. Where the output is no terminal it is shown once.
     """
@@ -52,21 +53,24 @@ def top(
 
 
 def _watch(console: Console, ask: Callable[[], dict[str, Any]]) -> None:
-    state, problem = ask(), ""
+    state, problem, first = ask(), "", 0
     with _keys() as key, Live(Top(state), console=console, screen=True, auto_refresh=False) as live:
         live.refresh()
-        while key() not in {"q", "Q", "\x1b"}:
+        while (typed := key()) not in {"q", "Q", "\x1b"}:
+            first = min(max(first + _STEPS.get(typed, 0), 0), len(state["windows"]))
             try:
                 state, problem = ask(), ""
             except GatewayError as exc:
                 problem = str(exc)
-            live.update(Top(state, problem), refresh=True)
+            live.update(Top(state, problem, first), refresh=True)
 
 
 def _address(config: Path | None, url: str | None, token_file: Path | None) -> tuple[str, str | None]:
     """Where to ask, and the token."""
-    if (config is None) == (url is None):
+    if config is not None and url is not None:
         raise typer.BadParameter("give either --config or --url")
+    if url is None:
+        config = config or DEFAULT_CONFIG
     token = token_file.read_text().strip() if token_file else None
     if url is not None:
         if not url.startswith(("http://", "https://")):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -24,9 +25,11 @@ _COURSE = {
 
 
 class Top:
-    """Draws the state as `/api/state` gives it; `problem` says why it is not up to date."""
+    """Draws the state as `/api/state` gives it; `problem` says why it is not up to date,
+    `first` from which window on."""
 
-    def __init__(self, state: dict[str, Any], problem: str = "") -> None:
+    def __init__(self, state: dict[str, Any], problem: str = "", first: int = 0) -> None:
+        self._first = first
         self._state = state
         self._problem = problem
 
@@ -42,17 +45,23 @@ class Top:
         yield _links(state["links"])
         yield from _pressure(state.get("sections", {}))
         yield Text()
-        yield _windows(state["windows"], room // 2)
+        alerts = min(len(state["alerts"]), max(room // 2 - 2, 1))
+        # What few alerts leave belongs to the windows, and what these leave to the devices.
+        rows = room - 2 - alerts
+        windows = state["windows"]
+        first = max(min(self._first, len(windows) - rows), 0)
+        yield _windows(windows[first:], rows)
         yield Text()
         yield from _devices(state["devices"])
-        yield from _alerts(state["alerts"], max(room // 2 - 2, 1))
+        yield from _troubled(state["devices"], rows - len(windows))
+        yield from _alerts(state["alerts"], alerts)
 
 
 def _title(about: dict[str, Any], problem: str, width: int) -> RenderableType:
     status = "no answer" if problem else about["status"]
     style = "bold red" if problem else _STATUS[status]
     left = Text.assemble((about["id"], "bold"), "  ", (status, style), f"  up {duration(about['uptime_s'])}")
-    right = Text("q quits", style="dim")
+    right = Text("j k scroll, q quits", style="dim")
     return Text.assemble(left, " " * max(width - left.cell_len - right.cell_len, 1), right)
 
 
@@ -137,6 +146,21 @@ def _devices(devices: dict[str, Any]) -> RenderResult:
             line.append(f"  {text} {devices[f'{name}_count']:,} ", style="yellow")
             line.append(f"({names})", style="dim")
     yield line
+
+
+def _troubled(devices: dict[str, Any], rows: int) -> RenderResult:
+    """Each device with something wrong on a line, as far as there is room."""
+    for name, what in islice(_troubles(devices), max(rows, 0)):
+        yield Text(f"  {name}  {what}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _troubles(devices: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for each in devices["silent"]:
+        yield each["name"], "silent"
+    for each in devices["wrong_clock"]:
+        yield each["name"], f"clock off by {each['offset_ms'] / 1000:.1f} s"
+    for each in devices["unreadable"]:
+        yield each["name"], f"{each['undecoded']:,} unreadable"
 
 
 def _alerts(alerts: Sequence[dict[str, Any]], rows: int) -> RenderResult:

@@ -76,11 +76,23 @@ def _compose(text: str) -> yaml.Node | None:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
-        raise _UnreadableError(f"not valid YAML: {exc.problem}", mark.line + 1 if mark else 1) from exc
+        line = mark.line + 1 if mark else 1
+        raise _UnreadableError(_in_words(str(exc.problem), text, line), line) from exc
     except yaml.YAMLError as exc:
         raise _UnreadableError(f"not valid YAML: {str(exc).splitlines()[0]}") from exc
     except RecursionError as exc:
         raise _UnreadableError("nested too deeply") from exc
+
+
+def _in_words(problem: str, text: str, line: int) -> str:
+    """What YAML says of tabs and of a missing space behind a colon, in words that lead to the place."""
+    lines = text.splitlines()
+    written = lines[line - 1] if line <= len(lines) else ""
+    if r"'\t'" in problem or "\t" in written[: len(written) - len(written.lstrip())]:
+        return "not valid YAML: a tab; YAML is indented with spaces only"
+    if "could not find expected ':'" in problem or "mapping values are not allowed" in problem:
+        return f"not valid YAML: {problem}; is a space missing behind a colon, here or above?"
+    return f"not valid YAML: {problem}"
 
 
 class _Reader:

@@ -78,6 +78,7 @@ def test_a_configuration_that_cannot_be_read_is_named(
         (["buffer", "backup", "-c", "CONFIG", "--output", "/nowhere/x"], 1, "/nowhere: No such file"),
         (["buffer", "list", "-c", "CONFIG", "--newer-than", "noon"], 2, "--newer-than: 'noon' is not a dur"),
         (["receive", "--verify", "--output", "none.ndjson"], 2, "there is no none.ndjson to verify"),
+        (["chekc"], 2, "there is no command 'chekc'; did you mean 'check'?"),
         (["top", "-c", "CONFIG"], 1, "does not answer: Connection refused\n"),
         (["clock", "status", "-c", "CONFIG"], 1, "Connection refused\n"),
     ],
@@ -95,3 +96,53 @@ def test_a_command_that_cannot_do_it_says_where_and_why(
     ended, err = said(monkeypatch, capsys, *given)
     assert text in err and "Traceback" not in err and "Errno" not in err
     assert ended == code
+
+
+@pytest.mark.parametrize(
+    "command", [["run"], ["top"], ["buffer", "list"], ["explain", "a", "1"]], ids=" ".join
+)
+def test_without_a_file_gateway_yaml_of_the_folder_is_read(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, text = said(monkeypatch, capsys, *command)
+    assert (code, "cannot read gateway.yaml: " in text) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("written", "place", "words"),
+    [
+        ("gateway:\n\tid: g1\n", "2", "a tab; YAML is indented with spaces only"),
+        ("gateway:\n  id: g1\n\tdata_dir: data\n", "3", "a tab; YAML is indented with spaces only"),
+        ("gateway:\n  id:g1\n  data_dir: data\n", "3", "is a space missing behind a colon"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_explained_in_words(
+    written: str,
+    place: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(written)
+    code, text = said(monkeypatch, capsys, "check", "-c", path)
+    assert (code, words in text, f"gateway.yaml:{place}: " in text) == (1, True, True), text
+
+
+def test_a_short_list_fits_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with opened(data / "events.db") as store:
+        append(store, [event("long/" * 30 + "topic"), event("a/b")])
+    config = gateway_config(tmp_path, "mqtt://127.0.0.1:9", gateway={"id": "g1", "data_dir": str(data)})
+    monkeypatch.setattr("sys.argv", ["gateway", "buffer", "list", "--short", "-c", str(config)])
+    with pytest.raises(SystemExit):
+        main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line) <= 80 for line in lines] == [True] * 3
+    assert lines[1].endswith("…")
+    assert lines[2].endswith(" a/b")

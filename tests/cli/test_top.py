@@ -66,7 +66,7 @@ def _typed(command: list[str], key: bytes) -> str:
 
 def state(**changes: Any) -> dict[str, Any]:
     window = {"keys": 12, "open_windows": 24, "emitted": 83, "late_dropped": 1, "lag_ms": 1500}
-    device = {"name": "hall-1"}
+    device = {"name": "hall-1", "offset_ms": 90_000, "undecoded": 3}
     return {
         "gateway": {"id": "plant-7", "status": "degraded", "uptime_s": 3700, "problems": ["a", "b", "c"]},
         "rates": {"in_per_s": 60.0, "out_per_s": 64.2, "results_per_s": 3.7},
@@ -107,6 +107,19 @@ def drawn(**changes: Any) -> str:
     with console.capture() as captured:
         console.print(Top(state(**changes)))
     return captured.get()
+
+
+def test_it_uses_the_height_and_scrolls_to_the_last_window() -> None:
+    console = Console(file=io.StringIO(), width=80, height=40)
+
+    def shown(first: int, windows: int = 30) -> str:
+        with console.capture() as captured:
+            console.print(Top(state(alerts=[], windows=state()["windows"][:windows]), first=first))
+        return captured.get()
+
+    assert ("window_21" in shown(0), "window_29" in shown(0)) == (True, False)
+    assert ("window_0 " in shown(99), "window_29" in shown(99)) == (False, True)
+    assert "  hall-1  silent" in shown(0, windows=4).splitlines()
 
 
 def test_it_says_without_colours_what_is_wrong_and_where() -> None:
