@@ -23,7 +23,10 @@ STATE = "$sparkplug"
 """The name beside those of windows, which begin with a letter or a digit, under which the state is stored."""
 
 REBIRTH_EVERY_MS = 60_000
-"""How long a node has to be born again before it is asked once more: a birth may be large."""
+"""How long a node has to be born again before it is asked once more, then doubled: births may be large."""
+
+REBIRTH_AT_LEAST_EVERY_MS = 3_600_000
+"""Where the doubling ends: some nodes do not know the command, and some do not survive it."""
 
 MAX_METRICS = 500_000
 """Some 150 bytes each. A plant's edge node has some hundred to some thousand."""
@@ -66,6 +69,18 @@ class _Born:
 
 
 @dataclass(slots=True)
+class _Request:
+    """When a node was asked last, and how often since it was born; never, where that has come meanwhile."""
+
+    at_ms: int
+    times: int = 0
+
+    @property
+    def pause_ms(self) -> int:
+        return min(REBIRTH_EVERY_MS << max(self.times - 1, 0), REBIRTH_AT_LEAST_EVERY_MS)
+
+
+@dataclass(slots=True)
 class _Node:
     """An edge node that is online. `doubtful` until it is born again, once a message of it was missed."""
 
@@ -92,7 +107,7 @@ class EdgeNodes:
         self._size = 0
         self._full = False
         self._wanted: dict[str, str] = {}
-        self._asked: dict[str, int] = {}
+        self._asked: dict[str, _Request] = {}
         self._changed: dict[tuple[str, str | None], None] = {}
 
     @property
@@ -117,15 +132,28 @@ class EdgeNodes:
         return document
 
     def rebirths(self, monotonic_ms: int) -> dict[str, str]:
-        """The nodes to ask for a birth now, each with the reason; each at most every REBIRTH_EVERY_MS."""
-        if not self._wanted:
+        """The nodes to ask for a birth now, each with the reason; less and less often until it is born."""
+        if not self._wanted and len(self._asked) < MAX_ASKED:
             return {}
-        self._asked = {node: at for node, at in self._asked.items() if monotonic_ms - at < REBIRTH_EVERY_MS}
-        due = {node: why for node, why in self._wanted.items() if node not in self._asked}
+        # Remembered for a pause more, so that the next one is longer.
+        self._asked = {
+            node: one for node, one in self._asked.items() if monotonic_ms - one.at_ms < 2 * one.pause_ms
+        }
+        due = {node: why for node, why in self._wanted.items() if self._may_ask(node, monotonic_ms)}
         self._wanted.clear()  # who goes on talking will be wanted again
-        self._asked.update(dict.fromkeys(due, monotonic_ms))
+        for node in due:
+            before = self._asked.get(node)
+            self._asked[node] = _Request(monotonic_ms, before.times + 1 if before else 1)
         self.counts["rebirths"] += len(due)
         return due
+
+    def first_asked(self, node: str) -> bool:
+        """Whether a node that was just asked is so for the first time since its birth."""
+        return self._asked[node].times == 1
+
+    def _may_ask(self, node: str, monotonic_ms: int) -> bool:
+        before = self._asked.get(node)
+        return before is None or monotonic_ms - before.at_ms >= before.pause_ms
 
     # --- messages ---
 
@@ -139,6 +167,8 @@ class EdgeNodes:
         else:
             self._forget(name)
             self._wanted.pop(name, None)
+            if name in self._asked:
+                self._asked[name].times = 0
             node = _Node(_sequence_of(document, 0), _birth_death(document))
         self._take_back(name, node, device)
         size = len(born.metrics) + (1 if name in self._nodes else 2)
@@ -203,7 +233,7 @@ class EdgeNodes:
         return node
 
     def _want(self, name: str, why: str) -> None:
-        if len(self._wanted) + len(self._asked) < MAX_ASKED:
+        if name in self._asked or len(self._wanted) + len(self._asked) < MAX_ASKED:
             self._wanted.setdefault(name, why)
 
     def _forget(self, name: str) -> int:

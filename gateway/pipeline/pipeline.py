@@ -193,7 +193,8 @@ class Pipeline:
             self.windows.resume(now_ms)  # what the step leaps over is no device's silence
         rebirths = self.intake.edge_nodes.rebirths(round(self._clock.monotonic_s() * 1000))
         self.rebirths.update(rebirths)
-        self._announcements.rebirths(store, rebirths)
+        first = {node: why for node, why in rebirths.items() if self.intake.edge_nodes.first_asked(node)}
+        self._announcements.rebirths(store, first)
 
     def _keep_drain_target(self, store: Store, now_ms: int) -> None:
         if self._downsampling is None:

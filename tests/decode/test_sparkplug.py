@@ -139,6 +139,20 @@ def test_a_gap_is_counted_once_and_asked_for_until_the_birth_comes() -> None:
     assert nodes.rebirths(3 * REBIRTH_EVERY_MS) == {}
 
 
+def test_a_node_that_is_not_born_again_is_asked_less_and_less_often() -> None:
+    nodes, asked = EdgeNodes(), []
+    for minute in range(4 * 60):
+        read(nodes, data(minute % 256))
+        if nodes.rebirths(minute * REBIRTH_EVERY_MS):
+            asked.append((minute, nodes.first_asked("plant/edge")))
+    assert [minute for minute, _ in asked] == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+    assert [first for _, first in asked] == [True] + [False] * 8
+    read(nodes, node_birth(0))
+    read(nodes, data(9))
+    assert nodes.rebirths(240 * REBIRTH_EVERY_MS) != {}
+    assert nodes.first_asked("plant/edge"), "a new episode"
+
+
 def test_a_birth_replaces_what_the_one_before_said() -> None:
     nodes = after(node_birth(), device_birth(1), device_birth(2, "width"))
     assert read(nodes, data(3)) == [("width", 5)]
