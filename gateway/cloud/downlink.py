@@ -5,6 +5,7 @@ windows, and a command must not wait behind a backlog, nor a slow local broker h
 
 Invariants:
 - A command is acknowledged to the cloud broker after the local broker's PUBACK, or once it is refused.
+- A refused filter stops no other one. It is named, and asked for again every REFUSED_RETRY_S.
 - What the cloud broker sends again, because its connection ended in between, is recognised by packet id and
   content, and not published twice; after a restart of the gateway it is.
 """
@@ -12,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, OrderedDict, deque
 
 from gateway.core.events import Message
@@ -21,6 +23,7 @@ from gateway.wire.command_topics import SENDER, Downlink
 log = logging.getLogger(__name__)
 
 WAITING = 1000  # commands; above it the cloud broker has to keep them
+REFUSED_RETRY_S = 60.0
 _IN_FLIGHT = 20
 _REFUSED = 0x80
 
@@ -32,6 +35,8 @@ class DownlinkMetrics:
         self.forwarded = 0
         self.rejected: Counter[str] = Counter()
         """By reason."""
+        self.refused_filters: dict[str, int] = {}
+        """Reason codes of the subscriptions that the cloud broker refuses."""
 
 
 class _Command:
@@ -55,15 +60,32 @@ class CloudSide(Session):
         self._downlink = downlink
         self._open: dict[int, _Command] = {}  # by packet id: what the broker has no acknowledgement of
         self._settled: deque[_Command] = deque()  # bounded by what is open
+        self._unanswered: set[str] = set()  # filters
+        self._retry_at_s = 0.0
         self._link: Link | None = None
 
     # --- on its link's thread ---
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
+        self._unanswered.clear()
         if not session_present:
             self._open.clear()  # its packet ids start anew
-        link.subscribe(self._downlink.filters())
+        self._subscribe(link, {name for name, _ in self._downlink.filters()})
+
+    def subscribed(self, link: Link, codes: dict[str, int]) -> None:
+        self._unanswered.difference_update(codes)
+        refused = self.metrics.refused_filters
+        for name, code in codes.items():
+            if code < _REFUSED:
+                if refused.pop(name, None) is not None:
+                    log.info("the cloud broker now grants the subscription to %s", name)
+            elif refused.get(name) != code:
+                refused[name] = code
+                log.error(
+                    "no commands on %s: %s refuses the subscription: 0x%02x; asked again every %g s",
+                    *(name, link.endpoint.place, code, REFUSED_RETRY_S),
+                )
 
     def received(self, link: Link, messages: list[Message]) -> None:
         for message in messages:
@@ -82,6 +104,9 @@ class CloudSide(Session):
             command = self._settled.popleft()
             command.settled = True
             self._acknowledge(link, command)
+        missing = self._unanswered.union(self.metrics.refused_filters)
+        if missing and time.monotonic() >= self._retry_at_s:
+            self._subscribe(link, missing)
         return 1.0
 
     # --- on the local link's thread ---
@@ -93,6 +118,13 @@ class CloudSide(Session):
             self._link.wake()
 
     # --- inside ---
+
+    def _subscribe(self, link: Link, names: set[str]) -> None:
+        for name in sorted(self._unanswered & names):
+            log.warning("%s has not answered the subscription to %s; asked again", link.endpoint.place, name)
+        self._unanswered = set(names)
+        self._retry_at_s = time.monotonic() + REFUSED_RETRY_S
+        link.subscribe([each for each in self._downlink.filters() if each[0] in names])
 
     def _take(self, link: Link, message: Message) -> None:
         destination = self._downlink.destination(message)

@@ -280,7 +280,14 @@ class GatewayCollector(Collector):
         )
         for outcome, count in {"forwarded": downlink.metrics.forwarded, **downlink.metrics.rejected}.items():
             family.add_metric([outcome], count)
-        yield family
+        refused = GaugeMetricFamily(
+            "gateway_downlink_refused",
+            "Filters of commands that the cloud broker refuses.",
+            labels=["filter"],
+        )
+        for name in list(downlink.metrics.refused_filters):
+            refused.add_metric([name], 1)
+        yield from (family, refused)
 
     def _flow(self) -> Iterator[Metric]:
         signal, load = self._status.signal, self._status.load

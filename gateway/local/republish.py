@@ -22,6 +22,7 @@ from gateway.buffer.writer import Writer
 from gateway.core.events import Kind, Message
 from gateway.local.newest import Newest
 from gateway.mqtt.link import Link, Session
+from gateway.mqtt.paho_client import is_refusal
 from gateway.wire.alarms import AlarmState
 from gateway.wire.home_assistant import Discovery, DiscoveryMessage
 from gateway.wire.standing import Standing, standing, superseded
@@ -112,6 +113,16 @@ class Republish(Session):
             link.subscribe([(self._discovery.filter, 1)])
             for announcement in self._discovery.connected():
                 _announce(link, announcement)
+
+    def subscribed(self, link: Link, codes: dict[str, int]) -> None:
+        """Without this subscription only announcements of windows that are gone stay."""
+        for name, code in codes.items():
+            if is_refusal(code):
+                log.warning(
+                    "%s refused the subscription to %s with reason 0x%02x: announcements of windows that "
+                    "are gone are not removed",
+                    *(link.endpoint.place, name, code),
+                )
 
     def received(self, link: Link, messages: list[Message]) -> None:
         """Announcements that the broker keeps, some perhaps of a window that is gone; and our own, again."""
