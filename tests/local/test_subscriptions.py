@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -19,7 +20,7 @@ from tests.support.asked_broker import asked_broker
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
 from tests.support.publishing import publish
-from tests.support.stub_broker import SILENCE, SUBSCRIBE, StubBroker
+from tests.support.stub_broker import SILENCE, SUBSCRIBE, Answer, Packet, StubBroker, suback
 
 OVERLAPPING = [{"name": "one", "topic": "a/{device}/t"}, {"name": "rest", "topic": "a/d1/{rest...}"}]
 BUFFERED = 'gateway_messages_total{outcome="buffered"}'
@@ -256,3 +257,30 @@ def test_what_an_earlier_configuration_left_in_the_queue_is_judged_by_its_own_fi
     assert taken(later, "a/d1/t", new) == 1
     assert not set(new.values()) & set(old.values())
     assert Copies(saved).renew({"a/d1/#": 1, "x": 1}) == old
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+@pytest.mark.parametrize("code", [0, 1, 2, *range(0x80, 0xA3), 0xFF], ids=hex)
+def test_a_suback_with_any_code_leaves_the_other_filters_standing(
+    protocol: Literal["5", "3.1.1"], code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rule(packet: Packet) -> Answer | None:
+        if packet.kind != SUBSCRIBE:
+            return None
+        return suback(packet, *(1 if name == "good" else code for name in packet.filters))
+
+    said = Noted()
+    subscriptions = Subscriptions({"good": 1, "odd": 1}, Memory(), said.report())
+    broker = StubBroker(rule)
+    with broker.running():
+        link = Link("tested", Endpoint("127.0.0.1", broker.port, "t", protocol), Owner(subscriptions))
+        link.start()
+        try:
+            wait_until(lambda: subscriptions.since_ms, "the answer")
+            refused = {"odd"} if code >= 0x80 else set()
+            assert set(subscriptions.refused) == refused
+            assert (said.alerts, link.metrics.failures) == (["subscription_refused"] * len(refused), 0)
+            assert bool(refused) == (f"{code:#04x}" in " ".join(subscriptions.problems))
+            assert ("grants odd only QoS 0" in caplog.text) == (code == 0)
+        finally:
+            link.stop()
