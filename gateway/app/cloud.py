@@ -69,7 +69,7 @@ class CloudPart(Part):
 
     def _add_bridges(self, config: Config, cloud: Cloud, budget: MemoryBudget) -> None:
         spec = bridge_spec(config, cloud, self._topics.status, budget.processing_bytes)
-        bucket = SharedBucket(cloud.bandwidth)
+        bucket = SharedBucket(cloud.bandwidth, cloud.messages)
         will = Will(self._topics.status, status_payload("offline"), retain=cloud.retain)
         for shard in range(cloud.connections):
             bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket, self._alert)

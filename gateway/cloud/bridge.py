@@ -276,6 +276,7 @@ class Bridge(Session):
         self._sent += 1
         self._in_flight[packet_id] = _Sent(self._sent, message, self._pace.sent(message.size_bytes, now_s))
         self._bucket.spend(message.size_bytes)
+        self._bucket.count_message(now_s)
         self._prepaid_bytes += message.size_bytes
         self.metrics.frames += 1
         self.metrics.events_sent += len(message.events.ids)

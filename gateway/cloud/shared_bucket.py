@@ -1,4 +1,4 @@
-"""The bandwidth that all connections of the bridge share."""
+"""The bandwidth, and the messages in a second, that all connections of the bridge share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from gateway.delivery.token_bucket import TokenBucket
 
 
 class SharedBucket:
-    """One token bucket for several threads. They may ask at the same moment and all be let through: what that
-    is too much, the next ones wait for."""
+    """A token bucket and a pace of messages for several threads. They may ask at the same moment and all be
+    let through: what that is too much, the next ones wait for."""
 
-    def __init__(self, rate_bytes_per_s: int | None) -> None:
+    def __init__(self, rate_bytes_per_s: int | None, messages_per_s: int | None = None) -> None:
         self._bucket = TokenBucket(rate_bytes_per_s)
+        self._message_s = 0.0 if messages_per_s is None else 1 / messages_per_s
+        self._next_message_s = 0.0  # services count in each second: so no bursts, but even gaps
         self._lock = threading.Lock()
 
     def share_bytes_per_s(self, connections: int) -> float:
@@ -24,7 +26,13 @@ class SharedBucket:
     def delay_s(self, now_s: float) -> float:
         """How long to wait before the next frame; 0 when it may go now."""
         with self._lock:
-            return self._bucket.delay_s(now_s)
+            return max(self._bucket.delay_s(now_s), self._next_message_s - now_s)
+
+    def count_message(self, now_s: float) -> None:
+        """A message goes out."""
+        if self._message_s:
+            with self._lock:
+                self._next_message_s = max(self._next_message_s, now_s) + self._message_s
 
     def spend(self, size_bytes: int) -> None:
         """So much has gone out; less than nothing corrects what was spent before."""

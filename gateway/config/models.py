@@ -31,6 +31,7 @@ from gateway.config.types import (
     PositiveDurationMs,
     Protocol,
     RateBytesPerS,
+    RatePerS,
     Section,
     SizeBytes,
     broker_place,
@@ -174,6 +175,11 @@ class Cloud(Broker):
     )
     connections: int = setting(1, ge=1, le=64, description="Connections; streams are spread over them.")
     bandwidth: RateBytesPerS | None = setting(None, description="Bound on the uplink. Unset: none.")
+    messages: RatePerS | None = setting(
+        None,
+        description="Bound on the messages of the uplink in a second, on all connections together; each then "
+        "carries more events. Status and audit are not counted. Unset: none.",
+    )
     batch_events: int = setting(1000, ge=1, le=65_535, description="Events per frame at most.")
     in_flight: int = setting(8, ge=1, le=65535, description="Unacknowledged frames per connection.")
     ack_timeout: PositiveDurationMs = setting(

@@ -126,6 +126,14 @@ RateBytesPerS = Annotated[
 ]
 """Written as `1MiB/s`, `64kbit/s`; bytes per second in code."""
 
+RatePerS = Annotated[
+    int,
+    BeforeValidator(reading(units.parse_rate_per_s)),
+    AfterValidator(_positive),
+    _text("rate of messages", r"^\s*\d+\s*/\s*s\s*$", "100/s"),
+]
+"""Written as `100/s`; messages per second in code."""
+
 
 def _name(value: str) -> str:
     if not re.fullmatch(NAME_PATTERN, value):

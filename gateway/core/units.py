@@ -67,6 +67,14 @@ def parse_rate_bytes_per_s(text: str) -> int:
         raise UnitError(f"{text!r} is not a rate", hint=hint) from exc
 
 
+def parse_rate_per_s(text: str) -> int:
+    """Read `100/s`. Raises UnitError with the valid form."""
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*s\s*", text) if isinstance(text, str) else None
+    if found is None:
+        raise UnitError(f"{text!r} is not a rate of messages", hint="write 100/s")
+    return int(found[1])
+
+
 def format_bytes(count: float) -> str:
     """`1536` → `1.5 KiB`; for people, never for parsing."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -69,6 +69,7 @@ def sending(
     events: list[NewEvent],
     *,
     bandwidth: int | None = None,
+    messages: int | None = None,
     protocol: str = "5",
     endpoint: dict[str, Any] | None = None,
     alert: Callable[[str, str], object] = print,
@@ -85,7 +86,7 @@ def sending(
         writer.start()
         cleanup.callback(writer.stop)
         sender = Sender(path, writer, [], [])
-        bucket = SharedBucket(bandwidth)
+        bucket = SharedBucket(bandwidth, messages)
         for shard in range(settings.connections):
             bridge = Bridge(settings, shard, path, writer, lambda: time.time_ns() // 1_000_000, bucket, alert)
             where = Endpoint("127.0.0.1", port, f"g1-{shard}", protocol=protocol, **(endpoint or {}))  # type: ignore[arg-type]
