@@ -28,7 +28,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from amqtt.adapters import BufferReader, ReaderAdapter, WriterAdapter
+from amqtt.adapters import (
+    BufferReader,
+    ReaderAdapter,
+    StreamReaderAdapter,
+    StreamWriterAdapter,
+    WriterAdapter,
+)
 from amqtt.broker import Broker
 from amqtt.contexts import BaseContext
 from amqtt.mqtt import packet_class
@@ -43,6 +49,7 @@ from amqtt.mqtt.packet import (
     SUBSCRIBE,
     UNSUBSCRIBE,
     MQTTFixedHeader,
+    MQTTPacket,
 )
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin
@@ -139,6 +146,16 @@ class _Handler(BrokerProtocolHandler):  # type: ignore[misc]
         if self.transport is not None:
             self.transport.abort()
 
+    async def _send_packet(self, packet: MQTTPacket) -> None:
+        # Without amqtt's lock, timer and event for each packet: `write` takes a packet whole.
+        if self.writer is None:
+            return
+        try:
+            self.writer.write(packet.to_bytes())
+            await self.writer.drain()
+        except (ConnectionResetError, BrokenPipeError):
+            await self.handle_connection_closed()
+
     async def _reader_loop(self) -> None:
         # amqtt's own goes on after a packet that it cannot read, with whatever bytes follow, and after a
         # silence of any length.
@@ -174,6 +191,28 @@ class _Handler(BrokerProtocolHandler):  # type: ignore[misc]
         return bool(header.packet_type != DISCONNECT)
 
 
+class _GatheringWriter(StreamWriterAdapter):  # type: ignore[misc]
+    """Sends what is written within one turn of the event loop at once: a system call for many packets."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        super().__init__(writer)
+        self._gathered: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._gathered.append(data)
+
+    async def close(self) -> None:
+        self._flush()
+        await super().close()
+
+    def _flush(self) -> None:
+        if self._gathered:
+            super().write(b"".join(self._gathered))
+            self._gathered.clear()
+
+
 class _MendedBroker(Broker):  # type: ignore[misc]
     """amqtt's broker, without what the module says of it; its connections do not outlive it."""
 
@@ -189,7 +228,7 @@ class _MendedBroker(Broker):  # type: ignore[misc]
         task = _this_task()
         self._transports[task] = writer.transport
         try:
-            await super().stream_connected(reader, writer, listener_name)
+            await self._client_connected(listener_name, StreamReaderAdapter(reader), _GatheringWriter(writer))
         finally:
             del self._transports[task]
             writer.close()
@@ -271,6 +310,24 @@ class _MendedBroker(Broker):  # type: ignore[misc]
             return True
         session.delivered_message_queue.handed_on(message)
         return True
+
+    async def _broadcast_loop(self) -> None:
+        """Send each message to its subscribers; amqtt's own makes a task and a wait of each."""
+        this, sending = _this_task(), self._tasks_queue
+        self._broadcast_shutdown_waiter.add_done_callback(lambda _: this.cancel())
+        try:
+            while True:
+                try:
+                    await self._run_broadcast(sending)
+                except Exception as exc:  # noqa: BLE001 - one message; the others go on
+                    log.warning("a message was not handed on: %r", exc)
+                while sending and sending[0].done():
+                    done = sending.popleft()
+                    if not done.cancelled() and done.exception() is not None:
+                        log.debug("a message was not taken: %r", done.exception())
+        finally:
+            for task in sending:
+                task.cancel()
 
     async def shut_down(self) -> None:
         closing = asyncio.create_task(self.shutdown())
