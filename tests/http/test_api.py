@@ -55,10 +55,23 @@ class Caller:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProcess, Caller, int]]:
-    """A gateway with a broker of its own, two readings of one device, and a payload that is none."""
+    """A gateway with a broker of its own, two readings of one device, and a payload that is none.
+
+    All tests that only look share it.
+    """
+    yield from gateway_with_readings(tmp_path_factory.mktemp("api"))
+
+
+@pytest.fixture
+def own_gateway(tmp_path: Path) -> Iterator[tuple[GatewayProcess, Caller, int]]:
+    """The same for one test alone, which may publish more."""
+    yield from gateway_with_readings(tmp_path)
+
+
+def gateway_with_readings(folder: Path) -> Iterator[tuple[GatewayProcess, Caller, int]]:
     port = free_port()
     local = {"url": "embedded", "listen": f"127.0.0.1:{port}"}
-    config = gateway_config(tmp_path_factory.mktemp("api"), "embedded", local=local)
+    config = gateway_config(folder, "embedded", local=local)
     with GatewayProcess(config) as gateway:
         gateway.wait_ready()
         messages = [
@@ -118,9 +131,9 @@ def test_streams_are_listed_page_by_page(running: tuple[GatewayProcess, Caller, 
 
 
 def test_live_frames_come_every_second_and_bring_new_results(
-    running: tuple[GatewayProcess, Caller, int],
+    own_gateway: tuple[GatewayProcess, Caller, int],
 ) -> None:
-    _, caller, port = running
+    _, caller, port = own_gateway
     with caller.listen() as stream:
         assert stream.headers.get_content_type() == "text/event-stream"
         (first,) = frames(stream, 1)

@@ -229,8 +229,7 @@ def test_the_next_broker_of_the_list_is_tried_and_the_first_looked_for_again(
         settings = {"host": "127.0.0.1", "port": port, "client_id": "tested", "reconnect_max_s": 0.05}
         endpoint = Endpoint(**settings, alternatives=(again,))  # type: ignore[arg-type]
         with running(Session(), endpoint) as link:
-            wait_until(lambda: second.of(CONNECT), "the second")
-            assert link.connected
+            wait_until(lambda: second.of(CONNECT) and link.connected, "the second")
             failures = link.metrics.failures
             listener = socket.create_server(("127.0.0.1", port))
             first._listener.close()
