@@ -9,7 +9,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.reader import Reader
 from gateway.buffer.repair.backup import back_up
+from gateway.buffer.repair.damage import looking_into
 from gateway.buffer.retention.log_guard import copy_allowance_bytes
 from gateway.cli.buffer_audit import chosen_streams, print_audit
 from gateway.cli.buffer_changes import CHANGES
@@ -66,12 +67,19 @@ for change in CHANGES:
     app.command()(change)
 
 
+@contextmanager
+def read_buffer(path: Path) -> Iterator[Reader]:
+    """A reader of the buffer `path`. Raises DamageError where the file turns out to be damaged."""
+    with looking_into(path), closing(Reader(path)) as reader:
+        yield reader
+
+
 @app.command()
 def stats(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """How many messages came and what became of them; of a running gateway also how the drain goes, and how
     far the verification in the background is."""
     path = buffer_path(config)
-    with closing(Reader(path)) as reader:
+    with read_buffer(path) as reader:
         counters = reader.counters()
         undated = reader.count_undated()
     numbers: dict[str, Any] = {}
@@ -106,7 +114,7 @@ def audit_command(
     Shows the streams that have lost, failed or corrupt events, or with --stream those that are asked for.
     """
     wanted = choice_of(None, None, stream, None).stream
-    with closing(Reader(buffer_path(config))) as reader, progress_bar() as progress:
+    with read_buffer(buffer_path(config)) as reader, progress_bar() as progress:
         task = progress.add_task("counting", total=None)
         found = audit(reader)
         progress.update(task, description="streams", total=found.streams)
@@ -141,7 +149,7 @@ def list_command(
     """The oldest events that fit, without their payloads."""
     choice = choice_of(status, kind, stream, older_than, newer_than)
     rows = []
-    with closing(Reader(buffer_path(config))) as reader:
+    with read_buffer(buffer_path(config)) as reader:
         for number, (buffer_id, state, retries) in enumerate(_all(reader, choice)):
             if number == limit:
                 break
@@ -172,7 +180,7 @@ def show(config: ConfigFile, event_id: Annotated[str, typer.Argument(help="The e
     except ValueError as exc:
         raise typer.BadParameter(f"{event_id!r} is not a UUID", param_hint="EVENT_ID") from exc
     settings = load_config(config)
-    with closing(Reader(buffer_path(config))) as reader:
+    with read_buffer(buffer_path(config)) as reader:
         found = reader.chosen(wanted, limit=1)
         if not found:
             raise StoreError(f"there is no event {event_id} in this buffer")
@@ -200,7 +208,7 @@ def export(
     choice = choice_of(status, kind, stream, older_than, newer_than)
     written = left_out = 0
     with (
-        closing(Reader(buffer_path(config))) as reader,
+        read_buffer(buffer_path(config)) as reader,
         output.open("wb") if output else sys.stdout.buffer as file,
         progress_bar() as progress,
     ):
@@ -217,7 +225,7 @@ def export(
 def verify(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check the checksum of every event. Exits 1 when one is wrong."""
     checked, wrong = 0, []
-    with closing(Reader(buffer_path(config))) as reader, progress_bar() as progress:
+    with read_buffer(buffer_path(config)) as reader, progress_bar() as progress:
         task = progress.add_task("verifying", total=sum(reader.count_by_status().values()))
         for ids in _id_chunks(reader, EventFilter()):
             _, corrupt = reader.without_corrupt(reader.by_ids(ids))

@@ -6,7 +6,7 @@ The next start reads it, and then checks the whole file, however large it is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -40,6 +40,25 @@ def using(path: Path) -> Iterator[None]:
         note_damage(path, problem)
         raise DamageError(
             f"the buffer {path} is damaged: {problem}", hint="start again: what is readable is saved then"
+        ) from exc
+
+
+@contextmanager
+def looking_into(path: Path) -> Iterator[None]:
+    """While the buffer `path`, perhaps a running gateway's, is only read: damage is noted for that gateway.
+
+    Raises DamageError then.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if not isinstance(getattr(exc, "orig", exc), (apsw.CorruptError, apsw.NotADBError)):
+            raise
+        with suppress(OSError):
+            note_damage(path, str(exc))
+        raise DamageError(
+            f"the buffer {path} is damaged: {exc}",
+            hint="the next start of the gateway saves what is readable",
         ) from exc
 
 

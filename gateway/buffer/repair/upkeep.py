@@ -19,7 +19,7 @@ from peewee import PeeweeException
 
 from gateway.buffer.reader import Reader
 from gateway.buffer.repair.backup import back_up
-from gateway.buffer.repair.damage import note_damage
+from gateway.buffer.repair.damage import note_damage, noted_damage
 from gateway.buffer.repair.recovery import backup_path
 from gateway.buffer.repair.verification import DAMAGES, Verification
 from gateway.buffer.retention.log_guard import copy_allowance_bytes
@@ -120,6 +120,8 @@ class Upkeep:
         """Take the next step of what there is to do; False when there was nothing."""
         if self._writer.metrics.damage:
             self._damaged(self._writer.metrics.damage)
+        elif not self.metrics.damage and (found := noted_damage(self._path)):
+            self._damaged(found)  # by a command that read it meanwhile
         if self.metrics.damage:
             return False
         if self._backups is not None and now_s >= self._next_backup_s:

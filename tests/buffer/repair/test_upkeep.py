@@ -14,7 +14,7 @@ import pytest
 
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.repair import recovery
-from gateway.buffer.repair.damage import noted_damage
+from gateway.buffer.repair.damage import note_damage, noted_damage
 from gateway.buffer.repair.recovery import check, recover
 from gateway.buffer.repair.upkeep import Upkeep
 from gateway.buffer.repair.verification import Verification
@@ -154,6 +154,15 @@ def test_a_whole_buffer_gives_no_alert(tmp_path: Path) -> None:
         assert watched.upkeep.metrics.verified_events == 2000
     assert watched.alerts == []
     assert noted_damage(path) == ""
+
+
+def test_damage_that_somebody_else_has_read_is_said_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    fill(path, 10)
+    with kept_up(path) as watched:
+        note_damage(path, "database disk image is malformed")
+        wait_until(lambda: watched.alerts == ["buffer_damaged"], "the alert")
+        assert watched.upkeep.metrics.damage == "database disk image is malformed"
 
 
 def test_an_index_that_lost_entries_is_damage_that_quick_check_does_not_see(tmp_path: Path) -> None:
