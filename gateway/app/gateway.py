@@ -62,7 +62,7 @@ class Gateway:
 
     def _start(self) -> None:
         config, clock = self.config, self._clock
-        buffer = OpenBuffer(config.gateway.buffer_path, config.buffer, clock)
+        buffer = OpenBuffer(config.gateway.buffer_path, config.gateway.id, config.buffer, clock)
         self._resources.callback(buffer.close)
         buffer.open()
         graph = _Graph(config, clock, buffer, self._running)

@@ -38,8 +38,9 @@ class OpenBuffer:
     Everything is built on it, so it is opened first and closed last.
     """
 
-    def __init__(self, path: Path, settings: Buffer, clock: Clock) -> None:
+    def __init__(self, path: Path, gateway_id: str, settings: Buffer, clock: Clock) -> None:
         self.path = path
+        self._gateway_id = gateway_id
         self._settings = settings
         self._clock = clock
         self._resources = ExitStack()
@@ -52,7 +53,10 @@ class OpenBuffer:
             raise unusable_folder(self.path.parent, exc) from exc
         self._resources.enter_context(DataDirLock(self.path.parent))
         settings = self._settings
-        opened = open_buffer(self.path, self._clock.now_ms(), settings.max_size, settings.synchronous)
+        opened = open_buffer(
+            *(self.path, self._clock.now_ms(), settings.max_size, settings.synchronous),
+            gateway_id=self._gateway_id,
+        )
         self.opened, self.store, self.space = opened, opened.store, opened.space
         self._resources.callback(self.store.close)
         if opened.recovery.alert:

@@ -10,13 +10,14 @@ belonged to the identity before, and the audit records say so.
 from __future__ import annotations
 
 import secrets
+from zlib import crc32
 
 import apsw
 
 BUFFER_ID = "buffer_id"
 """Its name in `meta`."""
 GATEWAY_ID = "gateway_id"
-"""In `meta`: the gateway that the buffer belongs to."""
+"""In `meta`: the gateway that the buffer belongs to, with a checksum: a flipped bit must not lock it out."""
 
 ID_BYTES = 8
 
@@ -34,12 +35,13 @@ class BufferIdentity:
 
     @property
     def gateway_id(self) -> str:
-        """The gateway that wrote it last; empty while that is not known."""
-        return self._text(GATEWAY_ID)
+        """The gateway that it belongs to; empty while that is not known, or cannot be read any more."""
+        gateway_id, _, digits = self._text(GATEWAY_ID).rpartition(" ")
+        return gateway_id if digits == _checksum(gateway_id) else ""
 
     def belong_to(self, gateway_id: str) -> None:
         """Note whose buffer it is."""
-        self._set(GATEWAY_ID, gateway_id)
+        self._set(GATEWAY_ID, f"{gateway_id} {_checksum(gateway_id)}")
 
     def renew(self) -> str:
         """Take a new id; return it."""
@@ -59,3 +61,7 @@ class BufferIdentity:
 
     def _set(self, name: str, value: str) -> None:
         self._connection.execute("REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+
+def _checksum(text: str) -> str:
+    return f"{crc32(text.encode('utf-8', 'surrogateescape')):08x}"

@@ -32,19 +32,26 @@ class OpenedStore(NamedTuple):
     recovery: Recovery
     marker: CommitMarker | None
     marked_id: int
+    gateway_id: str
 
     def startup(self, alert: Callable[[Store, str, str], None]) -> StartupCommand:
         """The first command for this buffer; nothing may be changed before it is committed."""
-        return StartupCommand(self.recovery, alert, self.marked_id)
+        return StartupCommand(self.recovery, alert, self.marked_id, self.gateway_id)
 
 
 def open_buffer(
-    path: Path, now_ms: int, max_size_bytes: int, synchronous: Literal["full", "normal"] = "full"
+    path: Path,
+    now_ms: int,
+    max_size_bytes: int,
+    synchronous: Literal["full", "normal"] = "full",
+    *,
+    gateway_id: str,
+    adopt: bool = False,
 ) -> OpenedStore:
-    """Mend the buffer `path` if it must be, and open it, or a new one.
+    """Mend the buffer `path` if it must be, and open it, or a new one, for the gateway `gateway_id`.
 
-    Raises StoreError when that is not possible now, and leaves the files as they are; DamageError when damage
-    was found that the next start mends.
+    Raises StoreError when that is not possible now, or when it belongs to another gateway (unless `adopt`),
+    and leaves the files as they are; DamageError when damage was found that the next start mends.
     """
     space = DiskSpace(path, max_size_bytes)
     store = Store(path, synchronous, wal_pages(min(max_size_bytes, space.total_bytes)))
@@ -59,6 +66,20 @@ def open_buffer(
             f"the buffer {path} cannot be opened: {exc}; it is left as it is",
             hint=f"is gateway.data_dir writable, is there room ({space}), and is the disk sound?",
         ) from exc
+    if not adopt:
+        _require_own(store, gateway_id)
     marker = CommitMarker(path)
     kept = marker if synchronous == "full" else None
-    return OpenedStore(store, space, recovery, kept, marker.read())
+    return OpenedStore(store, space, recovery, kept, marker.read(), gateway_id)
+
+
+def _require_own(store: Store, gateway_id: str) -> None:
+    owner = store.identity.gateway_id
+    if owner in ("", gateway_id):
+        return  # a new one, or one from before buffers knew it
+    store.close()
+    raise StoreError(
+        f"the buffer {store.path} belongs to the gateway {owner!r}, not to {gateway_id!r}",
+        hint=f"set gateway.id to {owner!r} again, or another data_dir; or take it over, with what waits"
+        " in it: `gateway buffer adopt -c FILE`",
+    )

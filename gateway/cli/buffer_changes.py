@@ -1,4 +1,4 @@
-"""`gateway buffer retry|drop|compact|restore`: what an operator changes by hand.
+"""`gateway buffer retry|drop|compact|restore|adopt`: what an operator changes by hand.
 
 A running gateway is asked through its control socket; the buffer of a stopped one is opened here, under the
 lock that keeps a gateway from starting meanwhile. What was done says which of the two it was.
@@ -42,12 +42,13 @@ from gateway.cli.buffer_options import (
     progress_bar,
 )
 from gateway.cli.settings import load_config
-from gateway.core.errors import BufferLockedError, StoreError
+from gateway.core.errors import BrokerError, BufferLockedError, StoreError
 from gateway.core.events import Status
 from gateway.core.own_topics import OwnTopics
 from gateway.core.units import format_bytes
 from gateway.delivery.states import DeliveryEvent, sources
 from gateway.host.control import SOCKET_FILE, ask
+from gateway.local.subscriptions import MEMORY_FILE, Memory
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -172,10 +173,66 @@ def restore(
         )
 
 
-CHANGES = (retry, drop, forward, compact, restore)
+def adopt(
+    config: ConfigFile,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    leave_session: Annotated[
+        bool, typer.Option("--leave-session", help="Do not end the old session at the local broker.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take the buffer of a stopped gateway over under the configured gateway.id, with what waits in it.
+
+    The old session at the local broker is ended, with what is queued in it: run the gateway under its old id
+    until that is empty, before.
+    """
+    settings, path = load_config(config), buffer_path(config)
+    with _stopped(path, "adopt"):
+        opened = _open(settings, path, adopt=True)
+        try:
+            owner = opened.store.identity.gateway_id
+            foreign = owner not in ("", settings.gateway.id)
+            old_client = "" if leave_session or not foreign else _left_session(settings, path)
+            if old_client and not yes:
+                typer.confirm(
+                    f"What the local broker has queued for {old_client!r} is dropped. Go on?",
+                    abort=True,
+                    err=True,
+                )
+            if old_client:
+                _end_session(settings, old_client)
+            _begin(opened, settings)
+            if opened.marker:
+                opened.marker.write(opened.store.last_id())
+        finally:
+            opened.store.close()
+    text = f"the buffer of {owner!r} belongs to {settings.gateway.id!r} now" if foreign else "it is its own"
+    _tell(Done({"before": owner, "ended_session": old_client}, live=False), as_json, text)
+
+
+CHANGES = (retry, drop, forward, compact, restore, adopt)
 
 
 # --- inside ---
+
+
+def _left_session(settings: Config, path: Path) -> str:
+    """Return the client id of the session that the buffer's last gateway has at the local broker, if that
+    would stay behind."""
+    client_id, _, url = Memory.read(path.with_name(MEMORY_FILE)).session.rpartition(" at ")
+    local = settings.local
+    return "" if local.embedded or url != local.url or client_id == local.client_id else client_id
+
+
+def _end_session(settings: Config, client_id: str) -> None:
+    from gateway.config.specs import ingest_endpoint  # noqa: PLC0415 - no other command needs the models
+    from gateway.mqtt.session_end import end_session  # noqa: PLC0415 - or MQTT
+
+    try:
+        end_session(ingest_endpoint(settings.local), client_id)
+    except BrokerError as exc:
+        hint = "nothing was changed; where that session is gone, or the broker is: --leave-session"
+        raise BrokerError(str(exc), hint=hint) from exc
 
 
 def _require_choice(choice: EventFilter, everything: bool) -> None:
@@ -223,7 +280,7 @@ def _change(config: Path, request: dict[str, Any], doing: str) -> Done:
 @contextmanager
 def _opened(settings: Config, path: Path) -> Iterator[dict[str, Operation]]:
     """What can be done to the buffer of a stopped gateway."""
-    opened = open_buffer(path, _now_ms(), settings.buffer.max_size, settings.buffer.synchronous)
+    opened = _open(settings, path)
     store = opened.store
     try:
         _begin(opened, settings)
@@ -232,6 +289,14 @@ def _opened(settings: Config, path: Path) -> Iterator[dict[str, Operation]]:
             opened.marker.write(store.last_id())
     finally:
         store.close()
+
+
+def _open(settings: Config, path: Path, *, adopt: bool = False) -> OpenedStore:
+    return open_buffer(
+        *(path, _now_ms(), settings.buffer.max_size, settings.buffer.synchronous),
+        gateway_id=settings.gateway.id,
+        adopt=adopt,
+    )
 
 
 def _begin(opened: OpenedStore, settings: Config) -> None:
