@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from gateway.core.errors import DamageError
-from gateway.host.files import sync_folder
+from gateway.host.files import replace_file
 
 # SQLError: the statement that made a table is damaged, and a column is not found. Not IOError: what the disk
 # does not give now it may give later.
@@ -20,9 +20,20 @@ _DAMAGES = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, UnicodeDecodeErr
 
 
 def note_damage(path: Path, problem: str) -> None:
-    """Leave word that the buffer `path` is damaged. Raises OSError."""
-    _note(path).write_text(problem)
-    sync_folder(path.parent)
+    """Leave word that the buffer `path` is damaged. Raises OSError.
+
+    A running gateway looks for the note at any time, so it is there with its reason or not at all; on a full
+    disk an empty one still tells the next start to look at the whole file.
+    """
+    note = _note(path)
+    new = note.with_name(note.name + ".new")
+    try:
+        new.write_text(problem)
+        replace_file(new, note)
+    except OSError:
+        new.unlink(missing_ok=True)
+        note.touch()
+        raise
 
 
 @contextmanager
