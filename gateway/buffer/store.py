@@ -40,6 +40,7 @@ from gateway.buffer.newest_results import Row, save_newest
 from gateway.buffer.pending_time import PendingTime
 from gateway.buffer.receipts import Receipts, ReceiptTable
 from gateway.buffer.removals import Removals
+from gateway.buffer.repair.rescue import is_displaced, rescue
 from gateway.buffer.schema import WAL_CHECKPOINT_PAGES, open_writer
 from gateway.buffer.stored_dictionaries import StoredDictionaries
 from gateway.buffer.stored_events import BATCH_BYTES, among
@@ -135,6 +136,16 @@ class Store:
         with contextlib.suppress(apsw.Error, PeeweeException):
             failed.close()
         self._begin()
+
+    @property
+    def is_displaced(self) -> bool:
+        """Whether the file was deleted or replaced: what is committed now is lost when it is closed."""
+        return is_displaced(self._connection)
+
+    def rescue(self) -> None:
+        """Write what the displaced file holds to where the next start takes it up; outside of a
+        transaction."""
+        rescue(self._connection, self.path)
 
     def close(self) -> None:
         self._database.close()

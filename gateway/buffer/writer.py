@@ -25,7 +25,7 @@ from peewee import DataError, IntegrityError, PeeweeException, ProgrammingError
 from gateway.buffer.commit_pace import CommitPace
 from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.store import Store
-from gateway.core.errors import LogHeldError, StoreError
+from gateway.core.errors import DisplacedError, LogHeldError, StoreError, plain_reason
 from gateway.core.events import Status
 from gateway.core.threads import RoleThread
 
@@ -44,7 +44,7 @@ def is_storage_fault(error: Exception) -> bool:
     """Whether the disk or the file is at fault, so that trying again later makes sense."""
     if isinstance(error, _COMMAND_FAULTS):
         return False
-    return isinstance(error, (apsw.Error, PeeweeException, OSError, LogHeldError))
+    return isinstance(error, (apsw.Error, PeeweeException, OSError, LogHeldError, DisplacedError))
 
 
 def is_disk_full(error: Exception) -> bool:
@@ -187,6 +187,7 @@ class WriterMetrics:
         self.stretch = 1.0  # how much larger than configured a group may be, because the disk is slow
         self.storage_error = ""  # why the writer cannot commit right now; empty when it can
         self.damage = ""  # what SQLite said when it found the file damaged
+        self.displaced = ""  # that the file was deleted or replaced; what it held is safe by then
 
 
 class Writer:
@@ -402,6 +403,8 @@ class Writer:
                 # While the disk fails, the smallest transaction has the best chance.
                 if applied_s - started_s > group_time_s or self.metrics.storage_error:
                     break
+        if self._store.is_displaced:  # before anybody hears of this commit
+            raise DisplacedError(f"{self._store.path} was deleted or replaced while the gateway ran")
         if self._mark:
             self._mark.write(self._store.last_id())
         self._note_commit(applied_s, sum(command.weight for command in group[:count]))
@@ -428,6 +431,7 @@ class Writer:
         if relief:
             relief.release()  # even to open the file may take room
         if self._state == _REOPEN:
+            self._rescue()
             self._store.reopen()
         elif self._state == _RELOAD:
             with self._store.transaction():
@@ -439,6 +443,23 @@ class Writer:
             self._state = _REOPEN  # until it has worked out
             relief.relieve(self._store)
             self._state, self._full = _CURRENT, False
+
+    def _rescue(self) -> None:
+        """Before a file is opened anew: is it still the one that holds what was acknowledged? Raises
+        DisplacedError when it is not; a new start goes on with what is written here, as soon as there is a
+        place for it."""
+        if not self._store.is_displaced:
+            return
+        problem = f"{self._store.path} was deleted or replaced while the gateway ran"
+        if not self.metrics.displaced:
+            try:
+                self._store.rescue()
+            except (apsw.Error, OSError) as exc:
+                raise DisplacedError(
+                    f"{problem}, and what it held cannot be written again: {plain_reason(exc)}"
+                ) from exc
+            self.metrics.displaced = problem
+        raise DisplacedError(problem)
 
     def _wait_for_storage(self, error: Exception) -> None:
         # After a failed fsync the operating system may have dropped the pages: start from the file again.

@@ -124,6 +124,9 @@ def _next_settings(
         if gateway.status.broken:
             mending.again(gateway.status.broken)
             return gateway.config
+        if gateway.status.displaced:
+            log.error("the gateway starts anew with what it held: %s", gateway.status.displaced)
+            return gateway.config
         health.look(gateway.status.health())
         if not told:
             continue

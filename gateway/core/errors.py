@@ -66,6 +66,10 @@ class DamageError(StoreError):
     """Raised when the buffer's file itself is damaged, so that only a new start can mend it."""
 
 
+class DisplacedError(StoreError):
+    """Raised when the buffer's file was deleted or replaced while it is open. Nothing may be acknowledged."""
+
+
 class BufferLockedError(StoreError):
     """Raised when another process owns the data directory."""
 

@@ -115,6 +115,12 @@ class GatewayStatus:
         return self.upkeep.metrics.damage if self.writer.metrics.damage else ""
 
     @property
+    def displaced(self) -> str:
+        """That the buffer's file was deleted or replaced, once a new start can go on with what it held; else
+        empty."""
+        return self.writer.metrics.displaced
+
+    @property
     def progress(self) -> int:
         """A number that grows while the writer works: with each commit, and each that the disk refused."""
         return self.writer.metrics.groups + self.writer.metrics.failures

@@ -137,6 +137,17 @@ class GatewayProcess:
             pass  # it is starting, or gone
         return None
 
+    def said(self, path: str) -> str:
+        """The body of an HTTP answer with whatever status; empty where there is none."""
+        try:
+            with urllib.request.urlopen(f"http://{self._listen}{path}", timeout=5) as answer:
+                return str(answer.read(), "utf-8")
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return str(exc.read(), "utf-8")
+        except OSError:
+            return ""
+
     def metric(self, name: str) -> float:
         """One number of /metrics, with its labels; 0 where it is not there yet."""
         for line in (self.get("/metrics") or "").splitlines():

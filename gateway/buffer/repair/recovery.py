@@ -22,6 +22,7 @@ import apsw
 from peewee import PeeweeException
 
 from gateway.buffer.repair.damage import forget_damage, noted_damage
+from gateway.buffer.repair.rescue import rescued_path
 from gateway.buffer.repair.row_validation import unfit
 from gateway.buffer.repair.salvage import UNREADABLE, Salvage, salvage
 from gateway.buffer.repair.wal import mended, scan
@@ -46,7 +47,7 @@ _PASSING_OF_SQLITE = (
 class Recovery(NamedTuple):
     """What was found and done. `alert` is empty when nothing was lost."""
 
-    kind: str  # whole, mended, salvaged, backup, empty
+    kind: str  # whole, mended, rescued, salvaged, backup, empty
     alert: str
     kept_aside: Path | None
 
@@ -61,6 +62,8 @@ def recover(path: Path, now_ms: int, synchronous: Literal["full", "normal"] = "f
     possible now, for want of room or of rights; the files are then as they were.
     """
     aside = _aside(path, now_ms)
+    if rescued_path(path).exists():
+        return _finish_rescue(path, aside)
     if _rebuilt(path).exists():
         return _finish_rebuild(path, aside)
     if not path.exists():
@@ -176,12 +179,22 @@ def _passes(error: Exception) -> bool:
 
 def _finish_rebuild(path: Path, aside: Path) -> Recovery:
     """The start before this one was killed when all was saved, but not in its place yet."""
-    if any(path.with_name(path.name + suffix).exists() for suffix in _SUFFIXES):
+    if _lies_there(path):
         _keep(path, aside)
     replace_file(_rebuilt(path), path)
     folder = f"{path.parent}/damaged-*"
     text = f"the buffer was damaged; what could be read was saved; the damaged files are in {folder}"
     return Recovery("salvaged", text, aside if aside.exists() else None)
+
+
+def _finish_rescue(path: Path, aside: Path) -> Recovery:
+    """The file was deleted or replaced under a running gateway, which then wrote all of it again."""
+    text = f"{path} was deleted or replaced while the gateway ran; what it held was written again"
+    if _lies_there(path):
+        _keep(path, aside)
+        text += f"; what lay in its place is in {aside}"
+    replace_file(rescued_path(path), path)
+    return Recovery("rescued", text, aside if aside.exists() else None)
 
 
 def _from_backup(path: Path, aside: Path, problem: str) -> Recovery:
@@ -226,6 +239,10 @@ def _salvage_alert(saved: Salvage, problem: str, aside: Path) -> str:
 def _aside(path: Path, now_ms: int) -> Path:
     """The folder for what is found damaged at this start."""
     return path.parent / f"damaged-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S.%f}"
+
+
+def _lies_there(path: Path) -> bool:
+    return any(path.with_name(path.name + suffix).exists() for suffix in _SUFFIXES)
 
 
 def _keep(path: Path, aside: Path, *, copy: bool = False) -> None:
