@@ -173,7 +173,9 @@ def list_command(
 
 
 @app.command()
-def show(config: ConfigFile, event_id: Annotated[str, typer.Argument(help="The event's id.")]) -> None:
+def show(
+    event_id: Annotated[str, typer.Argument(help="The event's id.")], config: ConfigFile = DEFAULT_CONFIG
+) -> None:
     """One event, whole, as JSON."""
     try:
         wanted = EventFilter(event_ids=(uuid.UUID(event_id),))
@@ -193,7 +195,7 @@ def show(config: ConfigFile, event_id: Annotated[str, typer.Argument(help="The e
 
 @app.command()
 def export(
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File; unset: standard output.")
     ] = None,
@@ -222,7 +224,7 @@ def export(
 
 
 @app.command()
-def verify(config: ConfigFile, as_json: AsJson = False) -> None:
+def verify(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Check the checksum of every event. Exits 1 when one is wrong."""
     checked, wrong = 0, []
     with read_buffer(buffer_path(config)) as reader, progress_bar() as progress:
@@ -242,7 +244,7 @@ def verify(config: ConfigFile, as_json: AsJson = False) -> None:
 
 @app.command()
 def backup(
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File; unset: beside the buffer, where a start finds it."),

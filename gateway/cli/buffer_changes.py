@@ -41,7 +41,7 @@ from gateway.cli.buffer_options import (
     moment_ms,
     progress_bar,
 )
-from gateway.cli.settings import load_config
+from gateway.cli.settings import DEFAULT_CONFIG, load_config
 from gateway.core.errors import BrokerError, BufferLockedError, StoreError
 from gateway.core.events import Status
 from gateway.core.own_topics import OwnTopics
@@ -69,7 +69,7 @@ class Done(NamedTuple):
 
 
 def retry(
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     event_ids: EventIds = None,
     kind: OfKind = None,
     stream: OfStream = None,
@@ -87,7 +87,7 @@ def retry(
 
 
 def drop(
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     event_ids: EventIds = None,
     status: OfStatus = None,
     kind: OfKind = None,
@@ -118,7 +118,7 @@ def drop(
 
 
 def forward(
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     event_ids: EventIds = None,
     kind: OfKind = None,
     stream: OfStream = None,
@@ -139,7 +139,7 @@ def forward(
     _tell(done, as_json, f"{done.result['forwarded']:,} events go to the cloud")
 
 
-def compact(config: ConfigFile, as_json: AsJson = False) -> None:
+def compact(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Give free space inside of the file back to the file system. A running gateway goes on meanwhile."""
     done = _change(config, {"do": "compact"}, "compacting")
     before, after = (format_bytes(done.result[name]) for name in ("before_bytes", "after_bytes"))
@@ -147,7 +147,7 @@ def compact(config: ConfigFile, as_json: AsJson = False) -> None:
 
 
 def restore(
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     backup: Annotated[
         Path | None, typer.Argument(help="The backup; none: the one that `gateway buffer backup` makes.")
     ] = None,
@@ -174,7 +174,7 @@ def restore(
 
 
 def adopt(
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     leave_session: Annotated[
         bool, typer.Option("--leave-session", help="Do not end the old session at the local broker.")

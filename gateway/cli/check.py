@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.settings import DEFAULT_CONFIG
 from gateway.config import Config, json_schema, load_config, warnings_of
 from gateway.config.document import Problem
 from gateway.config.models import Cloud
@@ -43,6 +44,8 @@ def check(
     if schema:
         typer.echo(json.dumps(json_schema(), indent=2))
         return
+    if config is None and DEFAULT_CONFIG.exists():
+        config = DEFAULT_CONFIG
     if config is None:
         typer.echo("Give a configuration file: gateway check -c gateway.yaml", err=True)
         raise typer.Exit(2)

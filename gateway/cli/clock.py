@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.settings import load_config
+from gateway.cli.settings import DEFAULT_CONFIG, load_config
 from gateway.core.errors import GatewayError, plain_reason
 from gateway.core.printable import printable
 from gateway.core.units import format_duration
@@ -25,7 +25,7 @@ ANSWER_WITHIN_S = 5.0
 
 
 @app.command()
-def status(config: ConfigPath, as_json: AsJson = False) -> None:
+def status(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Sources, offset, drift, uncertainty and state of the gateway's own time.
 
     Exits with 1 when the time is not certain, so that a check can use it.
@@ -38,7 +38,7 @@ def status(config: ConfigPath, as_json: AsJson = False) -> None:
 
 @app.command()
 def devices(
-    config: ConfigPath,
+    config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many to show.")] = 20,
 ) -> None:

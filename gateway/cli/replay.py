@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from gateway.cli.settings import load_config
+from gateway.cli.settings import DEFAULT_CONFIG, load_config
 from gateway.decode.routes import RouteTable
 from gateway.pipeline.plugins_loader import load_plugins
 from gateway.pipeline.replay import Recorded, Replay, line_of, read_events
@@ -27,10 +27,12 @@ PROGRESS_LINES = 5_000
 
 
 def replay(
-    config: Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")],
     events: Annotated[
         Path, typer.Option("--input", "-i", help="Events, one JSON object a line: topic, payload, time_ms.")
     ],
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="Configuration file (YAML).")
+    ] = DEFAULT_CONFIG,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where the results go, as JSON lines.")
     ] = None,
