@@ -1,4 +1,7 @@
-"""The side of the cloud: the bridge's connections, the audit, and commands that come down."""
+"""The side of the cloud: the bridge's connections, the audit, and commands that come down.
+
+Where a service allows one connection (`Cloud.one_connection`), all of them share it.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ from gateway.cloud.downlink import CloudSide
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.config import Config
 from gateway.config.models import Cloud
-from gateway.config.specs import bridge_spec, downlink_endpoint, endpoint
+from gateway.config.specs import bridge_spec, downlink_settings, endpoint
 from gateway.core.clock import Clock
 from gateway.flow.memory import MemoryBudget
 from gateway.local.republish import status_payload
 from gateway.mqtt.endpoint import Will
-from gateway.mqtt.link import Link, stop_links
+from gateway.mqtt.link import Link, Session, stop_links
+from gateway.mqtt.shared_session import SharedSession
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.command_topics import Downlink
 
@@ -49,6 +53,7 @@ class CloudPart(Part):
             self._add_bridges(config, config.cloud, budget)
             self._add_audit(config.cloud)
             self._add_downlink(config, config.cloud)
+            (self._share_one_link if config.cloud.one_connection else self._add_links)(config.cloud)
 
     def start(self, status: GatewayStatus) -> None:
         for link in self.links:
@@ -70,12 +75,9 @@ class CloudPart(Part):
     def _add_bridges(self, config: Config, cloud: Cloud, budget: MemoryBudget) -> None:
         spec = bridge_spec(config, cloud, self._topics.status, budget.processing_bytes)
         bucket = SharedBucket(cloud.bandwidth, cloud.messages)
-        will = Will(self._topics.status, status_payload("offline"), retain=cloud.retain)
         for shard in range(cloud.connections):
             bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket, self._alert)
-            where = endpoint(cloud, f"-{shard}", will=will if cloud.will and shard == 0 else None)
             self.bridges.append(bridge)
-            self.bridge_links.append(self._link(f"bridge-{shard}", where, bridge))
 
     def _add_audit(self, cloud: Cloud) -> None:
         if cloud.audit_s is None:
@@ -84,7 +86,6 @@ class CloudPart(Part):
         self._auditor = Auditor(
             topics.prefix, topics.gateway_id, self._buffer.path, self._writer, self._now_ms, cloud.audit_s
         )
-        self._other_links.append(self._link("audit", endpoint(cloud, "-audit"), self._auditor))
 
     def _add_downlink(self, config: Config, cloud: Cloud) -> None:
         if not cloud.downlink:
@@ -93,4 +94,30 @@ class CloudPart(Part):
         downlink = self.downlink = CloudSide(Downlink(self._topics.gateway_id, self._topics.root, rules))
         local = endpoint(config.local, "-downlink")
         self._other_links.append(self._link("downlink-local", local, downlink.local))
-        self._other_links.append(self._link("downlink", downlink_endpoint(cloud), downlink))
+
+    # --- the connections ---
+
+    def _add_links(self, cloud: Cloud) -> None:
+        """One for each, with client identifiers that differ in what they end in."""
+        for shard, bridge in enumerate(self.bridges):
+            where = endpoint(cloud, f"-{shard}", will=self._will(cloud) if shard == 0 else None)
+            self.bridge_links.append(self._link(f"bridge-{shard}", where, bridge))
+        if self._auditor is not None:
+            self._other_links.append(self._link("audit", endpoint(cloud, "-audit"), self._auditor))
+        if self.downlink is not None:
+            where = endpoint(cloud, "-downlink", **downlink_settings(cloud))
+            self._other_links.append(self._link("downlink", where, self.downlink))
+
+    def _share_one_link(self, cloud: Cloud) -> None:
+        """One for all of them, with the client identifier as it stands in the configuration."""
+        members: list[Session] = [*self.bridges]
+        members += [each for each in (self._auditor, self.downlink) if each is not None]
+        session = SharedSession(members, self.downlink)
+        more = {} if self.downlink is None else downlink_settings(cloud)
+        where = endpoint(cloud, "", will=self._will(cloud), **more)
+        self.bridge_links.append(self._link("bridge-0", where, session))
+
+    def _will(self, cloud: Cloud) -> Will | None:
+        if not cloud.will:
+            return None
+        return Will(self._topics.status, status_payload("offline"), retain=cloud.retain)

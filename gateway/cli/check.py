@@ -188,5 +188,7 @@ def _cloud_line(cloud: Cloud | None) -> str:
     if cloud is None:
         return "none: events stay here"
     links = "1 connection" if cloud.connections == 1 else f"{cloud.connections} connections"
+    if cloud.one_connection:
+        links = f"1 connection for everything, client id {cloud.client_id}"
     urls = cloud.url if isinstance(cloud.url, str) else ", then ".join(cloud.url)
     return f"{urls} (MQTT {cloud.protocol}), format {cloud.format}, {links}"

@@ -6,7 +6,10 @@ Invariants:
 - Claims are remembered as made only after all of their messages were acknowledged; else they are made again.
 - What was claimed is claimed again, some streams in each record, and a record goes even when nothing is new:
   what the cloud broker lost, with or without its claim, shows although its stream is idle.
-- It only reads: a session of its own, so that a large audit holds up neither the drain nor live data.
+- It only reads. Where it has a connection of its own, a large audit holds up neither the drain nor live data;
+  where it shares the bridge's, packet ids that are not its own are the bridge's.
+- A broker that ends the connection over an audit record may not do so again at once: another session on the
+  connection would take the blame. After each such end in a row the next audit waits twice as long.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ _REPEATED = 32  # streams that are claimed again in one record: about 2 kB
 _REPEATED_RUNS = 500  # and no further ones once so many exempt runs were told
 _REFUSED = 0x80
 _PACKET_BYTES = 16  # of a PUBLISH, beside topic and payload
+_LONGEST_REST_S = 3600.0  # after connections that ended over an audit record
 
 
 class AuditorMetrics:
@@ -84,14 +88,20 @@ class Auditor(Session):
         self._in_flight: set[int] = set()
         self._due_s = 0.0
         self._behind = False
+        self._ends = 0  # in a row, of connections with records that were not answered
 
     # --- on the link's thread ---
 
     def connected(self, link: Link, session_present: bool) -> None:
-        self._due_s = 0.0
+        self._behind = False
+        rest_s = self._interval_s * 2**self._ends if self._ends > 1 else 0.0
+        self._due_s = time.monotonic() + min(rest_s, _LONGEST_REST_S)
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
+        if packet_id not in self._in_flight:
+            return
         self._in_flight.discard(packet_id)
+        self._ends = 0
         if reason_code == TOO_LARGE:
             self.metrics.refused += 1  # one claim that cannot be told; it must not keep back the others
             log.warning("an audit record is larger than the cloud broker takes: a stream is not proven")
@@ -106,6 +116,12 @@ class Auditor(Session):
             self.metrics.audits += 1
 
     def disconnected(self, link: Link) -> None:
+        if self._in_flight:
+            self._ends = min(self._ends + 1, 16)
+            if self._ends > 1:
+                log.warning(
+                    "%d connections in a row ended over an audit record; the next one waits", self._ends
+                )
         self._give_up()
 
     def work(self, link: Link) -> float:

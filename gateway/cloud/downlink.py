@@ -1,7 +1,9 @@
 """Brings commands from the cloud broker to the local one: two sessions, each on a link of its own.
 
 Its connections are not those of the bridge and of ingest: those live and die with their packet ids and
-windows, and a command must not wait behind a backlog, nor a slow local broker hold up the drain.
+windows, and a command must not wait behind a backlog, nor a slow local broker hold up the drain. Where a
+service allows only one connection it shares the bridge's, which never stops reading: a flood of commands is
+then bounded here.
 
 Invariants:
 - A command is acknowledged to the cloud broker after the local broker's PUBACK, or once it is refused.
@@ -127,6 +129,9 @@ class CloudSide(Session):
         link.subscribe([each for each in self._downlink.filters() if each[0] in names])
 
     def _take(self, link: Link, message: Message) -> None:
+        if self.local.waiting >= 2 * WAITING:
+            self.metrics.rejected["too_many"] += 1  # of QoS 1 it comes again with the next connection
+            return
         destination = self._downlink.destination(message)
         if isinstance(destination, str):
             self.metrics.rejected[destination] += 1

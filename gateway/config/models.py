@@ -173,6 +173,14 @@ class Cloud(Broker):
         description="Where the identity of an event is (`format: event`): `auto`, in user properties with "
         "MQTT 5, in a JSON envelope with 3.1.1, which has none; `always`, in an envelope.",
     )
+    client_id: str = setting(
+        CLIENT_ID,
+        min_length=1,
+        max_length=256,
+        description="MQTT client identifier. Where it is given and `connections` is 1, one connection of "
+        "exactly this name carries everything: events, status, audit, commands. Else each has its own, "
+        "which ends in `-0`, `-1`, …, `-audit`, `-downlink`.",
+    )
     connections: int = setting(1, ge=1, le=64, description="Connections; streams are spread over them.")
     bandwidth: RateBytesPerS | None = setting(None, description="Bound on the uplink. Unset: none.")
     messages: RatePerS | None = setting(
@@ -220,6 +228,11 @@ class Cloud(Broker):
     downlink: tuple[DownlinkEntry, ...] = setting(
         (), description="Commands: what is taken from the cloud broker and published on the local one."
     )
+
+    @property
+    def one_connection(self) -> bool:
+        """Whether all of it goes over one connection, whose client identifier is exactly `client_id`."""
+        return self.connections == 1 and "client_id" in self.model_fields_set
 
     @property
     def audit_s(self) -> float | None:
@@ -279,8 +292,10 @@ class Config(Section):
             broker = getattr(self, section)
             if broker is not None:
                 client_id = broker.client_id.replace("{id}", self.gateway.id)
-                # The model is frozen for its users; this is still its construction.
-                self.__dict__[section] = broker.model_copy(update={"client_id": client_id})
+                # The model is frozen for its users; this is still its construction. What the file has set
+                # stays known: see `Cloud.one_connection`.
+                self.__dict__[section] = named = broker.model_copy()
+                named.__dict__["client_id"] = client_id
         return self
 
     @property

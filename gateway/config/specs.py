@@ -89,16 +89,14 @@ def ingest_endpoint(local: Local) -> Endpoint:
     )
 
 
-def downlink_endpoint(cloud: Cloud) -> Endpoint:
-    """Return the connection on which commands come, for which the broker queues."""
+def downlink_settings(cloud: Cloud) -> dict[str, Any]:
+    """Return what is particular to the connection on which commands come: the broker queues for it."""
     largest_bytes = max(entry.rule().max_bytes for entry in cloud.downlink)
-    return endpoint(
-        cloud,
-        "-downlink",
-        persistent=True,
-        session_expiry_s=cloud.session_expiry // 1000,
-        max_packet_bytes=2 * largest_bytes + _ANY_TOPIC_BYTES,
-    )
+    return {
+        "persistent": True,
+        "session_expiry_s": cloud.session_expiry // 1000,
+        "max_packet_bytes": 2 * largest_bytes + _ANY_TOPIC_BYTES,
+    }
 
 
 def bridge_spec(config: Config, cloud: Cloud, status_topic: str, memory_bytes: int) -> BridgeSpec:
