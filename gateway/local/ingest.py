@@ -107,8 +107,7 @@ class Ingest(Session):
                 return due_s - now_s
             self._committed.popleft()
             self._released += len(messages)
-            for message in messages:
-                link.ack(message)
+            link.ack(*messages)
         return 1.0
 
     def _sifted(self, link: Link, messages: list[Message]) -> list[Message]:

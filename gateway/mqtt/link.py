@@ -189,11 +189,11 @@ class Link:
         """End subscriptions. `Session.unsubscribed` is told when the broker has."""
         self._require_connection().unsubscribe(filters)
 
-    def ack(self, message: Message) -> None:
-        """Acknowledge `message`, unless it came on an earlier connection: its packet id may be another's now.
-        With QoS 0 there is nothing to acknowledge."""
-        if message.epoch == self.epoch and message.qos and self._connection is not None:
-            self._connection.ack(message.packet_id, message.qos)
+    def ack(self, *messages: Message) -> None:
+        """Acknowledge `messages`, but none that came on an earlier connection: its packet id may be another's
+        now. With QoS 0 there is nothing to acknowledge."""
+        if self._connection is not None:
+            self._connection.ack(messages)
 
     def publish(
         self,

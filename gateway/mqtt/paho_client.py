@@ -3,11 +3,13 @@
 All of it runs on the thread of the `Link` that made it, and a connection is used once:
 - nothing is acknowledged before its owner says so: neither QoS 1 (PUBACK) nor QoS 2 (PUBREC), also where a
   broker delivers QoS 2 although it granted QoS 1;
-- a PUBREL is answered at once, because its message was committed before the PUBREC.
+- a PUBREL is answered at once, because its message was committed before the PUBREC;
+- whole PUBLISH packets of QoS 0 and 1 do not reach paho (`publishes`), unless it is amid another packet.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -22,6 +24,7 @@ from gateway.core.errors import BrokerError
 from gateway.core.events import Message
 from gateway.delivery.refusals import reason_name, reason_text
 from gateway.mqtt.endpoint import Endpoint
+from gateway.mqtt.publishes import Kept, Splitter, acknowledgements
 from gateway.mqtt.sockets import BufferedSocket
 from gateway.mqtt.transport import open_transport, unanswered
 
@@ -41,7 +44,6 @@ _HINTS = {
     0x9C: "change url",
     0x9D: "change url",
 }
-_ACKNOWLEDGEMENT = {1: b"\x40\x02", 2: b"\x50\x02"}  # PUBACK, PUBREC; the packet id follows
 _PUBCOMP = b"\x70\x02"
 
 
@@ -89,6 +91,7 @@ class Connection:
         self._now_ms = now_ms
         self._epoch = epoch
         self._inbox: list[Message] = []
+        self._splitter = Splitter(v5=endpoint.protocol == "5", epoch=epoch)
         self._refused = ""
         self._asked: dict[int, list[str]] = {}  # filters by the packet id of their (UN)SUBSCRIBE
         self._client = self._make_client()
@@ -110,9 +113,12 @@ class Connection:
             if self.accepted:
                 raise
             raise BrokerError(unanswered(self._endpoint, connection.first_bytes)) from exc
-        for _ in range(_PACKETS_PER_TURN):
-            if not connection.readable:
-                break
+        room = _PACKETS_PER_TURN
+        while room > 0 and connection.readable:
+            if taken := self._split(room):
+                room -= taken
+                continue
+            room -= 1
             code = client.loop_read()
             if not self.accepted and self.refused_code is None and code > 0:
                 raise BrokerError(unanswered(self._endpoint, connection.first_bytes))
@@ -121,6 +127,18 @@ class Connection:
             self._raise_refusal()
         messages, self._inbox = self._inbox, []
         return messages
+
+    def _split(self, most: int) -> int:
+        """Take the messages that can be had without paho; return how many there were."""
+        client, connection = self._client, self._client.connection
+        if not self.accepted or not client.between_packets:
+            return 0
+        messages, end = self._splitter.split(*connection.ahead, most, self._now_ms())
+        if messages:
+            connection.skip_to(end)
+            client.note_received()
+            self._inbox += messages
+        return len(messages)
 
     def write(self) -> None:
         """Send what is queued, as far as the peer takes it."""
@@ -172,10 +190,10 @@ class Connection:
             _, packet_id = self._client.unsubscribe(list(part))
             self._asked[packet_id or 0] = list(part)
 
-    def ack(self, packet_id: int, qos: int) -> None:
-        """Acknowledge one message. Written past paho's queue, which costs more than all the rest of it; the
-        socket takes whole packets only, so the order of packets is all that differs."""
-        self._client.connection.send(_ACKNOWLEDGEMENT[qos] + packet_id.to_bytes(2, "big"))
+    def ack(self, messages: Sequence[Message]) -> None:
+        """Acknowledge what came on this connection. Written past paho's queue, which costs more than all the
+        rest of it; the socket takes whole packets only, so the order of packets is all that differs."""
+        self._client.connection.send(acknowledgements(messages, self._epoch))
 
     @property
     def full(self) -> bool:
@@ -287,16 +305,9 @@ class Connection:
                 message.mid,
                 self._epoch,
                 self._now_ms(),
-                *self._properties(message.properties),
+                *Kept.of(message.properties),
             )
         )
-
-    @staticmethod
-    def _properties(found: Properties | None) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-        """The user properties and the subscription identifiers of a message."""
-        if found is None:
-            return (), ()
-        return tuple(getattr(found, "UserProperty", ())), tuple(getattr(found, "SubscriptionIdentifier", ()))
 
     def _on_publish(self, _client: Any, _data: Any, packet_id: int, _reason: Any, _properties: Any) -> None:
         self._listener.published(packet_id, self._client.puback_code)
@@ -342,6 +353,16 @@ class _Client(paho.Client):
     def wire_bytes(self) -> int:
         connection = getattr(self, "connection", None)
         return 0 if connection is None else int(connection.wire_bytes)
+
+    @property
+    def between_packets(self) -> bool:
+        """Whether the next byte begins a packet."""
+        return not self._in_packet["command"] and not self._in_packet["remaining_count"]
+
+    def note_received(self) -> None:
+        """The peer lives: paho's watch over the keepalive has not seen what was read past it."""
+        name = "_last_bytes_received" if hasattr(self, "_last_bytes_received") else "_last_msg_in"
+        setattr(self, name, time.monotonic())  # as paho 2.2 calls it, and as 2.1 does
 
     def take_at_once(self, messages: int) -> None:
         """Let no more messages at QoS 1 be unanswered. paho's own setting has to be made before the

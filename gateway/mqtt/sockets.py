@@ -62,6 +62,15 @@ class BufferedSocket:
             del self._outbox[:sent]
 
     @property
+    def ahead(self) -> tuple[bytes, int]:
+        """What was read ahead, and where in it the bytes begin that nobody has taken."""
+        return self._inbox, self._read
+
+    def skip_to(self, at: int) -> None:
+        """The bytes of `ahead` before `at` have been taken."""
+        self._read = at
+
+    @property
     def readable(self) -> bool:
         """Whether `recv` has something to give: bytes, or the end of the stream."""
         return self._read < len(self._inbox) or self._closed_by_peer
