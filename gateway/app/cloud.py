@@ -19,6 +19,7 @@ from gateway.cloud.shared_bucket import SharedBucket
 from gateway.config import Config
 from gateway.config.models import Cloud
 from gateway.config.specs import bridge_spec, downlink_settings, endpoint
+from gateway.config.topics_model import OFF, uplink_topics
 from gateway.core.clock import Clock
 from gateway.flow.memory import MemoryBudget
 from gateway.local.republish import status_payload
@@ -27,6 +28,7 @@ from gateway.mqtt.link import Link, Session, stop_links
 from gateway.mqtt.shared_session import SharedSession
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.command_topics import Downlink
+from gateway.wire.uplink_topics import UplinkTopics
 
 
 class CloudPart(Part):
@@ -48,8 +50,12 @@ class CloudPart(Part):
         self._buffer = buffer
         self._writer = processing.writer
         self._topics = processing.topics
+        self._uplink = UplinkTopics(processing.topics)
+        self._status_topic = self._uplink.status
         self._alert = processing.alert
         if config.cloud is not None:
+            self._uplink = uplink_topics(config, config.cloud)
+            self._status_topic = "" if config.cloud.topics.status == OFF else self._uplink.status
             self._add_bridges(config, config.cloud, budget)
             self._add_audit(config.cloud)
             self._add_downlink(config, config.cloud)
@@ -73,7 +79,7 @@ class CloudPart(Part):
         return (*self.bridge_links, *self._other_links)
 
     def _add_bridges(self, config: Config, cloud: Cloud, budget: MemoryBudget) -> None:
-        spec = bridge_spec(config, cloud, self._topics.status, budget.processing_bytes)
+        spec = bridge_spec(config, cloud, self._status_topic, budget.processing_bytes)
         bucket = SharedBucket(cloud.bandwidth, cloud.messages)
         for shard in range(cloud.connections):
             bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket, self._alert)
@@ -82,9 +88,9 @@ class CloudPart(Part):
     def _add_audit(self, cloud: Cloud) -> None:
         if cloud.audit_s is None:
             return
-        topics = self._topics
+        topic, gateway_id = self._uplink.audit, self._topics.gateway_id
         self._auditor = Auditor(
-            topics.prefix, topics.gateway_id, self._buffer.path, self._writer, self._now_ms, cloud.audit_s
+            topic, gateway_id, self._buffer.path, self._writer, self._now_ms, cloud.audit_s
         )
 
     def _add_downlink(self, config: Config, cloud: Cloud) -> None:
@@ -118,6 +124,6 @@ class CloudPart(Part):
         self.bridge_links.append(self._link("bridge-0", where, session))
 
     def _will(self, cloud: Cloud) -> Will | None:
-        if not cloud.will:
+        if not cloud.will or not self._status_topic:
             return None
-        return Will(self._topics.status, status_payload("offline"), retain=cloud.retain)
+        return Will(self._status_topic, status_payload("offline"), retain=cloud.retain)

@@ -26,7 +26,6 @@ from gateway.buffer.dropped_messages import shed_ranges
 from gateway.buffer.proof.positions import StreamPositions, lost, standing
 from gateway.buffer.reader import Reader
 from gateway.buffer.writer import Writer
-from gateway.core.own_topics import OwnTopics
 from gateway.flow.dropped_ranges import DroppedRange
 from gateway.mqtt.link import TOO_LARGE, Link, Session
 from gateway.wire.audit_record import RECORD_BYTES, AuditRecord, Exempt, StreamClaim, audit_messages
@@ -61,7 +60,7 @@ class Auditor(Session):
 
     def __init__(
         self,
-        prefix: str,
+        topic: str,
         gateway_id: str,
         path: Path,
         writer: Writer,
@@ -69,7 +68,7 @@ class Auditor(Session):
         interval_s: float = 60.0,
     ) -> None:
         self.metrics = AuditorMetrics()
-        self._topic = OwnTopics(prefix, gateway_id).audit
+        self._topic = topic
         self._gateway_id = gateway_id
         self._path = path
         self._writer = writer

@@ -114,9 +114,9 @@ class Bridge(Session):
         self.subscribers.recall(self._supply.reader)
         self._gave_up = False
         self._packer = FrameBuilder(
-            *(self._spec.prefix, self._spec.gateway_id, self._shard, self._spec.format),
+            *(self._spec.uplink, self._shard, self._spec.format),
             encoding=self._spec.encoding,
-            envelopes=self._spec.envelopes or link.endpoint.protocol != "5",
+            identity=self._spec.identity(link.endpoint.protocol),
         )
         self._say(link, "online")
 

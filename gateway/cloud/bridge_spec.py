@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.buffer.stored_events import BATCH_BYTES
+from gateway.cloud.frame_builder import Identity
 from gateway.cloud.subscribers import SubscriberRule
+from gateway.core.own_topics import OwnTopics
 from gateway.delivery.states import Backoff
 from gateway.wire.encodings import Encoding
+from gateway.wire.uplink_topics import UplinkTopics
 
 FRAME_BYTES = 1024 * 1024
 LEAST_FRAME_BYTES = 64 * 1024  # with less, most of the work is for frames and not for what is in them
@@ -29,12 +32,24 @@ class BridgeSpec:
     backoff: Backoff = field(default_factory=Backoff)
     status_topic: str = ""  # where the first connection says that the gateway is there
     encoding: Encoding = "zstd"
-    envelopes: bool = False  # in the event format, on MQTT 5 too
+    envelope: Literal["auto", "always", "never"] = "auto"  # in the event format
     memory_bytes: int = 32 * 1024 * 1024  # of each connection, for what is claimed and for frames under way
 
     retain: bool = True  # the status
     max_packet_bytes: int | None = None  # what the broker takes, where it does not say so itself
+    topics: UplinkTopics | None = None  # where they are not those of docs/wire-format.md
     no_subscriber: SubscriberRule = "auto"  # what a message does for which the broker knows no subscriber
+
+    @property
+    def uplink(self) -> UplinkTopics:
+        """The topics that are sent to."""
+        return self.topics or UplinkTopics(OwnTopics(self.prefix, self.gateway_id))
+
+    def identity(self, protocol: str) -> Identity:
+        """Where the identity of a single event travels on a connection of this MQTT version."""
+        if self.envelope == "never":
+            return "properties" if protocol == "5" else "none"
+        return "envelope" if self.envelope == "always" or protocol != "5" else "properties"
 
     @property
     def claim_bytes(self) -> int:

@@ -8,10 +8,14 @@ from typing import Literal, NamedTuple
 
 from gateway.buffer.reader import Reader
 from gateway.buffer.stored_events import StoredEvents
-from gateway.core.own_topics import OwnTopics
+from gateway.core.events import WireEvent
 from gateway.wire.encodings import Encoding, encode_frame
 from gateway.wire.event_format import event_envelope, event_properties
 from gateway.wire.frame import wire_events
+from gateway.wire.uplink_topics import UplinkTopics
+
+Identity = Literal["properties", "envelope", "none"]
+"""Where the identity of a single event travels."""
 
 _PROPERTY_BYTES = 5  # of a user property, beside its name and value
 _PACKET_BYTES = 16  # of a PUBLISH, beside topic, payload and user properties
@@ -40,19 +44,18 @@ class FrameBuilder:
 
     def __init__(
         self,
-        prefix: str,
-        gateway_id: str,
+        topics: UplinkTopics,
         shard: int,
         form: Literal["batch", "event"],
         *,
         encoding: Encoding,
-        envelopes: bool,
+        identity: Identity,
     ) -> None:
-        self._topics = OwnTopics(prefix, gateway_id)
+        self._topics = topics
         self._shard = shard
         self._form = form
         self._encoding = encoding
-        self._envelopes = envelopes
+        self._identity = identity
         self._packed = 0
 
     def pack(self, reader: Reader, events: StoredEvents) -> list[Outgoing]:
@@ -79,7 +82,7 @@ class FrameBuilder:
         columns = reader.columns(events)
         if self._form == "batch":
             frame = encode_frame(
-                self._encoding, self._topics.gateway_id, uuid.uuid4().bytes, columns, reader.buffer_id
+                self._encoding, self._topics.own.gateway_id, uuid.uuid4().bytes, columns, reader.buffer_id
             )
             topic = self._topics.batch(self._shard)
             return [Outgoing(place, topic, frame, (), events)]
@@ -87,9 +90,15 @@ class FrameBuilder:
             Outgoing(
                 (*place, at),
                 self._topics.event(event.stream),
-                event_envelope(event, reader.buffer_id) if self._envelopes else event.payload,
-                () if self._envelopes else event_properties(event, reader.buffer_id),
+                event_envelope(event, reader.buffer_id) if self._identity == "envelope" else event.payload,
+                self._properties(event, reader.buffer_id),
                 events.part(at, at + 1),
             )
             for at, event in enumerate(wire_events(columns))
         ]
+
+    def _properties(self, event: WireEvent, buffer_id: str) -> Sequence[tuple[str, str]]:
+        if self._identity != "properties":
+            return ()
+        properties = event_properties(event, buffer_id)
+        return properties if self._topics.names_streams else [*properties, ("stream", event.stream)]

@@ -12,7 +12,7 @@ class SharedBucket:
     """A token bucket and a pace of messages for several threads. They may ask at the same moment and all be
     let through: what that is too much, the next ones wait for."""
 
-    def __init__(self, rate_bytes_per_s: int | None, messages_per_s: int | None = None) -> None:
+    def __init__(self, rate_bytes_per_s: int | None, messages_per_s: float | None = None) -> None:
         self._bucket = TokenBucket(rate_bytes_per_s)
         self._message_s = 0.0 if messages_per_s is None else 1 / messages_per_s
         self._next_message_s = 0.0  # services count in each second: so no bursts, but even gaps

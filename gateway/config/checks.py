@@ -13,6 +13,7 @@ from gateway.config.problems import suggestion
 from gateway.config.reading_warnings import reading_warnings
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Plugins
+from gateway.config.topics_model import topics_warnings
 from gateway.config.window_model import Window
 from gateway.core.errors import ConfigError, PluginError
 from gateway.core.expressions import compile_expression
@@ -164,6 +165,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
         *_link_warnings(config),
         *_share_warnings(config),
         *downlink_warnings(config),
+        *topics_warnings(config),
         *_storage_warnings(config),
         *_time_warnings(config),
     )

@@ -16,6 +16,7 @@ from gateway.config.models import Config
 from gateway.config.problems import describe, from_pydantic
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Plugins
+from gateway.config.topics_model import topics_problems
 from gateway.config.window_model import Window
 from gateway.core.errors import ConfigError, ConfigFileError, plain_reason
 from gateway.host.files import read_regular
@@ -87,7 +88,7 @@ def _validate(document: Document, context: dict[str, Any]) -> tuple[Config | Non
         errors = exc.errors(include_url=False, include_context=True)
         found = [from_pydantic(error, Config, document) for error in errors]
         return None, found + list(cross_check(_salvage(document.data, context)))
-    return config, [*cross_check(Parts.of(config)), *downlink_problems(config)]
+    return config, [*cross_check(Parts.of(config)), *downlink_problems(config), *topics_problems(config)]
 
 
 def _salvage(data: object, context: dict[str, Any]) -> Parts:

@@ -18,6 +18,7 @@ from gateway.config.broker_model import Broker, PasswordSource
 from gateway.config.downlink_model import DownlinkEntry
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Buffer, Flow, Http, Log, Plugins, Time
+from gateway.config.topics_model import OFF, TopicsSection
 from gateway.config.types import (
     EMBEDDED,
     AnyPath,
@@ -168,11 +169,13 @@ class Cloud(Broker):
         description="How a batch is written: `zstd`, the binary frame with its body compressed; `none`, the "
         "same without compression; `json`, lines of JSON.",
     )
-    envelope: Literal["auto", "always"] = setting(
+    envelope: Literal["auto", "always", "never"] = setting(
         "auto",
         description="Where the identity of an event is (`format: event`): `auto`, in user properties with "
-        "MQTT 5, in a JSON envelope with 3.1.1, which has none; `always`, in an envelope.",
+        "MQTT 5, in a JSON envelope with 3.1.1, which has none; `always`, in an envelope; `never`, with "
+        "3.1.1 nowhere, for services that take plain values only: what comes twice then counts twice.",
     )
+    topics: TopicsSection = setting({}, description="Topics of your own for the uplink.")
     client_id: str = setting(
         CLIENT_ID,
         min_length=1,
@@ -236,7 +239,8 @@ class Cloud(Broker):
 
     @property
     def audit_s(self) -> float | None:
-        return None if self.audit is None else self.audit / 1000
+        off = self.audit is None or self.topics.audit == OFF
+        return None if off or self.audit is None else self.audit / 1000
 
 
 class HomeAssistant(Section):

@@ -15,6 +15,7 @@ from gateway.cloud.bridge_spec import BridgeSpec
 from gateway.config.broker_model import Broker, PasswordSource
 from gateway.config.models import Cloud, Config, Local
 from gateway.config.service_models import Buffer, Flow
+from gateway.config.topics_model import uplink_topics
 from gateway.host.machine import memory_limit_bytes
 from gateway.mqtt.credentials import AzureSas, CommandPassword
 from gateway.mqtt.endpoint import Endpoint, Proxy, Tls
@@ -113,7 +114,8 @@ def bridge_spec(config: Config, cloud: Cloud, status_topic: str, memory_bytes: i
         config.buffer.retry.backoff,
         status_topic,
         encoding=cloud.encoding,
-        envelopes=cloud.envelope == "always",
+        envelope=cloud.envelope,
+        topics=uplink_topics(config, cloud),
         memory_bytes=memory_bytes // cloud.connections,
         retain=cloud.retain,
         max_packet_bytes=cloud.max_packet_size,

@@ -93,7 +93,7 @@ def _text(kind: str, schema_pattern: str, *examples: str) -> WithJsonSchema:
     return WithJsonSchema({**schema, "examples": list(examples)} if examples else schema)
 
 
-def _positive(value: int) -> int:
+def _positive(value: float) -> float:
     if value <= 0:
         raise fault("must be more than zero")
     return value
@@ -127,12 +127,12 @@ RateBytesPerS = Annotated[
 """Written as `1MiB/s`, `64kbit/s`; bytes per second in code."""
 
 RatePerS = Annotated[
-    int,
+    float,
     BeforeValidator(reading(units.parse_rate_per_s)),
     AfterValidator(_positive),
-    _text("rate of messages", r"^\s*\d+\s*/\s*s\s*$", "100/s"),
+    _text("rate of messages", r"^\s*\d+\s*/\s*(s|min)\s*$", "100/s", "30/min"),
 ]
-"""Written as `100/s`; messages per second in code."""
+"""Written as `100/s` or `30/min`; messages per second in code."""
 
 
 def _name(value: str) -> str:

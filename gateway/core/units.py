@@ -67,12 +67,12 @@ def parse_rate_bytes_per_s(text: str) -> int:
         raise UnitError(f"{text!r} is not a rate", hint=hint) from exc
 
 
-def parse_rate_per_s(text: str) -> int:
-    """Read `100/s`. Raises UnitError with the valid form."""
-    found = re.fullmatch(r"\s*(\d+)\s*/\s*s\s*", text) if isinstance(text, str) else None
+def parse_rate_per_s(text: str) -> float:
+    """Read `100/s` or `30/min`. Raises UnitError with the valid form."""
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(s|min)\s*", text) if isinstance(text, str) else None
     if found is None:
-        raise UnitError(f"{text!r} is not a rate of messages", hint="write 100/s")
-    return int(found[1])
+        raise UnitError(f"{text!r} is not a rate of messages", hint="write 100/s or 30/min")
+    return int(found[1]) / (60 if found[2] == "min" else 1)
 
 
 def format_bytes(count: float) -> str:

@@ -129,7 +129,7 @@ def test_audit_records_are_as_large_as_the_broker_takes(tmp_path: Path, takes_by
         with sending(path, cloud.port, sent, endpoint={"takes_bytes": takes_bytes}) as sender:
             sender.wait_drained()
         with stored(path, []) as writer:
-            auditor = Auditor("gateway", "g1", path, writer, lambda: time.time_ns() // 1_000_000)
+            auditor = Auditor("gateway/g1/audit", "g1", path, writer, lambda: time.time_ns() // 1_000_000)
             with linked(cloud, auditor, takes_bytes):
                 wait_until(lambda: auditor.metrics.audits, "an audit is taken")
             auditor.finish()
