@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from gateway.mqtt.credentials import CommandPassword, azure_sas
 from gateway.mqtt.endpoint import Endpoint, Proxy, Tls
 from gateway.mqtt.link import Link, Session
 from gateway.mqtt.transport import tls_context
+from gateway.mqtt.websocket import WebSocket
 from tests.conftest import MosquittoFactory
 from tests.support.brokers import Broker
 from tests.support.gateways import wait_until
@@ -30,11 +32,13 @@ class Echo(Session):
     def __init__(self, *payloads: bytes) -> None:
         self.payloads = payloads
         self.came: list[bytes] = []
+        self.stands = False
 
     def connected(self, link: Link, session_present: bool) -> None:
         link.subscribe([("echo", 1)])
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
+        self.stands = True
         for payload in self.payloads:
             link.publish("echo", payload)
 
@@ -42,6 +46,17 @@ class Echo(Session):
         for message in messages:
             self.came.append(message.payload)  # type: ignore[attr-defined]
             link.ack(message)  # type: ignore[arg-type]
+
+
+class Sender(Session):
+    """Publishes `payloads` and subscribes to nothing."""
+
+    def __init__(self, *payloads: bytes) -> None:
+        self.payloads = payloads
+
+    def connected(self, link: Link, session_present: bool) -> None:
+        for payload in self.payloads:
+            link.publish("echo", payload)
 
 
 @contextmanager
@@ -119,8 +134,10 @@ def listeners(mosquitto: MosquittoFactory, certificates: Path, tmp_path: Path) -
 def test_messages_of_all_sizes_travel_over_websocket(
     listeners: Listeners, protocol: str, scheme: str
 ) -> None:
-    payloads = [bytes([n % 251]) * n for n in (0, 1, 100, 125, 126, 70_000, 1_500_000)]
-    session = Echo(*payloads)
+    """Large ones are read back over plain TCP: Mosquitto 2.0 gives a WebSocket 4 KiB of them every 100 ms."""
+    payloads = [bytes([n % 251]) * n for n in (0, 1, 100, 125, 126, 20_000)]
+    large = [bytes([n % 251]) * n for n in (65_535, 65_536, 70_000, 1_500_000)]
+    session, plain = Echo(*payloads), Echo()
     endpoint = Endpoint(
         "localhost",
         listeners.wss if scheme == "wss" else listeners.ws,
@@ -131,9 +148,43 @@ def test_messages_of_all_sizes_travel_over_websocket(
         websocket_headers=(("X-Site", "plant 7"),),
     )
     with running(session, endpoint) as link:
-        wait_until(lambda: len(session.came) == len(payloads), "all of them")
+        wait_until(lambda: len(session.came) == len(payloads), "all that come back")
         assert link.metrics.failures == 0
+    with running(plain, Endpoint("localhost", listeners.plain, "plain")):
+        wait_until(lambda: plain.stands, "the subscription")
+        with running(Sender(*large), endpoint) as link:
+            wait_until(lambda: len(plain.came) == len(large), "the large ones")
+            assert link.metrics.failures == 0
     assert session.came == payloads
+    assert plain.came == large
+
+
+def test_frames_are_read_however_they_are_cut() -> None:
+    """Frames of any size with pings and empty ones between, as a server sends them: without a mask."""
+    chance = random.Random(7)
+    payloads = [chance.randbytes(n) for n in (0, 1, 125, 126, 127, 65_535, 65_536, 200_000, 3)]
+    sent = b"".join(_frame_of_server(0x9, b"ping") + _frame_of_server(0x2, payload) for payload in payloads)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link, found = WebSocket(ours), bytearray()
+        link.setblocking(False)
+        while sent:
+            size = chance.choice((1, 2, 3, 5, 1_000, 50_000))
+            theirs.sendall(sent[:size])
+            sent = sent[size:]
+            with suppress(BlockingIOError):
+                while True:
+                    found += link.recv(chance.choice((1, 7, 4_096, 65_536)))
+        assert bytes(found) == b"".join(payloads)
+
+
+def _frame_of_server(kind: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes([0x80 | kind, size]) + payload
+    if size < 65_536:
+        return bytes([0x80 | kind, 126]) + size.to_bytes(2, "big") + payload
+    return bytes([0x80 | kind, 127]) + size.to_bytes(8, "big") + payload
 
 
 def test_each_wrong_kind_of_port_is_named_with_the_key_to_change(listeners: Listeners) -> None:
