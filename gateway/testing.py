@@ -1,4 +1,5 @@
-"""For tests of plugins and of code around the gateway: readings, a contract check, a clock set by hand."""
+"""Tools for tests of plugins and of code around the gateway: readings, a contract check, a clock set by
+hand."""
 
 from __future__ import annotations
 
@@ -68,5 +69,5 @@ def fold(plugin: CombineFn, readings: Iterable[Reading]) -> Accumulator:
 
 
 def result_of(plugin: CombineFn, readings: Iterable[Reading]) -> Output:
-    """What a window with these readings gives."""
+    """Return the output of a window with these readings."""
     return plugin.extract_output(fold(plugin, readings))

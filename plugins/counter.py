@@ -1,4 +1,4 @@
-"""How much a counter that only rises has gone up, and how fast: energy, water, bytes, revolutions.
+"""Rise of a counter that only goes up, and its rate: energy, water, bytes, revolutions.
 
 A fall is a reset: the counter is taken to have started again from zero, or with `wraps_at` (such as
 4294967296) to have gone over its end. What is no reset:
@@ -23,7 +23,8 @@ from gateway.windows.plugin import Reading
 from gateway.windows.toolbox import A_NUMBER, Point, Record, read_options, share
 
 MAX_RESETS = 500
-"""What falls more often than this in one window is no counter. A record of it would grow without bound."""
+"""Limit of resets: what falls more often in one window is no counter, and a record of it would grow without
+bound."""
 
 SMALL = 10
 """Up to here a counter may truly have begun anew and got back within one step, unless options say more."""

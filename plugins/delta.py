@@ -1,4 +1,4 @@
-"""How much a value changed from the first to the last reading of a window, by event time."""
+"""Change of a value from the first to the last reading of a window, by event time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a tracker went and whether it is inside a circle; for windows with `fields: [lat, lon]` in degrees.
+"""Distance of a tracker, and whether it is inside a circle; for windows with `fields: [lat, lon]` in degrees.
 
 The way is the sum of great circles between positions in the order of their times; a position that comes out
 of order is left out of it and counted. Options: `center_lat`, `center_lon` and `radius_m` add a geofence:

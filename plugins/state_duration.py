@@ -1,4 +1,4 @@
-"""How long each state lasted: on and off, open and closed, running and idle; text or numbers.
+"""Time in each state: on and off, open and closed, running and idle; text or numbers.
 
 A state holds from its reading until the next one, so a window knows the time between its first and its last
 reading. Readings that come out of order are put in their place; of the older ones only the first and the

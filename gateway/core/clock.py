@@ -1,4 +1,4 @@
-"""Where time comes from. Logic takes times as arguments; only the edges hold a Clock."""
+"""Sources of time. Logic takes times as arguments; only the edges hold a Clock."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class SteadyClock:
 
 
 def processor_ns() -> int:
-    """How long the calling thread has used a processor: waiting, even for the interpreter, does not count."""
+    """Return the processor time of the calling thread: waiting, even for the interpreter, does not count."""
     return time.thread_time_ns()
 
 

@@ -83,7 +83,7 @@ class ControlError(GatewayError):
 
 
 def plain_reason(error: BaseException) -> str:
-    """What went wrong, for people: without the number of an OSError and without urllib's wrapping."""
+    """Return the reason in plain words: without the number of an OSError and without urllib's wrapping."""
     wrapped = getattr(error, "reason", None)
     inner = wrapped if isinstance(wrapped, OSError) else error
     return str(getattr(inner, "strerror", None) or inner) or type(inner).__name__

@@ -22,7 +22,7 @@ class Priority(IntEnum):
 
 
 class Kind(IntEnum):
-    """What a buffered event is."""
+    """The type of a buffered event."""
 
     RAW = 0
     AGGREGATE = 1
@@ -31,7 +31,7 @@ class Kind(IntEnum):
 
 
 class Status(IntEnum):
-    """Where a buffered event stands on its way to the cloud; see `gateway.delivery.states`."""
+    """Status of a buffered event on its way to the cloud; see `gateway.delivery.states`."""
 
     PENDING = 0
     SYNCING = 1
@@ -54,17 +54,17 @@ class Flag(IntFlag):
 
 
 SKIPPED_SHIFT = 8
-"""In the bits of the flags from here on, eight of them: how many messages of the stream were left out by
-sampling since the one kept before. A count is scaled back by adding one more for each of them."""
+"""From here on, eight bits of the flags: how many messages of the stream sampling left out since the last one
+kept. Add one for each of them to scale a count back."""
 
 
 def skipped(flags: int) -> int:
-    """How many messages were left out before this one."""
+    """Return how many messages were left out before this one."""
     return flags >> SKIPPED_SHIFT & 0xFF
 
 
 class Message(NamedTuple):
-    """One PUBLISH as it came from a broker."""
+    """A PUBLISH as received from a broker."""
 
     topic: str
     payload: bytes
@@ -79,14 +79,14 @@ class Message(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One set of readings taken at one moment, as a route decoded it from a message."""
+    """Readings taken at one moment, as a route decoded them from a message."""
 
     time_ms: int
     fields: Mapping[str, FieldValue]
 
 
 class Reading(NamedTuple):
-    """What a window plugin gets: one number, when it was taken, and what came with it."""
+    """Input of a window plugin: a number, its time, and the fields that came with it."""
 
     value: float
     time_ms: int
@@ -95,7 +95,7 @@ class Reading(NamedTuple):
 
 
 class Emission(NamedTuple):
-    """One output of a window.
+    """An output of a window.
 
     `kind` is `on_time`, `early`, `correction` or `dropped`. Bounds are None where a window has none.
     `identity` is equal for the same window, key, bounds and revision, before and after a restart;
@@ -117,7 +117,7 @@ class Emission(NamedTuple):
 
 
 class WireEvent(NamedTuple):
-    """One event as it travels in a batch frame and comes out of the receiver."""
+    """An event as it travels in a batch frame and comes out of the receiver."""
 
     event_id: bytes
     stream: str

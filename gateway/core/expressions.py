@@ -60,7 +60,7 @@ def _switch(value: object) -> object:
 
 
 def _scalar(value: object) -> object:
-    """What a text of one word is: a boolean, a number without a unit, or a text."""
+    """Return the value of a one-word text: a boolean, a number without a unit, or a text."""
     switched = _switch(value)
     if not isinstance(switched, str):
         return switched
@@ -178,7 +178,7 @@ class _Functions(functions.Functions):
 
 
 def parse_json_text(text: object) -> object:
-    """What the JSON inside of a text says, or None where it is no JSON."""
+    """Return the content of JSON inside a text, or None where it is no JSON."""
     if not isinstance(text, str):
         return None
     try:
@@ -266,7 +266,7 @@ _JUDGEMENTS = ("comparator", "not_expression")
 
 
 def is_comparison(text: str) -> bool:
-    """Whether an expression is only a comparison: it gives false for what is not there or not known."""
+    """Return True if an expression is only a comparison, which gives false for missing or unknown values."""
     if _LEVEL.fullmatch(text.strip()) or split_path(text) is not None:
         return False
     try:
@@ -344,7 +344,8 @@ def _find_by_steps(steps: tuple[str | int, ...]) -> Find:
 
 
 def _find_common(text: str) -> Find | None:
-    """What presets use, and JMESPath takes many times as long for: `a || b.c`, `sections(@, 'name')`."""
+    """Compile the forms common in presets, for which JMESPath takes many times as long: `a || b.c`,
+    `sections(@, 'name')`."""
     sections = _ALL_SECTIONS.fullmatch(text.strip())
     if sections:
         return _find_sections(_sections if sections[1] == "sections" else _sensors, sections[2])

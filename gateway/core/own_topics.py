@@ -32,26 +32,26 @@ class OwnTopics:
 
     @cached_property
     def root(self) -> str:
-        """What all of them begin with, without the slash."""
+        """Common beginning of all topics, without the slash."""
         return f"{self.prefix}/{self.gateway_id}"
 
     # --- on the local broker ---
 
     @property
     def status(self) -> str:
-        """On the cloud broker too."""
+        """Topic of the status, also on the cloud broker."""
         return f"{self.root}/status"
 
     def aggregate(self, window: str, key: str) -> str:
         return self.aggregates(window) + key_levels(key)
 
     def aggregates(self, window: str) -> str:
-        """What the topics of all aggregates of a window begin with."""
+        """Return the common beginning of the topics of a window's aggregates."""
         return f"{self.all_aggregates}{window}/"
 
     @property
     def all_aggregates(self) -> str:
-        """What the topics of all aggregates begin with."""
+        """Common beginning of the topics of all aggregates."""
         return f"{self.root}/aggregates/"
 
     @property
@@ -60,7 +60,7 @@ class OwnTopics:
 
     @property
     def all_alarms(self) -> str:
-        """What the topics of the states of all alarms begin with."""
+        """Common beginning of the topics of all alarm states."""
         return f"{self.root}/alarms/"
 
     def alarm(self, window: str, key: str) -> str:
@@ -76,16 +76,16 @@ class OwnTopics:
     # --- on the cloud broker ---
 
     def batch(self, shard: int | str) -> str:
-        """Where the frames of connection number `shard` go."""
+        """Return the topic for frames of connection number `shard`."""
         return f"{self.root}/up/batch/{shard}"
 
     def event(self, stream: str) -> str:
-        """Where the events of `stream` go in the event format."""
+        """Return the topic for events of `stream` in the event format."""
         return f"{self.root}/up/event/{stream}"
 
     @property
     def audit(self) -> str:
-        """Where the audit records go."""
+        """Topic of the audit records."""
         return f"{self.root}/audit"
 
     @property
@@ -95,7 +95,8 @@ class OwnTopics:
 
 
 class UplinkTopic(NamedTuple):
-    """What a cloud topic says. `rest` is the shard of a frame, the original topic of an event, or empty."""
+    """The meaning of a cloud topic. `rest` is the shard of a frame, the original topic of an event, or
+    empty."""
 
     gateway_id: str
     form: UplinkForm

@@ -53,7 +53,8 @@ def runs_of(numbers: Sequence[int]) -> Iterator[Run]:
 
 
 def without(wanted: Iterable[Stretch], *known: Iterable[Stretch]) -> Iterator[Stretch]:
-    """What is in `wanted` and in none of `known`. Each comes in order; those of `known` may overlap."""
+    """Yield the parts of `wanted` that are not in `known`. Each comes in order; those of `known` may
+    overlap."""
     merged = heapq.merge(*known)
     current = next(merged, None)
     for first, last in wanted:
@@ -70,7 +71,7 @@ def without(wanted: Iterable[Stretch], *known: Iterable[Stretch]) -> Iterator[St
 
 
 def size_of(stretches: Iterable[Stretch]) -> int:
-    """How many numbers there are in stretches that do not overlap."""
+    """Return the total of numbers in stretches that do not overlap."""
     return sum(last - first + 1 for first, last in stretches)
 
 
@@ -104,7 +105,7 @@ class Stretches:
         return at > 0 and number <= self._lasts[at - 1]
 
     def add(self, number: int) -> bool:
-        """Whether `number` was not there yet."""
+        """Add `number`; return False if it was there already."""
         firsts, lasts = self._firsts, self._lasts
         if lasts and number == lasts[-1] + 1:
             lasts[-1] = number
@@ -119,7 +120,7 @@ class Stretches:
         return True
 
     def united(self, *others: Iterable[Stretch]) -> Stretches:
-        """This set and the numbers of `others`, each of which comes in order."""
+        """Return the union of this set and the numbers of `others`, each of which comes in order."""
         return Stretches(heapq.merge(self, *others))
 
     def forget_from(self, number: int) -> None:

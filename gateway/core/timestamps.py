@@ -49,7 +49,7 @@ _ZONES: Mapping[str, int] = {
 
 @dataclass(frozen=True, slots=True)
 class TimeBound:
-    """One end of what a route takes for a plausible device time.
+    """A limit of the device times that a route finds plausible.
 
     `ms` is an instant, or, where `relative`, a distance from the arrival time.
     """
@@ -103,7 +103,7 @@ def _unix_reader_of(name: str) -> TimestampReader:
 
 
 def uses_timezone(layout: str) -> bool:
-    """Whether the route's time zone can matter for times of the format `layout`."""
+    """Return True if the route's time zone can matter for times of the format `layout`."""
     if _OR in layout:
         return any(uses_timezone(each) for each in layout.split(_OR))
     return "%z" not in layout and (layout not in _MS_PER_UNIT)
@@ -183,13 +183,13 @@ def _unix_reader(ms_per_unit: float) -> TimestampReader:
 
 
 def _is_coarser(number: float, factors: tuple[int, ...]) -> bool:
-    """Whether `number` is a time of these decades in a coarser unit than is said: seconds that pass for
+    """Return True if `number` is a time of these decades in a coarser unit than configured: seconds read as
     milliseconds would be a day in 1970. `factors` are those of the coarser units, in seconds."""
     return any(_FIRST_SECOND * factor <= number < _LAST_SECOND * factor for factor in factors)
 
 
 def _local_reader(read_unix: TimestampReader, zone: ZoneInfo) -> TimestampReader:
-    """For devices whose counter counts the seconds of their local time."""
+    """Return a reader for devices whose counter counts the seconds of their local time."""
 
     def read(value: object) -> int | None:
         ms = read_unix(value)
@@ -232,7 +232,8 @@ def _iso_reader(zone: ZoneInfo) -> TimestampReader:
 
 
 def _near_iso(text: str, zone: ZoneInfo, words: Mapping[str, int]) -> int | None:
-    """What Python does not read: a small `t` or `z`, a zone by its name, 24:00, a leap second, /Date(ms)/."""
+    """Read forms that Python does not know: a small `t` or `z`, a zone by its name, 24:00, a leap second,
+    /Date(ms)/."""
     dotnet = _DOTNET.fullmatch(text)
     if dotnet:
         return _usable(int(dotnet[1]))

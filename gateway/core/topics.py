@@ -42,7 +42,8 @@ def check_filter(topic_filter: str) -> None:
 
 
 def filter_matches(topic_filter: str, topic: str) -> bool:
-    """Whether a broker would deliver `topic` to a subscription of `topic_filter` (MQTT 5, section 4.7)."""
+    """Return True if a broker would deliver `topic` to a subscription of `topic_filter` (MQTT 5, section
+    4.7)."""
     if topic.startswith("$") and topic_filter[:1] in {"+", "#"}:
         return False
     wanted, levels = topic_filter.split("/"), topic.split("/")
@@ -55,7 +56,7 @@ def filter_matches(topic_filter: str, topic: str) -> bool:
 
 
 def covers(wide: str, narrow: str) -> bool:
-    """Whether every topic that the filter `narrow` matches is matched by the filter `wide` too."""
+    """Return True if every topic that matches the filter `narrow` matches the filter `wide` too."""
     if narrow.startswith("$") and wide[:1] in {"+", "#"}:
         return False
     wanted, levels = _levels(wide), _levels(narrow)
@@ -70,7 +71,7 @@ def covers(wide: str, narrow: str) -> bool:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether there is a topic that both filters match."""
+    """Return True if any topic matches both filters."""
     if "$" in (one[:1], other[:1]) and one[:1] != other[:1]:
         return False
     left, right = _levels(one), _levels(other)
@@ -182,5 +183,5 @@ def placeholders(template: str) -> tuple[str, ...]:
 
 
 def has_loose_braces(template: str) -> bool:
-    """Whether a brace in a key template belongs to no placeholder: it would be a part of every key."""
+    """Return True if a brace in a key template belongs to no placeholder: it would be a part of every key."""
     return any(brace in _PLACEHOLDER.sub("", template) for brace in "{}")

@@ -1,4 +1,4 @@
-"""One field of a reading: where it stands, and how what stands there becomes its value.
+"""Reading of one field: finding its text or value, and turning that into the final value.
 
 In this order: `from` finds it, `parse` reads text, `map` turns words into numbers, `scale` and `offset` make
 it a quantity. Each step gives None, which is a miss, for what it does not fit: a word that is not in the map
@@ -29,7 +29,7 @@ Step = Callable[[object], object]
 
 @dataclass(frozen=True, slots=True)
 class FieldSpec:
-    """How one field is read; a plain expression is the same with `from` alone.
+    """Rules for reading one field; a plain expression is the same with `from` alone.
 
     `path` is None for a field that is computed.
     """
@@ -54,7 +54,8 @@ class FieldSpec:
 
 
 def field_finder(field: str | FieldSpec, levels: Collection[str]) -> Find:
-    """What finds a field's value in a document. Raises ConfigError when its expression is not sound."""
+    """Return the function that finds a field's value in a document. Raises ConfigError for an invalid
+    expression."""
     if isinstance(field, str):
         return compile_expression(field, levels)
     path, steps = field.path or "@", value_steps(field)
@@ -64,7 +65,7 @@ def field_finder(field: str | FieldSpec, levels: Collection[str]) -> Find:
 
 
 def value_steps(field: FieldSpec) -> tuple[Step, ...]:
-    """What happens to a value once it is found, in order."""
+    """Return the steps that a value goes through once it is found, in order."""
     steps: list[Step] = []
     if field.parse in _PARSERS:
         steps.append(_PARSERS[field.parse])
@@ -145,7 +146,7 @@ _PARSERS: Mapping[str | None, Step] = {"number": _number, "hex": _hexadecimal, "
 
 
 def word(value: object) -> str | None:
-    """How a value of a payload is written as a key of `map`."""
+    """Return the text of a payload's value as a key of `map`."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -75,7 +75,7 @@ logging.getLogger("cel").setLevel(logging.ERROR)
 
 
 class Formula:
-    """One compiled expression. Raises ConfigError when it is not CEL or calls what there is not.
+    """A compiled expression. Raises ConfigError when it is not CEL or calls an unknown function.
 
     For one thread at a time.
     """
@@ -97,7 +97,7 @@ class Formula:
                 f"{text!r} is not a CEL expression", hint=_first_line(exc) or "see https://cel.dev"
             ) from exc
         self.names = frozenset(self._program.variables())
-        """What it names, but for functions."""
+        """Names of the variables that it uses."""
         called = {name for name in self._program.functions() if name[0].isalpha()}
         unknown = sorted(called - FUNCTIONS.keys() - _BUILT_IN)
         if unknown:

@@ -1,4 +1,4 @@
-"""Which messages go to the cloud, and which are kept at the edge until somebody asks for them.
+"""Choice of the messages that go to the cloud; the others stay at the edge until they are requested.
 
 A message that could not be decoded goes wherever its route does not keep everything: nobody could say what is
 in it. What was forwarded last is known in memory only, so after a start each stream is forwarded once.
@@ -13,12 +13,12 @@ from gateway.core.events import FieldValue, Sample
 from gateway.decode.formulas import Formula
 
 MOST_STREAMS = 100_000
-"""So many streams are remembered; of others each message is forwarded."""
+"""Limit of remembered streams; every message of any further stream is forwarded."""
 
 
 @dataclass(frozen=True)
 class ForwardSpec:
-    """What goes up. All of it, none, what has changed, or what fulfils `where`.
+    """Rules for forwarding: all messages, none, those that have changed, or those that meet `where`.
 
     A field of `least_changes` has changed when it differs by at least so much from what was forwarded last;
     text and switches when they differ at all. After `every_ms` the next message goes up in any case.
@@ -45,7 +45,7 @@ class Forwarding:
     def keeps(
         self, topic: str, levels: Mapping[str, str], samples: Sequence[Sample], arrival_ms: int
     ) -> bool:
-        """Whether a message with those readings stays at the edge."""
+        """Return True if a message with those readings stays at the edge."""
         if self._spec.everything:
             return False
         if self._spec.nothing:

@@ -1,4 +1,4 @@
-"""What lies around the text or the bytes that a decoder reads: base64, compression, a character set.
+"""Unwrapping of payloads before decoding: base64, compression, a character set.
 
 Nothing here is spent on a message that its decoder reads as it came. Only one that it refuses is looked at a
 second time: is it gzip, zlib, raw deflate or zstd, has it a byte order mark, is it UTF-16 or Latin-1? What is
@@ -38,7 +38,7 @@ _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class PayloadSpec:
-    """How the payloads of a route are wrapped. `auto` finds out by itself, for each message."""
+    """Wrapping of a route's payloads. `auto` finds out by itself, for each message."""
 
     compression: Compression = "auto"
     charset: str = AUTO
@@ -47,7 +47,7 @@ class PayloadSpec:
 
     @property
     def is_stated(self) -> bool:
-        """Whether something has to be done to every message, before it is decoded."""
+        """True if every message must be unwrapped before it is decoded."""
         return self.compression not in ("auto", "none") or self.charset != AUTO or self.encoding != "none"
 
 
@@ -78,8 +78,8 @@ def stated(payload: bytes, spec: PayloadSpec, *, is_text: bool) -> bytes:
 
 
 def second_readings(payload: bytes, spec: PayloadSpec, *, is_text: bool) -> Iterator[tuple[bytes, str]]:
-    """What a payload that its decoder refused may be instead, the likeliest first, each with what there is
-    to note of it."""
+    """Yield other readings of a payload that its decoder refused, the likeliest first, each with a note about
+    it."""
     packed = _kind_by_magic(payload) if spec.compression == AUTO else None
     if packed:
         try:

@@ -1,4 +1,4 @@
-"""Which devices there are, when each was last heard, and whether what it says can be read.
+"""Known devices: when each was last heard, and whether its messages can be read.
 
 A device is what the level `{device}` of its topic says, or else the topic. It counts as silent once it has
 missed five of its usual intervals, and at least a minute. No clock in here: times come as arguments.
@@ -32,15 +32,15 @@ class _Heard:
 
 
 class LastReading(NamedTuple):
-    """What a device said last on one topic, and the route that has read it."""
+    """The last reading of a device on one topic, and the route that read it."""
 
     route: str
     sample: Sample
 
 
 class Device(NamedTuple):
-    """One device as it is now. `interval_ms` is its mean interval, or None while it is new; `undecoded` is
-    the number of messages that could not be read."""
+    """The current state of a device. `interval_ms` is its mean interval, or None while it is new; `undecoded`
+    is the number of messages that could not be read."""
 
     name: str
     last_ms: int
@@ -84,7 +84,7 @@ class Presence:
         heard.sources[topic] = LastReading(route, sample)
 
     def sources(self, name: str) -> Mapping[str, LastReading]:
-        """What a device said last, by topic."""
+        """Return a device's last readings by topic."""
         heard = self._devices.get(name)
         return {} if heard is None else dict(heard.sources)
 

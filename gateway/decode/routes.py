@@ -1,4 +1,4 @@
-"""How a topic is read: from an MQTT message to samples with fields and an event time."""
+"""Routes: from an MQTT message to samples with fields and an event time."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _HISTORICAL = int(Flag.HISTORICAL)
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """One route of the configuration, validated once and never changed.
+    """A route of the configuration, validated once and never changed.
 
     `fields` maps the names of readings to expressions (see `gateway.core.expressions`), or to a FieldSpec
     where more has to be done; empty means every top-level scalar. `readings` is an expression for the list of
@@ -87,7 +87,7 @@ class RouteSpec:
 
 
 class Decoded(NamedTuple):
-    """What a route made of one message.
+    """The result of a route for one message.
 
     `event_time_ms` is that of the newest sample, or the arrival time; `device_time_ms` is what the device
     said for it, None when it said nothing usable. `problem` says in a short fixed word why nothing could
@@ -109,7 +109,7 @@ class Decoded(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """One item of a message, as read."""
+    """An item of a message after reading."""
 
     sample: Sample
     device_time_ms: int | None
@@ -158,7 +158,7 @@ class Route:
         )
         self._expects_time = spec.timestamp_path is not None
         self.timestamp_path = path
-        """Where the device's time is looked up, or None."""
+        """Path of the device's time, or None."""
         paths = [found.path or "" if isinstance(found, FieldSpec) else found for found in fields.values()]
         self._names_topic = any(text.strip("{ }") == TOPIC for text in (*paths, path or ""))
 
@@ -173,7 +173,7 @@ class Route:
         return self._decode_document(topic, levels, document, arrival_ms)
 
     def first_item(self, levels: Mapping[str, str], payload: bytes, arrival_ms: int) -> object:
-        """What the fields of the first reading are looked up in. Raises DecodeError."""
+        """Return the document in which the fields of the first reading are looked up. Raises DecodeError."""
         try:
             document = self._parse(payload, arrival_ms)
         except DecodeError as exc:
@@ -292,7 +292,7 @@ class Route:
     def _verdict(
         where: Formula, fields: Mapping[str, FieldValue], item: object, levels: Mapping[str, str]
     ) -> bool | None:
-        """Whether a reading passes; None where that cannot be said."""
+        """Return True if a reading passes the condition; None where the condition has no answer."""
         verdict = where(fields, *_scopes(item, levels))
         return verdict if isinstance(verdict, bool) else None
 
@@ -373,8 +373,8 @@ class Route:
 
 
 def is_scalar(value: object) -> TypeGuard[str | int | float | bool]:
-    """Whether `value` can be the value of a field: no container, not null, not NaN, no number so large that
-    sums or squares of it overflow (or, an integer, that JSON cannot carry it)."""
+    """Return True if `value` can be the value of a field: no container, not null, not NaN, no number so large
+    that sums or squares of it overflow (or, an integer, that JSON cannot carry it)."""
     kind = type(value)
     if kind is float:
         return _LOWEST < value < _HIGHEST  # type: ignore[operator] # just seen to be a float
@@ -402,7 +402,8 @@ def _reader(spec: RouteSpec) -> Decoder:
 
 
 def _first_parse(payload: PayloadSpec, reader: Decoder) -> Callable[[bytes, int], object]:
-    """How every message is read first: as it came, unless the route states how it is wrapped."""
+    """Return the first parser for every message: payload as received, unless the route states how it is
+    wrapped."""
     parse, is_text = reader.parse, reader.is_text
     if payload.duplicates == "number" and parse is parse_json:
         parse = parse_unique_json
@@ -438,7 +439,7 @@ def _followed_by(formula: Formula, found: FieldSpec) -> Callable[..., object]:
 
 
 def _scopes(item: object, levels: Mapping[str, str]) -> tuple[Mapping[str, object], ...]:
-    """Where an expression looks up what is no field: in the message, then in the topic."""
+    """Return the scopes for names that are no fields: the message, then the topic."""
     return (item, levels) if type(item) is dict else (levels,)
 
 
@@ -447,7 +448,7 @@ class RouteTable:
 
     def __init__(self, specs: Iterable[RouteSpec]) -> None:
         self.edge_nodes = EdgeNodes()
-        """What the Sparkplug messages that came by have said. The one thing here that changes."""
+        """State learnt from Sparkplug messages. The only thing here that changes."""
         self.routes = tuple(Route(spec, self.edge_nodes) for spec in specs)
         self._remembered = lru_cache(CACHED_TOPICS)(self._find)
 

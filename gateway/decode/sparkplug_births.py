@@ -1,4 +1,4 @@
-"""What Sparkplug B edge nodes said at birth: it names and types the metrics of their later messages.
+"""Birth certificates of Sparkplug B edge nodes: names and types for the metrics of later messages.
 
 Invariants:
 - What a message becomes depends on the messages before it alone, so that a replay gives the same. Its state
@@ -23,10 +23,10 @@ STATE = "$sparkplug"
 """The name beside those of windows, which begin with a letter or a digit, under which the state is stored."""
 
 REBIRTH_EVERY_MS = 60_000
-"""How long a node has to be born again before it is asked once more, then doubled: births may be large."""
+"""First wait for a rebirth before it is requested again; doubled each time, because births may be large."""
 
 REBIRTH_AT_LEAST_EVERY_MS = 3_600_000
-"""Where the doubling ends: some nodes do not know the command, and some do not survive it."""
+"""Limit of the doubling: some nodes do not know the command, and some do not survive it."""
 
 MAX_METRICS = 500_000
 """Some 150 bytes each. A plant's edge node has some hundred to some thousand."""
@@ -70,7 +70,8 @@ class _Born:
 
 @dataclass(slots=True)
 class _Request:
-    """When a node was asked last, and how often since it was born; never, where that has come meanwhile."""
+    """The time of the last request to a node, and the number of requests since its birth; 0 if it was born
+    since."""
 
     at_ms: int
     times: int = 0
@@ -88,7 +89,7 @@ class _Node:
     birth_death: object
     doubtful: bool = False
     born: dict[str, _Born] = field(default_factory=dict)
-    """By device; the node's own under the empty name."""
+    """Births by device; the node's own has the empty name."""
 
 
 class EdgeNodes:
@@ -112,7 +113,7 @@ class EdgeNodes:
 
     @property
     def online(self) -> int:
-        """How many edge nodes are."""
+        """Number of edge nodes that are online."""
         return len(self._nodes)
 
     def read(self, topic: str, document: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +149,7 @@ class EdgeNodes:
         return due
 
     def first_asked(self, node: str) -> bool:
-        """Whether a node that was just asked is so for the first time since its birth."""
+        """Return True if a node was just asked for the first time since its birth."""
         return self._asked[node].times == 1
 
     def _may_ask(self, node: str, monotonic_ms: int) -> bool:

@@ -1,4 +1,4 @@
-"""How the drain goes: how much waits, at what rate the cloud takes it, when it will be gone.
+"""Forecast of the drain: how much waits, how fast the cloud takes it, and when it will be done.
 
 No clock in here: whoever samples brings the time. `add` is for one thread, everything else for any.
 """
@@ -16,7 +16,7 @@ _LIVE_SHARE = 0.5  # of the drain at most, while a backlog is there; see `buffer
 
 
 class Totals(NamedTuple):
-    """What had been counted at one moment. All but `waiting` and its bytes only grow."""
+    """Totals at one moment. All but `waiting` and its bytes only grow."""
 
     at_s: float  # monotonic
     taken_in: int = 0
@@ -29,8 +29,8 @@ class Totals(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Where the backlog goes. `state` is `local` (no cloud configured), `live`, `draining`, `growing` or
-    `outage`; the times are None where they cannot be said."""
+    """The course of the backlog. `state` is `local` (no cloud configured), `live`, `draining`, `growing` or
+    `outage`; the times are None where they are unknown."""
 
     state: str
     waiting: int
@@ -46,11 +46,11 @@ class Progress:
         self._progress_at_s: float | None = None
 
     def is_due(self, now_s: float) -> bool:
-        """Whether it is time for the next totals."""
+        """Return True when the next totals are due."""
         return not self._totals or now_s - self._totals[-1].at_s >= SAMPLE_EVERY_S
 
     def add(self, totals: Totals) -> None:
-        """One more second."""
+        """Add the totals of another second."""
         last = self._totals[-1] if self._totals else None
         if last is None or totals.acked != last.acked or not totals.waiting:
             self._progress_at_s = totals.at_s
@@ -82,7 +82,7 @@ class Progress:
         return max(out_per_s - rate(drain[0], drain[-1], "stored"), out_per_s * _LIVE_SHARE)
 
     def forecast(self, *, has_cloud: bool, connected: bool, max_bytes: int) -> Forecast:
-        """What becomes of the backlog, if it goes on as in the last minute."""
+        """Return the forecast, assuming that the last minute continues."""
         totals = self._totals
         if not totals:
             return Forecast("live" if has_cloud else "local", 0, None, None)

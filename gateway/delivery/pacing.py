@@ -1,4 +1,4 @@
-"""How large a frame may be and how much may be under way at once, learnt from acknowledgements. Logic only.
+"""Size of frames and of data in flight, learnt from acknowledgements. Logic only.
 
 - The rate is BBR's delivery rate: what was acknowledged while a frame was under way, over that time; the
   largest of the last seconds counts. When there was nothing more to send, a sample tells how little was
@@ -30,7 +30,7 @@ _WEIGHT = 0.25  # of the latest frame in the mean size of an event
 
 
 class Flight(NamedTuple):
-    """What is remembered of a frame while it is under way."""
+    """Notes on a frame in flight."""
 
     size_bytes: int
     sent_s: float
@@ -58,12 +58,12 @@ class Pace:
 
     @property
     def rate_bytes_per_s(self) -> float:
-        """What the link is known to carry, and the connection may use; 0 as long as nothing is known."""
+        """The rate that the link is known to carry and the connection may use; 0 while it is unknown."""
         return min(self._samples[0][1], self._most_bytes_per_s) if self._samples else 0.0
 
     @property
     def frame_bytes(self) -> int:
-        """How large the next frame should be at most."""
+        """Largest size of the next frame."""
         wanted = self.rate_bytes_per_s * FRAME_S or min(self._first_bytes, self._most_bytes_per_s * FRAME_S)
         if self._taken_bytes < wanted < 2 * self._taken_bytes:
             wanted = _NO_PROBE * self._taken_bytes
@@ -71,23 +71,23 @@ class Pace:
 
     @property
     def window_bytes(self) -> int:
-        """How much may be under way before the next frame waits."""
+        """Most bytes in flight before the next frame waits."""
         wanted = self.rate_bytes_per_s * (FRAME_S + max(FRAME_S, self._round_trip_s))
         return int(max(wanted, self.frame_bytes))
 
     def room_for(self, size_bytes: int) -> bool:
-        """Whether a frame of that size may go now: if most of it fits. One may always be under way, and
-        nothing goes behind a probe."""
+        """Return True if a frame of that size may go now: if most of it fits. One may always be under way,
+        and nothing goes behind a probe."""
         if self._probing:
             return False
         return self._under_way_bytes + size_bytes // 2 <= self.window_bytes or not self._under_way_bytes
 
     def events(self, at_most: int) -> int:
-        """How many events the next frame should have, from 1 to `at_most`."""
+        """Return how many events the next frame should have, from 1 to `at_most`."""
         return max(1, min(at_most, int(self.frame_bytes / self._event_bytes)))
 
     def packed(self, events: int, size_bytes: int) -> None:
-        """So many events made a frame of this size."""
+        """Note that so many events made a frame of this size."""
         self._event_bytes += _WEIGHT * (size_bytes / events - self._event_bytes)
 
     def sent(self, size_bytes: int, now_s: float) -> Flight:
@@ -98,7 +98,7 @@ class Pace:
         return Flight(size_bytes, now_s, self._acked_bytes)
 
     def idle(self) -> None:
-        """There is nothing more to send now, though the window is open."""
+        """Note that there is nothing more to send, though the window is open."""
         self._offered_until_bytes = self._acked_bytes + self._under_way_bytes
 
     def answered(self, flight: Flight, now_s: float, *, taken: bool) -> None:

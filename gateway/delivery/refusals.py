@@ -1,4 +1,4 @@
-"""What to do about a publish that the cloud broker refused, by the reason code of MQTT 5.
+"""Reaction to a publish that the cloud broker refused, by the reason code of MQTT 5.
 
 docs/bridge.md has the table for people; `tests/delivery/test_refusals.py` compares the two.
 """
@@ -14,7 +14,7 @@ TOO_LARGE = 0x95
 
 
 class RefusalVerdict(Enum):
-    """What a refusal means for the events of the refused message."""
+    """The consequence of a refusal for the events of the message."""
 
     WAIT = "wait"  # the broker's own limit: the same message again after a pause, which counts for nothing
     SPLIT = "split"  # too large: in halves; a single event fails
@@ -71,7 +71,8 @@ _OF_THE_CONTENT = {0x90, TOO_LARGE, 0x99}
 
 
 def verdict(reason_code: int, *, own_topic: bool) -> RefusalVerdict:
-    """What `reason_code` (≥ REFUSED) means. `own_topic`: the topic is the event's own, not the connection's.
+    """Return the consequence of `reason_code` (≥ REFUSED). `own_topic`: the topic is the event's own, not the
+    connection's.
 
     A connection's topic that is denied says nothing about an event: everything waits until somebody allows
     it, rather than that a million events fail for one line in an ACL.
@@ -82,8 +83,9 @@ def verdict(reason_code: int, *, own_topic: bool) -> RefusalVerdict:
 
 
 def close_verdict(reason_code: int | None, *, own_topic: bool) -> RefusalVerdict:
-    """What the end of a connection means for the oldest message without an answer. `reason_code`: of the
-    broker's DISCONNECT, or None where it sent none. RETRY: no telling, see `gateway.delivery.suspicion`."""
+    """Return the consequence of a closed connection for the oldest message without an answer. `reason_code`:
+    of the broker's DISCONNECT, or None where it sent none. RETRY: the cause is unknown, see
+    `gateway.delivery.suspicion`."""
     if reason_code in _OF_THE_BROKER or (reason_code in _OF_THE_TOPIC and not own_topic):
         return RefusalVerdict.WAIT
     if reason_code in _OF_THE_CONTENT:

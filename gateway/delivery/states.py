@@ -1,4 +1,4 @@
-"""What may happen to a buffered event on its way to the cloud, as one table.
+"""State table of buffered events on their way to the cloud.
 
 An unlisted (status, event) pair raises DeliveryError and changes nothing. The SQL of `gateway.buffer`
 names the states it moves from and to through `sources` and `target`, so that this table stays the only
@@ -15,7 +15,7 @@ from gateway.core.events import Status
 
 
 class DeliveryEvent(Enum):
-    """What moves an entry from one status to the next."""
+    """A transition trigger: it moves an event from one status to the next."""
 
     CLAIM = "claim"  # the bridge took it into a frame
     PUBACK = "puback"  # the cloud broker acknowledged the frame
@@ -62,7 +62,7 @@ TRANSITIONS: dict[tuple[Status, DeliveryEvent], Status | None] = {
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long what the cloud refused waits, and how often it is tried."""
+    """Pauses and number of attempts for events that the cloud refused."""
 
     min_ms: int = 1_000
     max_ms: int = 300_000

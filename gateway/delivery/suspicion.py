@@ -20,7 +20,7 @@ _MOST_CAREFUL = 2000  # messages one at a time; what is still missing then was e
 
 
 class Finding(Enum):
-    """What a close means for the message that was the oldest without an answer."""
+    """The meaning of a close for the message that was the oldest without an answer."""
 
     AGAIN = "again"  # it goes again, as its strikes say
     ASIDE = "aside"  # it waits; nothing else was there to compare it with
@@ -28,7 +28,7 @@ class Finding(Enum):
 
 
 class Suspects:
-    """What is known about the events of one bridge connection, over all of its reconnects."""
+    """Suspicious events of one bridge connection, over all of its reconnects."""
 
     def __init__(self) -> None:
         self._strikes: dict[int, int] = {}  # of an event, by its id
@@ -54,12 +54,12 @@ class Suspects:
                 self.idle()
 
     def idle(self) -> None:
-        """Nothing is left to send: what is unsettled is gone."""
+        """Clear all suspicion: nothing is left to send."""
         self._unsettled.clear()
         self._closes = self._careful_messages = 0
 
     def forget(self, ids: Sequence[int]) -> None:
-        """These events have failed, or are refused in another way."""
+        """Forget events that have failed, or were refused in another way."""
         for each in ids:
             self._strikes.pop(each, None)
             self._unsettled.discard(each)
@@ -83,16 +83,16 @@ class Suspects:
 
     @property
     def any(self) -> bool:
-        """Whether some event has a strike."""
+        """True if any event has a strike."""
         return bool(self._strikes)
 
     @property
     def careful(self) -> bool:
-        """Whether messages go one at a time."""
+        """True while messages go one at a time."""
         return self._closes > 1
 
     def suspicious(self, event_id: int) -> bool:
-        """Whether the message that begins with this event goes alone."""
+        """Return True if the message that begins with this event goes alone."""
         return self._strikes.get(event_id, 0) >= STRIKES
 
     def end(self, ids: Sequence[int], start: int, end: int) -> int:

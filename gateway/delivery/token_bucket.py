@@ -1,4 +1,4 @@
-"""How much may go out now. Time comes in as an argument."""
+"""Token bucket: how much may be sent now. Time comes in as an argument."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenBucket:
         return self._rate
 
     def delay_s(self, now_s: float) -> float:
-        """How long to wait before the next frame; 0 when it may go now."""
+        """Return the wait before the next frame; 0 when it may go now."""
         if self._rate is None:
             return 0.0
         if self._updated_s is not None:

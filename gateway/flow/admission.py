@@ -1,4 +1,4 @@
-"""Which messages are taken in while the gateway is pressed: sampling and rejection, as the signal says."""
+"""Admission of messages under pressure: sampling and rejection, as the signal says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Admission:
         self.shedding = signal.sample_rate < 1 or signal.priority_threshold is not None
 
     def judge(self, topic: str, priority: Priority, may_sample: bool) -> Shed | int:
-        """Why the message is left out, or of how many before it the kept one tells the story too."""
+        """Return the reason to leave out the message, or the number of left-out messages that a kept one
+        stands for."""
         if self._threshold is not None and priority >= self._threshold:
             return "overload"
         if not may_sample or self._sampler.share >= 1:

@@ -1,4 +1,4 @@
-"""How hard the gateway is pressed, and what is to be done about it: `check_capacity`.
+"""Pressure on the gateway, and the measures against it: `check_capacity`.
 
 Each load becomes a pressure from 0 to 1, between the mark where it begins to hurt and the one where it is
 too much; the largest counts. The pressure moves a level between 0 and 3, slowly up and slowly down, so that
@@ -23,7 +23,7 @@ from gateway.core.events import Priority
 MAX_DELAY_MS = 1000
 FULL_LEVEL = 3.0
 SECONDS_PER_LEVEL = 30.0
-"""How long full pressure takes from one level to the next, and calm from one to the one below."""
+"""Time at full pressure from one level to the next, and in calm from one level to the one below."""
 
 BEGIN_LEVEL = 0.1  # three seconds of full pressure: what is over sooner is nobody's business
 FEWEST = 0.1  # of ten messages one is kept at least
@@ -43,7 +43,7 @@ MARKS = {
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was measured. Fills are shares from 0 to 1.
+    """Measured load. Fills are shares from 0 to 1.
 
     `cpu` is what the gateway uses of the one core that Python has. `queue` is how full the ingest
     queue is, `window` how much of what the broker may send unacknowledged is out, `intake` which share of
@@ -61,7 +61,7 @@ class Load:
 
 
 class Action(Enum):
-    """What devices and operators are told."""
+    """The measure that devices and operators are told of."""
 
     NONE = "NONE"
     SLOW_DOWN = "SLOW_DOWN"
@@ -143,7 +143,7 @@ def sample_rate(level: float) -> float:
 
 
 def ack_delay_s(level: float, window: int, rate_per_s: float) -> float:
-    """How long acknowledgements wait, so that four fifths of the measured rate remain at level 1 and above.
+    """Return the delay of acknowledgements that leaves four fifths of the measured rate at level 1 and above.
 
     With `window` messages in flight and `rate_per_s`, one message takes window / rate; a quarter more of
     that slows the broker down by a fifth.

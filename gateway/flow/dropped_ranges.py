@@ -1,4 +1,4 @@
-"""What was shed: so many messages of a stream within a range of time, and why."""
+"""Ranges of dropped messages of a stream within a time, and the reason."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 OTHERS = ""
-"""In place of a stream: several that are not told apart any more."""
+"""Placeholder for several streams that are no longer told apart."""
 
 
 class DroppedRange(NamedTuple):
-    """So many messages of a stream arrived from `first_ms` to `last_ms`; both 0: nobody knows when."""
+    """Messages of a stream that arrived from `first_ms` to `last_ms`; both 0: the times are unknown."""
 
     reason: str
     stream: str
@@ -19,12 +19,13 @@ class DroppedRange(NamedTuple):
     messages: int
 
     def joined(self, other: DroppedRange) -> DroppedRange:
-        """One range that covers both."""
+        """Return one range that covers both."""
         first_ms, last_ms = min(self.first_ms, other.first_ms), max(self.last_ms, other.last_ms)
         return DroppedRange(self.reason, self.stream, first_ms, last_ms, self.messages + other.messages)
 
     def holds(self, other: DroppedRange) -> bool:
-        """Whether `other` went into this range, which has become longer or stands for several streams."""
+        """Return True if this range includes `other`; this range is then longer or stands for several
+        streams."""
         alike = self.reason == other.reason and self.stream in (other.stream, OTHERS)
         return alike and self.first_ms <= other.first_ms and other.last_ms <= self.last_ms
 

@@ -1,4 +1,4 @@
-"""How much memory each part of the gateway may use: the budget, as shares of what there is."""
+"""Memory budget of each part of the gateway, as shares of the available memory."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 MIB = 1024 * 1024
 RESERVED_BYTES = 512 * MIB
-"""For the operating system and the interpreter, on a machine that has it."""
+"""Memory for the operating system and the interpreter, on a machine that has enough."""
 
 # Python with everything imported takes about 60 MB: less than this cannot be shared out.
 SMALLEST_SHARED_BYTES = 32 * MIB
 
 KEY_BYTES = 2048
-"""What one key of a window takes, with an open window of `stats` (measured: 1,934)."""
+"""Memory of one key of a window, with an open window of `stats` (measured: 1,934)."""
 
 COLD_KEY_BYTES = 256
-"""What stays of a key whose state is in the checkpoint only (measured: 110 with a name of 26 characters)."""
+"""Memory of a key whose state is in the checkpoint only (measured: 110 with a name of 26 characters)."""
 
 FEWEST_KEYS = 1000
 MOST_KEYS = 100_000
@@ -33,11 +33,11 @@ class MemoryBudget:
     processing_bytes: int
 
     def hot_keys(self, windows: int) -> int:
-        """How many keys each of so many windows may keep in memory."""
+        """Return how many keys each of so many windows may keep in memory."""
         return max(FEWEST_KEYS, min(MOST_KEYS, self.windows_bytes // KEY_BYTES // max(1, windows)))
 
     def most_keys(self, windows: int) -> int:
-        """How many keys each of so many windows may have at all: their names stay in memory."""
+        """Return how many keys each of so many windows may have at all: their names stay in memory."""
         return max(FEWEST_KEYS, self.windows_bytes // COLD_KEY_BYTES // max(1, windows))
 
 

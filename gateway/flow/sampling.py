@@ -1,4 +1,4 @@
-"""Which messages are kept when a gateway cannot take all: evenly per stream, and fairly between streams.
+"""Choice of messages when a gateway cannot take all: evenly per stream, and fairly between streams.
 
 Fair is max-min fair: every stream gets what it needs up to a common limit, and who sends more is thinned to
 it. So one device that floods loses its own messages, and not those of its neighbours. Within a stream the
@@ -55,8 +55,8 @@ class FairSampler:
             self._before, self._counts = self._counts, {}
 
     def admit(self, topic: str) -> int | None:
-        """How many messages before this one were left out since the last that was kept; None leaves this
-        one out as well."""
+        """Return how many messages were left out since the last one kept; None leaves this one out as
+        well."""
         if len(self._credit) > MAX_STREAMS:
             self._forget()
         self._counts[topic] = self._counts.get(topic, 0) + 1

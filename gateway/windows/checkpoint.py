@@ -21,7 +21,7 @@ Change = tuple[bytes, bytes | None]
 
 FORMAT = 1
 DAMAGES = (ValueError, TypeError, KeyError, IndexError, AttributeError)
-"""What reading state that is not as it was written may raise."""
+"""Errors raised by reading state that is not as it was written."""
 META = b"!"
 _COLD_PER_HOT = 8
 _SLACK = 8  # an eighth more may be in memory for a while: to store all that fired with each thousand is slow
@@ -47,7 +47,7 @@ class Checkpoint:
 
     @property
     def crowded(self) -> bool:
-        """Whether more keys take memory than should, because many came back or have to be deleted."""
+        """True if more keys take memory than should, because many came back or have to be deleted."""
         keys = self._operator.keys
         most = self._most + self._hot_keys // _SLACK
         return self._fetch is not None and len(keys.hot) + keys.removed > most
@@ -148,7 +148,7 @@ class Checkpoint:
     # --- back ---
 
     def fits(self, meta: bytes) -> bool:
-        """Whether state with this first row was made by the window as it is now."""
+        """Return True if state with this first row was made by the window as it is now."""
         found = orjson.loads(meta)
         return (found["format"], found["fingerprint"]) == (FORMAT, self._operator.fingerprint)
 
@@ -192,7 +192,7 @@ class Restoration:
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
         self.why_not = "it is not configured any more" if checkpoint is None else ""
-        """Why the state cannot be used, or nothing."""
+        """Reason why the state cannot be used, or empty."""
         self._checkpoint = checkpoint
         self._has_begun = False
         self._waiting: list[Row] = []
@@ -225,7 +225,7 @@ class Restoration:
         self._waiting.clear()
 
     def finish(self) -> str:
-        """Why the state cannot be used, or nothing."""
+        """Return why the state cannot be used, or nothing."""
         if not self._has_begun and not self.why_not:
             self.why_not = "its first row is missing"
         return self.why_not

@@ -1,4 +1,4 @@
-"""What a window computes over the result of its plugin: formulas over the results of its fields."""
+"""Computed results of a window: formulas over the results of its fields."""
 
 from __future__ import annotations
 

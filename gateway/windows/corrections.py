@@ -1,4 +1,4 @@
-"""When corrections go out: at once, gathered for a while, or not at all.
+"""Timing of corrections: at once, gathered for a while, or not at all.
 
 A key that owes corrections is noted with the processing time at which they are due: the arrival of the first
 late reading plus `every`. That time is part of the key's state, so a replay after a crash owes what was owed.

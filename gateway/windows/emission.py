@@ -1,4 +1,4 @@
-"""What windows emit: identities, and the JSON of aggregates and of dropped readings."""
+"""Output of windows: identities, and the JSON of aggregates and of dropped readings."""
 
 from __future__ import annotations
 

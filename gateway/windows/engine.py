@@ -33,13 +33,13 @@ MAX_BOUND_TOPICS = 65_536
 MAX_BOUND_TOPIC_CHARS = 256  # the same for a few long ones
 
 TIMED_EVERY = 100
-"""One message in so many is timed: reading the stopwatch costs about as much as a window does."""
+"""Messages per timed message: reading the stopwatch costs about as much as a window does."""
 
 STATE_FIELDS = (
     *("type", "plugin", "options", "fields", "key", "route", "topic", "mode", "watermark"),
     *("size_ms", "slide_ms", "gap_ms", "offset_ms", "count", "trigger_count", "trigger_every_ms"),
 )
-"""What a window's state depends on. A change of anything else keeps the state."""
+"""Settings that a window's state depends on. A change of anything else keeps the state."""
 CALENDAR_FIELDS = ("every", "timezone", "week_starts")
 """The same of calendar windows: in a fingerprint only where given, so that older state still fits."""
 
@@ -124,17 +124,17 @@ class WindowEngine:
 
     @property
     def progressed(self) -> bool:
-        """Whether the last `advance` changed any state. The caller then takes a checkpoint with it."""
+        """True if the last `advance` changed any state. The caller then takes a checkpoint with it."""
         return self._progressed
 
     @property
     def awaits_time(self) -> bool:
-        """Whether `advance` may bring something about soon, though nothing is processed."""
+        """True if `advance` may soon produce something, though nothing is processed."""
         return any(operator.ticks.awaits_time for operator in self._operators.values())
 
     @property
     def crowded(self) -> bool:
-        """Whether so many keys were read back that some have to leave the memory: `take_changes` does it. It
+        """True if so many keys were read back that some must leave the memory: `take_changes` does it, and
         may be called between any two chunks."""
         return any(checkpoint.crowded for checkpoint in self._checkpoints.values())
 
@@ -164,7 +164,7 @@ class WindowEngine:
     def _process_timed(
         self, bound: _Bound, samples: Sequence[Sample], arrival_ms: int, out: list[Emission]
     ) -> Chunks:
-        """What `process` does, with a look at the stopwatch around each window."""
+        """Process a message with a stopwatch around each window."""
         read_ns = self._stopwatch_ns or _no_stopwatch
         for operator, binding in bound:
             started_ns = read_ns()
@@ -174,7 +174,7 @@ class WindowEngine:
         return self._fire(out, read_ns)
 
     def _fire(self, out: list[Emission], read_ns: Callable[[], int]) -> Iterator[list[Emission]]:
-        """What waited for the watermarks that the last message has moved, behind what is in `out` already."""
+        """Yield what is in `out`, then what waited for the watermarks that the last message has moved."""
         due = [*self._due]
         self._due.clear()
         for operator in due:
@@ -278,15 +278,16 @@ class WindowEngine:
         return f"window {window}: the state of {keys} keys is {fate}: {restoration.why_not}"
 
     def part(self, names: Collection[str]) -> WindowEngine:
-        """These windows alone: what it processes reaches no other. For state that is made anew."""
+        """Return an engine with these windows alone: what it processes reaches no other. For state that is
+        made anew."""
         part = copy(self)
         part._operators = {name: self._operators[name] for name in names}
         part._bound = {}
         return part
 
     def renew(self, now_ms: int) -> None:
-        """What was processed up to `now_ms` made the state anew: what follows is not to be taken for what an
-        earlier state of these windows gave."""
+        """Note that the state was rebuilt up to `now_ms`, so that what follows is not confused with results
+        of an earlier state."""
         for operator in self._operators.values():
             operator.renew(now_ms)
 
@@ -305,7 +306,7 @@ def gathered(chunks: Chunks) -> list[Emission]:
 
 
 def _taken(out: list[Emission]) -> list[Emission]:
-    """What is in the list, which is emptied."""
+    """Empty the list and return what was in it."""
     taken = out.copy()
     out.clear()
     return taken

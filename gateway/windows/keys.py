@@ -25,7 +25,7 @@ class KeyTemplate:
         self._parts = tuple(part for part in _SPLIT.split(self.text) if part)
 
     def needs_fields(self, levels: Mapping[str, str]) -> bool:
-        """Whether the key differs between samples of one topic."""
+        """Return True if the key differs between samples of one topic."""
         return any(name not in levels for name in self.names)
 
     def render(self, levels: Mapping[str, str], fields: Mapping[str, FieldValue]) -> str | None:

@@ -25,7 +25,7 @@ class Keyspace(Generic[K]):
         self.cold: set[str] = set()
         self.dirty: list[K] = []
         self.removed = 0
-        """How many of `dirty` are to be deleted; they take memory until the checkpoint knows it."""
+        """Number of `dirty` keys to delete; they take memory until the checkpoint knows it."""
         self.load: Callable[[str], K | None] | None = None
         """Reads a cold key from the checkpoint; None when it cannot be read any more."""
         self._most = spec.max_keys
@@ -58,7 +58,7 @@ class Keyspace(Generic[K]):
             self.dirty.append(key)
 
     def admits(self, name: str) -> bool:
-        """Whether there is room for a new key; its reading is counted as rejected where there is not."""
+        """Return True if there is space for a new key; otherwise count its reading as rejected."""
         if self._most is not None and self._samples:
             self._thin(self._most)
         is_full = self._most is not None and len(self) >= self._most

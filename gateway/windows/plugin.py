@@ -1,4 +1,4 @@
-"""What a window plugin is: Beam's CombineFn with plain JSON accumulators, and the check of that contract.
+"""Contract of a window plugin: Beam's CombineFn with plain JSON accumulators, and a check of it.
 
 A plugin is a stateless object: the engine calls one instance for all keys, from one thread at a time.
 What it knows about a window is in the accumulator.
@@ -62,7 +62,8 @@ class CombineFn(Protocol):
         """
 
     def merge_accumulators(self, accumulators: Sequence[Accumulator]) -> Accumulator:
-        """One accumulator for all readings of several, which come in time order and must not be changed."""
+        """Return one accumulator for all readings of several, which come in time order and must not be
+        changed."""
 
     def extract_output(self, accumulator: Accumulator) -> Output:
         """The result. The accumulator must not be changed: it may get more readings later."""
@@ -123,7 +124,8 @@ class PerField:
 
 
 def value_reader(plugin: object) -> Callable[[FieldValue], float | None]:
-    """What a plugin takes for a value: a number, text too, or whole numbers as they are."""
+    """Return the conversion of values for a plugin: to a number, to text too, or with whole numbers
+    unchanged."""
     if getattr(plugin, "accepts_text", False):
         return number_or_text
     return exact_number if getattr(plugin, "exact_integers", False) else number

@@ -1,4 +1,4 @@
-"""Where results leave a plugin: whatever it does here is counted and reported, and never stops the window."""
+"""Border to a plugin: whatever it does here is counted and reported, and never stops the window."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ERROR_CHARS = 500
 
 
 class Key:
-    """One key of a window: its clock, and its plugin's record. Subclasses add the windows' state."""
+    """A key of a window: its clock, and its plugin's record. Subclasses add the windows' state."""
 
     __slots__ = (
         *("blocked_until_ms", "carry", "clock", "dirty", "failures", "gone", "heard_ms", "name"),
@@ -42,7 +42,7 @@ class Key:
         self.settle_ms: int | None = None  # when the corrections that it owes are due
 
     def window_count(self) -> int:
-        """How many windows of the key are kept."""
+        """Return the number of windows that the key keeps."""
         return 0
 
 

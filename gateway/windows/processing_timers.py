@@ -1,4 +1,4 @@
-"""What the mere passing of processing time does to a window: silence, pulses, keys to forget."""
+"""Effects of the passing of processing time on a window: silence, pulses, keys to forget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ K = TypeVar("K", bound=Key)
 
 
 class Ticked(Protocol[K]):
-    """What of an operator is needed here."""
+    """The part of an operator that is needed here."""
 
     spec: WindowSpec
     uses_watermark: bool
@@ -41,7 +41,7 @@ class ProcessingTimeTimers(Generic[K]):
     def __init__(self, operator: Ticked[K]) -> None:
         spec = operator.spec
         self.progressed = False
-        """Whether the last `advance` changed any state."""
+        """True if the last `advance` changed any state."""
         self._operator = operator
         self._every_ms = spec.trigger_every_ms if spec.type == "global" else spec.early_every_ms
         self._pulse_number: int | None = None
@@ -53,12 +53,12 @@ class ProcessingTimeTimers(Generic[K]):
 
     @property
     def has_pulses(self) -> bool:
-        """Whether the window gives results as time passes."""
+        """True if the window gives results as time passes."""
         return self._every_ms is not None
 
     @property
     def awaits_time(self) -> bool:
-        """Whether there are windows that silence or a pulse may bring something out of, or corrections."""
+        """True if silence, a pulse or a due correction may produce a result."""
         if not len(self._operator.keys):
             return False
         return self._every_ms is not None or self._operator.spec.idle_timeout_ms is not None

@@ -1,4 +1,4 @@
-"""From a sample to a reading and its key, as one window wants them."""
+"""Extraction of a reading and its key from a sample, for one window."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ WindowType = Literal["tumbling", "hopping", "calendar", "session", "global", "co
 
 @dataclass(frozen=True, slots=True)
 class WindowSpec:
-    """One window of the configuration. All durations are milliseconds; None means not set.
+    """A window of the configuration. All durations are milliseconds; None means not set.
 
     A window reads the samples of `route`, or of every topic that `topic` (a template) matches.
     `key` is a template over named topic levels and sample fields; an empty one makes a single key `all`.
@@ -57,6 +57,6 @@ class WindowSpec:
 
     @property
     def has_order(self) -> bool:
-        """Whether its results are about spans of event time, one older than the other. Count and global
+        """True if its results are about spans of event time, one older than the other. Count and global
         windows fire by arrival."""
         return self.type not in ("count", "global")

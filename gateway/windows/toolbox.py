@@ -1,4 +1,4 @@
-"""What several plugins need: reading options, and a short record of what happened when."""
+"""Tools for plugins: reading options, and a short record of what happened when."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ UNTOUCHED = 64
 
 
 class Record:
-    """How to keep a short record of values over time: points in order, without old ones that add nothing.
+    """Rules for a short record of values over time: points in order, without old ones that add nothing.
 
     `order` sorts points, `is_between(before, value, after)` tells which values are implied by the ones
     around them, and `limit` is how many points one window may keep.
@@ -91,7 +91,7 @@ class Record:
             self._thin(points)
 
     def merge(self, records: Sequence[Sequence[Point]]) -> list[Point]:
-        """One record out of several."""
+        """Merge several records into one."""
         points = sorted((list(point) for record in records for point in record), key=self._order)
         self._thin(points)
         return points

@@ -1,4 +1,4 @@
-"""What a field of a sample is worth: a finite number, a word for a key, or nothing at all."""
+"""Values of a sample's fields: a finite number, a word for a key, or nothing at all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def number(value: FieldValue) -> float | None:
 
 
 def exact_number(value: FieldValue) -> float | None:
-    """As `number`, but a whole number of 64 bits stays an int: a float is exact up to 2^53 only."""
+    """Return the value as `number` does, but keep a whole number of 64 bits as an int: a float is exact up to
+    2^53 only."""
     whole = int(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else value
     if isinstance(whole, int) and not isinstance(whole, bool) and -(1 << 63) <= whole < 1 << 64:
         return whole
@@ -39,7 +40,8 @@ def exact_number(value: FieldValue) -> float | None:
 
 
 def number_or_text(value: FieldValue) -> float | None:
-    """As `number`, but NaN for text that is no number: for plugins that read the text themselves."""
+    """Return the value as `number` does, but NaN for text that is no number: for plugins that read the text
+    themselves."""
     found = number(value)
     if found is None and isinstance(value, str) and value:
         return float("nan")
@@ -47,7 +49,7 @@ def number_or_text(value: FieldValue) -> float | None:
 
 
 def word(value: FieldValue) -> str | None:
-    """How `value` reads as a part of a key, or None where it cannot be one."""
+    """Return the text of `value` as a part of a key, or None where it has none."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""How far event time has come: one clock per window (`shared`) or one per key (`per_key`), and their timers.
+"""Watermarks: one clock per window (`shared`) or one per key (`per_key`), and their timers.
 
 Invariants
 - A watermark never goes back.
@@ -29,7 +29,7 @@ MAX_SOURCES = 100_000
 
 
 def silent_since_ms(heard_ms: int, awake_ms: int, now_ms: int) -> int:
-    """From when on silence counts: from the last event, but not from before the last `resume`.
+    """Return the start of the silence: the last event, but not before the last `resume`.
 
     A last event in the future came before processing time was set back; the `resume` is later.
     """
@@ -63,7 +63,7 @@ def smoothed_ms(gap_ms: int, new_gap_ms: int) -> int:
 
 
 class Source:
-    """One source stream of a shared clock. `idle` also stands for a source that has not been heard yet."""
+    """A source stream of a shared clock. `idle` also stands for a source that has not been heard yet."""
 
     __slots__ = ("dirty", "gap_ms", "heard_ms", "idle", "max_ms", "name", "queued", "serial")
 
@@ -259,7 +259,7 @@ class KeyClock:
         self.wm_ms = max(self.wm_ms, time_ms - self._lag_ms)
 
     def reached_ms(self, now_ms: int, awake_ms: int) -> int:
-        """Where event time would be by now if the key had not fallen silent."""
+        """Return the event time by now if the key had not fallen silent."""
         if self.max_ms == NEVER:  # only events from beyond max_future_skew: nothing better is known
             return now_ms - self._lag_ms
         silent_ms = now_ms - silent_since_ms(self.heard_ms, awake_ms, now_ms)

@@ -41,7 +41,7 @@ class Exempt(NamedTuple):
 
 
 class StreamClaim(NamedTuple):
-    """What a gateway says about the numbers `first` to `last` of one stream."""
+    """A gateway's claim about the numbers `first` to `last` of one stream."""
 
     stream: str
     first: int
@@ -50,7 +50,7 @@ class StreamClaim(NamedTuple):
 
     @property
     def events(self) -> int:
-        """How many events of it the cloud broker has acknowledged."""
+        """Number of its events that the cloud broker has acknowledged."""
         return self.last - self.first + 1 - sum(each.run.size for each in self.exempt)
 
     def parts(self, most_runs: int = MAX_RUNS) -> Iterator[StreamClaim]:
@@ -65,7 +65,7 @@ class StreamClaim(NamedTuple):
 
 
 class AuditRecord(NamedTuple):
-    """One message. `session` is new with every start of the gateway, which then claims everything anew.
+    """An audit message. `session` is new with every start of the gateway, which then claims everything anew.
 
     `buffer` is how many events had which status in the gateway's buffer at `time_ms`, `shed` what it has not
     taken in at all: ranges that are new or have become longer. `buffer_id` is the buffer's own: numbers are
@@ -99,7 +99,7 @@ def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iter
 
 
 def _batches(encoded: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]]:
-    """At least one; each of `limit_bytes`, or with one part that is larger."""
+    """Yield batches of at most `limit_bytes`, or with one part that is larger; at least one."""
     batch: list[bytes] = []
     batch_bytes = 0
     for one in encoded:

@@ -19,7 +19,7 @@ _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?:\.\.\.)?\}")
 
 @dataclass(frozen=True)
 class DownlinkRule:
-    """What is taken from the cloud broker, and where it goes.
+    """A rule for commands: what to take from the cloud broker, and where it goes.
 
     `to` holds named levels of `topic`; None: to the same topic. `allow` narrows that: local topic filters of
     which one must match; empty, all are allowed.
@@ -58,7 +58,7 @@ class Downlink:
     rules: Sequence[DownlinkRule]
 
     def filters(self) -> list[tuple[str, int]]:
-        """What to subscribe to, as (filter, QoS)."""
+        """Return the subscriptions, as (filter, QoS)."""
         return [(rule.source.filter, rule.qos) for rule in self.rules]
 
     def destination(self, message: Message) -> tuple[DownlinkRule, str] | str:

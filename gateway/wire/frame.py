@@ -64,7 +64,7 @@ def wire_events(columns: EventColumns) -> list[WireEvent]:
 
 
 class Batch(NamedTuple):
-    """One decoded batch frame. `batch_id` has 16 bytes; `buffer_id` is empty where the frame has none."""
+    """A decoded batch frame. `batch_id` has 16 bytes; `buffer_id` is empty where the frame has none."""
 
     gateway_id: str
     batch_id: bytes

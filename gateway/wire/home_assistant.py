@@ -1,4 +1,4 @@
-"""What Home Assistant is told so that it shows the gateway and its aggregates by itself: MQTT discovery.
+"""MQTT discovery messages, with which Home Assistant shows the gateway and its aggregates by itself.
 
 Each entity is a retained message on `PREFIX/COMPONENT/NODE/OBJECT/config`; an empty one takes it back. The
 fields are those of https://www.home-assistant.io/integrations/sensor.mqtt/ and …/binary_sensor.mqtt/. No
@@ -29,8 +29,8 @@ _UNTOLD = re.compile(r"[^a-zA-Z0-9_-]")
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """How the aggregates of a window are shown. `value` is the path of the shown number in their result,
-    with dots; empty: the likeliest one is found."""
+    """Display of a window's aggregates. `value` is the path of the shown number in their result, with dots;
+    empty: the likeliest one is found."""
 
     value: str = ""
     unit: str | None = None
@@ -69,7 +69,7 @@ class Discovery:
 
     @property
     def filter(self) -> str:
-        """Where everything lies that this gateway ever announced under this prefix."""
+        """Topic filter of everything that this gateway ever announced under this prefix."""
         return f"{self._prefix}/+/{self._node}/+/config"
 
     def connected(self) -> Iterator[DiscoveryMessage]:
@@ -80,7 +80,8 @@ class Discovery:
         yield self._entity("sensor", "alert", self._alert())
 
     def aggregate(self, topic: str, payload: bytes) -> DiscoveryMessage | None:
-        """What is to be announced before `payload` is published on `topic`: something on the first time."""
+        """Return the announcement to send before `payload` is published on `topic`, the first time; else
+        None."""
         if topic in self._announced:
             return None
         found = self._window_of(topic)
@@ -99,7 +100,8 @@ class Discovery:
         return self._entity("sensor", _identifier(topic.removeprefix(self._topics.all_aggregates)), described)
 
     def stale(self, topic: str, payload: bytes) -> DiscoveryMessage | None:
-        """What takes back a retained announcement of an earlier run, if its window is gone."""
+        """Return the message that takes back a retained announcement of an earlier run, if its window is
+        gone."""
         if not payload:
             return None
         try:

@@ -1,4 +1,4 @@
-"""Which of two results of one window and key is about the newer window: the current one is."""
+"""Order of two results of one window and key: which is about the newer window."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MARK = b',"superseded":true}'
 
 
 class Standing(NamedTuple):
-    """Where a result stands among those of its window and key."""
+    """The order of a result among those of its window and key."""
 
     start_ms: int
     end_ms: int
@@ -18,7 +18,7 @@ class Standing(NamedTuple):
     revision: int
 
     def is_behind(self, other: Standing) -> bool:
-        """Whether this result must not take the place of `other`.
+        """Return True if this result must not take the place of `other`.
 
         One window is older than another when it begins *and* ends before it. Where one lies inside of the
         other, a session has grown or the configuration has another size: then the later result counts.
@@ -29,7 +29,7 @@ class Standing(NamedTuple):
 
 
 def standing(aggregate: Mapping[str, Any]) -> Standing | None:
-    """Where an aggregate stands; None when its window has no bounds."""
+    """Return the order of an aggregate; None when its window has no bounds."""
     start_ms, end_ms = aggregate["start_ms"], aggregate["end_ms"]
     if start_ms is None or end_ms is None:
         return None

@@ -19,7 +19,7 @@ NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 GATEWAY_NAMES = ("id", "client_id")
 EVENT_NAMES = ("topic", "stream")
 NO_LEVEL = "_"
-"""What a named level is for an event that no route with this name has read, such as an aggregate."""
+"""Value of a named level for an event that no route with this name has read, such as an aggregate."""
 
 _REMEMBERED = 10_000  # topics
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9]+")
@@ -40,13 +40,13 @@ class UplinkTopics:
     _events: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def batch(self, shard: int) -> str:
-        """Where the frames of connection number `shard` go."""
+        """Return the topic for frames of connection number `shard`."""
         if self.batch_template is None:
             return self.own.batch(shard)
         return _filled(self.batch_template, {**self._gateway, "n": str(shard)})
 
     def event(self, stream: str) -> str:
-        """Where the events of `stream` go in the event format."""
+        """Return the topic for events of `stream` in the event format."""
         if self.event_template is None:
             return self.own.event(stream)
         found = self._events.get(stream)
@@ -68,7 +68,7 @@ class UplinkTopics:
 
     @property
     def names_streams(self) -> bool:
-        """Whether the topic of an event says its stream, as the reference receiver reads it."""
+        """True if the topic of an event names its stream, as the reference receiver reads it."""
         return self.event_template is None
 
     @property

@@ -44,13 +44,13 @@ class Decoder:
     timestamp_format: str = "iso"
     single: bool = False
     trusted: str | None = None
-    """Where an item says, by true, that its device saved it up: then its time is believed."""
+    """Path of a flag in an item: when true, the device saved the item up, and its time is believed."""
     remembers: bool = False
-    """Whether a message needs those before it to be understood; see `decode.sparkplug_births`."""
+    """True if a message can only be understood with earlier ones; see `decode.sparkplug_births`."""
     is_text: bool = True
-    """Whether a payload is text, whose character set may be another than UTF-8."""
+    """True if a payload is text, whose character set may be another than UTF-8."""
     forgiving: Parse | None = None
-    """How a payload is read that `parse` and all other ways of reading it refused."""
+    """Reader for payloads that `parse` and all other ways of reading refused."""
 
 
 def _cbor() -> Decoder:

@@ -12,7 +12,7 @@ from gateway.decode.decoders.reduction import Reducer
 
 
 def parse_cbor(payload: bytes, _arrival_ms: int = 0) -> object:
-    """One CBOR item. Times (tags 0 and 1) become ISO text, byte strings hexadecimal text."""
+    """Parse one CBOR item. Times (tags 0 and 1) become ISO text, byte strings hexadecimal text."""
     check_size(payload)
     stream = io.BytesIO(payload)
     try:

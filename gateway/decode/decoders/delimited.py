@@ -13,7 +13,7 @@ from gateway.decode.decoders.plain import check_size
 
 @dataclass(frozen=True, slots=True)
 class CsvSpec:
-    """How lines are cut. Without `columns` and header they are called `c1`, `c2`, …"""
+    """The format of lines. Without `columns` and header they are called `c1`, `c2`, …"""
 
     columns: tuple[str, ...] = ()
     separator: str = ","

@@ -12,11 +12,12 @@ _TIMESTAMP_AS_DATETIME = 3
 
 
 def _no_value(_code: int, _content: bytes) -> None:
-    """What an extension of an application means, only that application knows."""
+    """Return None: only the application knows the meaning of its own extension."""
 
 
 def parse_msgpack(payload: bytes, _arrival_ms: int = 0) -> object:
-    """One MessagePack item. Timestamps become ISO text, bytes hexadecimal text; other extensions are null."""
+    """Parse one MessagePack item. Timestamps become ISO text, bytes hexadecimal text; other extensions are
+    null."""
     check_size(payload)
     try:
         item = msgpack.unpackb(

@@ -133,5 +133,5 @@ def parse_any_text(payload: bytes, _arrival_ms: int = 0) -> Document:
 
 
 def parse_raw(_payload: bytes, _arrival_ms: int = 0) -> Document:
-    """Nothing is read: the bytes are kept and bridged, and there is nothing to gather."""
+    """Return an empty document: the bytes are kept and bridged, without any readings."""
     return []

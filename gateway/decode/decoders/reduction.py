@@ -1,4 +1,4 @@
-"""What binary formats hold, reduced to what JSON can say."""
+"""Reduction of binary formats' values to those of JSON."""
 
 from __future__ import annotations
 

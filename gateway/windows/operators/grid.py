@@ -26,11 +26,11 @@ from gateway.windows.spec import WindowSpec
 
 UNFIRED = -1
 WITHHELD = -2
-"""It was late from the start: a correction is what it gives first."""
+"""Late from the start: its first result is a correction."""
 
 
 class Slicing(Protocol):
-    """How time is cut into windows and slices, each named by its start in milliseconds."""
+    """The division of time into windows and slices, each named by its start in milliseconds."""
 
     def slice_of(self, time_ms: int) -> int:
         """The slice that holds a time."""
@@ -85,7 +85,7 @@ class Grid:
 
 
 class Slice:
-    """What one key has in one slice. `first_end_ms` is when the first window that contains it closes."""
+    """The state of a key in one slice. `first_end_ms` is when the first window that contains it closes."""
 
     __slots__ = ("accumulator", "count", "first_end_ms")
 
@@ -217,7 +217,7 @@ class GridOperator(Operator[GridKey]):
                 part.accumulator, part.count = self._plugin.create_accumulator(), 0
 
     def _slices_of(self, key: GridKey, bounds: Bounds) -> list[Slice]:
-        """What a key has in a window, in time order."""
+        """Return the slices of a key in a window, in time order."""
         return [key.slices[start] for start in sorted(key.slices) if bounds[0] <= start < bounds[1]]
 
     def _bounds(self, start_ms: int) -> Bounds:

@@ -1,4 +1,4 @@
-"""What every type of window does: read a field, find the key, place the reading, move the watermark.
+"""Common part of every type of window: read a field, find the key, place the reading, move the watermark.
 
 A subclass says what happens to a reading (`_place`) and at a timer (`_on_timer`), and how a key's state is
 written and read.
@@ -35,7 +35,7 @@ _new_reading: Callable[[tuple[Any, ...]], Reading] = partial(tuple.__new__, Read
 
 @dataclass(slots=True)
 class Binding(Generic[K]):
-    """What is known about the samples of one topic before they come."""
+    """Facts about the samples of one topic that are known in advance."""
 
     topic: str
     levels: Mapping[str, str]
@@ -45,7 +45,7 @@ class Binding(Generic[K]):
 
 
 class Operator(ABC, Generic[K]):
-    """One window of the configuration at work, for one thread; only `counters` may be read by others."""
+    """A window of the configuration at work, for one thread; only `counters` may be read by others."""
 
     uses_watermark = True
 
@@ -60,7 +60,7 @@ class Operator(ABC, Generic[K]):
         if self.uses_watermark and spec.watermark == "shared":
             self.shared = SharedClock(spec.out_of_orderness_ms, idle_timeout(spec))
         self.due: list[Operator[Any]] = []
-        """Where `process` notes that there is something to `fire` afterwards."""
+        """List in which `process` notes that there is something to `fire` afterwards."""
         self._due_keys: list[str] = []  # whose own watermarks have reached what waits for them
         self.ticks: ProcessingTimeTimers[K] = ProcessingTimeTimers(self)
         self._plugin = plugin
@@ -253,7 +253,7 @@ class Operator(ABC, Generic[K]):
             self.counters.watermark_ms = wm_ms if shown_ms is None else max(shown_ms, wm_ms)
 
     def _owes(self, key: K) -> bool:
-        """Whether a correction has to wait; it is counted when there are none at all."""
+        """Return True if a correction must wait; count it as withheld where corrections are off."""
         self.counters.corrections_withheld += not self._corrects
         if self.owed is None:
             return False

@@ -37,7 +37,8 @@ class PaneOperator(GridOperator):
         return pane
 
     def _add(self, panes: list[Slice], reading: Reading) -> None:
-        """To all or to none: plugins change accumulators in place, so that one may have to be taken back."""
+        """Add the reading to all panes or to none: plugins change accumulators in place, so a change may have
+        to be undone."""
         before: list[bytes] = []
         try:
             for pane in panes:

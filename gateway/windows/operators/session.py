@@ -17,11 +17,11 @@ from gateway.windows.spec import WindowSpec
 
 UNFIRED = -1
 WITHHELD = -2
-"""It was late from the start: a correction is what it gives first."""
+"""Late from the start: its first result is a correction."""
 
 
 class OpenSession:
-    """One session. `replaces` are bounds that were emitted and no longer hold, until the next firing."""
+    """A session. `replaces` are bounds that were emitted and no longer hold, until the next firing."""
 
     __slots__ = (
         "accumulator",
@@ -179,11 +179,12 @@ class SessionOperator(Operator[SessionKey]):
         self._retire(key)
 
     def _due_ms(self, session: OpenSession) -> int:
-        """When a session fires, or if it has fired, when it expires."""
+        """Return when a session fires, or if it has fired, when it expires."""
         return session.end_ms + (0 if session.revision == UNFIRED else self._lateness_ms)
 
     def _watch(self, key: SessionKey, session: OpenSession) -> None:
-        """One timer for each session, looked at again when it goes off: the end moves with every reading."""
+        """Set one timer for each session; it is checked again when it goes off, because each reading moves
+        the end."""
         session.timer_ms = self._due_ms(session)
         self._schedule(key, session.timer_ms)
 
