@@ -11,7 +11,7 @@ from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Kind, Priority
 
 DERIVED_FAMILY = "aggregates"
-"""Whose dictionary compresses what the gateway itself makes."""
+"""The family whose dictionary compresses events that the gateway makes itself."""
 
 
 class Alert(Protocol):

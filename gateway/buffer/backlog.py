@@ -1,4 +1,4 @@
-"""What a round of the bridge takes while a backlog drains: the urgent, then the young, then the rest.
+"""Shares of a bridge round while a backlog drains: urgent events first, then recent ones, then the rest.
 
 - First all that is critical, alerts among it. Of the room that is left in the round half goes to aggregates
   of the last hour, half of what is left then to live events, half of what is left then to older aggregates.
@@ -23,7 +23,7 @@ _AGGREGATES = "INDEXED BY buffer_events_unsettled_derived"
 
 @dataclass
 class Backlog:
-    """What waited when a connection began to drain: everything up to `to_id`.
+    """The events that waited when a connection began to drain: every one up to `to_id`.
 
     `streams` are the numbers of those that still have some of it, as a JSON array. `passed` says for each
     priority up to which id live events were claimed; `reached` is the same once the claim is committed.
@@ -55,7 +55,7 @@ class Band(NamedTuple):
 
 
 def bands(backlog: Backlog, recent_id: int) -> Iterator[Band]:
-    """What goes before the backlog. `recent_id`: the first event of the last hour."""
+    """Yield the bands that go before the backlog. `recent_id`: the first event of the last hour."""
     yield Band(1.0, (Query("priority = ?", (int(Priority.CRITICAL),)),))
     kind = "kind = ? AND kind <> 0"
     yield Band(_SHARE, (Query(f"{kind} AND id >= ?", (int(Kind.AGGREGATE), recent_id), source=_AGGREGATES),))

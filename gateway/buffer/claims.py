@@ -1,4 +1,4 @@
-"""Which events go to the cloud next, and which streams wait after a refusal.
+"""Choice of the events to send next, and of the streams that pause after a refusal.
 
 Invariants:
 - The most urgent go first, then the oldest. Within a priority no event overtakes an earlier one of its

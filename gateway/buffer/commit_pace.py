@@ -1,10 +1,10 @@
-"""How soon a commit may follow another: the price of a commit is its fsync, whatever it carries."""
+"""Pause between commits: a commit costs one fsync, however much it carries."""
 
 from __future__ import annotations
 
 LEAST_INTERVAL_S = 0.012
 BURST = 3
-"""So many in a row are free: what one message brings about is stored, claimed and settled at once."""
+"""Commits in a row without a pause: one message is stored, claimed and settled at once."""
 _SHORTEST_S = 1e-6  # less is what rounding left over
 
 
@@ -19,7 +19,7 @@ class CommitPace:
         self._full_at_s = 0.0
 
     def pause_s(self, now_s: float) -> float:
-        """How long the next commit should wait for company."""
+        """Return how long the next commit should wait for more work to join it."""
         pause_s = self._full_at_s - now_s - (BURST - 1) * self._least_interval_s
         return pause_s if pause_s > _SHORTEST_S else 0.0
 

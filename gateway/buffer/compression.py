@@ -43,7 +43,7 @@ def train(samples: Sequence[bytes]) -> bytes | None:
 
 
 class Training(NamedTuple):
-    """What a dictionary is to be made of. `old`: the one that fits no longer, if there is one."""
+    """Material for training a dictionary. `old`: the dictionary that no longer fits, if there is one."""
 
     family: str
     samples: list[bytes]
@@ -84,7 +84,7 @@ def _compressor(dictionary: bytes) -> zstandard.ZstdCompressor:
 
 
 def raw_size(codec: int, stored: bytes) -> int:
-    """How many bytes the payload has once it is decompressed."""
+    """Return the size of the payload after decompression, in bytes."""
     return len(stored) if codec == RAW else zstandard.frame_content_size(stored)
 
 
@@ -110,7 +110,7 @@ class PayloadCompressor:
         self._plain = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True)
 
     def install(self, codec: int, family: str, dictionary: bytes, expected: float | None = None) -> None:
-        """From now on compress `family` with this dictionary, which is expected to give that ratio."""
+        """Compress `family` with this dictionary from now on. `expected`: the ratio measured in training."""
         self.retire(family)
         self._by_family[family] = _Equipped(codec, dictionary, _compressor(dictionary), Ratio(expected))
         self._samples.pop(family, None)
@@ -130,7 +130,7 @@ class PayloadCompressor:
         return known.codec
 
     def ratios(self) -> dict[str, float]:
-        """What is left of a byte in each family that has a dictionary, as of the last look. Any thread."""
+        """Return the compressed share of each family with a dictionary, at the last check. Any thread."""
         known = {family: one.ratio for family, one in list(self._by_family.items())}
         found = {family: ratio.latest or ratio.expected for family, ratio in known.items()}
         return {family: ratio for family, ratio in found.items() if ratio is not None}
@@ -154,7 +154,7 @@ class PayloadCompressor:
         return (codec, stored) if len(stored) < len(payload) else (RAW, payload)
 
     def compress_all(self, families: Sequence[str], payloads: Sequence[bytes]) -> list[tuple[int, bytes]]:
-        """What `compress` gives for each payload, in the order of `payloads`.
+        """Compress each payload and return the results in the order of `payloads`.
 
         One call for all payloads of a family, because zstd lets go of the GIL in each call, and beside a
         busy thread getting it back takes a hundred times as long as the compression (docs/performance.md).
@@ -176,7 +176,8 @@ class PayloadCompressor:
         return packed
 
     def take_trainable(self) -> list[Training]:
-        """What can be trained now: each family once, and again when its dictionary is worn out."""
+        """Return the families that can be trained now: each once, and again when its dictionary no longer
+        fits."""
         ready = [Training(f, s, None) for f, s in self._samples.items() if len(s) >= TRAINING_SAMPLES]
         for family, _, _ in ready:
             del self._samples[family]
@@ -213,7 +214,7 @@ class PayloadDecompressor:
         return codec == RAW or codec in self._by_codec
 
     def decompress_all(self, codecs: Sequence[int], stored: Sequence[bytes]) -> list[bytes]:
-        """What `decompress` gives for each; one call for all of a codec, for the same reason."""
+        """Decompress each payload, with one call for all of a codec (see `compress_all`)."""
         payloads = list(stored)
         for codec in {*codecs} - {RAW}:
             positions = [at for at, number in enumerate(codecs) if number == codec]

@@ -1,4 +1,4 @@
-"""Which messages were not taken in, and when: per stream and reason as ranges of arrival times, with counts.
+"""Record of messages that were not taken in: ranges of arrival times with counts, per stream and reason.
 
 Invariants:
 - They are committed with the group that shed them; so per reason their sum is what the counters say.
@@ -52,7 +52,7 @@ class DroppedRanges:
             self._count = number
 
     def note(self, reason: str, topic: str, arrival_ms: int) -> None:
-        """One message was shed, inside the transaction that counts it."""
+        """Record one dropped message in the transaction that counts it."""
         stream = topic if len(topic) <= LONGEST_NAME else OTHERS
         known = self._moved.get((reason, stream))
         if known is None:

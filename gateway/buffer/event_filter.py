@@ -1,4 +1,4 @@
-"""Which events of a buffer an operator means."""
+"""An operator's choice of events in a buffer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class EventFilter:
         return " AND ".join(given) or "true", tuple(given.values())
 
     def as_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
+        """Return the filter as `from_json` reads it."""
         ids = None if self.event_ids is None else [str(one) for one in self.event_ids]
         values = {
             "status": None if self.status is None else self.status.name,

@@ -31,7 +31,7 @@ SELECT json_array(coalesce(max(id), 0)), json_group_array(id) FILTER (
 
 @dataclass(frozen=True)
 class TimeRange:
-    """Which events: `from_ms` is included, `to_ms` is not; they bound the event time."""
+    """A range of event times: `from_ms` is included, `to_ms` is not."""
 
     stream: str
     kinds: frozenset[Kind]

@@ -8,17 +8,17 @@ from gateway.buffer.schema import BUSY_TIMEOUT_S, PAGE_BYTES
 
 
 class FileSpace:
-    """How much of one buffer's file is in use, and how it gets smaller. On the connection that writes."""
+    """Used and free space of one buffer file, and ways to shrink it. On the connection that writes."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
 
     def size_bytes(self) -> int:
-        """How large the file is, once all that is in the log is in it."""
+        """Return the size of the file once the whole log has been moved into it."""
         return self._number("PRAGMA page_count") * PAGE_BYTES
 
     def used_bytes(self) -> int:
-        """How much of the file is in use, without the pages that are free."""
+        """Return the bytes of the file in use, without free pages."""
         return self.size_bytes() - self.free_pages() * PAGE_BYTES
 
     def free_pages(self) -> int:
@@ -46,7 +46,7 @@ class FileSpace:
         return True
 
     def changed_rows(self) -> int:
-        """How many rows were changed since the file was opened."""
+        """Return the number of rows changed since the file was opened."""
         return int(self._connection.total_changes())
 
     def _number(self, sql: str) -> int:

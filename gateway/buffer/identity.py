@@ -1,4 +1,4 @@
-"""Who a buffer is: a random id of its own, which goes with every frame and audit record.
+"""Identity of a buffer: a random id that goes with every frame and audit record.
 
 Sequence numbers are dense per stream of one buffer. A new file, or a backup in the place of a buffer, gives
 numbers out again; so it has another id, and a receiver keeps its numbers apart from those of before.
@@ -17,7 +17,7 @@ import apsw
 BUFFER_ID = "buffer_id"
 """Its name in `meta`."""
 GATEWAY_ID = "gateway_id"
-"""In `meta`: the gateway that the buffer belongs to, with a checksum: a flipped bit must not lock it out."""
+"""In `meta`: the gateway that owns the buffer, with a checksum so that a flipped bit does not lock it out."""
 
 ID_BYTES = 8
 

@@ -1,4 +1,5 @@
-"""One gateway per data directory: the second one is refused instead of damaging the first one's buffer."""
+"""Lock on the data directory: a second gateway is refused, so that it cannot damage the first one's
+buffer."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ LOCK_FILE = "gateway.lock"
 
 
 def unusable_folder(folder: Path, error: OSError) -> StoreError:
-    """What to raise when the data directory cannot be made or written."""
+    """Return the error to raise when the data directory cannot be made or written."""
     return StoreError(
         f"the data directory {folder} cannot be used: {error.strerror}",
         hint="the gateway's user must be able to write there: `mount` says whether the file system is"

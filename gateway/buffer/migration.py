@@ -77,13 +77,13 @@ def migrate(database: APSWDatabase, path: Path) -> None:
 
 
 def copy_path(path: Path, version: int) -> Path:
-    """Where the buffer is kept as it was in `version`."""
+    """Return the path of the copy of the buffer in `version`."""
     return path.with_name(f"{path.name}.v{version}")
 
 
 def _keep_copy(connection: apsw.Connection, path: Path, version: int) -> None:
-    """For the way back to the gateway before this one. The migration itself does not need it, so a disk
-    without room for it must not keep the gateway from starting."""
+    """Keep a copy for a return to the earlier gateway version. The migration itself does not need the copy,
+    so a lack of disk space for it must not prevent a start."""
     kept = copy_path(path, version)
     if kept.exists():
         return  # it was whole when it got its name

@@ -22,6 +22,6 @@ def save_newest(connection: apsw.Connection, rows: Iterable[Row]) -> None:
 
 
 def newest_of(connection: apsw.Connection, streams: Sequence[int]) -> list[Row]:
-    """What the last commit knows of `streams`."""
+    """Return the newest results of `streams` as of the last commit."""
     rows = connection.execute(_KNOWN, (orjson.dumps([*streams]).decode(),))
     return [(stream, start, end, bool(final), revision) for stream, start, end, final, revision in rows]

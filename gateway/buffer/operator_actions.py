@@ -1,4 +1,4 @@
-"""What an operator changes by hand: retry, drop, compact; on a running or on a stopped gateway.
+"""Changes by the operator (retry, drop, compact), on a running or a stopped gateway.
 
 Invariants:
 - Every step is one short transaction over a bounded stretch of ids; a running gateway goes on in between.

@@ -31,7 +31,7 @@ class PendingTime:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.count = self.size_bytes = 0
-        """How many are there; kept in memory, because it is asked for with every batch."""
+        """Number and size of the waiting messages; kept in memory, because every batch needs it."""
         self._connection = connection
         self.reload()
 

@@ -24,12 +24,12 @@ class Ratio:
     def __init__(self, expected: float | None) -> None:
         self.expected = expected
         self.latest: float | None = None
-        """What the last look saw."""
+        """Ratio at the last check."""
         self._payloads = self._raw_bytes = self._stored_bytes = 0
         self._samples: list[bytes] | None = None
 
     def note(self, payloads: Sequence[bytes], stored_bytes: int) -> None:
-        """So much became of these payloads. On the hot path: sums, and seldom samples."""
+        """Count compressed payloads. On the hot path: adds up sizes and seldom keeps a sample."""
         self._payloads += len(payloads)
         self._raw_bytes += sum(map(len, payloads))
         self._stored_bytes += stored_bytes
@@ -37,7 +37,7 @@ class Ratio:
             self._samples += filter(is_sample, payloads)
 
     def look(self) -> bool:
-        """Whether the dictionary does not fit any more. From then on samples are collected."""
+        """Return True when the dictionary no longer fits. From then on samples are collected."""
         if self._samples is not None:
             return True
         if self._payloads < LOOK_EVERY or not self._raw_bytes:
@@ -52,7 +52,7 @@ class Ratio:
         return True
 
     def take_samples(self) -> list[bytes] | None:
-        """What to train the next dictionary on, once it is enough; what is handed out is forgotten."""
+        """Return samples to train the next dictionary on, once there are enough, and forget them."""
         if self._samples is None or len(self._samples) < TRAINING_SAMPLES:
             return None
         samples, self._samples = self._samples[:TRAINING_SAMPLES], None
@@ -62,5 +62,5 @@ class Ratio:
 
 
 def is_sample(payload: bytes) -> bool:
-    """Whether a payload is of a size to learn from."""
+    """Return True if a payload has a suitable size for training."""
     return MIN_SAMPLE_BYTES <= len(payload) <= MAX_SAMPLE_BYTES

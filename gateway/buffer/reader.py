@@ -48,11 +48,11 @@ FROM (SELECT id, octet_length(payload) AS size FROM buffer_events WHERE id > ? A
 _RAW, _DERIVED, _ANY = "kind = 0", "kind <> 0", "true"
 
 ReadError = apsw.Error
-"""What a Reader raises when the file cannot be read."""
+"""Raised by a Reader when the file cannot be read."""
 
 
 class Reader:
-    """One read-only connection, with the stream names and dictionaries that it has met."""
+    """A read-only connection that remembers the stream names and dictionaries it has met."""
 
     def __init__(self, path: Path) -> None:
         self._database = open_reader(path)
@@ -125,7 +125,7 @@ class Reader:
         return list(zip(*map(orjson.loads, row), strict=True))
 
     def count(self, choice: EventFilter, statuses: Sequence[Status]) -> int:
-        """How many chosen events are in one of those statuses."""
+        """Return the number of selected events in any of those statuses."""
         where, values = choice.where()
         ((count,),) = self._connection.execute(
             "SELECT count(*) FROM buffer_events"  # noqa: S608 - constants only
@@ -149,7 +149,8 @@ class Reader:
         return to_id, streams
 
     def refusals(self, ids: Sequence[int]) -> dict[int, str]:
-        """Why the cloud last refused those of `ids` that it has refused. Files of before knew no reasons."""
+        """Return the reason of the cloud's last refusal for each refused event in `ids`. Older files hold no
+        reasons."""
         ((kept,),) = self._connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'refusals'")
         if not kept:
             return {}
@@ -228,17 +229,18 @@ class Reader:
         return list(map(orjson.loads, self._connection.execute(sql, values).fetchone()))
 
     def counters(self) -> dict[tuple[str, str], int]:
-        """Every counter of the last commit, by (name, label)."""
+        """Return every counter at the last commit, by (name, label)."""
         rows = self._connection.execute("SELECT name, label, value FROM counters")
         return {(name, label): value for name, label, value in rows}
 
     def count_undated(self) -> int:
-        """How many messages wait until the time is known. A file of an earlier version has none."""
+        """Return the number of messages that wait until the time is known; 0 in a file of an earlier
+        version."""
         there = self._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'undated'").fetchone()
         return self._connection.execute("SELECT count(*) FROM undated").fetchone()[0] if there else 0
 
     def count_by_status(self) -> dict[int, int]:
-        """How many rows have which status, counted from the rows themselves: slow on a large buffer."""
+        """Count the rows of each status one by one: slow on a large buffer."""
         return dict(self._connection.execute("SELECT status, count(*) FROM buffer_events GROUP BY status"))
 
     def rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:

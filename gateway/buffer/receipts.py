@@ -1,4 +1,4 @@
-"""Which QoS 1 messages are committed but perhaps not yet acknowledged, across a crash.
+"""Receipts of committed QoS 1 messages whose acknowledgement may be lost in a crash.
 
 A broker redelivers what it has no PUBACK for, marked DUP, under the same packet id. A DUP whose packet id
 and content match a receipt was committed before the crash: it is acknowledged and not stored again.
@@ -38,7 +38,7 @@ class Receipts:
         self._noted = 0
 
     def seen(self, packet_id: int, dup: bool, topic: str, payload: bytes) -> bool:
-        """Whether this message was committed before; otherwise note its receipt."""
+        """Return True if this message was committed before; otherwise store its receipt."""
         mark = fingerprint(topic, payload)
         if dup and self._is_known(packet_id, mark):
             return True

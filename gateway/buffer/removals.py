@@ -1,4 +1,4 @@
-"""How events leave the buffer: every DELETE of events stands here.
+"""Removal of events: every DELETE of events is in this module.
 
 Invariants:
 - The state table allows each removal, or it raises DeliveryError and changes nothing.
@@ -64,9 +64,9 @@ class Removals:
     def halve(
         self, reason: str, from_id: int, to_id: int, level: int, priority: int, before_ms: int
     ) -> Removal:
-        """Where of each stream one in 2 ** (level - 1) is left, leave one in 2 ** level: of the PENDING raw
-        events of that priority or lower in an id range that arrived before `before_ms`. Each level takes
-        numbers with one step, so what is lost stays one run."""
+        """Thin out streams that keep one in 2 ** (level - 1) to one in 2 ** level: the PENDING raw events of
+        that priority or lower in an id range that arrived before `before_ms`. Each level takes numbers with
+        one step, so the loss stays one run."""
         return self._lose(
             reason,
             Status.PENDING,

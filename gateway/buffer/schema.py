@@ -38,8 +38,8 @@ BUSY_TIMEOUT_S = 5
 
 
 def wal_pages(room_bytes: int) -> int:
-    """How large the write-ahead log of a buffer with that much room may get before it is moved into the file:
-    a 32nd, so that it does not fill a small disk by itself, and fits into the ballast's room."""
+    """Return the size at which the write-ahead log of a buffer with that much space is moved into the file: a
+    32nd, so that it does not fill a small disk by itself, and fits into the space of the ballast."""
     return max(_FEWEST_WAL_PAGES, min(WAL_CHECKPOINT_PAGES, room_bytes // 32 // PAGE_BYTES))
 
 
@@ -49,7 +49,7 @@ _FOR_A_NEW_FILE = (("page_size", PAGE_BYTES), ("auto_vacuum", "incremental"))
 
 
 class BufferEvent(Model):
-    """One buffered event. Times are ms since the epoch; `payload` is stored as `codec` says."""
+    """A buffered event. Times are ms since the epoch; `payload` is stored as `codec` says."""
 
     id = AutoField(constraints=[SQL("AUTOINCREMENT")])
     event_id = BlobField()
@@ -148,7 +148,7 @@ class Held(Model):
 
 
 class Refusal(Model):
-    """Why the cloud last refused an event. It goes with the event."""
+    """The cloud's last refusal of an event. Removed together with the event."""
 
     id = IntegerField(primary_key=True)  # of the event
     reason = TextField()
@@ -158,7 +158,7 @@ class Refusal(Model):
 
 
 class SeriesStart(Model):
-    """How far a stream had come when the buffer took its present id; see `identity`."""
+    """The position of a stream when the buffer took its present id; see `identity`."""
 
     stream = IntegerField(primary_key=True)
     sequence = BigIntegerField()
@@ -168,7 +168,7 @@ class SeriesStart(Model):
 
 
 class LossRow(Model):
-    """What retention took from a stream before the cloud had it, by reason."""
+    """The number of events that retention removed from a stream before the cloud had them, by reason."""
 
     stream = IntegerField()
     reason = TextField()
@@ -183,7 +183,7 @@ class LossRow(Model):
 
 
 class LossRun(Model):
-    """Which numbers of a stream are lost: first, first + step, …, last. No number stands in two of them."""
+    """A run of lost numbers of a stream: first, first + step, …, last. Runs never overlap."""
 
     stream = IntegerField()
     last_sequence = BigIntegerField()
@@ -198,7 +198,7 @@ class LossRun(Model):
 
 
 class ShedRangeRow(Model):
-    """When messages of a stream were not taken in, and how many; see `shed`."""
+    """A time range in which messages of a stream were not taken in, with their number; see `shed`."""
 
     id = AutoField()
     reason = TextField()

@@ -55,11 +55,11 @@ from gateway.delivery.states import Backoff, DeliveryEvent, target
 CHECKPOINT_ID = "checkpoint_id"
 REPUBLISHED_ID = "republished_id"
 _FIRST_FREE = "sequence_floor"
-"""In `meta`: so many events were lost together with the names of their streams."""
+"""In `meta`: the number of events lost together with the names of their streams."""
 
 
 class NewEvent(NamedTuple):
-    """What the pipeline hands in. `event_id` None: the store makes a UUIDv7."""
+    """An event from the pipeline. `event_id` None: the store makes a UUIDv7."""
 
     topic: str
     family: str
@@ -72,11 +72,11 @@ class NewEvent(NamedTuple):
     payload: bytes
     event_id: bytes | None = None
     kept: bool = False
-    """Whether it stays at the edge until somebody asks for it: KEPT, not PENDING."""
+    """True for an event that stays at the edge until it is requested: KEPT, not PENDING."""
 
 
 class Store:
-    """One open buffer, for one thread at a time. Raises peewee's and apsw's errors as they come."""
+    """An open buffer, for one thread at a time. Passes on peewee's and apsw's errors unchanged."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class Store:
 
     @property
     def is_displaced(self) -> bool:
-        """Whether the file was deleted or replaced: what is committed now is lost when it is closed."""
+        """True if the file was deleted or replaced: commits from now on are lost when it is closed."""
         return is_displaced(self._connection)
 
     def rescue(self) -> None:
@@ -180,7 +180,7 @@ class Store:
 
     @property
     def counts(self) -> Counter[tuple[str, str]]:
-        """Every counter of the last commit, by (name, label). Any thread may read it."""
+        """Every counter at the last commit, by (name, label). Any thread may read it."""
         return self._tally.committed
 
     def count(self, name: str, label: str = "", by: int = 1) -> None:
@@ -188,7 +188,7 @@ class Store:
         self._tally.moved[name, label] += by
 
     def events_that_are(self, *statuses: Status) -> int:
-        """How many events have one of these statuses, with what this transaction has changed."""
+        """Return the number of events in any of these statuses, including changes of this transaction."""
         return self._tally.events_that_are(*statuses)
 
     def meta_int(self, name: str, default: int = 0) -> int:
@@ -211,7 +211,7 @@ class Store:
     # --- events ---
 
     def is_last_payload(self, topic: str, payload: bytes) -> bool:
-        """Whether the newest message that was stored of `topic` had these bytes."""
+        """Return True if the newest stored message of `topic` had these bytes."""
         return self._streams.mark(topic) == payload_mark(payload)
 
     def note_last_payload(self, topic: str, payload: bytes) -> None:

@@ -14,7 +14,7 @@ from gateway.buffer.compression import FIRST_DICTIONARY, PayloadCompressor
 log = logging.getLogger(__name__)
 
 _RATIO = "dictionary_{}_permille"
-"""In `meta`: what is left of 1000 bytes with a dictionary."""
+"""In `meta`: compressed size of 1000 bytes with a dictionary."""
 
 
 class StoredDictionaries:

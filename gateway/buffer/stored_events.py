@@ -58,7 +58,7 @@ class StoredEvents(NamedTuple):
         return start + fitting(sizes, limit_bytes)
 
     def positions_of(self, stream_id: int, priority: int) -> set[int]:
-        """Where the events of one stream and priority are."""
+        """Return the positions of one stream's events of one priority."""
         pairs = enumerate(zip(self.stream_ids, self.priorities, strict=True))
         return {at for at, pair in pairs if pair == (stream_id, priority)}
 
@@ -71,5 +71,6 @@ def among(ids: Sequence[int]) -> tuple[str, *tuple[int | str, ...]]:
 
 
 def fitting(sizes_bytes: Sequence[int], limit_bytes: int) -> int:
-    """How many of the first `sizes_bytes` go into `limit_bytes` together; at least one, if there is one."""
+    """Return how many of the first `sizes_bytes` fit into `limit_bytes` together; at least one, if there is
+    one."""
     return max(1, bisect_left([*accumulate(sizes_bytes)], limit_bytes + 1)) if sizes_bytes else 0

@@ -21,8 +21,8 @@ def payload_mark(payload: bytes) -> int:
 
 
 class StreamPosition:
-    """Where a stream stands. `last_sequence` is the number of its newest event, `mark` the fingerprint of a
-    device's newest payload on it."""
+    """The position of a stream. `last_sequence` is the number of its newest event, `mark` the fingerprint of
+    the newest payload from a device."""
 
     __slots__ = ("dirty", "id", "last_sequence", "mark")
 
@@ -144,7 +144,7 @@ class Streams:
         self._skipped += numbers * streams
 
     def take_skipped(self) -> int:
-        """How many numbers were left out in this transaction."""
+        """Return how many numbers were left out in this transaction, and reset the count."""
         skipped, self._skipped = self._skipped, 0
         return skipped
 

@@ -40,7 +40,7 @@ class Tally:
             self.moved["status", after.name] += events
 
     def events_that_are(self, *statuses: Status) -> int:
-        """How many events have one of these statuses, with what this transaction has changed."""
+        """Return the number of events in any of these statuses, including changes of this transaction."""
         names = [("status", status.name) for status in statuses]
         return sum(self.committed[each] + self.moved[each] for each in names)
 
@@ -51,6 +51,6 @@ class Tally:
             connection.execute(_SAVE, (orjson.dumps(moved).decode(),))
 
     def commit(self) -> None:
-        """What was saved is committed."""
+        """Mark the saved changes as committed."""
         self.committed.update(self.moved)
         self.moved.clear()

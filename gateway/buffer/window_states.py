@@ -35,7 +35,7 @@ class WindowStates:
         )
 
     def state(self, window: str, key: bytes) -> bytes | None:
-        """One row. Called for keys that the windows do not hold in memory."""
+        """Return one row. Called for keys that the windows do not hold in memory."""
         row = (
             self._connection()
             .execute('SELECT state FROM window_state WHERE "window" = ? AND key = ?', (window, key))

@@ -41,14 +41,14 @@ _COMMAND_FAULTS = (
 
 
 def is_storage_fault(error: Exception) -> bool:
-    """Whether the disk or the file is at fault, so that trying again later makes sense."""
+    """Return True if the disk or the file is at fault, so that a later retry makes sense."""
     if isinstance(error, _COMMAND_FAULTS):
         return False
     return isinstance(error, (apsw.Error, PeeweeException, OSError, LogHeldError, DisplacedError))
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether a storage fault came of there being no room."""
+    """Return True if a storage fault was caused by a full disk."""
     cause = _cause(error)
     if isinstance(cause, apsw.IOError):  # the index of the write-ahead log could not grow
         return bool(getattr(cause, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE)
@@ -72,38 +72,38 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 
 
 class Command:
-    """One change of the buffer. All three methods run on the writer's thread.
+    """A change of the buffer. All three methods run on the writer's thread.
 
     What `apply` finds out it keeps in attributes, for `committed`.
     """
 
     weight = 0
-    """How many events it carries, for the bounds of a group and of the backlog."""
+    """Number of events it carries, for the limits of a group and of the backlog."""
     size_bytes = 0
-    """How much memory they take while they wait."""
+    """Memory that they use while they wait."""
     urgent = False
-    """Whether somebody waits for the commit, so that nothing else comes before it."""
+    """True if a caller waits for the commit, so that nothing else comes before it."""
 
     def apply(self, store: Store) -> None:
         """Change the buffer, inside the transaction. Runs again when the commit failed."""
         raise NotImplementedError
 
     def committed(self) -> None:
-        """It is on disk now. Must neither block nor raise."""
+        """Act on the commit: the change is on disk now. Must neither block nor raise."""
 
     def failed(self, error: Exception) -> None:
-        """It could not be applied and will not be tried again. Must neither block nor raise."""
+        """Act on a failure that will not be retried. Must neither block nor raise."""
         log.error("%s failed and is given up: %s", type(self).__name__, error)
 
 
 class Recurring(Command):
-    """What has to be done again and again, `pause_s` after the last time."""
+    """Work that is repeated, `pause_s` after the last time."""
 
     pause_s = TICK_EVERY_S
 
 
 class Do(Command):
-    """One call of a store's method for which nobody waits."""
+    """A call of a store's method that nobody waits for."""
 
     def __init__(self, change: Callable[[Store], object]) -> None:
         self._change = change
@@ -160,7 +160,7 @@ class _CallOutside(_Call[T]):
 
 
 class Relief(Protocol):
-    """What makes room on a full disk. On the writer's thread, outside of a transaction."""
+    """A way to make space on a full disk. On the writer's thread, outside of a transaction."""
 
     def check(self, store: Store, size_bytes: int) -> None:
         """Make room for a group that carries so much; asked before each. Raises OSError (ENOSPC) when what is
@@ -259,22 +259,22 @@ class Writer:
 
     @property
     def backlog(self) -> int:
-        """How many events wait for their commit."""
+        """Number of events that wait for their commit."""
         return self._backlog
 
     @property
     def pending_events(self) -> int:
-        """How many events wait for the bridge, as of the last commit."""
+        """Number of events that wait for the bridge, at the last commit."""
         return self._store.counts["status", Status.PENDING.name]
 
     @property
     def fill(self) -> float:
-        """How full the backlog is, from 0 to 1 and a little above."""
+        """Fill level of the backlog, from 0 to 1 and a little above."""
         return max(self._backlog / self._backlog_limit, self._backlog_bytes / self._backlog_limit_bytes)
 
     @property
     def has_room(self) -> bool:
-        """Whether sources should go on reading. They must ask, `submit` does not refuse."""
+        """True while sources may go on reading. They must check it: `submit` does not refuse."""
         return self.fill < 1
 
     def submit(self, command: Command) -> None:

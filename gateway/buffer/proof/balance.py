@@ -22,7 +22,7 @@ class StreamNumbers(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """Every number that the two sums are made of, and in `problems` where they do not balance."""
+    """The numbers behind both balances; `problems` says where they do not add up."""
 
     messages: dict[str, int]  # by outcome
     appended: dict[str, int]  # by kind
@@ -92,7 +92,7 @@ def _sums(found: Audit, counted: Mapping[str, int]) -> list[str]:
 
 
 def _sequence(found: Audit, numbers: StreamNumbers, skipped: int) -> list[str]:
-    """Every event takes the next number of its stream; so those that are missing were evicted.
+    """Check sequence numbers: every event takes the next one of its stream, so a missing number was evicted.
 
     That is exact, unless damage made events corrupt or skipped numbers: then it holds within these.
     """

@@ -61,7 +61,7 @@ _SHOWN_STREAMS = 20
 
 
 class StreamLoss(NamedTuple):
-    """What was removed of one stream."""
+    """Events removed from one stream."""
 
     stream: str
     events: int

@@ -1,4 +1,4 @@
-"""What the gateway can claim about its streams: how far each has come, what is on its way, lost or kept."""
+"""Claims about streams: how far each has come, and which numbers are on their way, lost or kept."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _EARLIER = "SELECT json_group_array(stream), json_group_array(sequence) FROM ser
 
 
 class StreamPositions(NamedTuple):
-    """One snapshot, by the number of the stream."""
+    """A snapshot of positions, by stream number."""
 
     settled: Mapping[int, int]
     """All numbers up to this one have left for the cloud, are lost or kept."""
@@ -54,11 +54,11 @@ class StreamPositions(NamedTuple):
     earlier: Mapping[int, Exempt]
     """The numbers that belong to the identity that the buffer had before; see `gateway.buffer.identity`."""
     statuses: Mapping[str, int]
-    """How many events have which status."""
+    """Number of events per status."""
 
 
 def standing(reader: Reader) -> StreamPositions:
-    """Where every stream stands, as of the last checkpoint of its numbers. Inside `reader.snapshot()`."""
+    """Return the position of every stream at its last checkpoint. Inside `reader.snapshot()`."""
     last = dict(zip(*reader.arrays(_LAST), strict=True))
     waiting = dict(zip(*reader.arrays(_WAITING), strict=True))
     settled = {stream: min(number, waiting.get(stream, number + 1) - 1) for stream, number in last.items()}
@@ -68,7 +68,7 @@ def standing(reader: Reader) -> StreamPositions:
 
 
 def lost(reader: Reader, wanted: Iterable[tuple[int, int]]) -> Mapping[int, list[Exempt]]:
-    """What was evicted before the cloud had it, of the (stream, from number) pairs in `wanted`."""
+    """Return the numbers evicted before delivery, for the (stream, first number) pairs in `wanted`."""
     found: defaultdict[int, list[Exempt]] = defaultdict(list)
     arrays = reader.arrays(_LOST, orjson.dumps(list(wanted)).decode())
     for stream, reason, *run in zip(*arrays, strict=True):
@@ -96,7 +96,7 @@ def _kept(reader: Reader) -> Mapping[int, tuple[Exempt, ...]]:
 
 
 def _runs_of_stretches(stretches: Sequence[tuple[int, int]]) -> Iterator[Run]:
-    """What is next to each other as one run, and single numbers with an even step too."""
+    """Join neighbouring numbers into runs, including single numbers at an even step."""
     for is_single, some in groupby(stretches, key=lambda one: one[0] == one[1]):
         if is_single:
             yield from runs_of([first for first, _ in some])

@@ -20,7 +20,7 @@ RANGES_SHOWN = 10
 
 
 class Ranges:
-    """How many numbers, in which ranges: the first RANGES_SHOWN of these, and how many there are."""
+    """A set of numbers: the first RANGES_SHOWN ranges and the total count."""
 
     def __init__(self) -> None:
         self.numbers = 0
@@ -43,8 +43,8 @@ class Ranges:
 
 
 class StreamAudit(NamedTuple):
-    """One stream. `missing` are the numbers that are not here; `lost`, by reason, those of them that left
-    before the cloud had them."""
+    """The audit of one stream. `missing` are numbers not in the buffer; `lost`, by reason, are those of them
+    that left before the cloud had them."""
 
     stream: str
     given_out: int
@@ -59,7 +59,7 @@ class StreamAudit(NamedTuple):
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything was delivered, still waits to be, or is not to be."""
+        """True if every event was delivered, still waits for delivery, or is meant to stay."""
         return not self.held and not self.lost.keys() - {KEPT}
 
     @property
@@ -83,7 +83,8 @@ class StreamAudit(NamedTuple):
 
 
 def audit_streams(reader: Reader, topic_filter: str | None = None) -> Iterator[StreamAudit]:
-    """Every stream, or those that the filter means, in the order of their first events. Inside a snapshot."""
+    """Yield audits of all streams, or of those that the filter selects, in the order of their first events.
+    Inside a snapshot."""
     runs = groupby(reader.rows(_RUNS, topic_filter), key=itemgetter(0))
     # A file of an earlier version that was not opened by a gateway since has only sums.
     noted = reader.rows(_LOST, topic_filter) if reader.has_table("loss_runs") else iter(())

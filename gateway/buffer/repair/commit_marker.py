@@ -1,4 +1,4 @@
-"""How far the buffer has come, written down beside it: so that what a lost log held is missed.
+"""Position of the last commit, kept beside the buffer, so that a lost log is noticed.
 
 SQLite opens a file whose write-ahead log is gone, or ends early, as if there had never been more. The mark
 is the last id that was committed, written in place after each commit and before anything is acknowledged or

@@ -74,7 +74,7 @@ def looking_into(path: Path) -> Iterator[None]:
 
 
 def noted_damage(path: Path) -> str:
-    """What was noted; empty when nothing was."""
+    """Return the recorded damage; empty when there is none."""
     note = _note(path)
     return note.read_text(errors="replace") or "no reason given" if note.exists() else ""
 

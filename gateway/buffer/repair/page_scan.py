@@ -83,7 +83,7 @@ class Pages:
         return b"".join(parts)
 
     def _in_a_tree(self, number: int) -> bool:
-        """As the pointer map says; where that is damaged, whatever it is."""
+        """Return True if the pointer map says that the page is in a tree, or if the map is damaged."""
         map_number = (number - 2) // _PAGES_PER_MAP * _PAGES_PER_MAP + 2
         if number == map_number:
             return False
@@ -97,7 +97,7 @@ class Pages:
 
 
 def _places(content: bytes) -> dict[int, tuple[int, int]]:
-    """Where the record of each id begins, and how long it is."""
+    """Map each id to the start and the length of its record."""
     found: dict[int, tuple[int, int]] = {}
     cells = int.from_bytes(content[3:5], "big")
     for at in range(_LEAF_HEADER_BYTES, min(_LEAF_HEADER_BYTES + 2 * cells, PAGE_BYTES - 1), 2):
@@ -109,7 +109,7 @@ def _places(content: bytes) -> dict[int, tuple[int, int]]:
 
 
 def _local_bytes(size: int) -> int:
-    """How much of a record stands in its own page."""
+    """Return the number of bytes of a record that are in its own page."""
     if size <= _LARGEST_LOCAL:
         return size
     local = _SMALLEST_LOCAL + (size - _SMALLEST_LOCAL) % (PAGE_BYTES - 4)

@@ -1,4 +1,4 @@
-"""What happens to a buffer before it is opened: is it whole, and if not, what can be saved of it.
+"""Check of a buffer before it is opened, and recovery of a damaged one.
 
 In this order, each step logged, and nothing ever deleted:
 1. a WAL that was damaged in its middle is mended, so that SQLite reads all of it;
@@ -45,7 +45,7 @@ _PASSING_OF_SQLITE = (
 
 
 class Recovery(NamedTuple):
-    """What was found and done. `alert` is empty when nothing was lost."""
+    """The outcome of a recovery. `alert` is empty when nothing was lost."""
 
     kind: str  # whole, mended, rescued, salvaged, backup, empty
     alert: str
@@ -85,7 +85,7 @@ def recover(path: Path, now_ms: int, synchronous: Literal["full", "normal"] = "f
 
 
 def check(path: Path, *, thorough: bool = False) -> str:
-    """Why the file is not whole, in a few words; empty when it is.
+    """Return what is wrong with the file in a few words; empty when it is whole.
 
     A large file is looked through only when it must be `thorough`: then indexes are compared with their
     tables, too. Raises apsw.Error or OSError when it cannot be read now, which says nothing about the file.
@@ -170,8 +170,8 @@ def _rebuild(path: Path, aside: Path, problem: str) -> Recovery:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether the disk, the rights or another process are at fault, not what is in the file: there is much to
-    save, once that has passed."""
+    """Return True if the disk, the permissions or another process are at fault, not the content of the file:
+    the data can be saved once that is over."""
     if isinstance(error, OSError):
         return error.errno in _PASSING
     return isinstance(error, _PASSING_OF_SQLITE) or isinstance(error.__context__, _PASSING_OF_SQLITE)
@@ -222,7 +222,7 @@ def _without_database(path: Path, aside: Path) -> Recovery:
 
 
 def backup_path(path: Path) -> Path:
-    """Where the backup of a buffer is kept."""
+    """Return the path of a buffer's backup."""
     return path.with_name(path.name + ".backup")
 
 
@@ -275,7 +275,7 @@ def _remove(path: Path) -> None:
 
 
 def _rebuilt(path: Path) -> Path:
-    """Where a complete rebuilt file waits for its place."""
+    """Return the path of a complete rebuilt file before it takes its place."""
     return path.with_suffix(".rebuilt")
 
 

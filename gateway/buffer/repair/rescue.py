@@ -53,5 +53,5 @@ def rescue(connection: apsw.Connection, path: Path) -> None:
 
 
 def rescued_path(path: Path) -> Path:
-    """Where what was rescued waits for the next start."""
+    """Return the path of the rescued file until the next start."""
     return path.with_suffix(".rescued")

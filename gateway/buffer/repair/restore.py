@@ -26,7 +26,7 @@ from gateway.host.files import replace_file, sync_folder
 
 
 class Restored(NamedTuple):
-    """What was put in place. `kept_aside` is None when there was no buffer."""
+    """The files put in place. `kept_aside` is None when there was no buffer."""
 
     events: int
     pending: int

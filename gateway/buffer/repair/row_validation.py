@@ -1,4 +1,4 @@
-"""Whether the rows of the small tables hold what their columns are for.
+"""Checks that the rows of the small tables hold valid values.
 
 SQLite checks the structure of pages, not what stands in them: a flipped byte turns a number into a text or a
 text into bytes that are none, and `quick_check` says "ok". Events need none of this, they have a checksum.

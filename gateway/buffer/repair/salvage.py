@@ -46,8 +46,8 @@ _HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE name = ?"
 
 
 class Salvage(NamedTuple):
-    """What was taken over. `lost` are ids that were given out and cannot be read; some of them may have been
-    evicted before, so it is an upper bound."""
+    """The rows that were saved. `lost` counts ids that were given out and cannot be read; some of them may
+    have been evicted before, so it is an upper bound."""
 
     events: int
     corrupt: int  # of these, whose checksum is wrong: kept as CORRUPT, never sent
@@ -127,8 +127,8 @@ def _opened(damaged: Path) -> apsw.Connection:
 
 
 def _mend_schema(damaged: Path, target: apsw.Connection) -> None:
-    """One flipped bit in the name of a column hides a whole table: so the statements that made the tables are
-    those of the fresh file again, in `damaged`, which is a copy to read from."""
+    """Replace the statements that made the tables in `damaged`, a copy to read from, with those of the fresh
+    file: one flipped bit in the name of a column hides a whole table."""
     with closing(_opened(damaged)) as source, suppress(*UNREADABLE):
         known = target.execute("SELECT rowid, type, name, tbl_name, sql FROM sqlite_schema").fetchall()
         names = ",".join(f"'{name}'" for _, _, name, *_ in known)
@@ -217,7 +217,7 @@ def _one_number(source: apsw.Connection, sql: str, values: tuple[object, ...] = 
 
 
 def _insert_events(target: apsw.Connection, rows: Sequence[tuple[object, ...]]) -> tuple[int, int]:
-    """How many rows could be kept, and how many of these are corrupt."""
+    """Return the number of rows saved, and how many of these are corrupt."""
     kept = corrupt = 0
     for row in rows:
         values = dict(zip(_COLUMNS, row, strict=True))
@@ -338,8 +338,8 @@ def _recount_shed(target: apsw.Connection) -> None:
 
 
 def _admit_doubt(target: apsw.Connection) -> None:
-    """Where streams or counters are lost, sequence numbers and counted events differ for ever: by so many the
-    audit has to be unsure."""
+    """Record how uncertain the audit is: with lost streams or counters, sequence numbers and counted events
+    differ for ever."""
     target.execute(
         "INSERT INTO counters SELECT 'skipped', 'damage', abs(given_out - appended) FROM"
         " (SELECT coalesce(sum(last_sequence), 0) AS given_out FROM streams),"

@@ -56,7 +56,7 @@ class UpkeepMetrics:
 
 @dataclass(frozen=True)
 class BackupPlan:
-    """How often the buffer is copied, and how large it may become: that much room is left to it."""
+    """Backup interval and the largest size of the buffer: that much space is left to it."""
 
     every_ms: int
     max_size_bytes: int
@@ -137,7 +137,7 @@ class Upkeep:
     # --- backup ---
 
     def _until_backup_s(self) -> float:
-        """How long the backup that is there is still fresh enough."""
+        """Return how long the existing backup is still recent enough."""
         backup = backup_path(self._path)
         every_s = 0.0 if self._backups is None else self._backups.every_ms / 1000
         age_s = self._clock.now_ms() / 1000 - backup.stat().st_mtime if backup.exists() else every_s

@@ -22,11 +22,11 @@ STEP_EVENTS = 500  # some 5 ms: the other threads hardly notice
 _PLAIN_TABLES = tuple(model._meta.table_name for model in MODELS if model is not BufferEvent)
 
 DAMAGES = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, ValueError)
-"""What reading a damaged page raises; ValueError where a text column holds what is no text."""
+"""Errors raised by reading a damaged page; ValueError where a text column holds other bytes."""
 
 
 class Verification:
-    """One walk over the events that are there when it begins. `done` and `total` count ids, for progress."""
+    """A walk over the events that exist when it begins. `done` and `total` count ids, for progress."""
 
     def __init__(self, reader: Reader) -> None:
         self.unused_codecs = _superseded_codecs(reader)

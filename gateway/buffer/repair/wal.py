@@ -23,7 +23,7 @@ _MAGICS = (0x377F0682, 0x377F0683)
 
 
 class WalScan(NamedTuple):
-    """What a WAL holds. Frames count from 0; `first_bad` is None when all checksums are right."""
+    """The content of a WAL. Frames count from 0; `first_bad` is None when all checksums are right."""
 
     frames: int  # with the header's salt, right or wrong
     first_bad: int | None

@@ -1,1 +1,1 @@
-"""What leaves the buffer, and when, so that it stays within its size and its disk."""
+"""Retention: removal of events so that the buffer stays within its size and its disk."""

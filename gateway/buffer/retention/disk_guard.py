@@ -1,4 +1,4 @@
-"""What keeps the buffer within its room, on a disk that others fill as well. All on the writer's thread.
+"""Guard that keeps the buffer within its space on a disk shared with others. All on the writer's thread.
 
 Four times a second: retention within what the size and the disk allow, free pages given back, the disk
 watched, the ballast put back. Before each group: where file and log together leave no room for it, retention
@@ -67,16 +67,16 @@ class DiskGuard:
 
     @property
     def starved(self) -> bool:
-        """Whether the room is short, and nothing before the checkpoint is left to be given up."""
+        """True when space is short and nothing before the checkpoint is left to remove."""
         return self._retention.starved
 
     @property
     def is_busy(self) -> bool:
-        """Whether the last turn has left something to do."""
+        """True if the last turn left work to do."""
         return self.starved or not self._retention.finished
 
     def run(self, store: Store, now_ms: int, checkpoint_id: int) -> None:
-        """One turn, inside a transaction, which also announces what is lost: one alert per reason."""
+        """Run one turn inside a transaction and announce losses, with one alert per reason."""
         if self._space is None:
             losses = self._retention.run(store, now_ms, checkpoint_id)
             store.file.give_back(VACUUM_PAGES)
@@ -134,7 +134,7 @@ class DiskGuard:
             pass
 
     def _fits(self, space: DiskSpace, size_bytes: int) -> bool:
-        """Whether another group keeps file and log within the buffer's size."""
+        """Return True if file and log stay within the buffer's size after another group."""
         headroom_bytes = _HEADROOM_GROUPS * max(space.group_bytes, size_bytes)
         return space.file_bytes() + headroom_bytes <= self._retention.max_bytes
 

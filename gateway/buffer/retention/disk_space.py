@@ -26,7 +26,7 @@ _FLOOR_SHARE = 4
 
 
 class DiskSpace:
-    """What the buffer at `path` may use of its file system. Changed by one thread, read by any.
+    """The space that the buffer at `path` may use on its file system. Changed by one thread, read by any.
 
     The ballast is an eighth of `max_bytes` or of the disk, if that is smaller; 512 KiB to 16 MiB.
     """
@@ -51,7 +51,7 @@ class DiskSpace:
 
     @property
     def group_bytes(self) -> int:
-        """How large one transaction should be at most."""
+        """Largest size that one transaction should have."""
         return self.ballast_bytes // 4
 
     @property
@@ -60,12 +60,13 @@ class DiskSpace:
 
     @property
     def roomy(self) -> bool:
-        """Whether the reserve stays free when the ballast is put back, or is there and more."""
+        """True if the reserve stays free when the ballast is put back, or is there already with space to
+        spare."""
         return self.free_bytes >= self.reserve_bytes + self.ballast_bytes
 
     def budget_bytes(self, free_bytes: int) -> int:
-        """What the buffer's files may take together when that much is free, so that the reserve stays and the
-        ballast can come back.
+        """Return the bytes that the buffer's files may take together when that much is free, so that the
+        reserve stays and the ballast can come back.
 
         Whatever else fills the disk, the buffer does not give up the last quarter of its share for it: that
         would be lost, and the disk full all the same.

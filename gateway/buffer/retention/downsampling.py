@@ -28,14 +28,14 @@ STEPS_PER_RUN = 4
 
 
 class DownsamplingNote(NamedTuple):
-    """What an alert says: a sentence, and the same for programs."""
+    """An alert: a sentence for people and the same as data for programs."""
 
     message: str
     details: dict[str, Any]
 
 
 class _Pass(NamedTuple):
-    """What is left to thin: the ids from `start` to `end` of what arrived before `before_ms`."""
+    """The rest of a pass: ids from `start` to `end` of events that arrived before `before_ms`."""
 
     start: int
     end: int
@@ -48,7 +48,7 @@ class Downsampling:
     def __init__(self, target_ms: int) -> None:
         self.target_ms = target_ms
         self.measured_s = min(MEASURED_S, target_ms / 4000)
-        """For how long the rate must have been measured."""
+        """Least time over which the rate must have been measured."""
         self._level = 0  # of 2 ** level events one is kept
         self._pass: _Pass | None = None
         self._taken = self._taken_for_good = Removal()  # and not yet announced
@@ -56,7 +56,7 @@ class Downsampling:
     def run(
         self, store: Store, now_ms: int, checkpoint_id: int, rate_per_s: float | None
     ) -> list[DownsamplingNote]:
-        """As much as a tick may take, inside a transaction; returns what is to be announced.
+        """Thin as much as fits in one tick, inside a transaction, and return the alerts to announce.
 
         `rate_per_s` is by how much the backlog shrinks in a second; None where that is not known.
         """

@@ -28,12 +28,12 @@ _READ_MARKS = range(123, 128)
 
 
 def log_allowance_bytes(max_bytes: int) -> int:
-    """What the log of a buffer of that size may take."""
+    """Return the size that the log of a buffer of that size may reach."""
     return min(WAL_ALLOWANCE_BYTES, max_bytes // 8)
 
 
 def copy_allowance_bytes(max_bytes: int) -> int:
-    """By how much the log may grow while a backup is made: that is a reader, too."""
+    """Return how much more the log may grow during a backup, because a backup reads too."""
     return min(COPY_ALLOWANCE_BYTES, max_bytes // 16)
 
 
@@ -71,12 +71,12 @@ class PinnedWal:
             self._announced = True
 
     def rolled_back(self) -> None:
-        """What was announced last is not on the disk."""
+        """Forget the last announcement: it was not committed."""
         self._announced = False
 
     def check(self) -> None:
-        """There is no room for another group, and the log could not be emptied. Raises LogHeldError when it
-        is the log that takes the room."""
+        """Raise LogHeldError when the log is what takes the space. Called when there is no space for another
+        group and the log could not be emptied."""
         log_bytes = self._space.wal_bytes()
         if log_bytes > self._allowance_bytes:
             self._withheld = self._reason(log_bytes)
@@ -89,7 +89,7 @@ class PinnedWal:
 
 
 def readers_of(path: Path, locks: Path = _LOCKS) -> list[str]:
-    """Which other processes hold a snapshot of the buffer, as far as the kernel tells us.
+    """Return the other processes that hold a snapshot of the buffer, as far as the kernel tells.
 
     Never by opening the -shm file: closing it again would drop this process's own locks.
     """

@@ -1,4 +1,4 @@
-"""What leaves the buffer, and in which order, so that it never grows past its size.
+"""Order in which events leave the buffer, so that it never grows past its size.
 
 1. SYNCED events, and those KEPT at the edge, older than `keep_synced`; above the soft mark those of any age,
    oldest first.
@@ -52,18 +52,18 @@ class EvictedRange(NamedTuple):
 
 
 def usable_bytes(max_bytes: int) -> int:
-    """What of the size is for the database itself, without its write-ahead log."""
+    """Return the share of the size that is for the database itself, without its write-ahead log."""
     return max_bytes - log_allowance_bytes(max_bytes)
 
 
 def row_bytes(store: Store) -> int:
-    """What an event takes in the file, on average and at least."""
+    """Return the average size of an event in the file, at least the minimum."""
     rows = sum(store.counts["status", status.name] for status in Status)
     return max(_LEAST_ROW_BYTES, store.file.used_bytes() // max(1, rows))
 
 
 class Marks(NamedTuple):
-    """How much of a room may be in use before something has to give way, in bytes."""
+    """Levels of use, in bytes, above which events are removed."""
 
     soft: int
     hard: int
@@ -81,9 +81,9 @@ class Retention:
 
     def __init__(self, max_bytes: int, keep_synced_ms: int) -> None:
         self.finished = True
-        """Whether the last run found nothing more to do."""
+        """True if the last run found nothing more to remove."""
         self.starved = False
-        """Whether the last run ended for want of something that may be given up."""
+        """True if the last run ended because nothing more may be removed."""
         self.max_bytes = max_bytes
         self._keep_synced_ms = keep_synced_ms
         self._pressed = False  # above the hard mark, and not yet below that of relief
@@ -166,7 +166,7 @@ class Retention:
         return None
 
     def _thin(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
-        """One stretch of the current pass over the older half; the next pass thins more."""
+        """Thin one stretch of the current pass over the older half; the next pass thins more."""
         while self._level <= _THINNEST:
             if self._pass_end is None:
                 oldest = store.search.first_from(0)
@@ -195,6 +195,6 @@ class Retention:
         return None
 
     def _oldest_per_step(self, store: Store) -> int:
-        """So many that no more room is made than is needed, but for a little."""
+        """Return how many of the oldest events to remove in a step: little more than necessary."""
         rows = self.max_bytes // _STEPS_OF_A_ROOM // row_bytes(store)
         return min(self._step_ids, max(OLDEST_PER_STEP, rows))
