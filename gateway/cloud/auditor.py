@@ -189,13 +189,13 @@ class Auditor(Session):
         return dict.fromkeys(chosen, 1)
 
     def _limit_bytes(self, link: Link) -> int:
-        """How much a payload may have: what the broker takes, without the rest of the packet."""
+        """Return the largest payload that the broker takes, without the rest of the packet."""
         if link.max_packet_bytes is None:
             return RECORD_BYTES
         return link.max_packet_bytes - len(self._topic.encode()) - _PACKET_BYTES
 
     def _give_up(self) -> None:
-        """What is not acknowledged is claimed again by the next audit."""
+        """Forget claims without an acknowledgement: the next audit sends them again."""
         self._waiting.clear()
         self._in_flight.clear()
         self._next = None
@@ -217,7 +217,7 @@ def _claims(reader: Reader, now: StreamPositions, wanted: Mapping[int, int]) -> 
 
 
 def _few(claims: Iterable[StreamClaim]) -> Iterator[StreamClaim]:
-    """As many of `claims` as have few exempt runs together, and at least one."""
+    """Yield claims until their exempt runs reach the limit; at least one claim."""
     runs = 0
     for claim in claims:
         yield claim
@@ -227,10 +227,10 @@ def _few(claims: Iterable[StreamClaim]) -> Iterator[StreamClaim]:
 
 
 def _behind(number: int, exempt: Iterable[Exempt]) -> Iterator[Exempt]:
-    """What of `exempt` is behind `number`."""
+    """Return the parts of `exempt` after `number`."""
     return (part for each in exempt if (part := each.within(number + 1, 2**63 - 1)))
 
 
 def _up_to(number: int, exempt: Iterable[Exempt]) -> list[Exempt]:
-    """What of `exempt` was there to be told when the numbers up to this one were claimed."""
+    """Return the parts of `exempt` that the claim up to this number already covered."""
     return [part for each in exempt if (part := each.within(1, number))]

@@ -196,12 +196,12 @@ class Bridge(Session):
         self._supply.close()
 
     def stored(self) -> None:
-        """From the writer's thread: a commit has stored events."""
+        """Note that a commit has stored events. Called on the writer's thread."""
         if self._idle:
             self._wake()
 
     def _wake(self) -> None:
-        """From the writer's thread: there is something to send."""
+        """Wake the bridge to send. Called on the writer's thread."""
         if self._link is not None:
             self._link.wake()
 
@@ -245,7 +245,7 @@ class Bridge(Session):
         return bool(self._outgoing)
 
     def _must_wait_alone(self, first_id: int) -> bool:
-        """Whether the message that begins with this event has to wait, for its own sake or another's."""
+        """Return True if the message that begins with this event must wait for another answer."""
         if not self._suspects.any or not self._in_flight:
             return False
         oldest = next(iter(self._in_flight.values()))
@@ -354,7 +354,8 @@ class Bridge(Session):
         self._writer.submit(FailEvents(message.events.ids, reason_text(reason_code)))
 
     def _hold(self, message: Outgoing, reason_code: int, backoff: Backoff) -> None:
-        """One event was refused and will be tried again: what waits here of its stream goes back with it."""
+        """Put a refused event back for a later retry, together with the events of its stream that wait
+        here."""
         events = message.events
         arguments = backoff, self._now_ms(), random.random()
         self._writer.submit(RefuseEvents(events.ids, reason_text(reason_code), *arguments))

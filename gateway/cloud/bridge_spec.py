@@ -46,19 +46,19 @@ class BridgeSpec:
         return self.topics or UplinkTopics(OwnTopics(self.prefix, self.gateway_id))
 
     def identity(self, protocol: str) -> Identity:
-        """Where the identity of a single event travels on a connection of this MQTT version."""
+        """Return the place for the identity of a single event on a connection of this MQTT version."""
         if self.envelope == "never":
             return "properties" if protocol == "5" else "none"
         return "envelope" if self.envelope == "always" or protocol != "5" else "properties"
 
     @property
     def claim_bytes(self) -> int:
-        """How much a claim may take, as stored: it and the frames in flight share the memory."""
+        """Largest size of a claim, as stored; claim and frames in flight share the memory."""
         return min(BATCH_BYTES, self.memory_bytes // 2)
 
     @property
     def frame_bytes(self) -> int:
-        """How much goes into a frame, before compression."""
+        """Largest size of a frame before compression."""
         return max(LEAST_FRAME_BYTES, min(FRAME_BYTES, self.memory_bytes // 2 // self.in_flight))
 
 

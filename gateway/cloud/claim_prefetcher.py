@@ -1,4 +1,4 @@
-"""What a connection of the bridge sends next: claimed in rounds, by what the backlog leaves, and read.
+"""Supply of events for one connection of the bridge: claimed in rounds as the backlog allows, then read.
 
 Claims are commands to the writer: `claim` and `claimed` run on its thread, everything else on the link's.
 """
@@ -72,8 +72,8 @@ class ClaimPrefetcher:
             self._opened.close()
 
     def take(self, now_s: float) -> StoredEvents | None:
-        """What was claimed, once; None when nothing is there. On a fast link the writer claims the next round
-        while this one is read, packed and sent."""
+        """Return the next claimed events; None when there are none. On a fast link the writer claims the next
+        round while this one is read, packed and sent."""
         if not self._claimed:
             return None
         ids = self._claimed.popleft()
@@ -127,7 +127,7 @@ class ClaimPrefetcher:
 
     @property
     def _is_fast(self) -> bool:
-        """Whether the link takes whole batches."""
+        """True if the link takes whole batches."""
         return self._pace.events(self._spec.batch_events) >= self._spec.batch_events
 
     def _read(self, ids: list[int], held: set[tuple[int, int]]) -> StoredEvents | None:
@@ -152,7 +152,7 @@ class ClaimPrefetcher:
         return store.claim(limit, *place, self._now_ms(), self._backlog, self._spec.claim_bytes)
 
     def claimed(self, ids: list[int], epoch: int) -> None:
-        """These events are SYNCING now, for the connection of that epoch."""
+        """Take over claimed events: they are SYNCING now, for the connection of that epoch."""
         if ids and epoch != self._epoch:
             self._writer.submit(SettleEvents(ids, DeliveryEvent.FAILURE))
         elif ids:

@@ -1,4 +1,4 @@
-"""What the bridge asks of the buffer's writer: to claim events, and to settle them."""
+"""Commands of the bridge to the buffer's writer: claim events, and settle them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 
 
 class Claimant(Protocol):
-    """One connection of the bridge. Both methods run on the writer's thread."""
+    """A connection of the bridge. Both methods run on the writer's thread."""
 
     def claim(self, store: Store) -> list[int]:
         """Inside the transaction: which events are for this connection."""
 
     def claimed(self, ids: list[int], epoch: int) -> None:
-        """These events are SYNCING now, for the connection of that epoch."""
+        """Take over claimed events: they are SYNCING now, for the connection of that epoch."""
 
 
 class ClaimEvents(Command):
@@ -58,7 +58,7 @@ class SettleEvents(Command):
 
 
 class FailEvents(Command):
-    """For events that the cloud broker will never take: they become FAILED, and the reason is kept."""
+    """Mark events as FAILED, with the reason, because the cloud broker will never take them."""
 
     def __init__(self, ids: Sequence[int], reason: str) -> None:
         self._ids = ids
@@ -74,8 +74,8 @@ class FailEvents(Command):
 
 
 class RefuseEvents(Command):
-    """For events that the cloud broker refused: they go back and their streams wait; those without attempts
-    left become FAILED.
+    """Put back events that the cloud broker refused, and pause their streams; those without attempts left
+    become FAILED.
 
     Lost connections count as attempts too, but it takes as many refusals in a row: an outage, however long,
     fails nothing.

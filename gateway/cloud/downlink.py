@@ -36,13 +36,13 @@ class DownlinkMetrics:
     def __init__(self) -> None:
         self.forwarded = 0
         self.rejected: Counter[str] = Counter()
-        """By reason."""
+        """Rejected commands by reason."""
         self.refused_filters: dict[str, int] = {}
         """Reason codes of the subscriptions that the cloud broker refuses."""
 
 
 class _Command:
-    """One message on its way down."""
+    """A message on its way down."""
 
     __slots__ = ("message", "qos", "settled", "topic")
 
@@ -179,7 +179,7 @@ class LocalSide(Session):
         self._link = link
 
     def disconnected(self, link: Link) -> None:
-        """What has no PUBACK is published again, before what came later."""
+        """Prepare to publish messages without a PUBACK again, before later ones."""
         self._waiting.extendleft(reversed(self._in_flight.values()))
         self._in_flight.clear()
 

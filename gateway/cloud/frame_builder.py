@@ -15,15 +15,15 @@ from gateway.wire.frame import wire_events
 from gateway.wire.uplink_topics import UplinkTopics
 
 Identity = Literal["properties", "envelope", "none"]
-"""Where the identity of a single event travels."""
+"""Place for the identity of a single event."""
 
 _PROPERTY_BYTES = 5  # of a user property, beside its name and value
 _PACKET_BYTES = 16  # of a PUBLISH, beside topic, payload and user properties
 
 
 class Outgoing(NamedTuple):
-    """One message for the cloud and the events that it carries. `place` keeps the order of what is sent
-    again: the halves of (3,) are (3, 0) and (3, 1)."""
+    """A message for the cloud and its events. `place` keeps the order of what is sent again: the halves of
+    (3,) are (3, 0) and (3, 1)."""
 
     place: tuple[int, ...]
     topic: str

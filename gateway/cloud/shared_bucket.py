@@ -19,12 +19,12 @@ class SharedBucket:
         self._lock = threading.Lock()
 
     def share_bytes_per_s(self, connections: int) -> float:
-        """What one of so many connections may send on average."""
+        """Return the average rate of one of so many connections."""
         rate = self._bucket.rate_bytes_per_s
         return math.inf if rate is None else rate / connections
 
     def delay_s(self, now_s: float) -> float:
-        """How long to wait before the next frame; 0 when it may go now."""
+        """Return the wait before the next frame; 0 when it may go now."""
         with self._lock:
             return max(self._bucket.delay_s(now_s), self._next_message_s - now_s)
 
@@ -35,6 +35,6 @@ class SharedBucket:
                 self._next_message_s = max(self._next_message_s, now_s) + self._message_s
 
     def spend(self, size_bytes: int) -> None:
-        """So much has gone out; less than nothing corrects what was spent before."""
+        """Count bytes that were sent; a negative number corrects an earlier count."""
         with self._lock:
             self._bucket.spend(size_bytes)

@@ -1,4 +1,4 @@
-"""Which topics of the uplink have a subscriber, as the PUBACKs of MQTT 5 say, and what to do without one.
+"""Subscribers of the uplink's topics, known from the PUBACKs of MQTT 5, and what to do without one.
 
 A broker that takes a message for which it knows no subscriber has lost it: reason code 0x10, "no matching
 subscribers". Where there was a subscriber before, the broker has lost its session, and what comes up until
@@ -25,7 +25,7 @@ SubscriberRule = Literal["auto", "wait", "send"]
 
 
 class Subscribers:
-    """What one connection of the bridge knows of the subscribers of its topics."""
+    """The subscribers of one bridge connection's topics, as far as it knows."""
 
     def __init__(self, rule: SubscriberRule, writer: Writer, alert: Callable[[str, str], object]) -> None:
         self.missing: set[str] = set()

@@ -1,4 +1,4 @@
-"""Which of several copies of one message counts, where a broker sends one per matching subscription.
+"""Choice of one copy of a message, where a broker sends one per matching subscription.
 
 MQTT 5 names the subscriptions that a message was sent for. Each filter gets an identifier of its own, and of
 those that match a topic the copy for one counts: that with the highest QoS, then the lowest identifier.
@@ -22,7 +22,7 @@ _CACHED = 10_000
 
 
 class Identified(NamedTuple):
-    """One subscription with its identifier. `qos` is what the broker granted, -1 before it did."""
+    """A subscription with its identifier. `qos` is what the broker granted, -1 before it did."""
 
     id: int
     topic_filter: str
@@ -31,7 +31,8 @@ class Identified(NamedTuple):
 
 
 class Copies:
-    """For the link's thread. `generations` is what `saved` gave on an earlier run."""
+    """Subscriptions over several generations. For the link's thread. `generations` is what `saved` gave on an
+    earlier run."""
 
     def __init__(self, generations: Iterable[Sequence[Sequence[int | str]]] = ()) -> None:
         self._generations = [[Identified(*entry) for entry in each] for each in generations]  # type: ignore[arg-type]
@@ -39,7 +40,7 @@ class Copies:
 
     @property
     def saved(self) -> list[list[Identified]]:
-        """For the next run."""
+        """State for the next run."""
         return list(self._generations)
 
     def renew(self, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -63,7 +64,7 @@ class Copies:
             self._owners.clear()
 
     def is_copy(self, topic: str, ids: Sequence[int]) -> bool:
-        """Whether a message that came for the subscriptions `ids` is to be ignored."""
+        """Return True if a message that came for the subscriptions `ids` is to be ignored."""
         if not ids:
             return False
         for number, generation in enumerate(self._generations):

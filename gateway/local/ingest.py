@@ -54,12 +54,13 @@ class Ingest(Session):
 
     @property
     def unacknowledged(self) -> int:
-        """How many messages of the broker wait for their acknowledgement."""
+        """Number of messages from the broker that wait for their acknowledgement."""
         return self._received - self._released
 
     @property
     def window(self) -> int:
-        """How many the broker lets wait. MQTT 3.1.1 does not say it: then the most that were seen to."""
+        """Number of messages that the broker lets wait. MQTT 3.1.1 does not say it: then the most seen so
+        far."""
         return self._window
 
     @property
@@ -92,7 +93,8 @@ class Ingest(Session):
             self._submit(messages)
 
     def disconnected(self, link: Link) -> None:
-        """What is not acknowledged comes again, marked DUP; the receipts tell what is already stored."""
+        """Forget messages without an acknowledgement: they come again, marked DUP, and receipts tell which
+        are stored."""
         self._subscriptions.disconnected()
 
     def wants_to_read(self) -> bool:
@@ -123,7 +125,7 @@ class Ingest(Session):
     # --- on the writer's thread ---
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """These are on disk: let the link acknowledge them."""
+        """Let the link acknowledge messages that are on disk."""
         self._committed.append((time.monotonic() + self.ack_delay_s, messages))
         if self._link is not None:
             self._link.wake()

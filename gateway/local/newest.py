@@ -30,7 +30,8 @@ class SaveRepublished(Command):
 
 
 class Newest:
-    """For the thread of the link. `known` reads what the buffer has of some streams."""
+    """The newest published window of each key. For the thread of the link. `known` reads what the buffer has
+    of some streams."""
 
     def __init__(self, known: Callable[[Sequence[int]], list[Row]]) -> None:
         self._known = known
@@ -47,7 +48,7 @@ class Newest:
         self._at_hand |= self._unsaved
 
     def is_superseded(self, stream: int, standing: Standing) -> bool:
-        """Whether a newer window has been published. If not, this one is the newest from now on."""
+        """Return True if a newer window has been published. If not, this one is the newest from now on."""
         newest = self._at_hand.get(stream)
         if newest is not None and standing.is_behind(newest):
             return True

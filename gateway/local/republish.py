@@ -36,7 +36,7 @@ MAX_COMMANDS = 1000
 
 
 class _Waiting(NamedTuple):
-    """What is to be published. `standing` is that of an aggregate of a window with bounds."""
+    """A message to publish. `standing` is that of an aggregate of a window with bounds."""
 
     buffer_id: int
     topic: str
@@ -147,7 +147,7 @@ class Republish(Session):
             self._save()
 
     def disconnected(self, link: Link) -> None:
-        """What was not acknowledged is published again."""
+        """Put messages without an acknowledgement back, to publish them again."""
         self._cursor = self._settled
         self._in_flight.clear()
         self._waiting.clear()

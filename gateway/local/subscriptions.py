@@ -1,4 +1,4 @@
-"""What the gateway is subscribed to at the local broker, across connections, reloads and restarts.
+"""Subscriptions at the local broker, across connections, reloads and restarts.
 
 Invariants:
 - A message is taken once, however many routes want its topic. Where the broker may send a copy per
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEMORY_FILE = "subscriptions.json"
-"""In the data directory: what is remembered from one run to the next."""
+"""Name of the file in the data directory that keeps subscriptions from one run to the next."""
 REFUSED_RETRY_S = 60.0
 _CACHED_TOPICS = 10_000
 
 
 @dataclass
 class Memory:
-    """What one run leaves to the next about its session at the broker."""
+    """Notes of one run for the next about its session at the broker."""
 
     session: str = ""  # whose it is: broker and client identifier
     names: list[str] = field(default_factory=list)  # the filters that it may hold, as they were asked for
@@ -47,7 +47,7 @@ class Memory:
 
     @classmethod
     def read(cls, path: Path) -> Memory:
-        """What was written there; nothing where nothing was, or what cannot be read."""
+        """Read the file; returns empty notes when it is missing or cannot be read."""
         try:
             return cls(**orjson.loads(path.read_bytes()))
         except FileNotFoundError:
@@ -67,7 +67,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Report:
-    """Where a `Subscriptions` leaves what it has to say. `save` may raise OSError."""
+    """Receiver of a `Subscriptions`' reports. `save` may raise OSError."""
 
     save: Callable[[Memory], None]
     alert: Callable[[str, str], None]
@@ -75,7 +75,7 @@ class Report:
 
 
 def session_name(client_id: str, url: str) -> str:
-    """Whose memory it is: of one client at one broker."""
+    """Return the name of a session: one client at one broker."""
     return f"{client_id} at {url}"
 
 
@@ -85,7 +85,7 @@ def plan(wanted: Mapping[str, int], *, identified: bool) -> dict[str, int]:
 
 
 def overlapping(wanted: Mapping[str, int]) -> bool:
-    """Whether there is a topic that two of the filters match."""
+    """Return True if any topic matches two of the filters."""
     names = list(wanted)
     return any(overlap(one, other) for at, one in enumerate(names) for other in names[:at])
 
@@ -124,7 +124,7 @@ class Subscriptions:
         self._told_expiry_s: int | None = None
         self._retry_at_s = 0.0
         self.refused: dict[str, str] = {}
-        """Why the broker does not grant a filter, by filter."""
+        """Reason for the broker's refusal, by filter."""
         self.copies = 0
         self.unwanted = 0
         """Messages that only the wider filter brought, which no route wants."""
@@ -132,12 +132,12 @@ class Subscriptions:
 
     @property
     def since_ms(self) -> int | None:
-        """Since when the subscription stands: what came before is not here. None: it does not stand yet."""
+        """Start of the subscription: earlier messages are not here. None: there is no subscription yet."""
         return self._memory.since_ms
 
     @property
     def problems(self) -> list[str]:
-        """What keeps messages away; empty when nothing does."""
+        """Problems that keep messages away; empty when there are none."""
         return [f"no subscription to {name}: {why}" for name, why in list(self.refused.items())]
 
     @property
@@ -147,7 +147,7 @@ class Subscriptions:
         return sorted(set(names) - set(self.refused))
 
     def describe(self) -> dict[str, object]:
-        """For status and page."""
+        """Return the subscriptions for status and page."""
         return {
             "subscribed_to": ", ".join(self._asked) or "nothing yet",
             "since_ms": self.since_ms,
@@ -209,11 +209,11 @@ class Subscriptions:
 
     @property
     def sifts(self) -> bool:
-        """Whether `is_due` may refuse a message."""
+        """True if `is_due` may refuse a message."""
         return self._overlapping or bool(self._copies.saved)
 
     def is_due(self, topic: str, ids: Sequence[int]) -> bool:
-        """Whether a message is to be taken in. The others are only acknowledged."""
+        """Return True if a message is to be taken in. The others are only acknowledged."""
         if self._copies.is_copy(topic, ids):
             self.copies += 1
             return False

@@ -1,4 +1,4 @@
-"""What a connection goes without where the broker has no retained messages, or does not let us have them.
+"""Features that a connection does without, where the broker has no retained messages or denies them.
 
 A broker says so (Retain Available, reason code 0x9A), or it ends the connection without a word, as AWS IoT
 Core does where the policy lacks iot:RetainPublish. What is given up is said once. What was only concluded
@@ -19,7 +19,7 @@ _CLOSES = 3  # in a row, without a reason, over the same thing
 
 
 class Concessions:
-    """For the thread of the link called `name`, over all of its connections."""
+    """Features given up. For the thread of the link called `name`, over all of its connections."""
 
     def __init__(self, name: str, will: Will | None) -> None:
         self._name = name
@@ -41,7 +41,7 @@ class Concessions:
         return self._wills[self._at]
 
     def may_retain(self, topic: str) -> bool:
-        """Whether a message may be retained, which is asked of one on `topic`."""
+        """Return True if a message on `topic` may be retained."""
         if not self._retains:
             self._say("the broker keeps no retained messages for us; %s and the like go without", topic)
         return self._retains

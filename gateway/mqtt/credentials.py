@@ -20,7 +20,7 @@ _COMMAND_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class CommandPassword:
-    """What a command prints, without the white space around it."""
+    """A password printed by a command, without the white space around it."""
 
     command: str
 

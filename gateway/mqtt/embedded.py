@@ -74,7 +74,7 @@ _HANDLED = {
     PINGREQ: "handle_pingreq",
     DISCONNECT: "handle_disconnect",
 }
-"""What a client may send after its CONNECT."""
+"""Packets that a client may send after its CONNECT."""
 
 _TAKEOVER_S = 5.0  # for the end of an earlier connection, its will included
 _SESSION_EXPIRY_S = 3600  # amqtt keeps a vanished client's messages in memory, without any other bound
@@ -90,7 +90,7 @@ class ConnectionLimit(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typ
 
     @dataclass
     class Config:
-        """What amqtt fills in from the broker's configuration."""
+        """The configuration that amqtt fills in for the broker."""
 
         username: str | None = None
         password: str | None = None
@@ -100,7 +100,7 @@ class ConnectionLimit(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typ
         self._expected = (context.config.username, context.config.password)
 
     async def authenticate(self, *, session: Session) -> bool:
-        """Whether the client of `session` may connect."""
+        """Return True if the client of `session` may connect."""
         if self._expected[0] is None:
             return True
         given = (session.username, session.password)
@@ -111,7 +111,7 @@ class ConnectionLimit(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typ
 
 
 class _Inbox(asyncio.Queue[ApplicationMessage]):
-    """What one client published; `put` returns once the message is on its way to the subscribers."""
+    """Messages published by one client; `put` returns once the message is on its way to the subscribers."""
 
     # amqtt acknowledges when `put` returns. In a plain queue nobody has read the message by then, and the
     # queue is thrown away when the session ends: who hangs up right after the last PUBACK would lose
@@ -368,7 +368,7 @@ class EmbeddedBroker:
 
     @property
     def url(self) -> str:
-        """Where clients connect; complete once the broker has been started."""
+        """The address for clients; complete once the broker has been started."""
         return f"mqtt://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
@@ -448,7 +448,7 @@ def _silence_amqtt() -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """What began it: amqtt wraps the system's errors in its own."""
+    """Return the original error: amqtt wraps the system's errors in its own."""
     while (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
     return plain_reason(error)

@@ -1,4 +1,4 @@
-"""Where and how to connect to a broker."""
+"""Addresses and options of connections to a broker."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tls:
-    """How to make a TLS connection; files are read at each. `insecure` skips the check of the broker's name
-    and certificate. `server_name` is what to ask for and expect, where it is not the host."""
+    """Options of a TLS connection; files are read at each. `insecure` skips the check of the broker's name
+    and certificate. `server_name` is the name to ask for and expect, where it is not the host."""
 
     ca_file: str | None = None
     cert_file: str | None = None
@@ -38,7 +38,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Will:
-    """What the broker publishes for us when the connection dies."""
+    """The message that the broker publishes for us when the connection dies."""
 
     topic: str
     payload: bytes
@@ -48,7 +48,7 @@ class Will:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how to connect. Durations are seconds."""
+    """Address and options of a connection. Durations are seconds."""
 
     host: str
     port: int
@@ -88,5 +88,5 @@ class Endpoint:
 
     @property
     def place(self) -> str:
-        """For messages to people."""
+        """The address for messages to people."""
         return f"{self.host}:{self.port}"

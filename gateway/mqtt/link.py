@@ -1,4 +1,4 @@
-"""One supervised MQTT connection: a thread that drives it, and that nothing a broker sends can end.
+"""Supervised MQTT connection: a thread drives it, and nothing that a broker sends can end the thread.
 
 The connection (`paho_client`) is driven from one thread that also runs all of the owner's callbacks. So
 acknowledgements, publishes and reconnects cannot overtake each other, and no lock is needed:
@@ -46,7 +46,7 @@ _UNSENT_LIMIT_BYTES = 4 * 1024 * 1024  # a peer that does not read must not fill
 
 
 class Session:
-    """What an owner does with a connection: override what matters. All of it runs on the link's thread."""
+    """The owner's side of a connection: override what matters. All of it runs on the link's thread."""
 
     def connected(self, link: Link, session_present: bool) -> None:
         """The broker accepted the connection. `session_present`: it still knows our subscriptions."""
@@ -62,7 +62,7 @@ class Session:
         """The broker has ended these subscriptions."""
 
     def received(self, link: Link, messages: list[Message]) -> None:
-        """What one turn of the loop has read, in order."""
+        """Take the messages that one turn of the loop has read, in order."""
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         """The broker answered a QoS 1 publish. `reason_code` >= 128 is a refusal (MQTT 5)."""
@@ -167,7 +167,7 @@ class Link:
 
     @property
     def receive_maximum(self) -> int:
-        """How many unacknowledged publishes the broker takes (MQTT 5)."""
+        """Number of unacknowledged publishes that the broker takes (MQTT 5)."""
         return self.connack.receive_maximum
 
     def subscribe(
@@ -225,18 +225,18 @@ class Link:
 
     @property
     def congested(self) -> bool:
-        """Whether so much is unsent that the session should publish no more for now."""
+        """True while so much is unsent that the session should publish no more."""
         connection = self._connection
         return connection is not None and connection.unsent_bytes > _UNSENT_LIMIT_BYTES
 
     @property
     def wire_bytes(self) -> int:
-        """What was sent on all connections so far, with what still waits for the network."""
+        """Bytes sent on all connections so far, with those that still wait for the network."""
         connection = self._connection
         return self._earlier_wire_bytes + (0 if connection is None else connection.wire_bytes)
 
     def progressed(self) -> None:
-        """This connection is good for something: after it, the pauses between attempts begin anew."""
+        """Note that this connection is useful: the pauses between attempts begin anew after it."""
         self._backoff_s = FIRST_BACKOFF_S
         self._barren = 0
 
@@ -290,7 +290,7 @@ class Link:
             self._pause(time.monotonic() - started)
 
     def _client_id_hint(self) -> str:
-        """What to say when it looks as if another client took our client id, and so our session."""
+        """Return advice for when another client seems to have taken our client id, and so our session."""
         connection, name = self._connection, repr(self.endpoint.client_id)
         if connection is None or not connection.closed_by_broker:
             self._closed_in_a_row = 0
@@ -402,7 +402,7 @@ class Link:
         self._choose(was_connected)
 
     def _choose(self, was_connected: bool) -> None:
-        """Where to connect next: the next of the list where this one did not work, else the first again."""
+        """Choose the next address: the next of the list where this one did not work, else the first again."""
         self._choice = 0 if was_connected else (self._choice + 1) % len(self._choices)
         self.endpoint = self._choices[self._choice]
 
@@ -448,7 +448,7 @@ class _Renewal(Exception):  # noqa: N818 - no error
 
 
 def _answers(endpoint: Endpoint) -> bool:
-    """Whether somebody listens there; a proxy would have to be asked, so it is simply tried."""
+    """Return True if a server listens there; behind a proxy, True without a test."""
     if endpoint.proxy is not None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""One asyncio server in a thread of its own, for servers that live inside a threaded program."""
+"""Thread with an asyncio server, for servers inside a threaded program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One MQTT connection as paho makes it, told apart from the loop that drives it.
+"""A single MQTT connection through paho, separate from the loop that drives it.
 
 All of it runs on the thread of the `Link` that made it, and a connection is used once:
 - nothing is acknowledged before its owner says so: neither QoS 1 (PUBACK) nor QoS 2 (PUBREC), also where a
@@ -48,7 +48,7 @@ _PUBCOMP = b"\x70\x02"
 
 
 class Connack(NamedTuple):
-    """What the broker said when it accepted the connection. MQTT 3.1.1 says only the first."""
+    """The broker's answer to the connection. MQTT 3.1.1 gives only the first field."""
 
     session_present: bool
     max_packet_bytes: int | None = None
@@ -59,7 +59,7 @@ class Connack(NamedTuple):
 
 
 class Listener(Protocol):
-    """What a connection tells the loop; called while the loop reads."""
+    """Callbacks from a connection; called while the loop reads."""
 
     def accepted(self, connack: Connack) -> None:
         """The broker accepted the connection."""
@@ -75,7 +75,7 @@ class Listener(Protocol):
 
 
 class Connection:
-    """One connection to `endpoint`. `open` it, then `read` and `write` in turn until `close`.
+    """A connection to `endpoint`. `open` it, then `read` and `write` in turn until `close`.
 
     What the broker refuses and whatever is malformed raises BrokerError, or what paho raises.
     """
@@ -160,7 +160,7 @@ class Connection:
 
     @property
     def wire_bytes(self) -> int:
-        """What was sent on this connection, with what still waits for the network."""
+        """Bytes sent on this connection, with those that still wait for the network."""
         return self._client.wire_bytes
 
     @property
@@ -197,7 +197,7 @@ class Connection:
 
     @property
     def full(self) -> bool:
-        """Whether the broker takes no further message at QoS 1 before it has answered one."""
+        """True if the broker takes no further message at QoS 1 before it has answered one."""
         return self._client.full
 
     def publish_bytes(
@@ -333,7 +333,7 @@ class Connection:
 
 
 def is_refusal(code: int) -> bool:
-    """Whether a reason code of MQTT 5, or a return code of a SUBACK of 3.1.1, is a failure."""
+    """Return True if a reason code of MQTT 5, or a return code of a SUBACK of 3.1.1, is a failure."""
     return code >= _FAILURE
 
 
@@ -345,7 +345,7 @@ class _Client(paho.Client):
     puback_code = 0
     """The reason code of the PUBACK that is being handled."""
     farewell_code = 0
-    """That of the broker's DISCONNECT."""
+    """Reason code of the broker's DISCONNECT."""
     suback: Callable[[int, Sequence[int]], None]
     refused: Callable[[int, str], None]
 
@@ -356,7 +356,7 @@ class _Client(paho.Client):
 
     @property
     def between_packets(self) -> bool:
-        """Whether the next byte begins a packet."""
+        """True if the next byte begins a packet."""
         return not self._in_packet["command"] and not self._in_packet["remaining_count"]
 
     def note_received(self) -> None:
@@ -465,7 +465,7 @@ def _varint_bytes(value: int) -> int:
 
 
 def _server_reference(properties: bytes) -> str:
-    """Where a CONNACK of MQTT 5 sends the client instead; empty when it does not say."""
+    """Return the server that a CONNACK of MQTT 5 refers the client to; empty when it names none."""
     if not properties:
         return ""
     found = Properties(PacketTypes.CONNACK)

@@ -26,7 +26,7 @@ _ACKNOWLEDGEMENT = {1: b"\x40\x02", 2: b"\x50\x02"}  # PUBACK, PUBREC; the packe
 
 
 class Kept(NamedTuple):
-    """What a message keeps of its MQTT 5 properties."""
+    """The MQTT 5 properties that a message keeps."""
 
     user: tuple[tuple[str, str], ...] = ()
     subscriptions: tuple[int, ...] = ()
@@ -104,7 +104,7 @@ class Splitter:
         return messages, at
 
     def _kept(self, block: bytes) -> Kept | None:
-        """What a block of properties holds, its length included; None where paho should see it."""
+        """Parse a block of properties, its length included; None where paho should see it."""
         if block not in self._known:
             if len(self._known) >= _KNOWN_BLOCKS:
                 self._known.clear()

@@ -63,7 +63,7 @@ class BufferedSocket:
 
     @property
     def ahead(self) -> tuple[bytes, int]:
-        """What was read ahead, and where in it the bytes begin that nobody has taken."""
+        """Buffer of bytes read ahead, and the position of the first one not taken yet."""
         return self._inbox, self._read
 
     def skip_to(self, at: int) -> None:
@@ -72,13 +72,13 @@ class BufferedSocket:
 
     @property
     def readable(self) -> bool:
-        """Whether `recv` has something to give: bytes, or the end of the stream."""
+        """True if `recv` has something to give: bytes, or the end of the stream."""
         return self._read < len(self._inbox) or self._closed_by_peer
 
     @property
     def wire_bytes(self) -> int:
-        """What was handed to the operating system so far, with the records of TLS, and what waits for it.
-        Neither TCP's own headers nor the TLS handshake are in it."""
+        """Bytes given to the operating system so far, with the records of TLS, and those that wait for it.
+        Without TCP's own headers and the TLS handshake."""
         return self._sent_bytes + len(self._outbox)
 
     @property

@@ -35,7 +35,7 @@ def open_transport(endpoint: Endpoint, timeout_s: float) -> Any:
 
 
 def unanswered(endpoint: Endpoint, first_bytes: bytes) -> str:
-    """Why CONNECT may have been answered by these bytes, which are no CONNACK, and the end."""
+    """Return the likely reason for an answer to CONNECT that is no CONNACK."""
     if first_bytes.startswith(_TLS_ALERT):
         return f"{endpoint.place} answers with TLS; url must begin with mqtts:// (or wss://) for this port"
     if first_bytes.startswith((b"HTTP", b"<")):
@@ -88,7 +88,7 @@ def _over_tls(sock: socket.socket, endpoint: Endpoint, tls: Tls) -> ssl.SSLSocke
 
 
 def _is_alert(error: OSError) -> bool:
-    """Whether the peer speaks TLS and said what it does not like."""
+    """Return True if the peer speaks TLS and sent an alert about ours."""
     return "ALERT" in (getattr(error, "reason", None) or "")
 
 
@@ -103,7 +103,7 @@ def _certificate_problem(error: ssl.SSLCertVerificationError, endpoint: Endpoint
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
-    """What `tls` asks for, with its files as they are now. Raises BrokerError."""
+    """Build the context for `tls`, with its files as they are now. Raises BrokerError."""
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
     except (ssl.SSLError, OSError) as exc:
@@ -141,7 +141,7 @@ def _key_password(tls: Tls) -> str:
 
 
 def _file_problem(error: Exception, otherwise: str) -> str:
-    """Why a file could not be used: OpenSSL says little about what it could not read."""
+    """Return why a file could not be used: OpenSSL says little about a file it could not read."""
     is_missing = isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
     return plain_reason(error) if is_missing else f"holds {otherwise}"
 

@@ -93,7 +93,7 @@ class WebSocket:
         return self._framed
 
     def pending(self) -> int:
-        """How many bytes TLS holds that the operating system no longer knows of."""
+        """Return the number of bytes that TLS holds and the operating system no longer knows of."""
         pending = getattr(self._sock, "pending", None)
         return len(self._raw) + (pending() if pending is not None else 0)
 

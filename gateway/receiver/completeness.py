@@ -17,7 +17,7 @@ from gateway.receiver.ledger import Gap, GatewayWord, Ledger, Series, StreamLedg
 
 
 class StreamVerdict(NamedTuple):
-    """What is wrong with one stream, and how many of its numbers stand where."""
+    """The faults of one stream, and how many of its numbers are in which state."""
 
     received: int
     missing: tuple[Stretch, ...]
@@ -46,20 +46,20 @@ class Completeness(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether everything that the gateways claim is here, once, and nothing is open. Nobody can claim
-        anything for what a buffer held at its end."""
+        """True if everything that the gateways claim is here, once, and nothing is open. Nobody can claim
+        anything for the last events of a lost buffer."""
         wrong = self.missing or self.unproven or self.silent or self.duplicates or self.replaced
         undecided = self.open or self.unaudited or self.stale
         return not wrong and not undecided and bool(self.gateways)
 
     @property
     def wrong(self) -> bool:
-        """Whether no later audit record alone can make it complete."""
+        """True if no later audit record alone can make it complete."""
         return bool(self.missing or self.unproven or self.duplicates or self.replaced)
 
     @property
     def as_of_ms(self) -> int | None:
-        """Since when, at the latest, nothing is known of some gateway: the oldest of their last audits."""
+        """Oldest of the gateways' last audits: nothing newer is known of some gateway."""
         return min((word.time_ms for word in self.gateways.values()), default=None)
 
 

@@ -1,4 +1,5 @@
-"""What the cloud side knows of each stream: what has arrived, and what its gateway claims to have sent.
+"""Ledger of the cloud side: events that have arrived in each stream, and those that gateways claim to have
+sent.
 
 The bridge delivers at least once. An event is a duplicate when its id was seen among the latest ones, or
 when its sequence number was seen before in its stream. Numbers are dense, so what was seen of a stream is
@@ -26,7 +27,7 @@ RECENT_IDS = 200_000  # about 20 MB; far more than a bridge has in flight, which
 
 
 class Identity(NamedTuple):
-    """What an event is recognised by."""
+    """The identity of an event."""
 
     gateway_id: str
     event_id: bytes
@@ -55,7 +56,7 @@ class Gap(NamedTuple):
 
 
 class GatewayWord(NamedTuple):
-    """What a gateway last said of itself in an audit record."""
+    """The latest audit record of a gateway."""
 
     session: str
     time_ms: int
@@ -64,7 +65,7 @@ class GatewayWord(NamedTuple):
 
 
 class StreamLedger:
-    """One stream: the numbers that were seen, those that were claimed, and what the claims take out."""
+    """A stream: the numbers that were seen, those that were claimed, and what the claims except."""
 
     __slots__ = ("claimed", "exempt", "newest_ingest_ms", "seen")
 
@@ -118,11 +119,11 @@ class Ledger:
         self.counting_anew: set[str] = set()
         """Gateways of which a stream did that."""
         self.words: dict[str, GatewayWord] = {}
-        """By gateway: what it last said of itself."""
+        """By gateway: its latest audit record."""
         self.shed: dict[str, list[DroppedRange]] = {}
-        """By gateway: what it says that it has not taken in."""
+        """By gateway: the messages that it says it has not taken in."""
         self.buffers: dict[str, list[str]] = {}
-        """By gateway: the buffers that it has had, in the order in which they were met."""
+        """By gateway: its buffers, in the order in which they were met."""
         self._streams: dict[Series, StreamLedger] = {}
         self._recent: set[bytes] = set()
         self._recent_order: deque[bytes] = deque()
@@ -141,7 +142,7 @@ class Ledger:
         return len({series.gateway_id for series in self._streams})
 
     def take(self, event: Identity) -> bool:
-        """Whether the event is new. It counts as taken from now on."""
+        """Take an event and return True if it is new."""
         series = Series(event.gateway_id, event.stream, event.buffer_id)
         stream = self._streams.get(series) or self._stream(series)
         highest = stream.seen.last
@@ -185,7 +186,8 @@ class Ledger:
         return news
 
     def gaps(self) -> Iterator[Gap]:
-        """What is missing between the first and the last event of every stream, and was not declared lost."""
+        """Yield numbers missing between the first and the last event of every stream, and not declared
+        lost."""
         for series, stream in self:
             for first, last in stream.seen.gaps():
                 yield Gap(series.gateway_id, series.stream, first, last, series.buffer_id)
@@ -239,7 +241,7 @@ class Ledger:
         return stream
 
     def _buffer(self, series: Series) -> str:
-        """Which buffer a series is of. A gateway that names none goes on with the one that it named last; the
+        """Return the buffer of a series. A gateway that names none continues the one that it named last; the
         first that it names is the one that it had before."""
         known = self.buffers.setdefault(series.gateway_id, [])
         if not series.buffer_id:
@@ -253,8 +255,8 @@ class Ledger:
         return series.buffer_id
 
     def _came_from_before(self, series: Series, event: Identity) -> bool:
-        """Whether an earlier buffer of the gateway has sent this event: it is in a backup, too. A number that
-        was given out again is of a later event."""
+        """Return True if an earlier buffer of the gateway has sent this event: the new buffer came from a
+        backup. A number that was given out again belongs to a later event."""
         return any(
             earlier is not None
             and earlier.newest_ingest_ms >= event.ingest_time_ms
@@ -272,7 +274,7 @@ class Ledger:
 
 
 def identity(gateway_id: str, event: WireEvent, buffer_id: str = "") -> Identity:
-    """What the ledger wants to know of an event."""
+    """Return the identity of an event for the ledger."""
     return Identity(
         gateway_id, event.event_id, event.stream, event.sequence_num, event.ingest_time_ms, buffer_id
     )

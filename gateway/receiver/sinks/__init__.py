@@ -1,1 +1,1 @@
-"""Where received events go: a file of JSON lines, an SQLite table, or a PostgreSQL table."""
+"""Outputs for received events: a file of JSON lines, an SQLite table, or a PostgreSQL table."""

@@ -1,4 +1,4 @@
-"""Which sink an `--output` means: a path, `sqlite:///path` or `postgresql://…`."""
+"""Choice of the sink for an `--output`: a path, `sqlite:///path` or `postgresql://…`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sink_of(output: str) -> Sink:
 
 
 def is_there(output: str) -> bool:
-    """Whether something was received into it before; a database server is asked only when it is opened."""
+    """Return True if earlier output exists; a database server is asked only when it is opened."""
     return output.startswith(POSTGRES) or Path(output.removeprefix(SQLITE)).exists()
 
 

@@ -102,7 +102,7 @@ class EventFile:
         return (int(position), state) if position.isdigit() else (0, b"")
 
     def _ends_a_line(self, position: int) -> bool:
-        """Whether the file still has what the state speaks of: it may have been moved away, or edited."""
+        """Return True if the file still matches the state: it may have been moved away, or edited."""
         if position > self.path.stat().st_size:
             return False
         with self.path.open("rb") as file:

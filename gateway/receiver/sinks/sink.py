@@ -1,4 +1,4 @@
-"""What every output of `gateway receive` does.
+"""Interface of every output of `gateway receive`.
 
 The state is what the receiver knows besides the events: it is saved now and then, and after a crash the
 events that were written behind it tell the rest.
@@ -21,7 +21,7 @@ class OutputError(GatewayError):
 
 
 class Received(NamedTuple):
-    """One event, and the gateway and the buffer that it came from."""
+    """An event with its gateway and its buffer."""
 
     gateway_id: str
     event: WireEvent
@@ -29,11 +29,11 @@ class Received(NamedTuple):
 
 
 class Sink(Protocol):
-    """One output, for one thread. All but `name` raise OutputError or OSError."""
+    """An output, for one thread. All but `name` raise OutputError or OSError."""
 
     @property
     def name(self) -> str:
-        """What people call it, without passwords."""
+        """Name for people, without passwords."""
 
     def open(self) -> bytes | None:
         """Open it, locked against a second receiver; returns the state that was saved last, if it still fits
@@ -72,7 +72,8 @@ def resume(sink: Sink) -> Ledger:
 
 
 def reread(sink: Sink) -> Ledger:
-    """What is really there, row by row, beside the claims that were kept. Raises OutputError or OSError."""
+    """Rebuild the ledger from the rows themselves, with the claims that were kept. Raises OutputError or
+    OSError."""
     state = sink.open()
     ledger = Ledger()
     ledger.adopt_claims(_read(sink, state))
