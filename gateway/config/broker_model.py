@@ -1,4 +1,4 @@
-"""What the connections to both brokers have in common: address, credentials, certificates, proxy."""
+"""Settings that both brokers' connections share: address, credentials, certificates, proxy."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ Password = Annotated[
 
 
 class Broker(Section):
-    """What both brokers' connections have in common."""
+    """Settings that both brokers' connections share."""
 
     url: str | tuple[str, ...]
     client_id: str = setting(CLIENT_ID, min_length=1, max_length=256, description="MQTT client identifier.")
@@ -154,7 +154,7 @@ class Broker(Section):
 
     @property
     def places(self) -> tuple[BrokerPlace, ...]:
-        """Where to connect to, the first choice first."""
+        """Addresses to connect to, the preferred one first."""
         return tuple(map(broker_place, [self.url] if isinstance(self.url, str) else self.url))
 
     @property
@@ -164,5 +164,5 @@ class Broker(Section):
 
     @property
     def uses_tls(self) -> bool:
-        """Whether all of them are encrypted."""
+        """True if all addresses are encrypted."""
         return all(place.uses_tls for place in self.places)

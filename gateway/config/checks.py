@@ -1,4 +1,4 @@
-"""What only the configuration as a whole can show: names that must exist elsewhere, or only once."""
+"""Checks across sections: names that must exist elsewhere, or be unique."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Parts:
 
 
 def cross_check(parts: Parts) -> Iterator[Problem]:
-    """Every problem that lies between the parts."""
+    """Yield every problem between sections."""
     yield from _repeated_names(
         "routes", ((at, route.name) for at, entry in parts.routes.items() for route in entry.routes)
     )
@@ -157,7 +157,7 @@ def _known(name: str, known: list[str]) -> str:
 
 
 def warnings_of(config: Config) -> tuple[str, ...]:
-    """What is allowed but seldom meant, or costs a guarantee."""
+    """Return warnings about settings that are allowed, but are seldom intended or weaken a guarantee."""
     return (
         *_route_warnings(config),
         *reading_warnings(config),

@@ -1,4 +1,4 @@
-"""What a new configuration changes, by the names of its keys; never by their values, which may be secret."""
+"""Names of the keys that a new configuration changes; never their values, which may be secret."""
 
 from __future__ import annotations
 

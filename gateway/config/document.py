@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class Document:
-    """What a file says. `lines` has the line of every value: that of its key, where it has one.
+    """The content of a file. `lines` has the line of every value: that of its key, where it has one.
 
     `substituted` has the text as written of each value that a variable went into: such a value may be a
     secret and is never shown.
@@ -85,7 +85,7 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 def _in_words(problem: str, text: str, line: int) -> str:
-    """What YAML says of tabs and of a missing space behind a colon, in words that lead to the place."""
+    """Explain YAML's errors about tabs and about a missing space after a colon."""
     lines = text.splitlines()
     written = lines[line - 1] if line <= len(lines) else ""
     if r"'\t'" in problem or "\t" in written[: len(written) - len(written.lstrip())]:

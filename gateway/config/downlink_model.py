@@ -75,7 +75,7 @@ class DownlinkEntry(Section):
 
 
 def downlink_problems(config: Config) -> Iterator[Problem]:
-    """Where a command could come back to this gateway, or could never arrive."""
+    """Yield problems with commands that could come back to this gateway, or could never arrive."""
     cloud = config.cloud
     if cloud is None:
         return

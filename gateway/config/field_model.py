@@ -1,4 +1,4 @@
-"""How one field of a reading is written, and how a payload is wrapped: parts of an entry of `routes`."""
+"""Format of one field of a reading and of the payload around it: parts of an entry of `routes`."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class FieldModel(Section):
         return self
 
     def spec(self) -> FieldSpec:
-        """What `gateway.decode.fields` needs to know of it."""
+        """Return the record for `gateway.decode.fields`."""
         return FieldSpec(self.from_, self.scale, self.offset, self.unit, self.map, self.parse, self.compute)
 
 
@@ -112,7 +112,7 @@ Fields = Annotated[
 
 
 class PayloadModel(Section):
-    """What lies around the text or bytes that the decoder reads."""
+    """Encoding around the text or bytes that the decoder reads."""
 
     compression: Literal["auto", "none", "gzip", "zlib", "deflate", "zstd"] = setting(
         "auto", description="`auto`: a payload that the decoder refuses is tried as each of them."
@@ -132,7 +132,7 @@ class PayloadModel(Section):
     )
 
     def spec(self) -> PayloadSpec:
-        """What `gateway.decode.payload` needs to know of it."""
+        """Return the record for `gateway.decode.payload`."""
         return PayloadSpec(self.compression, self.charset, self.encoding, self.duplicates)
 
 
@@ -147,7 +147,7 @@ Separator = Annotated[str, AfterValidator(_one_character)]
 
 
 class CsvModel(Section):
-    """How the lines of the decoder `csv` are cut."""
+    """Format of lines for the decoder `csv`."""
 
     columns: tuple[FieldName, ...] = setting(
         (), description="Names of the columns. Unset: those of the header, else `c1`, `c2`, …"
@@ -171,5 +171,5 @@ class CsvModel(Section):
         return columns
 
     def spec(self) -> CsvSpec:
-        """What `gateway.decode.decoders.delimited` needs to know of it."""
+        """Return the record for `gateway.decode.decoders.delimited`."""
         return CsvSpec(self.columns, self.separator, self.decimal, self.header)

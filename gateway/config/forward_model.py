@@ -47,7 +47,7 @@ class ForwardModel(Section):
         return self
 
     def spec(self) -> ForwardSpec:
-        """What `gateway.decode.forwarding` needs to know of it."""
+        """Return the record for `gateway.decode.forwarding`."""
         changes = dict(self.on_change or {})
         every_ms = changes.pop(_EVERY, None)
         return ForwardSpec(

@@ -1,4 +1,4 @@
-"""From a file to a Config, or to every problem of the file at once."""
+"""Loading of a configuration file: returns a Config, or reports every problem of the file at once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def parse_config(
 
 
 def _context(data: object, base_dir: Path) -> dict[str, Any]:
-    """What one section has to know of another: routes name decoders of the plugins' folder."""
+    """Return facts that one section needs about another: routes name decoders in the plugins' folder."""
     plugins = data.get("plugins") if isinstance(data, dict) else None
     named = plugins.get("path") if isinstance(plugins, dict) else None
     folder = base_dir / (Path(named).expanduser() if isinstance(named, str) else "plugins")

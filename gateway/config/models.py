@@ -51,7 +51,7 @@ BUFFER_FILE = "events.db"
 
 
 class GatewaySection(Section):
-    """Who this gateway is and where it keeps its data."""
+    """The gateway's name and its data directory."""
 
     id: Name = Field(description="Name of this gateway, unique in its fleet; a level of all its topics.")
     data_dir: AnyPath = setting(
@@ -134,7 +134,7 @@ class Local(Broker):
         return share
 
     def subscription(self, topic_filter: str) -> str:
-        """What to ask the broker for, to take part in `topic_filter`."""
+        """Return the subscription that takes part in `topic_filter`."""
         return topic_filter if self.share is None else f"$share/{self.share}/{topic_filter}"
 
     @property
@@ -234,7 +234,7 @@ class Cloud(Broker):
 
     @property
     def one_connection(self) -> bool:
-        """Whether all of it goes over one connection, whose client identifier is exactly `client_id`."""
+        """True if everything goes over one connection, whose client identifier is exactly `client_id`."""
         return self.connections == 1 and "client_id" in self.model_fields_set
 
     @property

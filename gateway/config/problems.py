@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in the words of the file: place, line, message, nearest valid name."""
+"""Problems that pydantic found, in the words of the file: place, line, message, nearest valid name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def place(path: Path) -> str:
 
 
 def describe(document: Document, problem: Problem, source: str) -> str:
-    """One problem as `file:line: place: message`."""
+    """Return a problem as `file:line: place: message`."""
     line = problem.line or _line(document, problem.path)
     where = f"{place(problem.path)}: " if problem.path else ""
     return f"{source}:{line}: {where}{_hidden(problem, document)}"
@@ -53,7 +53,7 @@ def _line(document: Document, path: Path) -> int:
 
 
 def from_pydantic(error: ErrorDetails, model: type[BaseModel], document: Document) -> Problem:
-    """One error of a model's validation as a problem of the file."""
+    """Turn one error of a model's validation into a problem of the file."""
     path = _path(error["loc"], document.data)
     return Problem(path, _message(error, model))
 

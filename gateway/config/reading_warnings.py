@@ -1,4 +1,4 @@
-"""What routes and windows say of readings that is allowed, but has no effect or another than is meant."""
+"""Warnings about settings of routes and windows that are allowed, but have no effect or an unexpected one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _idle_time_settings(entry: RouteModel) -> Iterator[str]:
 
 
 def decoder_path(route: RouteModel) -> str | None:
-    """Where the decoder of a route looks for the time by itself."""
+    """Return the path where a route's decoder looks for the time by itself."""
     return route.reader.timestamp_path
 
 

@@ -17,7 +17,7 @@ MARKER = "<!-- below: written by python -m gateway.config.reference -->\n"
 
 
 def reference() -> str:
-    """One table per section, in the order in which a file would have them."""
+    """Return one table per section, in the order of a configuration file."""
     schema = json_schema()
     sections = [("The file", schema), *_sections(schema, "", schema)]
     return "\n".join(line for title, section in sections for line in _table(title, section, schema))
@@ -82,7 +82,7 @@ def _meaning(value: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _target(value: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """What a `$ref` refers to, or the value itself."""
+    """Return the target of a `$ref`, or the value itself."""
     found: dict[str, Any] = schema["$defs"][value["$ref"].rsplit("/", 1)[1]] if "$ref" in value else value
     return found
 
@@ -93,7 +93,7 @@ def _literal(value: object) -> str:
 
 
 def _kind(value: dict[str, Any], schema: dict[str, Any]) -> str:
-    """What may be written there, in a word or two."""
+    """Return the type of a value in a word or two."""
     value = _target(value, schema)
     choices = [choice for choice in value.get("anyOf", ()) if choice.get("type") != "null"]
     literals = [value["const"]] if "const" in value else value.get("enum", [])

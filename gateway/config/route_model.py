@@ -61,7 +61,7 @@ def _required_without_preset(schema: dict[str, Any]) -> None:
 
 
 class RouteModel(Section):
-    """How the messages of one topic filter are read. The first route that matches a topic takes it."""
+    """Rules for reading the messages of one topic filter. The first route that matches a topic takes it."""
 
     model_config = ConfigDict(json_schema_extra=_required_without_preset)
 
@@ -210,7 +210,7 @@ class RouteModel(Section):
         return csv
 
     def spec(self, skew: SkewPolicy) -> RouteSpec:
-        """What `gateway.decode.routes` needs to know of this route."""
+        """Return the record for `gateway.decode.routes`."""
         return RouteSpec(
             name=self.name,
             topic=self.topic,

@@ -44,7 +44,7 @@ from gateway.timekeeping.sources.ntp import NTP_PORT
 
 
 class Retry(Section):
-    """What happens to events that the cloud did not take."""
+    """Retries of events that the cloud did not take."""
 
     max_attempts: int = setting(20, ge=1, description="Refusals in a row before an event is marked failed.")
     backoff_min: PositiveDurationMs = setting("1s", description="Shortest pause of a stream after a refusal.")
@@ -152,7 +152,7 @@ class Time(Section):
         return self.hold / 1000
 
     def sources(self) -> SourceSpec:
-        """What `gateway.timekeeping.sources` needs to know."""
+        """Return the record for `gateway.timekeeping.sources`."""
         return SourceSpec(self.ntp, self.ptp, self.gps, self.min_poll / 1000)
 
 
@@ -166,7 +166,7 @@ def _memory(value: object) -> object:
 
 
 class Flow(Section):
-    """What the gateway may use of the machine."""
+    """Share of the machine that the gateway may use."""
 
     memory: Annotated[
         int | Literal["auto"],
@@ -179,7 +179,7 @@ LEAST_TOKEN_CHARS = 16
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to `host`."""
+    """Return True if only this machine can connect to `host`."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -227,7 +227,7 @@ class Http(Section):
 
 
 class Plugins(Section):
-    """Where window plugins come from, besides those that are installed."""
+    """Window plugins from a folder, in addition to installed ones."""
 
     path: AnyPath = setting(
         Path("plugins"), description="Folder of plugin files; relative to the configuration file's folder."
@@ -240,7 +240,7 @@ class Plugins(Section):
 
 
 class Log(Section):
-    """What is logged, and how."""
+    """Level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = setting("info", description="Least level shown.")
     format: Literal["auto", "text", "json"] = setting(

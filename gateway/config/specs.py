@@ -1,4 +1,4 @@
-"""From the configuration's models to the records that the running parts take, with units in their names.
+"""Conversion of configuration models into the records of the running parts, with units in their names.
 
 The models themselves say windows, routes, rules of the downlink and sources of time.
 """

@@ -97,7 +97,7 @@ def topics_problems(config: Config) -> Iterator[Problem]:
 
 
 def topics_warnings(config: Config) -> Iterator[str]:
-    """What topics of one's own cost."""
+    """Yield the costs of custom topics."""
     cloud = config.cloud
     if cloud is None:
         return

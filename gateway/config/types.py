@@ -261,7 +261,7 @@ _BROKER_FORMS = "write mqtt://host:1883, mqtts://host:8883, ws://host:80/mqtt or
 
 
 class BrokerPlace(NamedTuple):
-    """Where a broker listens. `path` is that of a WebSocket, else None."""
+    """The address of a broker. `path` is that of a WebSocket, else None."""
 
     scheme: str  # one of DEFAULT_PORTS
     address: HostPort

@@ -101,7 +101,7 @@ class CountWindow(Section):
 
 
 class Trigger(Section):
-    """When a global window gives its result: by number, by time, or whichever comes first."""
+    """Trigger of a global window's results: by number, by time, or whichever comes first."""
 
     count: int | None = setting(None, ge=1, description="After so many readings.")
     every: PositiveDurationMs | None = setting(
@@ -142,7 +142,7 @@ class Early(Section):
 
 
 class Corrections(Section):
-    """How often corrections are sent."""
+    """Interval of corrections."""
 
     every: DurationMs = setting(
         "0", description="At most so often for a key, by the gateway's time; the last one is always sent."
@@ -150,7 +150,7 @@ class Corrections(Section):
 
 
 class KeyLimit(Section):
-    """How many keys a window may hold, so that a flood of new names cannot fill the memory."""
+    """Limit of keys in a window, so that a flood of new names cannot fill the memory."""
 
     limit: int = Field(ge=1, description="Keys at a time.")
     policy: Literal["drop", "sample"] = setting(
@@ -166,7 +166,7 @@ class KeyLimit(Section):
 
 
 class ShownAs(Section):
-    """How Home Assistant shows the aggregates of a window; see docs/home-assistant.md."""
+    """Display of a window's aggregates in Home Assistant; see docs/home-assistant.md."""
 
     value: str = setting(
         "",
@@ -190,7 +190,7 @@ class ShownAs(Section):
 
 
 class Publish(Section):
-    """How aggregates are published on the local broker."""
+    """Publishing of aggregates on the local broker."""
 
     retain: bool = setting(False, description="Whether the broker keeps the last aggregate of each key.")
     home_assistant: Annotated[ShownAs | None, BeforeValidator(none_if_off), OrOff] = setting(
@@ -378,7 +378,7 @@ class Window(Section):
         return self.fields or (self.field or "value",)
 
     def spec(self, route_topic: str | None) -> WindowSpec:
-        """What `gateway.windows` needs to know; the key names levels of `route_topic`."""
+        """Return the record for `gateway.windows`; the key names levels of `route_topic`."""
         early, limit = self.early or Early(), self.max_keys
         learns = self.idle_timeout == AUTO_MS
         return WindowSpec(
@@ -423,7 +423,8 @@ def default_watermark(key: str, topic: str | None) -> Literal["shared", "per_key
 
 
 def _least_idle_ms(shape: AnyShape) -> int:
-    """How much silence makes no source idle by `auto`: the window's size, but no more than a day."""
+    """Return the longest silence that `auto` tolerates in any case: the window's size, but no more than a
+    day."""
     match shape:
         case Tumbling() | Hopping():
             return shape.size
