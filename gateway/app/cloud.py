@@ -104,7 +104,7 @@ class CloudPart(Part):
     # --- the connections ---
 
     def _add_links(self, cloud: Cloud) -> None:
-        """One for each, with client identifiers that differ in what they end in."""
+        """Add a link per part, each with a client identifier of its own ending."""
         for shard, bridge in enumerate(self.bridges):
             where = endpoint(cloud, f"-{shard}", will=self._will(cloud) if shard == 0 else None)
             self.bridge_links.append(self._link(f"bridge-{shard}", where, bridge))
@@ -115,7 +115,7 @@ class CloudPart(Part):
             self._other_links.append(self._link("downlink", where, self.downlink))
 
     def _share_one_link(self, cloud: Cloud) -> None:
-        """One for all of them, with the client identifier as it stands in the configuration."""
+        """Add one link for all parts, with the client identifier exactly as configured."""
         members: list[Session] = [*self.bridges]
         members += [each for each in (self._auditor, self.downlink) if each is not None]
         session = SharedSession(members, self.downlink)

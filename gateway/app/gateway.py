@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """One gateway of one configuration: `start`, `stop`, and `status` in between.
+    """A gateway for one configuration: `start`, `stop`, and `status` in between.
 
     `start` raises GatewayError when the data directory is in use, a plugin is bad, or a port is taken. It
     does not wait for the brokers: links come up when they can.

@@ -1,4 +1,5 @@
-"""What follows each tick of the writer: flow control, the samples for rates, and what others wait for."""
+"""Work that follows each tick of the writer: flow control, samples for rates, and wake-ups for other
+parts."""
 
 from __future__ import annotations
 

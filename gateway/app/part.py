@@ -1,4 +1,4 @@
-"""What the running gateway is a list of."""
+"""The parts that make up the running gateway."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.status.gateway_status import GatewayStatus
 
 
 class Part:
-    """One part of the graph. The constructor stores; `start` acts and `stop` undoes it, on the main thread.
+    """A part of the graph. The constructor stores; `start` acts and `stop` undoes it, on the main thread.
 
     `stop` is also called when it was never started, because the start of another part failed.
 
@@ -48,7 +48,7 @@ class Startable(HasThread, Protocol):
 
 
 class WorkerPart(Part):
-    """One worker that needs nothing of the others to start: the timekeeper, upkeep, the embedded broker."""
+    """A worker that needs no other part to start: the timekeeper, upkeep, the embedded broker."""
 
     def __init__(self, worker: Startable) -> None:
         self._worker = worker

@@ -1,4 +1,4 @@
-"""What the writer works with: the pipeline as the configuration wants it, and the gateway's time."""
+"""The pipeline that the configuration describes and the gateway's time, ready for the writer."""
 
 from __future__ import annotations
 

@@ -129,5 +129,5 @@ class Writing(Part):
 
 
 def works(writer: Writer) -> bool:
-    """Whether a stop should wait for the disk: what it refuses now, the next start makes good."""
+    """Return True when a stop should wait for the disk. The next start repairs what the disk refuses now."""
     return writer.alive and not writer.metrics.storage_error

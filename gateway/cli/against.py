@@ -30,7 +30,7 @@ class Against:
             self.explanations = [explainer(event.topic, event.payload, event.time_ms) for event in events]
 
     def lines(self) -> Iterator[str]:
-        """For people: a line for each reading, then what no sample had."""
+        """Yield a line for each reading, then a list of fields that no sample had."""
         for number, said in enumerate(self.explanations, 1):
             yield from _sample_lines(number, said)
         yield from (f"warning: {warning}" for warning in self.warnings())

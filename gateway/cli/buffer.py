@@ -76,8 +76,7 @@ def read_buffer(path: Path) -> Iterator[Reader]:
 
 @app.command()
 def stats(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """How many messages came and what became of them; of a running gateway also how the drain goes, and how
-    far the verification in the background is."""
+    """Count messages by outcome; for a running gateway, also show the drain and the background check."""
     path = buffer_path(config)
     with read_buffer(path) as reader:
         counters = reader.counters()
@@ -176,7 +175,7 @@ def list_command(
 def show(
     event_id: Annotated[str, typer.Argument(help="The event's id.")], config: ConfigFile = DEFAULT_CONFIG
 ) -> None:
-    """One event, whole, as JSON."""
+    """Print one event in full, as JSON."""
     try:
         wanted = EventFilter(event_ids=(uuid.UUID(event_id),))
     except ValueError as exc:
@@ -268,7 +267,7 @@ def backup(
 
 
 def _drain(socket: Path) -> Mapping[str, Any] | None:
-    """How the drain of a running gateway goes; None where none runs, or it does not answer."""
+    """Return the forecast of a running gateway; None where none runs, or it does not answer."""
     try:
         return ask(socket, {"do": "forecast"}, lambda _done, _total: None) if socket.exists() else None
     except ControlError as exc:

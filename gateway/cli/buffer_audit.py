@@ -1,4 +1,4 @@
-"""What `gateway buffer audit` shows: the sums, and the streams of which something is not here any more."""
+"""Output of `gateway buffer audit`: the sums, and the streams with missing events."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def chosen_streams(
 
 
 def print_audit(found: Audit, streams: StreamTable, problems: Sequence[str]) -> None:
-    """As text: one line for each sum, one for each stream and what it has lost."""
+    """Print the audit as text: a line for each sum, and one for each stream with its losses."""
     typer.echo(f"messages   {_sum(found.messages)}")
     typer.echo(f"appended   {_sum(found.appended)}")
     typer.echo(f"here now   {_sum(found.statuses)}")

@@ -62,7 +62,7 @@ T = TypeVar("T")
 
 
 class Done(NamedTuple):
-    """What came of a change. `live`: a running gateway did it."""
+    """The result of a change. `live`: made by a running gateway."""
 
     result: Mapping[str, Any]
     live: bool
@@ -279,7 +279,7 @@ def _change(config: Path, request: dict[str, Any], doing: str) -> Done:
 
 @contextmanager
 def _opened(settings: Config, path: Path) -> Iterator[dict[str, Operation]]:
-    """What can be done to the buffer of a stopped gateway."""
+    """Open the buffer of a stopped gateway and yield the operations on it."""
     opened = _open(settings, path)
     store = opened.store
     try:

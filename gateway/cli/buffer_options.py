@@ -1,4 +1,4 @@
-"""What the commands of `gateway buffer` share: their options, the events that these mean, progress bars."""
+"""Shared parts of the `gateway buffer` commands: options, the choice of events, progress bars."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def progress_bar() -> Progress:
 
 
 def buffer_path(config: Path) -> Path:
-    """Where the buffer of a configuration is. Raises StoreError when there is none."""
+    """Return the path of a configuration's buffer. Raises StoreError when there is none."""
     path = load_config(config).gateway.buffer_path
     if not path.exists():
         raise StoreError(f"there is no buffer at {path}", hint="has the gateway run with this data_dir?")

@@ -114,7 +114,7 @@ def _as_json(config: Config) -> str:
 
 
 def summary(config: Config) -> Iterator[str]:
-    """What the gateway would do, for people."""
+    """Yield a summary of what the gateway would do, one line at a time."""
     local = config.local
     yield f"{config.gateway.id}: the configuration is sound"
     yield f"devices  {_local_broker(config)} (MQTT {local.protocol})"
@@ -152,7 +152,7 @@ def _local_broker(config: Config) -> str:
 
 
 def _since(config: Config) -> str:
-    """Since when the broker keeps the messages for this gateway."""
+    """Say since when the broker keeps messages for this gateway."""
     known = Memory.read(Path(config.gateway.data_dir) / MEMORY_FILE)
     if known.since_ms is None or known.session != session_name(config.local.client_id, config.local.url):
         return "none yet: what the broker acknowledges before the first start of the gateway is not kept"
@@ -166,7 +166,7 @@ def _window_line(window: WindowSpec) -> str:
 
 
 def _silence(window: WindowSpec) -> str:
-    """When silent sources no longer hold up results."""
+    """Say when silent sources no longer hold up results."""
     if window.type in ("count", "global"):
         return ""
     if window.idle_timeout_ms is None:

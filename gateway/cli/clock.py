@@ -42,14 +42,14 @@ def devices(
     as_json: AsJson = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many to show.")] = 20,
 ) -> None:
-    """Which devices' clocks are wrong, by how much, and since when; the most wrong first."""
+    """List devices with wrong clocks: by how much and since when, the worst first."""
     found = ask(config, "/clock/devices")
     found["devices"] = found["devices"][:limit]
     typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(describe_devices(found)))
 
 
 def ask(config: Path, path: str) -> dict[str, Any]:
-    """What the running gateway answers on its HTTP server. Raises GatewayError."""
+    """Return the answer of the running gateway's HTTP server. Raises GatewayError."""
     http = load_config(config).http
     if http is None:
         raise GatewayError("the gateway has no HTTP server to ask", hint="`http: off` switches it off")

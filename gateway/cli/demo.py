@@ -137,7 +137,7 @@ class Performance:
         self.story.tell("The sensors fall silent; the last windows close, and the buffer drains.")
 
     def _notice(self, numbers: Numbers) -> None:
-        """What nobody planned to the second."""
+        """Tell of events whose time is not fixed: first results, and the end of the backlog."""
         if numbers.results and not self._results_told:
             self._results_told = True
             self.story.tell("The first windows close; their results appear on the local broker.")
@@ -153,7 +153,7 @@ class Performance:
 
 class _Silent:
     def refresh(self) -> None:
-        """With --json only the result is printed."""
+        """Do nothing: with --json only the result is printed."""
 
 
 class _Lines:

@@ -1,4 +1,4 @@
-"""What the demo looks like: live on a terminal, as lines elsewhere, and the balance at the end."""
+"""Display of the demo: live on a terminal, as lines elsewhere, and the balance at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_ROWS = 20
 
 
 class Act(NamedTuple):
-    """One part of the demo: from when, and what it is called."""
+    """A part of the demo: its start and its title."""
 
     from_s: float
     title: str
@@ -53,7 +53,7 @@ class Check(NamedTuple):
 
 
 class Story:
-    """What has happened so far, for showing. Times are seconds since the fleet began."""
+    """The events so far, for display. Times are seconds since the fleet began."""
 
     def __init__(self, acts: tuple[Act, ...], seconds: float) -> None:
         self.acts = acts
@@ -111,7 +111,7 @@ class Screen:
 
 
 def progress_line(story: Story) -> str:
-    """One line for logs and pipes."""
+    """Return one line of progress for logs and pipes."""
     numbers = story.numbers
     if numbers is None:
         return "starting"
@@ -125,7 +125,7 @@ def progress_line(story: Story) -> str:
 
 
 def balance_checks(counted: Counted) -> list[Check]:
-    """What must be equal when nothing was lost and nothing was doubled."""
+    """Return the checks of the balance: pairs that are equal when nothing was lost or doubled."""
     messages, appended, statuses = counted.buffer.messages, counted.buffer.appended, counted.buffer.statuses
     taken_in = sum(messages.values())
     return [

@@ -1,4 +1,4 @@
-"""What `gateway receive` says at its end: what came, and whether anything is missing."""
+"""Report at the end of `gateway receive`: what arrived, and whether anything is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LISTED_GAPS = 1000  # in the JSON; the numbers beside it count all
 
 
 def summary(receiver: Receiver, ledger: Ledger) -> dict[str, object]:
-    """What one run has received, for `--json`."""
+    """Return the result of a run, for `--json`."""
     return {
         "messages": receiver.messages,
         "events": receiver.written,
@@ -124,7 +124,7 @@ def _headline(verdict: Completeness) -> str:
 
 
 def unreadable_text(topics: Mapping[str, int]) -> str:
-    """What to do about topics that cannot be read."""
+    """Return advice about topics that cannot be read."""
     named = ", ".join(list(topics)[:_SHOWN_GAPS])
     return (
         f"{sum(topics.values()):,} messages on topics that no gateway sends to: {named}. A broker that "

@@ -48,7 +48,8 @@ class Mending:
 
 
 class Signals:
-    """What the process was told: SIGTERM and SIGINT stop it, SIGHUP makes it read its configuration again."""
+    """Signals sent to the process: SIGTERM and SIGINT stop it, SIGHUP makes it read its configuration
+    again."""
 
     def __init__(self) -> None:
         self.stopping = False
@@ -59,7 +60,7 @@ class Signals:
         signal.signal(signal.SIGHUP, lambda *_: self._told.put(None))
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Whether there is something to do, at the latest after `timeout_s`."""
+        """Wait up to `timeout_s` for a signal; return True when one arrived."""
         try:
             self._told.get(timeout=timeout_s)
         except Empty:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 DEFAULT_CONFIG = Path("gateway.yaml")
-"""What commands read that are given no other file."""
+"""The configuration file that commands read by default."""
 
 if TYPE_CHECKING:
     from gateway.config import Config

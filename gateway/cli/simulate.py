@@ -27,7 +27,7 @@ _LAST_ACKS_S = 10.0  # how long the end waits for acknowledgements of a broker t
 
 
 class Preset(StrEnum):
-    """Whose topics and payloads the devices use."""
+    """Layout of the devices' topics and payloads."""
 
     TASMOTA = "tasmota"
     ZIGBEE2MQTT = "zigbee2mqtt"

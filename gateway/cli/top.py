@@ -66,7 +66,7 @@ def _watch(console: Console, ask: Callable[[], dict[str, Any]]) -> None:
 
 
 def _address(config: Path | None, url: str | None, token_file: Path | None) -> tuple[str, str | None]:
-    """Where to ask, and the token."""
+    """Return the address to connect to, and the token."""
     if config is not None and url is not None:
         raise typer.BadParameter("give either --config or --url")
     if url is None:

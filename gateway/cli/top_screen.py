@@ -1,4 +1,4 @@
-"""What `gateway top` looks like, on 80 by 24 and larger."""
+"""The screen of `gateway top`, for terminals of 80 by 24 and larger."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _links(links: Sequence[dict[str, Any]]) -> RenderableType:
 
 
 def _pressure(sections: dict[str, Any]) -> RenderResult:
-    """Nothing while everything is taken as it comes."""
+    """Yield a line while the gateway sends backpressure."""
     told = sections.get("backpressure") or {}
     if told.get("action", "NONE") != "NONE":
         why = ", ".join(told["reasons"])

@@ -14,7 +14,8 @@ _CHATTY = ("asyncio", "peewee")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per record: time (RFC 3339), level, logger, thread, message, and error if any."""
+    """Log format with one JSON object per record: time (RFC 3339), level, logger, thread, message, and error
+    if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and what it uses."""
+"""Resources of the machine: what this process may use, and what it uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def memory_limit_bytes(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP)
 
 
 def cpu_limit(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> float:
-    """How many processors the control groups around this process let it use, or how many there are."""
+    """Return the number of processors that the control groups allow this process, or that the machine has."""
     limits = [float(psutil.cpu_count() or 1)]
     for group in _groups("cpu", cgroups, own_cgroup):
         quota, _, period = _read(group / "cpu.max").partition(" ")
@@ -75,10 +75,10 @@ class ProcessLoad:
         self.cpu()  # the first answer is always 0
 
     def cpu(self) -> float:
-        """How much of what it may use this process has used since the last call, from 0 to 1. What others use
-        is not this process's load: where they leave too little, queues fill up."""
+        """Return the share of its processor limit that this process used since the last call, from 0 to 1.
+        The load of other processes does not count: where they leave too little, queues fill up."""
         return min(1.0, self._process.cpu_percent() / self._own_limit / 100)
 
     def memory_bytes(self) -> int:
-        """What is resident."""
+        """Return the resident memory in bytes."""
         return int(self._process.memory_info().rss)

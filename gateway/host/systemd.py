@@ -17,7 +17,7 @@ _STATUS_EVERY_S = 10.0
 
 
 class Service:
-    """What the service manager hears of this process. For one thread; never blocks."""
+    """Messages to the service manager. For one thread; never blocks."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ, own_pid: int | None = None) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
@@ -28,21 +28,21 @@ class Service:
 
     @property
     def report_every_s(self) -> float | None:
-        """How often `report` should be called; None when nobody listens."""
+        """Seconds between calls of `report`; None when nobody listens."""
         if not self._address:
             return None
         return min(self._watchdog_s / 3, _STATUS_EVERY_S) if self._watchdog_s else _STATUS_EVERY_S
 
     def ready(self) -> None:
-        """It works: at the start, and again after a reload."""
+        """Report that the gateway works: at the start, and again after a reload."""
         self._tell("READY=1")
 
     def reloading(self) -> None:
-        """It takes up a new configuration; `ready` ends that."""
+        """Report that a new configuration is being loaded; `ready` ends that."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
 
     def stopping(self) -> None:
-        """It was told to stop, and puts everything in order."""
+        """Report that the gateway is stopping."""
         self._tell("STOPPING=1", "STATUS=stopping")
 
     def report(self, progress: int, problems: list[str]) -> None:

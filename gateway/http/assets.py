@@ -19,7 +19,7 @@ TYPES = {
 
 
 class Asset(NamedTuple):
-    """One file as it is sent."""
+    """A file as it is sent."""
 
     content: bytes
     media_type: str
@@ -27,7 +27,7 @@ class Asset(NamedTuple):
 
 
 class Assets:
-    """What lies in `gateway/http/page`, by name."""
+    """The files in `gateway/http/page`, by name."""
 
     def __init__(self) -> None:
         folder = files("gateway.http") / "page"

@@ -1,4 +1,4 @@
-"""What the gateway knows about time, its own and that of its devices: for /clock and for Prometheus."""
+"""Time of the gateway and clocks of its devices, for /clock and for Prometheus."""
 
 from __future__ import annotations
 

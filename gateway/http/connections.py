@@ -18,7 +18,7 @@ REQUEST_WITHIN_S = 10.0
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection. Without a whole request head within REQUEST_WITHIN_S it is closed."""
+    """A connection. Closed if a whole request head does not arrive within REQUEST_WITHIN_S."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -46,7 +46,7 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def at_work(self) -> bool:
-        """Whether a request is being answered."""
+        """True while a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def close(self) -> None:

@@ -130,7 +130,7 @@ class DevicesApi:
         return next((wrong[name] for name in names if name in wrong), None)
 
     def _values(self, name: str) -> list[dict[str, Any]]:
-        """Every field that a device said last, with its unit and when."""
+        """Return the latest value of each field of a device, with its unit and time."""
         return [
             {
                 "field": field,

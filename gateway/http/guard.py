@@ -1,4 +1,4 @@
-"""Who may ask: the Host header, the token, and the headers that keep a browser from being talked into things.
+"""Access control: the Host header, the token, and headers that protect the browser.
 
 - A request whose Host is a name that this gateway does not go by is refused. A page of somebody else's can
   point its own name at 127.0.0.1 (DNS rebinding), but it cannot change the Host header that goes with it.
@@ -27,7 +27,7 @@ from gateway.http.guesses import Guesses
 COOKIE = "gateway_session"
 _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.%]+)\]|(?P<name>[^\[\]:/@?#\s]+))(?::\d{1,5})?")
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login"})
-"""What supervisors ask without a token, and where people bring theirs."""
+"""Paths open without a token: for supervisors, and for signing in."""
 OPEN_FOLDER = "/assets/"
 
 SECURITY_HEADERS = {
@@ -43,18 +43,19 @@ SECURITY_HEADERS = {
 
 
 class Access(NamedTuple):
-    """Who may ask. `hosts` are names besides `localhost` and bare addresses; no `token`: anyone may read."""
+    """Access rules. `hosts` are names besides `localhost` and bare addresses; no `token`: anyone may read."""
 
     token: str | None = None
     hosts: frozenset[str] = frozenset()
 
     def knows_host(self, host: str) -> bool:
-        """Whether a Host header is one of ours: an address, which no one else can name, or a known name."""
+        """Return True if a Host header is one of ours: an address, which no one else can name, or a known
+        name."""
         name = _without_port(host).lower()
         return name == "localhost" or name in self.hosts or _is_address(name)
 
     def admits(self, token: str) -> bool:
-        """Whether this is the token, in a time that does not tell how much of it is right."""
+        """Return True if this is the token, in a time that does not reveal how much of it is right."""
         return self.token is None or hmac.compare_digest(token.encode(), self.token.encode())
 
     def admits_cookie(self, cookie: str) -> bool:
@@ -62,7 +63,7 @@ class Access(NamedTuple):
 
     @property
     def cookie(self) -> str:
-        """What a browser keeps instead of the token itself."""
+        """The value that a browser keeps instead of the token itself."""
         return blake2b((self.token or "").encode(), digest_size=32, person=b"gateway-cookie").hexdigest()
 
 

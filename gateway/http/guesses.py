@@ -1,4 +1,4 @@
-"""How often one address may try a token: a few times, then once in a while.
+"""Limit on guessing a token: each address has a few tries, then one once in a while.
 
 No clock in here: whoever asks brings the time.
 """
@@ -52,12 +52,12 @@ class Guesses:
 
     @property
     def wrong(self) -> int:
-        """How many wrong tokens the known addresses have tried."""
+        """Number of wrong tokens that the known addresses have tried."""
         return sum(guesser.wrong for guesser in self._guessers.values())
 
 
 def _network(address: str) -> str:
-    """One machine may have a whole /64 of IPv6."""
+    """Return the network of an address: one machine may have a whole /64 of IPv6."""
     try:
         parsed = ip_address(address)
     except ValueError:

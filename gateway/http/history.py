@@ -1,4 +1,4 @@
-"""What the buffer keeps of the past over HTTP: aggregates and events by time, as NDJSON, CSV or JSON.
+"""History from the buffer over HTTP: aggregates and events by time, as NDJSON, CSV or JSON.
 
 Rows are looked for and read a stretch at a time. After each the request rests as long as that took, so that
 pages, health and the writer have their turn, however much somebody exports.
@@ -47,7 +47,7 @@ class BadQueryError(ValueError):
 
 
 class _Page(NamedTuple):
-    """How the rows are wanted."""
+    """The requested page of rows."""
 
     form: str
     limit: int | None
@@ -132,7 +132,7 @@ class HistoryApi:
         return self._rows(self._latest(wanted, after), self._aggregate_rows)
 
     def _early_ms(self) -> int:
-        """How long before its event time, the end of its window, an early result may come."""
+        """Return how long before its event time, the end of its window, an early result may come."""
         early = [spec for spec in self._status.window_specs if spec.early_every_ms or spec.early_count]
         return max((spec.size_ms or _YEAR_MS for spec in early), default=0)
 
@@ -166,7 +166,7 @@ class HistoryApi:
             yield kept[start : start + _CHUNK]
 
     async def _rows(self, ids: AsyncIterator[list[int]], read: Callable[[list[int]], Iterable[Row]]) -> Rows:
-        """What the ids stand for; rests after each chunk as long as it took."""
+        """Yield the rows of the ids; rests after each chunk as long as it took."""
         began_s = time.monotonic()
         async for some in ids:
             rows = [*read(some)] if some else []

@@ -17,7 +17,7 @@ from gateway.core.events import Kind
 from gateway.wire.standing import standing
 
 FIRST_LOOK = 2000
-"""So many results and alerts are read when somebody begins to look, and at once at most."""
+"""Number of results and alerts to read on the first request, and at once at most."""
 KEPT_POINTS = 240
 KEPT_SERIES = 400
 KEPT_ALERTS = 50
@@ -26,7 +26,7 @@ Series = tuple[str, str]  # window, key
 
 
 class Results:
-    """What the windows gave lately: by window and key, oldest first."""
+    """Latest results of the windows: by window and key, oldest first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

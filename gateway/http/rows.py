@@ -17,7 +17,7 @@ OTHER = "other"
 
 
 async def ndjson_lines(rows: Rows) -> AsyncIterator[bytes]:
-    """One JSON object a line."""
+    """Yield one JSON object per line."""
     async for some in rows:
         yield b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in some)
 

@@ -206,7 +206,7 @@ def _answer(problems: list[str], **more: Any) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    """What was posted, up to the length of any sensible form."""
+    """Read the posted body, up to the length of any sensible form."""
     body = b""
     try:
         async with asyncio.timeout(REQUEST_WITHIN_S):

@@ -45,7 +45,7 @@ class State:
         }
 
     def about(self) -> dict[str, Any]:
-        """Who it is and how it is."""
+        """Return the gateway's identity and health."""
         gateway = self._status
         now_ms = gateway.clock.now_ms()
         problems = gateway.readiness()
@@ -60,8 +60,8 @@ class State:
         }
 
     def progress(self) -> dict[str, float | None]:
-        """How long ago, in seconds, the last commit and the last acknowledgement were, and the lag of the
-        watermark that is furthest behind."""
+        """Return the seconds since the last commit and the last acknowledgement, and the lag of the watermark
+        that is furthest behind."""
         lags = [lag for window in self.windows() if (lag := window["lag_ms"]) is not None]
         return {
             "since_commit_s": round(self._status.since_commit_s, 1),
@@ -120,7 +120,7 @@ class State:
         return [_link(link) for link in self._status.links]
 
     def devices(self, listed: int = LISTED_DEVICES) -> dict[str, Any]:
-        """How many devices there are, and those that fell silent, have a wrong clock, or cannot be read."""
+        """Return the number of devices, and those that fell silent, have a wrong clock, or cannot be read."""
         devices = self._status.presence.devices(self._status.clock.now_ms())
         silent = [device for device in devices if device.silent]
         unreadable = sorted(device for device in devices if device.undecoded)
@@ -137,7 +137,7 @@ class State:
         }
 
     def all_devices(self) -> list[Device]:
-        """Every device, the one heard longest ago first."""
+        """Return every device, the one heard longest ago first."""
         return self._status.presence.devices(self._status.clock.now_ms())
 
     def history(self) -> list[tuple[int, float, float, int]]:

@@ -1,1 +1,1 @@
-"""To try a gateway out: a simulated fleet, a TCP proxy that fails, a load generator, the demo."""
+"""Tools to try a gateway out: a simulated fleet, a TCP proxy that fails, a load generator, the demo."""

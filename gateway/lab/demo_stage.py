@@ -76,7 +76,8 @@ http: {{listen: "{page}"}}
 
 @dataclass(frozen=True)
 class DemoSpec:
-    """What to show. `folder` takes the buffer, what the cloud received, the configuration and the log."""
+    """Settings of the demo. `folder` takes the buffer, what the cloud received, the configuration and the
+    log."""
 
     folder: Path
     devices: int
@@ -84,7 +85,7 @@ class DemoSpec:
 
 
 class Numbers(NamedTuple):
-    """How far everything is at one moment."""
+    """Progress of every part at one moment."""
 
     published: int
     acknowledged: int
@@ -103,7 +104,7 @@ class Numbers(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """Nothing is under way any more, and no window is left that could still give a result."""
+        """True when nothing is under way any more, and no window is left that could still give a result."""
         arrived = self.taken_in == self.acknowledged and self.received == self.synced
         return arrived and not (self.open_windows or self.pending or self.syncing)
 
@@ -141,7 +142,7 @@ class Stage:
     def __init__(self, spec: DemoSpec) -> None:
         self.spec = spec
         self.page = f"{_HOST}:{free_port(_HOST)}"
-        """Where the gateway's page is while the demo runs."""
+        """Address of the gateway's page while the demo runs."""
         self.dashboard = Dashboard()
         self._local = EmbeddedBroker()
         self._cloud = EmbeddedBroker()

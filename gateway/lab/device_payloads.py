@@ -1,4 +1,4 @@
-"""What a simulated device publishes: topic and payload of a reading, in the layout of real systems."""
+"""Messages of simulated devices: topic and payload of a reading, in the layout of real systems."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import orjson
 
 
 class DevicePayload(NamedTuple):
-    """What a device measured, by its own clock."""
+    """A measurement of a device, by its own clock."""
 
     device: str
     turn: int
-    """How many readings it took before."""
+    """Number of readings before this one."""
     time_ms: int
     temperature: float
     humidity: float
@@ -30,7 +30,7 @@ def _tasmota(reading: DevicePayload) -> tuple[str, bytes, int]:
 
 
 def _zigbee2mqtt(reading: DevicePayload) -> tuple[str, bytes, int]:
-    """With `last_seen: ISO_8601`."""
+    """Return a message of Zigbee2MQTT with `last_seen: ISO_8601`."""
     body = {
         "battery": 100,
         "humidity": reading.humidity,

@@ -32,7 +32,7 @@ class Fleet(Session):
         self.refused = 0
         self.repeated = 0
         self.behind_ms = 0
-        """How late the latest message was sent: grows when the broker is slower than the fleet."""
+        """Delay of the latest message: grows when the broker is slower than the fleet."""
         self.finished = threading.Event()
         self._publications = publications
         self._next: Publication | None = None
@@ -72,7 +72,7 @@ class Fleet(Session):
         return 0.0
 
     def _wait_s(self, link: Link) -> float:
-        """How long there is nothing to publish; 0 when there is something now."""
+        """Return how long there is nothing to publish; 0 when there is something now."""
         if len(self._in_flight) >= MAX_IN_FLIGHT or link.congested:
             return _IDLE_WAIT_S  # an acknowledgement wakes the loop
         if self._again:

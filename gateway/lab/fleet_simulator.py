@@ -25,7 +25,7 @@ _PERIOD_MS = (60_000, 600_000)  # of a value's slow wave
 
 
 class Publication(NamedTuple):
-    """One message of the fleet. Times are ms since the epoch.
+    """A message of the fleet. Times are ms since the epoch.
 
     `event_time_ms` is the time in the payload, by the device's clock; where the payload has none, it is
     when the reading was taken.
@@ -47,7 +47,8 @@ class Outage:
 
 @dataclass(frozen=True)
 class FleetSpec:
-    """What to simulate. Fractions are of the messages; `count` bounds the readings, None is endless."""
+    """Settings of a simulated fleet. Fractions are of the messages; `count` bounds the readings, None is
+    endless."""
 
     devices: int = 100
     rate_per_s: float = 500.0
@@ -97,7 +98,7 @@ def _forever() -> Iterator[int]:
 
 
 def _delays(spec: FleetSpec, randomness: random.Random) -> Iterator[int]:
-    """How long each copy of a message is under way."""
+    """Yield the delay of each copy of a message."""
     chance, delay_ms = randomness.random(), 0
     if chance < spec.late:
         delay_ms = randomness.randint(*_LATE_MS)
@@ -116,7 +117,7 @@ def _after_outage(outage: Outage | None, time_ms: int, start_ms: int) -> int:
 
 
 class _Device:
-    """One device: a clock that is off, and three values on slow waves."""
+    """A device with a clock that is off, and three values on slow waves."""
 
     def __init__(self, number: int, skew_ms: int, randomness: random.Random) -> None:
         self._name = f"sensor-{number:03}"

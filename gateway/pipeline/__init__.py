@@ -1,1 +1,1 @@
-"""From messages to durable events and aggregates, inside the writer's transaction."""
+"""Pipeline from messages to durable events and aggregates, inside the writer's transaction."""

@@ -1,4 +1,4 @@
-"""What the pipeline finds and people have to know: each trouble is said once, as an alert or in the log.
+"""Announcements of trouble that the pipeline finds: each is said once, as an alert or in the log.
 
 For the writer's thread; what takes a store is called inside a transaction.
 """
@@ -16,10 +16,10 @@ from gateway.windows.counters import Counters
 log = logging.getLogger(__name__)
 
 FAILED_ANNOUNCED = "failed_announced"
-"""In `meta`: how many failed events have been announced."""
+"""In `meta`: the number of failed events that have been announced."""
 SHOWN_NAMES = 10
 SLOW_SAMPLE_US = 200.0
-"""At a thousand samples a second that is a fifth of a core."""
+"""Slow plugins: at a thousand samples a second, this is a fifth of a core."""
 
 Alert = Callable[[Store, str, str, Mapping[str, Any]], None]
 """Stores an alert: its name, its message, and further fields."""
@@ -34,11 +34,12 @@ class Announcements:
         self._crowded: set[str] = set()
 
     def rolled_back(self) -> None:
-        """What was said last may not have been stored."""
+        """Forget the last announcements: they may not have been stored."""
         self._crowded.clear()
 
     def wrong_clocks(self, store: Store, found: Sequence[str]) -> None:
-        """One alert for all that were found since the last tick: a whole fleet may be wrong at once."""
+        """Send one alert for all wrong clocks found since the last tick: a whole fleet may be wrong at
+        once."""
         if found:
             message = f"{len(found)} devices' clocks are wrong: {_some(found, len(found))}"
             self._alert(store, "device_clock", message, {})

@@ -21,7 +21,7 @@ CHECK_EVERY_S = 1.0
 
 
 class PressureSource(Protocol):
-    """Where messages come from, as far as flow control is concerned: `gateway.local.ingest.Ingest`."""
+    """The source of messages, as far as flow control is concerned: `gateway.local.ingest.Ingest`."""
 
     ack_delay_s: float
 
@@ -117,7 +117,7 @@ def pressure_values(signal: Signal, load: Load) -> dict[str, object]:
 
 
 def _says_more(before: Signal, now: Signal) -> bool:
-    """Whether devices should hear of it: a new action, or a change of a tenth of the range."""
+    """Return True if devices should be told: a new action, or a change of a tenth of the range."""
     if before.action is not now.action or before.priority_threshold is not now.priority_threshold:
         return True
     return int(before.level * 10) != int(now.level * 10)

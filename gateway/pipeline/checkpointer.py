@@ -36,7 +36,7 @@ class Checkpointer:
     ) -> None:
         self.windows = new_windows()
         self.owed = False
-        """Whether state was stored beside a checkpoint, which then has to follow."""
+        """True if state was stored beside a checkpoint, so that a checkpoint must follow."""
         self.included_id = -1
         """The id of the newest event that the last checkpoint includes."""
         self._new_windows = new_windows
@@ -47,7 +47,7 @@ class Checkpointer:
 
     @property
     def due(self) -> bool:
-        """Whether a checkpoint has to be taken by now."""
+        """True if a checkpoint is due."""
         return self.windows.progressed or self.owed or self._clock.monotonic_s() >= self._next_s
 
     def save(self, store: Store, edge_nodes: EdgeNodes) -> None:

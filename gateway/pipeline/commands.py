@@ -1,4 +1,4 @@
-"""What the pipeline does in the writer's groups: take in a batch, and notice that time has passed."""
+"""Commands of the pipeline in the writer's groups: take in a batch, and note that time has passed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.core.events import Message
 from gateway.pipeline.pipeline import Pipeline
 
 IDLE_TICK_S = 1.0
-"""How often time is looked at while nothing comes in and nothing waits for it."""
+"""Seconds between looks at the time while nothing comes in and nothing waits for it."""
 
 
 class AppendBatch(Command):

@@ -82,7 +82,7 @@ def decoder_file(path: Path) -> FoundDecoder:
 
 
 def as_decoder(plugin: object, origin: str) -> Decoder:
-    """What routes use, out of an object with `decode`. Raises PluginError."""
+    """Wrap an object with `decode` as a decoder for routes. Raises PluginError."""
     decode = getattr(plugin, "decode", None)
     if not callable(decode):
         raise PluginError(f"{origin} has no method decode(payload)", hint="see docs/plugins.md")

@@ -1,4 +1,4 @@
-"""What the gateway makes of one message, step by step: for people who write a configuration.
+"""Explanation of what the gateway makes of one message, step by step, for authors of a configuration.
 
 It runs the route and the windows themselves, each message with windows of its own, so that it cannot say
 anything else than what happens.
@@ -26,7 +26,7 @@ _NEAR = 0.6
 
 
 class WindowShare(NamedTuple):
-    """What a window makes of a message: the key and bounds of its result, or why there is none."""
+    """A window's share of a message: the key and bounds of its result, or why there is none."""
 
     window: str
     key: str | None
@@ -38,8 +38,8 @@ class WindowShare(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """One message as the gateway reads it. `came` are the names in the message, `near` what a field that is
-    missing may be called there."""
+    """A message as the gateway reads it. `came` are the names in the message, `near` similar names for a
+    missing field."""
 
     topic: str
     arrival_ms: int
@@ -52,7 +52,7 @@ class Explanation:
     windows: tuple[WindowShare, ...]
 
     def as_json(self) -> dict[str, object]:
-        """For programs: times in ms, fields with their types."""
+        """Return the explanation for programs: times in ms, fields with their types."""
         decoded = self.decoded
         return {
             "topic": self.topic,
@@ -155,7 +155,7 @@ def _collect(item: object, prefix: str, names: dict[str, None]) -> None:
 
 
 def time_reason(route: Route, decoded: Decoded, arrival_ms: int) -> str:
-    """Why the event time is what it is."""
+    """Return the reason for the event time."""
     spec = route.spec
     path = route.timestamp_path
     if decoded.problem:

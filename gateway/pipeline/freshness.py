@@ -18,7 +18,7 @@ _CORRECTED = int(Flag.CORRECTED)
 def judge_age(
     devices: DeviceClocks, topic: str, decoded: Decoded, spec: RouteSpec, arrival_ms: int
 ) -> Decoded:
-    """What was decoded from a message whose device time is far from its arrival, marked where it is old.
+    """Mark a message as old when its device time is far from its arrival.
 
     Where the device's clock is known to be right, the reading keeps the time that it has by it.
     """
@@ -34,7 +34,7 @@ def judge_age(
 
 
 def out_of_windows(flags: int, spec: RouteSpec) -> str:
-    """Why an event's readings are in no window, in one word, or nothing."""
+    """Return in one word why an event's readings are in no window; empty when they are."""
     if flags & _OLD:
         return "old"
     if flags & _RETAINED and spec.retained != "window":

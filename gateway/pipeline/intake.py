@@ -1,4 +1,4 @@
-"""From messages to events: what is decoded, windowed, left out, and why.
+"""Intake of messages as events: decode, window, or leave out with a reason.
 
 Every message ends in exactly one counted outcome: buffered, duplicate, sampled or rejected.
 """
@@ -67,7 +67,7 @@ class Intake:
 
     @property
     def edge_nodes(self) -> EdgeNodes:
-        """What is known of Sparkplug's edge nodes."""
+        """State of Sparkplug's edge nodes."""
         return self.routes.edge_nodes
 
     def subscriptions(self) -> dict[str, int]:
@@ -119,8 +119,8 @@ class Intake:
                 self._checkpointer.make_room(store)
 
     def _is_repeated(self, store: Store, message: Message, retained: dict[str, bytes]) -> bool:
-        """Whether the broker only says again what is stored: a retained message with the newest bytes.
-        `retained` is what came before it in the same group."""
+        """Return True for a retained message whose bytes are stored already. `retained` holds those seen
+        earlier in the same group."""
         found = self.routes.match(message.topic)
         if found is None or found[0].spec.retained != "store":
             return False

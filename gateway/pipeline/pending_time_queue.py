@@ -23,7 +23,8 @@ DATED_PER_TURN = 4_096  # some 100 ms of the writer's thread, four times a secon
 
 
 class PendingTimeQueue:
-    """In front of the intake, inside the writer's transaction. `most_bytes` may wait at most."""
+    """Queue for messages that wait until the time is known. In front of the intake, inside the writer's
+    transaction. `most_bytes` is its limit."""
 
     def __init__(
         self, intake: Intake, hold: Hold, clock: Clock, is_certain: Callable[[], bool], most_bytes: int
@@ -45,7 +46,7 @@ class PendingTimeQueue:
             self._intake.take_in(store, self._restamped(messages), certain=self._is_certain())
 
     def blocks_time(self, store: Store) -> bool:
-        """Whether messages wait, or would: then no device is silent, and nobody knows what time it is."""
+        """Return True if messages wait, or would: then no device is silent, and the time is unknown."""
         return store.undated.count > 0 or self._hold.waits()
 
     def release(self, store: Store) -> None:
@@ -101,7 +102,7 @@ class PendingTimeQueue:
             self._intake.take_in(store, dated, certain=same_boot and self._is_certain())
 
     def _restamped(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """What waited in a queue while the time became known has the wrong one."""
+        """Return messages with the current time where they waited in a queue while the time became known."""
         if not messages or messages[0].arrival_ms >= self._began_ms:
             return messages
         now_ms = self._clock.now_ms()

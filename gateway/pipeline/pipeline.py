@@ -1,4 +1,4 @@
-"""From messages to durable events and aggregates, inside the writer's transaction.
+"""Pipeline from messages to durable events and aggregates, inside the writer's transaction.
 
 Invariants:
 - Everything here runs on the writer's thread. One thread owns the windows, so they need no locks, and a
@@ -99,7 +99,7 @@ class Pipeline:
         self._backlog_rate = backlog_rate
         self._owed: list[NewEvent] = []
         self.awaits_time = True
-        """Whether something was to be done at the last tick, or waits for the next one."""
+        """True if the last tick found work to do, or some waits for the next one."""
         self._seen_id = -1
         self._announcements = Announcements(self.alert)
 
@@ -117,7 +117,7 @@ class Pipeline:
             self.checkpoint(store)
 
     def tick(self, store: Store) -> None:
-        """What time alone brings about: idle sources, early results, the checkpoint, eviction."""
+        """Do what depends on time alone: idle sources, early results, the checkpoint, eviction."""
         now_ms = self._clock.now_ms()
         self._look_around(store, now_ms)
         rows, self._owed = self._owed, []

@@ -24,12 +24,12 @@ from gateway.windows.plugin import CombineFn, check_contract
 from gateway.windows.spec import WindowSpec
 
 sys.modules.setdefault("gateway.events", events)
-"""Where plugins that people wrote before the packages import `Reading` from."""
+"""Module from which plugins older than the packages import `Reading`."""
 
 GROUP = "gateway.plugins"
 CLASS = "Plugin"
 FOREIGN_ERRORS = (Exception, SystemExit)
-"""What the code of others may raise; a plugin that wants to end the process only ends itself."""
+"""Errors that a plugin may raise; one that tries to end the process only ends itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class FoundPlugin:
     code: str
     load: Callable[[], object]
     is_decoder_only: bool = False
-    """Whether its file holds a decoder (see `pipeline.decoder_plugins`) and no plugin for windows."""
+    """True if its file holds a decoder (see `pipeline.decoder_plugins`) and no plugin for windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class WindowPlugins:
 
 
 def shipped_directory() -> Path:
-    """Where the plugins that ship are: inside an installed package, or at the top of a checkout."""
+    """Return the folder of the plugins that ship: inside an installed package, or at the top of a
+    checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "shipped_plugins"
     return installed if installed.is_dir() else package.parent / "plugins"

@@ -34,7 +34,7 @@ class ReplayError(GatewayError):
 
 
 class Recorded(NamedTuple):
-    """One line of the input. `time_ms` is when it arrived, and its event time unless its route finds one."""
+    """A line of the input. `time_ms` is its arrival time, and its event time unless its route finds one."""
 
     topic: str
     payload: bytes
@@ -52,7 +52,7 @@ def read_events(lines: Iterable[bytes], name: str) -> Iterator[Recorded]:
 
 
 def read_event(line: bytes) -> Recorded:
-    """One line as an event. Raises DecodeError."""
+    """Read one line as an event. Raises DecodeError."""
     hint = 'write {"topic": "a/b", "payload": 21.5, "time_ms": 1700000000000}'
     if len(line) > MAX_LINE_BYTES:
         raise DecodeError(f"more than {MAX_LINE_BYTES} bytes", reason="too_large", hint=hint)
@@ -101,7 +101,8 @@ class Replay:
         self._now_ms: int | None = None
 
     def feed(self, event: Recorded) -> list[Emission]:
-        """What the windows emit because of one event, and because of the time that passed before it."""
+        """Return what the windows emit because of one event, and because of the time that passed before
+        it."""
         self.events += 1
         out: list[Emission] = []
         if self._now_ms is None or event.time_ms > self._now_ms:

@@ -1,4 +1,4 @@
-"""What the windows emit, as events of the buffer: where it goes, and what makes it the same event again."""
+"""Results of windows as events of the buffer, with topics and stable event ids."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from gateway.windows.engine import WindowEngine, gathered
 log = logging.getLogger(__name__)
 
 _STEP_MS = 250
-"""How often the windows look at the time, as in a running gateway."""
+"""Step at which the windows look at the time, as in a running gateway."""
 
 
 class StoredMessage(NamedTuple):
@@ -48,7 +48,7 @@ def derived_ids(reader: Reader, after_id: int) -> set[bytes]:
 
 
 def replay_one(windows: WindowEngine, routes: RouteTable, message: StoredMessage) -> list[Emission]:
-    """What the windows give for a message that was taken in before."""
+    """Return the windows' results for a message that was taken in earlier."""
     found = routes.match(message.topic)
     if found is None:
         return []

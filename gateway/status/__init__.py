@@ -1,1 +1,1 @@
-"""What a running gateway says of itself: health, readiness, rates and counts."""
+"""Status of a running gateway: health, readiness, rates and counts."""

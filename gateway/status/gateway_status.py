@@ -111,13 +111,14 @@ class GatewayStatus:
 
     @property
     def broken(self) -> str:
-        """Why nothing can be stored until a new start has mended the file, which is noted; else empty."""
+        """Reason why nothing can be stored until a new start has mended the file, which is noted; else
+        empty."""
         return self.upkeep.metrics.damage if self.writer.metrics.damage else ""
 
     @property
     def displaced(self) -> str:
-        """That the buffer's file was deleted or replaced, once a new start can go on with what it held; else
-        empty."""
+        """Message that the buffer's file was deleted or replaced, once a new start can go on with what it
+        held; else empty."""
         return self.writer.metrics.displaced
 
     @property
@@ -127,7 +128,7 @@ class GatewayStatus:
 
     @property
     def since_commit_s(self) -> float:
-        """How long ago the last commit was; before the first, how long ago the writer began."""
+        """Seconds since the last commit; before the first, since the writer began."""
         return self.clock.monotonic_s() - self.writer.metrics.last_commit_at_s
 
     @property
@@ -158,7 +159,7 @@ class GatewayStatus:
 
     @property
     def sparkplug(self) -> Mapping[str, int]:
-        """What became of Sparkplug's edge nodes since the start, by kind."""
+        """Counts of Sparkplug's edge nodes since the start, by kind."""
         return self.pipeline.intake.edge_nodes.counts
 
     @property
@@ -176,17 +177,17 @@ class GatewayStatus:
 
     @property
     def signal(self) -> Signal:
-        """What flow control asks of devices, acknowledgements and intake."""
+        """Current request of flow control to devices, acknowledgements and intake."""
         return self.backpressure.signal
 
     @property
     def load(self) -> Load:
-        """What flow control looked at last."""
+        """Load at the last look of flow control."""
         return self.backpressure.load
 
     @property
     def buffer_bytes(self) -> int | None:
-        """What the buffer's files take on the disk; None when the disk does not tell."""
+        """Size of the buffer's files on the disk; None when the disk does not tell."""
         path = self.buffer_path
         try:
             return sum(size_of(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm"))

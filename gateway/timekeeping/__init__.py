@@ -1,1 +1,1 @@
-"""What time it is, and what a device's own time is worth."""
+"""Timekeeping: the gateway's time, and how far a device's own time can be trusted."""

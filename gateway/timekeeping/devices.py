@@ -1,4 +1,4 @@
-"""Which devices' clocks are wrong, by how much, and since when: from device times and times of arrival.
+"""Wrong clocks of devices: by how much and since when, from device times and times of arrival.
 
 A message takes a while to arrive, sometimes hours (a backlog), but never less than nothing. So of all
 messages of one BLOCK_MS the one with the least lag tells the most about the clock, as in NTP's clock filter:
@@ -28,7 +28,7 @@ Age = Literal["new", "old", "unknown"]
 
 
 class DeviceClock(NamedTuple):
-    """What is known about a device's clock. Offsets are positive when it is ahead of the gateway."""
+    """The state of a device's clock. Offsets are positive when it is ahead of the gateway."""
 
     device: str
     offset_ms: int
@@ -49,7 +49,7 @@ class _Device:
         self.wrong_since_ms: int | None = None
 
     def offset_ms(self) -> int:
-        """From the block before, too: one that has only just begun may hold nothing but a backlog."""
+        """Return the offset, using the block before too: a new block may hold nothing but a backlog."""
         last_ms = self.blocks[-1][1] if self.blocks else self.least_ms
         return -min(self.least_ms, last_ms)
 
@@ -125,7 +125,7 @@ class DeviceClocks:
         return _worst_first(self._clock(name, self._devices[name]) for name in [*self._wrong])
 
     def all(self) -> list[DeviceClock]:
-        """Every device that is watched, the worst first. May be called from another thread."""
+        """Return every watched device, the worst first. May be called from another thread."""
         return _worst_first(self._clock(name, device) for name, device in [*self._devices.items()])
 
     @property
@@ -133,7 +133,7 @@ class DeviceClocks:
         return len(self._devices)
 
     def _close_block(self, name: str, device: _Device, arrival_ms: int, lag_ms: int) -> None:
-        """Every BLOCK_MS, and when the gateway's own time was set back."""
+        """Close the block: every BLOCK_MS, and when the gateway's own time was set back."""
         device.blocks.append((device.started_ms, device.least_ms))
         began_ms, device.started_ms, device.least_ms = device.started_ms, arrival_ms, lag_ms
         if abs(device.blocks[-1][1]) <= self._wrong_ms:

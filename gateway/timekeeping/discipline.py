@@ -1,4 +1,4 @@
-"""Which source of time is believed, and what it says: choice with hysteresis, hold-over, steering.
+"""Choice of the trusted source of time: hysteresis, hold-over, steering.
 
 Invariants
 - A source is believed only while it is fresh and agrees with the majority of the fresh ones, whose intervals
@@ -50,7 +50,7 @@ class Change(NamedTuple):
 
 
 class SourceStatus(NamedTuple):
-    """One source as it is seen now. `offset_s` is against the gateway's time."""
+    """A source as it is seen now. `offset_s` is against the gateway's time."""
 
     name: str
     role: Role
@@ -83,7 +83,7 @@ class Discipline:
         estimator.add(sample)
 
     def estimate(self, at_s: float) -> Estimate | None:
-        """What the believed source says, or would say if it still spoke."""
+        """Return the estimate of the trusted source, continued if it has fallen silent."""
         return None if self.chosen is None else self._estimators[self.chosen].at(at_s)
 
     def update(self, at_s: float) -> list[Change]:
@@ -97,7 +97,7 @@ class Discipline:
         return changes + self._follow(wanted, fresh[wanted])
 
     def status(self, at_s: float) -> list[SourceStatus]:
-        """Every source that ever spoke, the chosen one first."""
+        """Return every source that ever spoke, the chosen one first."""
         found = [self._source_status(name, at_s) for name in self._estimators]
         return sorted(found, key=lambda one: (one.name != self.chosen, one.name))
 

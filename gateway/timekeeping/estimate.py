@@ -25,7 +25,7 @@ MISFIT_FLOOR_S = 0.001
 
 
 class OffsetSample(NamedTuple):
-    """One measurement: the other clock was ahead of ours by `offset_s` when ours showed `at_s`.
+    """A measurement: the other clock was ahead of ours by `offset_s` when ours showed `at_s`.
 
     `uncertainty_s` bounds the error. After `fresh_s` without another one the source counts as gone.
     """
@@ -37,7 +37,7 @@ class OffsetSample(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What is believed of a clock at `at_s`. `drift` is in seconds per second, positive when it gains."""
+    """An estimate of a clock at `at_s`. `drift` is in seconds per second, positive when it gains."""
 
     at_s: float
     offset_s: float
@@ -101,7 +101,7 @@ class Estimator:
         return self.samples[-1] if self.samples else None
 
     def at(self, at_s: float) -> Estimate | None:
-        """What the line says for `at_s`; its uncertainty grows with the time since the last sample."""
+        """Return the estimate for `at_s`; its uncertainty grows with the time since the last sample."""
         line = self._line
         if line is None:
             return None
@@ -111,7 +111,7 @@ class Estimator:
         return Estimate(at_s, line.offset_at(at_s), line.drift, uncertainty_s)
 
     def is_fresh(self, at_s: float) -> bool:
-        """Whether the source still speaks."""
+        """Return True if the source still speaks."""
         newest = self.newest
         return newest is not None and at_s - newest.at_s <= newest.fresh_s
 

@@ -1,4 +1,4 @@
-"""What comes before the time is known waits, and is dated by the machine's uptime afterwards."""
+"""Hold for messages that come before the time is known; they are dated by the machine's uptime afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Hold:
-    """Whether messages have to wait, and the clock that dates them: the uptime since the boot `boot`."""
+    """State of the hold, and the clock that dates waiting messages: the uptime since the boot `boot`."""
 
     waits: Callable[[], bool]
     uptime_ms: Callable[[], int]
@@ -16,5 +16,5 @@ class Hold:
 
 
 def never() -> Hold:
-    """Nothing waits: the system clock is right, or nobody wants to wait for it."""
+    """Return a hold that is never on: the system clock is right, or waiting is not configured."""
     return Hold(lambda: False, lambda: 0, "")

@@ -1,4 +1,4 @@
-"""What happened to the system clock, seen by comparing it with two clocks that nobody can set."""
+"""Jumps of the system clock, seen by comparing it with two clocks that nobody can set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ClockReading(NamedTuple):
 
 
 class Jump(NamedTuple):
-    """What was seen. `by_s`: how far it went, how long it slept, or (drifting) seconds per second."""
+    """A jump. `by_s`: how far it went, how long it slept, or (drifting) seconds per second."""
 
     kind: JumpKind
     by_s: float
@@ -51,11 +51,11 @@ class JumpWatch:
 
     @property
     def stands(self) -> bool:
-        """Whether the system clock has not moved since the last look."""
+        """True if the system clock has not moved since the last look."""
         return self._stood > 0
 
     def look(self, now: ClockReading) -> list[Jump]:
-        """What happened since the last look."""
+        """Return the jumps since the last look."""
         last, self._last = self._last, now
         slept_s = ((now.boot_ns - last.boot_ns) - (now.monotonic_ns - last.monotonic_ns)) / 1e9
         jumps = [Jump("suspended", slept_s)] if slept_s > SUSPEND_S else []
@@ -91,6 +91,6 @@ class StepWatch:
         self._last: tuple[int, float] | None = None
 
     def stepped(self, now_ms: int, monotonic_s: float) -> bool:
-        """Whether the clock has gone anywhere by itself since the last call."""
+        """Return True if the clock has jumped by itself since the last call."""
         last, self._last = self._last, (now_ms, monotonic_s)
         return last is not None and abs(now_ms - last[0] - (monotonic_s - last[1]) * 1000) > STEP_MS

@@ -1,4 +1,4 @@
-"""How far a device's clock is believed: device time and arrival time in, event time out."""
+"""Trust in a device's clock: device time and arrival time in, event time out."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def normalize_timestamp(device_time_ms: int, ingest_time_ms: int, policy: SkewPo
 
 
 def skew_kinds(device_time_ms: int, ingest_time_ms: int, flags: int, policy: SkewPolicy) -> list[SkewKind]:
-    """What an event counts as whose time `normalize_timestamp` has flagged."""
+    """Return the kinds of clock error to count for an event that `normalize_timestamp` has flagged."""
     kinds: list[SkewKind] = ["large"] if flags & _SKEWED else []
     if device_time_ms - ingest_time_ms > policy.future_tolerance_ms:
         kinds.append("future")

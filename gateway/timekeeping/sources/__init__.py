@@ -1,1 +1,1 @@
-"""Where true time comes from: NTP servers, a PTP clock, a GPS receiver; and the thread that asks them."""
+"""Sources of true time (NTP servers, a PTP clock, a GPS receiver), and the thread that asks them."""

@@ -35,7 +35,7 @@ _read_iso = timestamp_reader("iso")
 
 
 class GpsSource:
-    """One connection to gpsd, made again when it is lost. Only reports with a fix count."""
+    """A connection to gpsd, made again when it is lost. Only reports with a fix count."""
 
     def __init__(self, host: str, port: int, reference: Reference) -> None:
         self.name = GPS
@@ -101,7 +101,7 @@ class GpsSource:
             yield from self.report(line, now_s)
 
     def report(self, line: bytes, now_s: float) -> Iterator[Measured]:
-        """What one line of gpsd says about the time; anything else in it is passed over."""
+        """Yield what one line of gpsd says about the time; anything else in it is passed over."""
         # A sentence without a time, or with something else where a number should be, says nothing.
         with contextlib.suppress(orjson.JSONDecodeError, TypeError, ValueError, KeyError):
             said = orjson.loads(line)

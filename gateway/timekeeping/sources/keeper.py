@@ -29,7 +29,7 @@ _SYSTEM_UNCERTAINTY_S = 0.005
 
 
 class ClockStatus(NamedTuple):
-    """What the gateway knows about its own time. Offsets are what was corrected: true time − system clock."""
+    """State of the gateway's own time. Offsets are what was corrected: true time − system clock."""
 
     state: State
     certain: bool
@@ -43,7 +43,7 @@ class ClockStatus(NamedTuple):
     jumps: dict[JumpKind, int]
     sources: list[SourceStatus]
     problems: dict[str, str]
-    """Why a source gives no time, by name."""
+    """Reason why a source gives no time, by name."""
 
 
 class Timekeeper:
@@ -67,7 +67,7 @@ class Timekeeper:
         self._announce = announce
         self._discipline = Discipline(plausible=self._is_believable(clock.reference.time_ns))
         self.unset = self._discipline.state == "unset"
-        """Whether nobody knows the time; it turns only after the clock was brought to it."""
+        """True while the time is unknown; it turns only after the clock was brought to it."""
         self._impossible: dict[str, str] = {}
         self._watch = JumpWatch(read_clocks())
         self._started_s = uptime_ns() / 1e9
@@ -92,14 +92,14 @@ class Timekeeper:
 
     @property
     def certain(self) -> bool:
-        """Whether a source has confirmed the time; without sources, whether the system clock can be right."""
+        """True if a source has confirmed the time; without sources, if the system clock can be right."""
         state = self._discipline.state
         if self.unset:
             return False
         return state in ("synchronised", "holdover") or (state == "free" and not self._sources)
 
     def status(self) -> ClockStatus:
-        """What is known right now; from any thread."""
+        """Return the current state; from any thread."""
         with self._lock:
             now_s = uptime_ns() / 1e9
             estimate = self._discipline.estimate(now_s)
@@ -162,7 +162,7 @@ class Timekeeper:
             self._look(uptime_ns() / 1e9)  # events may be waiting for this
 
     def _can_be(self, name: str, sample: OffsetSample) -> bool:
-        """Whether a source says a time in which this software can run; else it has a problem."""
+        """Return True if a source gives a time in which this software can run; else note a problem."""
         reference = self._clock.reference
         since_s = sample.at_s - reference.raw_ns / 1e9
         said_ms = reference.time_ns / 1e6 + (since_s + sample.offset_s) * 1e3

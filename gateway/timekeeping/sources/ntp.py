@@ -34,7 +34,7 @@ _SERVER, _UNSYNCHRONISED = 4, 3
 
 
 class Exchange(NamedTuple):
-    """One question and its answer, in seconds: sent and received on our scale, the rest on the server's."""
+    """A question and its answer, in seconds: sent and received on our scale, the rest on the server's."""
 
     sent_s: float
     received_s: float
@@ -44,7 +44,7 @@ class Exchange(NamedTuple):
 
     @property
     def offset_s(self) -> float:
-        """How far the server is ahead; half of the way there and back is taken for the way back."""
+        """Seconds that the server is ahead; half of the round trip is taken for the way back."""
         ahead_s = self.server_received_s - self.sent_s
         return (ahead_s + self.server_sent_s - self.received_s) / 2
 
@@ -135,7 +135,7 @@ class NtpSource:
         yield self._measured(answer, received_ns)
 
     def _problem_of(self, answer: bytes) -> str:
-        """Why this answer is no time; obeys what a Kiss-o'-Death asks for."""
+        """Return why this answer gives no time; obeys a Kiss-o'-Death."""
         packet = _parse(answer)
         if packet is None or packet.mode != _SERVER:
             return "the answer is no NTP server's"

@@ -139,7 +139,7 @@ class PtpDaemonSource:
                 yield from self.understand(answer, now_s)
 
     def understand(self, answer: Answer, now_s: float) -> Iterator[Measured]:
-        """What one answer says: the port's state, or the offset."""
+        """Yield the content of an answer: the port's state, or the offset."""
         if answer.data_set == _PORT_DATA_SET and len(answer.data) > 10:
             state = answer.data[10]
             self.port_state = _STATES[state] if state < len(_STATES) else str(state)
@@ -190,7 +190,7 @@ class PtpDeviceSource:
             self._file = None
 
     def _compare(self, clock: int) -> tuple[float, float]:
-        """How far the device is ahead of the reference, and how long reading it took."""
+        """Return how far the device is ahead of the reference, and how long reading it took."""
         before_ns = self._reference.now_ns()
         shown_ns = time.clock_gettime_ns(clock) - TAI_AHEAD_S * 10**9
         after_ns = self._reference.now_ns()

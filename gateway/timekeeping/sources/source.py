@@ -1,4 +1,4 @@
-"""What the timekeeper asks of every source of time."""
+"""Interface of every source of time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Measured(NamedTuple):
 
 
 class TimeSource(Protocol):
-    """One server, receiver or clock. All methods run on the timekeeper's thread and do not block for long."""
+    """A server, receiver or clock. All methods run on the timekeeper's thread and do not block for long."""
 
     name: str
     problem: str
-    """Why it gives no time right now; empty when it does."""
+    """Reason why it gives no time right now; empty when it does."""
 
     @property
     def socket_number(self) -> int | None:
-        """What to wait on for an answer; None when there is nothing to wait for."""
+        """Socket to wait on for an answer; None when there is nothing to wait for."""
 
     @property
     def due_s(self) -> float:
-        """When `turn` wants to be called next, on the uptime clock, if nothing arrives before."""
+        """Time of the next call of `turn`, on the uptime clock, if nothing arrives before."""
 
     def turn(self, now_s: float) -> Iterable[Measured]:
         """Read what has arrived and ask what is due. Raises OSError when the peer cannot be reached."""
@@ -60,8 +60,8 @@ class Reference:
         return uptime_ns() + self._ahead_ns
 
     def wall_offset_s(self) -> float:
-        """How far the system clock is ahead of the reference. Read between two reads of the uptime, because
-        the process may lose the processor in between."""
+        """Return how far the system clock is ahead of the reference. Read between two reads of the uptime,
+        because the process may lose the processor in between."""
         best_ns, offset_ns = 1 << 62, 0
         for _ in range(3):
             before_ns = uptime_ns()
