@@ -1,4 +1,4 @@
-"""Wakes those for whom a commit has stored something, so that nobody has to look time and again."""
+"""Wakes the parts that a commit has stored something for, so that none of them has to poll."""
 
 from __future__ import annotations
 

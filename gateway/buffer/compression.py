@@ -22,7 +22,7 @@ LEVEL = 1
 DICTIONARY_BYTES = 16 * 1024
 MIN_TRAINING_BYTES = 1024  # far below, zstd does not refuse: it crashes the process
 MIN_PLAIN_BYTES = 256  # below this, zstd without a dictionary costs time and saves nothing
-HELD_OUT = 5  # one sample in so many is not learnt from, to measure by
+HELD_OUT = 5  # one sample in this many is kept from training, to measure the result
 MIN_GAIN = 0.9  # a new dictionary must leave no more than this of what the old one left
 SPARE_DICTIONARIES = 16  # superseded ones that are kept at most before none is trained anew
 
@@ -103,7 +103,7 @@ class PayloadCompressor:
 
     def __init__(self) -> None:
         self.superseded: set[int] = set()
-        """Codecs that are only read any more."""
+        """Codecs that are now only read."""
         self._by_family: dict[str, _Equipped] = {}
         self._samples: dict[str, list[bytes]] = {}
         self._handed_out: set[str] = set()

@@ -1,7 +1,7 @@
 """Identity of a buffer: a random id that goes with every frame and audit record.
 
 Sequence numbers are dense per stream of one buffer. A new file, or a backup in the place of a buffer, gives
-numbers out again; so it has another id, and a receiver keeps its numbers apart from those of before.
+numbers out again; so it has another id, and a receiver keeps its numbers apart from earlier ones.
 
 A buffer that takes a new id while it has streams notes how far each has come: what stands up to there
 belonged to the identity before, and the audit records say so.

@@ -363,9 +363,9 @@ def open_reader(path: Path) -> APSWDatabase:
         database.close()
         if isinstance(exc, PeeweeException) and path.exists() and not os.access(path.parent, os.W_OK):
             raise StoreError(
-                f"the buffer {path} cannot be read: its folder cannot be written, and whoever reads the"
-                " write-ahead log needs an index beside it",
-                hint="copy the folder to where it can be written, and read the copy",
+                f"the buffer {path} cannot be read: its folder is read-only, and a reader of the"
+                " write-ahead log needs an index file beside it",
+                hint="copy the folder to a place where files can be written, and read the copy",
             ) from exc
         raise
     return database

@@ -66,6 +66,6 @@ class StartupCommand(Command):
             self._alert(store, "buffer_adopted", f"the buffer of the gateway {owner!r} was taken over")
 
     def committed(self) -> None:
-        log.info("%d events that were on their way wait again", self._released)
+        log.info("%d events whose delivery was not confirmed will be sent again", self._released)
         if self.lost:
             log.error("%s", self.lost)

@@ -358,7 +358,7 @@ class Store:
         self.count("skipped", "restore", self._streams.skip(last_sequences))
 
     def skip_lost(self, last_id: int) -> None:
-        """Events up to `last_id` are lost, nobody knows of which streams: give out none of their ids, and in
+        """Events up to `last_id` are lost, of unknown streams: give out none of their ids, and in
         each stream none of the numbers that they may have had. Streams that are met later begin as far on."""
         lost = last_id - self.last_id()
         self.skip_numbers(last_id, "[]")

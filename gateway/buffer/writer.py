@@ -2,7 +2,7 @@
 
 Whatever must change the buffer is a command. The commands that waited while the previous commit ran are
 the next group: one transaction, one fsync. So a lone command is committed at once, and a burst shares the
-cost. Under load commits keep a least interval, unless somebody waits for one: a broker's in-flight window may
+cost. Under load commits keep a least interval, unless a caller waits for one: a broker's in-flight window may
 be as small as 20 messages.
 
 Stopping: `stop` lets the commands that are already queued commit, runs a last tick, then ends the thread.
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 RETRY_AFTER_S = 0.5
 TICK_EVERY_S = 0.25
-BULK_EVENTS = 1000  # so many make a group that is worth its commit, however soon after the last one
+BULK_EVENTS = 1000  # a group of this size is worth its commit, however soon after the last one
 LARGEST_STRETCH = 10.0
 _SMOOTHING = 0.2  # of the newest commit; a single slow one changes little
 BACKLOG_BYTES = 64 * 1024 * 1024
@@ -310,7 +310,7 @@ class Writer:
             if tick is not None:
                 group.append(tick)
             if group:
-                if not any(command.urgent for command in group):  # else nobody chose this time
+                if not any(command.urgent for command in group):  # else no caller chose this time
                     self._pace.committed(now)
                 self._commit_until_done(group)
             if tick is not None:

@@ -107,7 +107,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as exc:
         if exc.filename is None:
-            raise  # not about a file that somebody named: a fault of ours, which needs its traceback
+            raise  # not about a file from the command line: a bug, which needs its traceback
         typer.echo(f"error: {exc.filename}: {plain_reason(exc)}", err=True)
         sys.exit(1)
 

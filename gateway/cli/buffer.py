@@ -271,7 +271,7 @@ def _drain(socket: Path) -> Mapping[str, Any] | None:
     try:
         return ask(socket, {"do": "forecast"}, lambda _done, _total: None) if socket.exists() else None
     except ControlError as exc:
-        typer.echo(f"how the drain goes cannot be said: {exc}", err=True)
+        typer.echo(f"the state of the drain is unknown: {exc}", err=True)
         return None
 
 

@@ -72,7 +72,7 @@ def print_audit(found: Audit, streams: StreamTable, problems: Sequence[str]) -> 
 def _print_shed(ranges: Sequence[DroppedRange]) -> None:
     for one in sorted(ranges, key=lambda one: -one.messages)[:_SHED_SHOWN]:
         stream = printable(one.stream) or "several streams"
-        times = f"{_time(one.first_ms)} to {_time(one.last_ms)}" if one.last_ms else "nobody knows when"
+        times = f"{_time(one.first_ms)} to {_time(one.last_ms)}" if one.last_ms else "at unknown times"
         typer.echo(f"shed       {one.messages:,} {one.reason}, {stream}: {times}")
     if len(ranges) > _SHED_SHOWN:
         typer.echo(f"           and {len(ranges) - _SHED_SHOWN:,} smaller ranges; --json shows them")

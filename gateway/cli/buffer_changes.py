@@ -340,8 +340,8 @@ def _stopped(path: Path, doing: str) -> Iterator[None]:
             yield
     except BufferLockedError as exc:
         raise StoreError(
-            f"the gateway is running, and cannot {doing} under way: {exc}",
-            hint=f"stop it, run `gateway buffer {doing}` again, and start it",
+            f"{doing} needs a stopped gateway, and it is running: {exc}",
+            hint=f"stop the gateway, run `gateway buffer {doing}` again, then start it",
         ) from exc
 
 

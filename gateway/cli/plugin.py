@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 Folder = Annotated[
-    Path, typer.Option("--plugins", "-p", help="Folder of plugin files, besides those that are installed.")
+    Path, typer.Option("--plugins", "-p", help="Folder of plugin files, in addition to installed plugins.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DEFAULT_FOLDER = Path("plugins")

@@ -171,7 +171,7 @@ def default_client_id(output: str) -> str:
 
 
 def _wait(receiver: Receiver, link: Link, idle_s: float | None) -> str:
-    """Until it is told to stop, cannot go on, or was idle for long enough; returns what went wrong."""
+    """Run until it is told to stop, cannot continue, or was idle for the given time; returns the error."""
     console = Console(stderr=True)
     told, told_s = 0, time.monotonic()
     with console.status("connecting …") as status:

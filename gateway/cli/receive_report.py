@@ -107,7 +107,7 @@ def verdict_text(verdict: Completeness) -> str:
         lines += [f"unproven    {_size(verdict.unproven):,} numbers", *_listed(verdict.unproven)]
     for name, times in verdict.replaced.items():
         lines.append(f"replaced    {name}: its buffer was replaced, {_times(times)}; what the earlier one")
-        lines.append("            had taken in and not sent by then is lost, and nobody can say how much")
+        lines.append("            had taken in and not sent by then is lost, and the amount is unknown")
     if verdict.duplicates:
         lines.append(f"twice       {verdict.duplicates:,} events stand twice in the output")
     lines += [f"no audit    {name} has sent nothing to compare with" for name in verdict.silent]

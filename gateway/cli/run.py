@@ -162,7 +162,7 @@ def _load_again(config: Path, before: Config) -> Config | None:
 
 
 def _is_mounted_alone(config: Path) -> bool:
-    """Return whether the file stays what it was when somebody replaces it outside of this container."""
+    """Return True if the file stays unchanged when it is replaced outside of this container."""
     try:
         return os.path.ismount(config) or config.stat().st_nlink == 0
     except OSError:
@@ -170,7 +170,7 @@ def _is_mounted_alone(config: Path) -> bool:
 
 
 class _HealthLog:
-    """Says in the log what health says, once: for whoever does not ask over HTTP."""
+    """Writes each problem in /healthz to the log, once."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()

@@ -48,7 +48,7 @@ def simulate(
     devices: Annotated[int, typer.Option("--devices", min=1, help="Number of devices.")] = 100,
     rate: Annotated[float, typer.Option("--rate", min=0.001, help="Messages per second, in total.")] = 500.0,
     seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="Stop after this time.")] = None,
-    count: Annotated[int | None, typer.Option("--count", min=0, help="Stop after so many readings.")] = None,
+    count: Annotated[int | None, typer.Option("--count", min=0, help="Stop after N readings.")] = None,
     preset: Annotated[Preset, typer.Option("--preset", help="Topics and payloads.")] = Preset.TASMOTA,
     skew: Annotated[str, typer.Option("--skew", help="How far the devices' clocks are off at most.")] = "0",
     disorder: Annotated[

@@ -36,10 +36,10 @@ _Told = tuple[dict[int, int], Mapping[int, tuple[Exempt, ...]], frozenset[Droppe
 
 _IN_FLIGHT = 8
 _LOOK_EVERY_S = 1.0
-_BACKLOG_EVENTS = 1000  # once so many have drained, their audit does not wait for its turn
+_BACKLOG_EVENTS = 1000  # once this many have drained, their audit does not wait for its turn
 _REST = 20  # an audit that takes long is made seldom: it may take a twentieth of the time
 _REPEATED = 32  # streams that are claimed again in one record: about 2 kB
-_REPEATED_RUNS = 500  # and no further ones once so many exempt runs were told
+_REPEATED_RUNS = 500  # and no further ones after this many exempt runs
 _REFUSED = 0x80
 _PACKET_BYTES = 16  # of a PUBLISH, beside topic and payload
 _LONGEST_REST_S = 3600.0  # after connections that ended over an audit record

@@ -230,7 +230,7 @@ class Bridge(Session):
         """Make the next messages of what was claimed; whether there is something to send now."""
         while self._ready is not None and not self._outgoing:
             if self._must_wait_alone(self._ready.ids[self._packed_to]):
-                break  # the answers to what is under way decide what goes next
+                break  # the answers to frames in flight decide what goes next
             self._put_witness_first(self._ready)
             limit = self._pace.events(self._spec.batch_events)
             start, end = self._packed_to, len(self._ready.ids)

@@ -33,7 +33,7 @@ class BridgeSpec:
     status_topic: str = ""  # where the first connection says that the gateway is there
     encoding: Encoding = "zstd"
     envelope: Literal["auto", "always", "never"] = "auto"  # in the event format
-    memory_bytes: int = 32 * 1024 * 1024  # of each connection, for what is claimed and for frames under way
+    memory_bytes: int = 32 * 1024 * 1024  # of each connection, for claimed events and for frames in flight
 
     retain: bool = True  # the status
     max_packet_bytes: int | None = None  # what the broker takes, where it does not say so itself
@@ -70,7 +70,7 @@ class BridgeMetrics:
         self.events_sent = 0
         self.events_acked = 0
         self.refused = 0
-        self.without_subscriber = 0  # messages that the broker took for nobody
+        self.without_subscriber = 0  # messages that the broker took without a subscriber
         self.payload_bytes = 0
         self.wire_bytes = 0
         self.refusal = ""  # why nothing goes out right now

@@ -29,7 +29,7 @@ class Subscribers:
 
     def __init__(self, rule: SubscriberRule, writer: Writer, alert: Callable[[str, str], object]) -> None:
         self.missing: set[str] = set()
-        """Topics whose last message found nobody."""
+        """Topics whose last message had no subscriber."""
         self._rule = rule
         self._writer = writer
         self._alert = alert
@@ -69,11 +69,14 @@ class Subscribers:
 
     def _say(self, topic: str, before: bool, waits: bool) -> None:
         if waits:
-            what = "its events wait until somebody subscribes (cloud.no_subscriber: send would not)"
+            what = "its events wait for a subscriber (to send anyway: cloud.no_subscriber: send)"
         else:
-            what = "the broker has acknowledged and thrown away what was sent (cloud.no_subscriber: wait)"
-        lost = " any more: has the broker lost the receiver's session?" if before else " at the cloud broker"
-        message = f"{topic} has no subscriber{lost}; {what}"
+            what = "the broker acknowledges its events and drops them (to wait: cloud.no_subscriber: wait)"
+        if before:
+            said = f"{topic} has lost its subscriber: has the broker lost the receiver's session?"
+        else:
+            said = f"{topic} has no subscriber at the cloud broker"
+        message = f"{said}; {what}"
         log.warning("%s", message)
         if before or waits:
             self._alert("no_subscriber", message)

@@ -243,4 +243,4 @@ def _time_warnings(config: Config) -> Iterator[str]:
     if config.time.ntp and config.time.min_poll < 64_000:
         yield "time.min_poll: public NTP servers refuse clients that ask more often than every 64s"
     if len(config.time.ntp) == 2:
-        yield "time.ntp: of two servers that disagree nobody can say which is right; name three, or one"
+        yield "time.ntp: when two servers disagree, it is unknown which is right; name three, or one"

@@ -127,7 +127,7 @@ class Time(Section):
     )
     min_poll: PositiveDurationMs = setting(
         "64s",
-        description="How often an NTP server is asked at most. Public servers refuse who asks more often.",
+        description="How often an NTP server is asked at most. Public servers refuse more frequent requests.",
     )
     hold: DurationMs = setting(
         "5m",
@@ -196,12 +196,12 @@ class Http(Section):
     token_file: FilePath | None = setting(None, description="File with the token.")
     token: Annotated[SecretStr | None, BeforeValidator(blank_as_none)] = setting(
         None,
-        description="What who asks must bring, as `Authorization: Bearer …` or on the sign-in page; all but "
-        "`/healthz` and `/readyz` needs it. Better `${VARIABLE}` or `token_file` than plain text here.",
+        description="Token that clients must send, as `Authorization: Bearer …` or on the sign-in page; only "
+        "`/healthz` and `/readyz` need none. Better `${VARIABLE}` or `token_file` than plain text here.",
     )
     hosts: tuple[str, ...] = setting(
         (),
-        description="Names by which it is reached, besides `localhost` and addresses: `[gateway.lan]`. "
+        description="Names of the gateway in addition to `localhost` and addresses: `[gateway.lan]`. "
         "Others are refused, so that no foreign page can pass as this one.",
     )
 

@@ -45,7 +45,7 @@ class LinearClock(NamedTuple):
 class SteadyClock:
     """The gateway's own time: the machine's uptime plus a correction that it carries itself.
 
-    The system clock is read once, as a first guess; whoever sets it later does not move this clock. Only
+    The system clock is read once, as a first guess; setting it later does not move this clock. Only
     `gateway.timekeeper` does, by replacing `line`.
     """
 

@@ -38,7 +38,7 @@ class Status(IntEnum):
     SYNCED = 2
     FAILED = 3
     CORRUPT = 4
-    KEPT = 5  # at the edge: not to be sent, unless somebody asks for it
+    KEPT = 5  # at the edge: sent only on request
 
 
 class Flag(IntFlag):

@@ -41,7 +41,7 @@ class RoleThread(threading.Thread):
 
     @property
     def problem(self) -> str:
-        """Return why it does not run any more; empty while it does, and before its start."""
+        """Return why it has stopped; empty while it runs, and before its start."""
         if self.failure:
             return f"the thread {self.name} has ended: {self.failure}"
         if self._brief or self.ident is None or self.is_alive():

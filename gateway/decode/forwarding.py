@@ -1,6 +1,6 @@
 """Choice of the messages that go to the cloud; the others stay at the edge until they are requested.
 
-A message that could not be decoded goes wherever its route does not keep everything: nobody could say what is
+A message that could not be decoded goes wherever its route does not keep everything: it is unknown what is
 in it. What was forwarded last is known in memory only, so after a start each stream is forwarded once.
 """
 
@@ -20,8 +20,8 @@ MOST_STREAMS = 100_000
 class ForwardSpec:
     """Rules for forwarding: all messages, none, those that have changed, or those that meet `where`.
 
-    A field of `least_changes` has changed when it differs by at least so much from what was forwarded last;
-    text and switches when they differ at all. After `every_ms` the next message goes up in any case.
+    A field of `least_changes` has changed when it differs by at least that amount from what was forwarded
+    last; text and switches when they differ at all. After `every_ms` the next message goes up in any case.
     """
 
     everything: bool = True

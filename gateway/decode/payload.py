@@ -61,7 +61,8 @@ def check_charset(name: str) -> str:
         found = None
     if found is None or not getattr(found, "_is_text_encoding", True):
         raise ConfigError(
-            f"unknown character set {name!r}", hint="write auto, utf-8, utf-16, latin-1, cp1252 or the like"
+            f"unknown character set {name!r}",
+            hint="write auto, or for example utf-8, utf-16, latin-1, cp1252",
         )
     return name
 

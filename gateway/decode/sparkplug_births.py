@@ -83,7 +83,7 @@ class _Request:
 
 @dataclass(slots=True)
 class _Node:
-    """An edge node that is online. `doubtful` until it is born again, once a message of it was missed."""
+    """An edge node that is online. `doubtful` from a missed message until its next birth."""
 
     sequence: int
     birth_death: object
@@ -93,7 +93,7 @@ class _Node:
 
 
 class EdgeNodes:
-    """Resolves messages, watches sequence numbers, and says who has to be born again.
+    """Resolves messages, watches sequence numbers, and lists nodes that must send a new birth.
 
     Names of nodes are `group/node`. `counts` are since the start, with what was replayed then: `births`,
     `deaths` (of nodes and devices), `stale` (metrics that a death took back), `gaps` in sequence numbers,
@@ -282,7 +282,7 @@ class EdgeNodes:
             try:
                 self._load(*row.decode().split("/", 2), state=orjson.loads(state))
             except (ValueError, TypeError, KeyError):
-                self.counts["state_dropped"] += 1  # the node is asked to be born again
+                self.counts["state_dropped"] += 1  # the node is asked for a new birth
 
     def _load(self, group: str, name: str, device: str | None = None, *, state: Any) -> None:
         if device is None:

@@ -1,6 +1,6 @@
 """Forecast of the drain: how much waits, how fast the cloud takes it, and when it will be done.
 
-No clock in here: whoever samples brings the time. `add` is for one thread, everything else for any.
+No clock in here: the caller passes the time. `add` is for one thread, everything else for any.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class DeliveryEvent(Enum):
     RETRY = "retry"  # an operator wants it sent again
     DROP = "drop"  # an operator gives it up; an alert says so
     EVICT = "evict"  # retention needs the room
-    FORWARD = "forward"  # somebody wants what was kept at the edge
+    FORWARD = "forward"  # a kept event was requested
     RESEND = "resend"  # the receiver does not have it
     MISMATCH = "mismatch"  # its checksum is wrong: kept for inspection, never sent
 

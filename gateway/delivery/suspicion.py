@@ -1,6 +1,6 @@
 """Finds the message over which a broker ends connections, among all that outages end. Logic only.
 
-A close blames nobody. So a message is judged by what happens to it again and again:
+A close does not say which message caused it. So a message is judged by what happens to it repeatedly:
 - The oldest message without an answer gets a strike at each close. With STRIKES of them it is sent alone, a
   frame in halves, so that each further close tells which half is meant.
 - One event fails only after a close over it alone, on a connection that has taken something else just

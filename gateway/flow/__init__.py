@@ -1,1 +1,1 @@
-"""Bending instead of breaking: bandwidth, load, sampling and the memory budget. Logic only."""
+"""Flow control: bandwidth, load, sampling and the memory budget. Logic only."""

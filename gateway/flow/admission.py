@@ -12,7 +12,7 @@ Shed = Literal["sampled", "overload"]
 
 
 class Admission:
-    """Judges each message while `shedding`; nobody needs to ask when it is not. For one thread."""
+    """Judges each message while `shedding`; otherwise there is no need to call it. For one thread."""
 
     def __init__(self) -> None:
         self.shedding = False

@@ -25,7 +25,7 @@ FULL_LEVEL = 3.0
 SECONDS_PER_LEVEL = 30.0
 """Time at full pressure from one level to the next, and in calm from one level to the one below."""
 
-BEGIN_LEVEL = 0.1  # three seconds of full pressure: what is over sooner is nobody's business
+BEGIN_LEVEL = 0.1  # three seconds of full pressure: shorter peaks are ignored
 FEWEST = 0.1  # of ten messages one is kept at least
 BEHIND_PRESSURE = 0.5
 _BEHIND_FILL = 0.9

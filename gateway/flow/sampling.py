@@ -1,6 +1,6 @@
 """Choice of messages when a gateway cannot take all: evenly per stream, and fairly between streams.
 
-Fair is max-min fair: every stream gets what it needs up to a common limit, and who sends more is thinned to
+Fair is max-min fair: every stream gets what it needs up to a common limit, and a busier one is thinned to
 it. So one device that floods loses its own messages, and not those of its neighbours. Within a stream the
 kept ones are evenly spread (error diffusion), and the same input always keeps the same ones.
 """

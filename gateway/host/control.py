@@ -28,7 +28,7 @@ SOCKET_FILE = "control.sock"
 REQUEST_BYTES = 1024 * 1024  # some 25,000 event ids
 ANSWER_BYTES = 64 * 1024
 _CLIENT_PATIENCE_S = 5.0  # to send its request, and to take an answer
-_SERVER_PATIENCE_S = 60.0  # between two answers; it may be at work for somebody else
+_SERVER_PATIENCE_S = 60.0  # between two answers; it may be busy with another request
 
 Report = Callable[[int, int], None]
 Operation = Callable[[Mapping[str, Any], Report], Mapping[str, Any]]
@@ -56,7 +56,7 @@ class ControlServer:
         try:
             self._path.unlink(missing_ok=True)
             self._listener.bind(str(self._path))
-            self._path.chmod(0o600)  # nobody can have connected before: it does not listen yet
+            self._path.chmod(0o600)  # no client can have connected: it does not listen yet
             self._listener.listen()
             self._listener.settimeout(_CLIENT_PATIENCE_S)  # a client may go before it is accepted
         except OSError:

@@ -1,7 +1,7 @@
 """Connections of the HTTP server: bounded in number, and closed when they keep it waiting.
 
-uvicorn waits for ever for the first request of a connection, and answers 503 to everybody once there are many
-connections, health included. Here a connection that has asked nothing makes room for the next one.
+uvicorn waits for ever for the first request of a connection, and answers 503 to every client once there are
+many connections, health included. Here a connection without a request makes way for the next one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Access control: the Host header, the token, and headers that protect the browser.
 
-- A request whose Host is a name that this gateway does not go by is refused. A page of somebody else's can
+- A request whose Host is a name that this gateway does not go by is refused. A foreign page can
   point its own name at 127.0.0.1 (DNS rebinding), but it cannot change the Host header that goes with it.
 - With a token configured, everything but health and the sign-in page needs it: `Authorization: Bearer …`, or
   the cookie that the sign-in sets. Without one the gateway listens on the loopback interface only.

@@ -1,6 +1,6 @@
 """Limit on guessing a token: each address has a few tries, then one once in a while.
 
-No clock in here: whoever asks brings the time.
+No clock in here: the caller passes the time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """History from the buffer over HTTP: aggregates and events by time, as NDJSON, CSV or JSON.
 
 Rows are looked for and read a stretch at a time. After each the request rests as long as that took, so that
-pages, health and the writer have their turn, however much somebody exports.
+pages, health and the writer have their turn, however large an export is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Live data as server-sent events: one frame a second, made once for all who listen.
 
-Who reads slowly misses frames instead of piling them up: each listener takes the newest frame when its
+A slow reader misses frames instead of piling them up: each listener takes the newest frame when its
 connection has room again. A frame has a number, so a page that sees a hole asks anew.
 """
 
@@ -26,7 +26,7 @@ FRAME_EVERY_S = 1.0
 
 
 class Live:
-    """Samples the state once a second, on the HTTP server's loop, and tells it to whoever listens."""
+    """Samples the state once a second, on the HTTP server's loop, and sends it to the listeners."""
 
     def __init__(self, state: State, results: Results) -> None:
         self.listeners = 0

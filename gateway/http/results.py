@@ -1,6 +1,6 @@
 """The last results of the windows, and the last alerts, as the buffer has them.
 
-It follows the buffer with a cursor, only while somebody looks, and skips ahead rather than fall behind.
+It follows the buffer with a cursor, only while a page is open, and skips ahead rather than fall behind.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The HTTP server: the dashboard, the read-only API, /metrics, and health for who supervises the process."""
+"""The HTTP server: the dashboard, the read-only API, /metrics, and health for supervisors of the process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from gateway.http.state import State
 from gateway.status.gateway_status import GatewayStatus
 
 _MAX_FORM_BYTES = 4096
-_GRACE_S = 2  # for answers under way when it stops
+_GRACE_S = 2  # for unfinished answers when it stops
 _SESSION_S = 30 * 24 * 3600
 
 
@@ -107,7 +107,7 @@ class HttpServer:
             )
         except OSError as exc:
             raise GatewayError(
-                f"http.listen {host}:{port} cannot be had: {exc.strerror}",
+                f"cannot listen on http.listen {host}:{port}: {exc.strerror}",
                 hint="choose another address, or `http: off`",
             ) from exc
 

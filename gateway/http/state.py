@@ -20,7 +20,7 @@ LISTED_DEVICES = 50
 
 
 class State:
-    """Puts together what the gateway tells. `sample` once a second; the rest when somebody asks."""
+    """Gathers the gateway's state. `sample` once a second; the rest on request."""
 
     def __init__(self, status: GatewayStatus, results: Results) -> None:
         self._status = status

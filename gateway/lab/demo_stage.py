@@ -104,7 +104,7 @@ class Numbers(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """True when nothing is under way any more, and no window is left that could still give a result."""
+        """True when nothing is in flight, and no window is left that could still give a result."""
         arrived = self.taken_in == self.acknowledged and self.received == self.synced
         return arrived and not (self.open_windows or self.pending or self.syncing)
 
@@ -152,7 +152,7 @@ class Stage:
         self._resources = ExitStack()
 
     def start(self) -> None:
-        """Return when everybody is connected and the fleet begins. Raises GatewayError or OSError."""
+        """Return when every part is connected and the fleet begins. Raises GatewayError or OSError."""
         try:
             self._start()
         except BaseException:
@@ -268,7 +268,7 @@ class Stage:
         return link
 
     def _wait_until(self, true: Callable[[], bool]) -> None:
-        """A broker drops what nobody subscribes to yet, so nobody may speak before."""
+        """A broker drops messages without a subscriber, so no device may publish before."""
         deadline_s = time.monotonic() + _READY_TIMEOUT_S
         while not true():
             if time.monotonic() > deadline_s:

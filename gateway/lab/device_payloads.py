@@ -43,7 +43,7 @@ def _zigbee2mqtt(reading: DevicePayload) -> tuple[str, bytes, int]:
 
 
 def _plain(reading: DevicePayload) -> tuple[str, bytes, int]:
-    """A bare number: whoever receives it has only the time of arrival."""
+    """A bare number: the receiver has only the time of arrival."""
     return f"sensors/{reading.device}/temperature", b"%.2f" % reading.temperature, reading.time_ms
 
 

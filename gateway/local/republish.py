@@ -97,7 +97,7 @@ class Republish(Session):
             self._link.wake()
 
     def command(self, topic: str, payload: bytes) -> None:
-        """Publish this to a device at QoS 0, if there is a connection: who needs it asks again."""
+        """Publish this to a device at QoS 0, if there is a connection; a device that needs it asks again."""
         if self._link is not None:
             self._commands.append((topic, payload))
             self._link.wake()

@@ -188,7 +188,7 @@ class Subscriptions:
         self._save()
         if not self._unanswered and self._stale:
             stale, self._stale = self._stale, []
-            log.info("no route wants %s any more: unsubscribing", ", ".join(stale))
+            log.info("no route uses %s now: unsubscribing", ", ".join(stale))
             link.unsubscribe(stale)
 
     def disconnected(self) -> None:

@@ -43,7 +43,7 @@ class Concessions:
     def may_retain(self, topic: str) -> bool:
         """Return True if a message on `topic` may be retained."""
         if not self._retains:
-            self._say("the broker keeps no retained messages for us; %s and the like go without", topic)
+            self._say("the broker refuses retained messages: %s and others are sent unretained", topic)
         return self._retains
 
     def retained(self, packet_id: int) -> None:

@@ -82,7 +82,7 @@ _HANG_UP_S = 1.0  # then connections are cut: a peer that does not read must not
 
 
 class ConnectionLimit(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typed for others
-    """Lets in who knows the configured name and password, or everyone where none is configured.
+    """Lets in clients with the configured name and password, or everyone where none is configured.
 
     amqtt's own plugin for anonymous clients marks their sessions, and the broker then throws away
     everything that arrives for such a client while it reconnects.
@@ -302,7 +302,7 @@ class _MendedBroker(Broker):  # type: ignore[misc]
     ) -> bool:
         message = taken.result()
         if message is not None and message.topic.startswith("$") and not {*message.topic} & {*"+#"}:
-            # Nobody but the broker says $SYS; any other is a topic that wildcards do not match.
+            # Only the broker publishes on $SYS; any other topic with $ is not matched by wildcards.
             if not message.topic.startswith("$SYS/"):
                 await self._broadcast_message(session, message.topic, message.data)
         elif not await super()._handle_message_delivery(session, handler, taken):
@@ -346,7 +346,7 @@ def _this_task() -> asyncio.Task[object]:
 class EmbeddedBroker:
     """A broker on `host:port`; port 0 is replaced by a free one and then kept over restarts.
 
-    Everybody on this machine may connect to it. On an address that other machines reach it needs
+    Everyone on this machine may connect to it. On an address that other machines reach it needs
     `username` and `password`; ConfigError otherwise. Stopping it forgets all sessions and messages.
     """
 
@@ -389,11 +389,11 @@ class EmbeddedBroker:
             ) from exc
 
     def stop(self) -> None:
-        """Disconnect everybody and close the port; `start` opens the same one again."""
+        """Disconnect all clients and close the port; `start` opens the same one again."""
         self._thread.stop()
 
     def subscriptions(self) -> frozenset[str]:
-        """The filters that somebody subscribes to at this moment."""
+        """The filters that clients are subscribed to at this moment."""
         broker = self._broker
         subscriptions = list(broker.subscriptions.items()) if broker is not None else []
         return frozenset(topic_filter for topic_filter, sessions in subscriptions if sessions)

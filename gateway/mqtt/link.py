@@ -216,7 +216,7 @@ class Link:
             if size_bytes > limit_bytes:
                 return self._answer_here(topic, size_bytes, limit_bytes)
         if connection.closing and connection.full:
-            qos = 0  # the last words; nobody will wait for an answer to others
+            qos = 0  # at the end nobody waits for an answer
         retain = retain and self._concessions.may_retain(topic)
         packet_id = connection.publish(topic, payload, qos, retain, properties)
         if retain:

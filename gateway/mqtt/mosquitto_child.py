@@ -102,7 +102,7 @@ class _Supervisor(RoleThread):
 class MosquittoChild:
     """A Mosquitto on `host:port` with its data in `folder`; port 0 is replaced by a free one and then kept.
 
-    Without `username` and `password` everybody may connect who reaches `host`.
+    Without `username` and `password` everyone who reaches `host` may connect.
     """
 
     def __init__(

@@ -129,7 +129,7 @@ class Connection:
         return messages
 
     def _split(self, most: int) -> int:
-        """Take the messages that can be had without paho; return how many there were."""
+        """Take the messages that can be read without paho; return how many there were."""
         client, connection = self._client, self._client.connection
         if not self.accepted or not client.between_packets:
             return 0

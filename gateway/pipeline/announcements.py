@@ -48,7 +48,7 @@ class Announcements:
         """Sparkplug's edge nodes that are asked for a birth, each with the reason."""
         if found:
             some = _some((f"{node}: {why}" for node, why in found.items()), len(found))
-            message = f"{len(found)} edge nodes are asked to be born again ({some})"
+            message = f"{len(found)} edge nodes are asked for a new birth certificate ({some})"
             self._alert(store, "sparkplug", message, {})
 
     def failed(self, store: Store) -> None:

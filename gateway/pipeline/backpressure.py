@@ -1,4 +1,4 @@
-"""Measures how hard the gateway is pressed, and tells those who bend: devices, acknowledgements, intake."""
+"""Measures the pressure on the gateway, and passes it on to devices, acknowledgements and intake."""
 
 from __future__ import annotations
 

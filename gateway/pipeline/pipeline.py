@@ -69,7 +69,7 @@ class Pipeline:
         hold: Hold | None = None,
     ) -> None:
         self.rebirths: dict[str, str] = {}
-        """Sparkplug's edge nodes to ask for a birth, each with the reason; emptied by whoever asks them."""
+        """Sparkplug's edge nodes to ask for a birth, each with the reason; emptied once they are asked."""
         self.checkpointer = Checkpointer(
             new_windows, clock, interval_ms=checkpoint_interval_ms, is_certain=is_certain
         )

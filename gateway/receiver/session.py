@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _REFUSED = 0x80
 _NAMED_TOPICS = 100  # that cannot be read; the messages of further ones are counted together
 
-SAVE_EVERY_EVENTS = 1_000_000  # so many are read again after a crash, at most
+SAVE_EVERY_EVENTS = 1_000_000  # read again after a crash, at most
 
 
 class Receiver(Session):

@@ -1,6 +1,6 @@
 """The last quarter of an hour in numbers, one row a second: rates for the charts.
 
-No clock in here: whoever samples brings the time. `add` is for one thread, everything else for any.
+No clock in here: the caller passes the time. `add` is for one thread, everything else for any.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Discipline:
     def _wanted(self, fresh: Mapping[str, Estimate], at_s: float) -> str | None:
         """The source to believe from now on."""
         if not self._agreeing:
-            # They contradict each other and nobody has a majority: changing horses would only add jumps.
+            # They contradict each other without a majority: switching would only add jumps.
             return self.chosen if self.chosen in fresh else self._likeliest(fresh, at_s)
         best = min(sorted(self._agreeing), key=lambda name: fresh[name].uncertainty_s)
         if self.chosen not in self._agreeing:

@@ -28,7 +28,7 @@ class Counters:
     skipped: int = 0  # samples not given to a plugin that keeps failing on their key
     keys_rejected: int = 0  # samples of new keys beyond max_keys
     keys_forgotten: int = 0  # keys whose state was given up: sampled out, or silent for longer than ttl
-    state_dropped: int = 0  # keys whose checkpoint did not fit the window's plugin or shape any more
+    state_dropped: int = 0  # keys whose checkpoint no longer fits the window's plugin or shape
     sources_ignored: int = 0  # samples of sources beyond the limit, which do not move the watermark
     timed_samples: int = 0  # samples whose time in the window was measured, one message in a hundred
     timed_ns: int = 0  # and how long they took, plugin included

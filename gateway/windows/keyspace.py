@@ -96,7 +96,7 @@ class Keyspace(Generic[K]):
         """Keep at most so many keys in memory; those that were used longest ago go first."""
         idle = (key for key in self.hot.values() if not key.dirty)
         for key in [key for key, _ in zip(idle, range(len(self.hot) - most), strict=False)]:
-            key.gone = True  # whoever still holds the object has to look again
+            key.gone = True  # code that still holds the object has to look again
             del self.hot[key.name]
             self.cold.add(key.name)
         self._counters.cold_keys = len(self.cold)

@@ -18,7 +18,7 @@ import orjson
 from gateway.core.own_topics import OwnTopics
 
 MAX_ENTITIES = 1000
-"""Keys come out of payloads. Home Assistant takes many more, but who wants to look at them?"""
+"""Limit of keys, which come from payloads. Home Assistant takes many more, but nobody looks at so many."""
 _LIKELY = ("mean", "value", "last", "increase", "delta", "p50", "p95", "count")
 _ACTIONS = ["NONE", "SLOW_DOWN", "REJECT_LOW_PRIORITY"]
 _ALERT = "{{ value_json.alert if value_json.alert is defined else value_json.result.alert }}"
@@ -107,7 +107,7 @@ class Discovery:
         try:
             state_topic = str(orjson.loads(payload)["state_topic"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            return DiscoveryMessage(topic, b"")  # nobody else has business in this node
+            return DiscoveryMessage(topic, b"")  # this node belongs to the gateway alone
         kept = self._window_of(state_topic) or not state_topic.startswith(self._topics.all_aggregates)
         return None if kept else DiscoveryMessage(topic, b"")
 

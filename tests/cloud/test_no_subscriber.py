@@ -40,7 +40,7 @@ def test_a_broker_that_forgot_the_receivers_session_gets_nothing_until_it_is_bac
             after.wait_for(30)
         assert sender.counts()[Status.SYNCED] == 90
         assert not sender.bridges[0].subscribers.missing
-    assert "no subscriber any more" in caplog.text
+    assert "has lost its subscriber" in caplog.text
     check_complete(after.events, sent[60:])
 
 

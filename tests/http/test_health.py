@@ -85,5 +85,5 @@ def test_an_address_that_is_taken_is_a_clear_error(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
-    assert f"error: http.listen {listen} cannot be had" in done.stderr
+    assert f"error: cannot listen on http.listen {listen}" in done.stderr
     assert "Traceback" not in done.stderr

@@ -56,7 +56,7 @@ WHOLE = Recovery("whole", "", None)
 
 
 def recover(path: Path, now_ms: int, synchronous: Literal["full", "normal"] = "full") -> Recovery:
-    """Make `path` a file that can be opened. Call it while nobody else has it open.
+    """Make `path` a file that can be opened. Call it while no other process has it open.
 
     `synchronous` is what it was written with. Raises apsw's and peewee's errors and OSError when that is not
     possible now, for want of room or of rights; the files are then as they were.
@@ -213,7 +213,7 @@ def _from_backup(path: Path, aside: Path, problem: str) -> Recovery:
 
 
 def _without_database(path: Path, aside: Path) -> Recovery:
-    """No database file: new, or somebody removed it. A WAL without its database can not be used."""
+    """No database file: new, or removed by hand. A WAL without its database can not be used."""
     was_damaged = any(path.parent.glob("damaged-*"))  # and a start was killed before it could say so
     if not _wal(path).exists() and not backup_path(path).exists() and not was_damaged:
         return WHOLE

@@ -1,6 +1,6 @@
 """A buffer whose file was deleted or replaced while it is open: what the open file holds is written again.
 
-The operating system keeps a deleted file for as long as somebody has it open. So nothing is lost until the
+The operating system keeps a deleted file for as long as a process has it open. So nothing is lost until the
 gateway ends, if nothing more is acknowledged into that file, and a copy of it is there before.
 """
 

@@ -18,7 +18,7 @@ SMALL: dict[str, type[Model]] = {
 _EVENTS = BufferEvent._meta.table_name
 _EVENT_COLUMNS = ", ".join(field.column_name for field in BufferEvent._meta.sorted_fields)
 _EXTRA = {
-    # All are numbers, but for who the buffer is and whose.
+    # All are numbers, except the ids of the buffer and its gateway.
     MetaRow: f"(value = CAST(CAST(value AS INTEGER) AS TEXT) OR name = '{GATEWAY_ID}' OR name = '{BUFFER_ID}'"
     f" AND length(value) = {2 * ID_BYTES} AND value NOT GLOB '*[^0-9a-f]*')",
     ReceiptGroup: "length(entries) = 8 * count",

@@ -27,7 +27,7 @@ from gateway.core.events import Kind, Status
 UNREADABLE = (apsw.Error, UnicodeDecodeError)
 _STRETCH = 512
 _SMALLEST_STRETCH = 16
-_LARGEST_ID = 1 << 48  # where nobody knows how many were given out
+_LARGEST_ID = 1 << 48  # where the number of ids given out is unknown
 # In the header of a file: https://sqlite.org/fileformat2.html#the_database_header
 _PAGE_COUNT = slice(28, 32)
 _FREE_PAGES = slice(32, 40)
@@ -189,7 +189,7 @@ def _read(source: apsw.Connection, first: int, last: int) -> tuple[list[tuple[ob
 
 
 def _carve(damaged: Path, target: apsw.Connection, last_id: int) -> tuple[int, int]:
-    """Take the events that no tree leads to any more out of their pages; returns how many there were, and how
+    """Take the events that no tree leads to out of their pages; returns how many there were, and how
     many of these are corrupt. A damaged id may be any number: behind `last_id` there is none."""
     events = corrupt = 0
     with damaged.open("rb") as file:
@@ -322,7 +322,7 @@ def _recount(target: apsw.Connection) -> None:
 
 
 def _recount_shed(target: apsw.Connection) -> None:
-    """The counters say how many messages were shed; of those whose ranges are lost nobody knows when."""
+    """The counters say how many messages were shed; for lost ranges the times are unknown."""
     for counter, of_it in (("outcome", "reason = 'sampled'"), ("rejected", "reason <> 'sampled'")):
         target.execute(
             "INSERT INTO counters SELECT ?, reason, sum(messages) FROM shed_ranges"  # noqa: S608 - constants

@@ -68,7 +68,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: the gateway stops while a b
 
 class Upkeep:
     """Runs `gateway.upkeep`. It never writes the buffer and never raises; it says by `alert(name, message)`
-    what somebody should know."""
+    what the operator should know."""
 
     def __init__(
         self,

@@ -81,7 +81,7 @@ class Verification:
 
 
 def _superseded_codecs(reader: Reader) -> set[int]:
-    """The dictionaries with which nothing is compressed any more."""
+    """The dictionaries that nothing is compressed with now."""
     return {codec for (codec,) in reader.rows(_SUPERSEDED)}
 
 

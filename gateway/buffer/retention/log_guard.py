@@ -1,4 +1,4 @@
-"""A write-ahead log that cannot be reset, because somebody has been reading the buffer for long.
+"""A write-ahead log that cannot be reset, because another process reads the buffer for a long time.
 
 SQLite writes on behind a reader's snapshot, so the log grows for as long as the reader stays: a forgotten
 `sqlite3` shell in a transaction is enough. File and log must stay within the buffer's size all the same:

@@ -101,7 +101,7 @@ def _value(metric: Any) -> object:
 
 
 def rebirth_payload(now_ms: int) -> bytes:
-    """The command to an edge node to be born again: to tell all of its metrics anew."""
+    """The rebirth command to an edge node: it then publishes all of its metrics again."""
     message = Payload(timestamp=now_ms)
     message.metrics.add(name="Node Control/Rebirth", timestamp=now_ms, datatype=_BOOLEAN, boolean_value=True)
     payload: bytes = message.SerializeToString()

@@ -108,7 +108,7 @@ function reopen() {
   if (!source && !document.hidden) open();
 }
 
-// A page that nobody sees costs the gateway nothing.
+// A hidden page costs the gateway nothing.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     source?.close();

@@ -12,7 +12,7 @@ const STATES = [
   ["kept", "kept here, not to be sent", "synced"],
 ];
 const PRESSED = {
-  SLOW_DOWN: ["warn", "More comes in than the gateway can take for long: it asks devices to slow down. The card Backpressure says why."],
+  SLOW_DOWN: ["warn", "More arrives than the gateway can keep up with: it asks devices to slow down. The card Backpressure says why."],
   REJECT_LOW_PRIORITY: ["bad", "The gateway is overloaded and turns low priority away. The card Backpressure says why."],
 };
 const STATUS = { ok: ["ok", "all is well"], degraded: ["warn", "needs attention"], failing: ["bad", "failing"] };
@@ -139,7 +139,7 @@ export function showDevices(devices, now) {
     if (devices.silent_count) made.push(silent(devices, now));
     if (devices.wrong_clock_count) made.push(wrongClock(devices));
     if (devices.unreadable_count) made.push(unreadable(devices));
-    return made.length ? made : element("p", {}, "All of them speak as often as they use to, and their clocks are right.");
+    return made.length ? made : element("p", {}, "All devices report as often as usual, and their clocks are right.");
   });
 }
 

@@ -68,7 +68,7 @@ class GpsSource:
             self._socket = None
 
     def _connect(self) -> None:
-        """Also when nothing was said for long: a half-open connection looks like that."""
+        """Connect anew, also after a long silence: a half-open connection looks like that."""
         self.close()
         self._rest = b""
         try:

@@ -103,7 +103,7 @@ class NtpSource:
             self._socket.setblocking(False)
             self._socket.connect(address)
             question = bytearray(ntplib.NTPPacket(version=4, mode=3).to_data())
-            self._nonce = os.urandom(8)  # instead of our time: only who has seen the question can answer it
+            self._nonce = os.urandom(8)  # not our time: only the receiver of the question can answer it
             question[_TRANSMIT] = self._nonce
             self._sent_ns = self._reference.now_ns()
             self._socket.send(question)
