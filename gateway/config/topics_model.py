@@ -1,4 +1,4 @@
-"""The key `cloud.topics`: topics of one's own for the uplink."""
+"""The key `cloud.topics`: custom topics for the uplink."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ def with_preset(entry: object) -> object:
         raise _unknown(preset)
     route = {"name": preset, **PRESETS[preset], **entry}
     if "fields" in entry and "readings" not in entry:
-        # Fields of one's own are looked up in the whole message, where no condition on an item holds.
+        # Custom fields are looked up in the whole message, where no condition on an item holds.
         route = {key: value for key, value in route.items() if key in entry or key not in _OF_ITEMS}
     return route
 

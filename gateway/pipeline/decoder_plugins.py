@@ -1,4 +1,4 @@
-"""Finds decoders by name in a folder of one's own, among those that ship, and in installed packages.
+"""Finds decoders by name in a folder of plugins, among those that ship, and in installed packages.
 
 A decoder is a class with `decode(payload)`, which gives what JSON could hold: a dict, a list, a text, a
 number. In a file `NAME.py` it is called `Decoder`; in a package it is what an entry point NAME of the group

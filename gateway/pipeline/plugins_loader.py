@@ -1,4 +1,4 @@
-"""Finds window plugins by name: in a directory of one's own, among those that ship, in installed packages.
+"""Finds window plugins by name: in a folder of plugins, among those that ship, in installed packages.
 
 A plugin is a class with the methods of `gateway.windows.plugin.CombineFn`. In a file `NAME.py` it is called
 `Plugin`; in a package it is what an entry point NAME of the group `gateway.plugins` names. Each window gets
