@@ -121,7 +121,7 @@ class Writing(Part):
                 self._writer.call(self._pipeline.checkpoint, STOP_TIMEOUT_S)
         finally:
             if not self._writer.stop(STOP_TIMEOUT_S):
-                log.error("the writer did not end in time; what was not acknowledged comes again")
+                log.error("the writer did not end in time; the broker sends unacknowledged messages again")
 
     @property
     def workers(self) -> Sequence[HasThread]:

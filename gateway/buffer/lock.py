@@ -45,7 +45,7 @@ class DataDirLock:
             os.close(self._file)
             raise BufferLockedError(
                 f"{self._path.parent} is used by another {role or 'gateway'} (process {owner or 'unknown'})",
-                hint="stop that one first, or give this one a data_dir of its own",
+                hint="stop that one first, or set another gateway.data_dir for this one",
             ) from exc
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()} {self._role}".encode(), 0)

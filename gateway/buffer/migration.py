@@ -89,7 +89,7 @@ def _keep_copy(connection: apsw.Connection, path: Path, version: int) -> None:
         return  # it was whole when it got its name
     needed_bytes = sum(f.stat().st_size for f in (path, path.with_name(path.name + "-wal")) if f.exists())
     if shutil.disk_usage(path.parent).free < 2 * needed_bytes:
-        log.warning("there is no room for a copy of %s before it is migrated; it is migrated without", path)
+        log.warning("no space for a copy of %s: it is migrated without one", path)
         return
     unfinished = kept.with_name(kept.name + ".new")
     unfinished.unlink(missing_ok=True)

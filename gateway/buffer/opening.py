@@ -63,8 +63,8 @@ def open_buffer(
             store.open()
     except (apsw.Error, PeeweeException, OSError) as exc:
         raise StoreError(
-            f"the buffer {path} cannot be opened: {exc}; it is left as it is",
-            hint=f"is gateway.data_dir writable, is there room ({space}), and is the disk sound?",
+            f"the buffer {path} cannot be opened: {exc}; nothing was changed",
+            hint=f"is gateway.data_dir writable, is there space ({space}), and is the disk healthy?",
         ) from exc
     if not adopt:
         _require_own(store, gateway_id)

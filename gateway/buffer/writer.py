@@ -382,7 +382,7 @@ class Writer:
 
     def _isolate(self, group: list[Command], error: Exception) -> None:
         if len(group) == 1:
-            log.error("a command of the buffer failed and is given up", exc_info=error)
+            log.error("a command of the buffer failed and will not be retried", exc_info=error)
             _tell(partial(group[0].failed, error))
             return
         for command in group:
@@ -471,7 +471,7 @@ class Writer:
 
     def _wait(self, error: Exception) -> None:
         if not self.metrics.storage_error:
-            log.error("the buffer cannot be written; nothing is acknowledged until it can: %s", error)
+            log.error("the buffer cannot be written; messages are not acknowledged until it can: %s", error)
         self.metrics.storage_error = str(error) or type(error).__name__
         self._stop_waiting.wait(RETRY_AFTER_S)
 

@@ -21,18 +21,18 @@ from gateway.core.errors import ConfigError, ConfigFileError, GatewayError, plai
 
 # command → (module, function or Typer app, one line for the list)
 COMMANDS = {
-    "demo": ("demo", "demo", "Show everything at work, on embedded brokers, in under a minute."),
+    "demo": ("demo", "demo", "Show the gateway at work, on embedded brokers, in under a minute."),
     "run": ("run", "run", "Run the gateway."),
     "top": ("top", "top", "Watch a running gateway in the terminal."),
     "check": ("check", "check", "Check a configuration file, or print its JSON Schema."),
     "explain": ("explain", "explain_message", "Show what the gateway makes of one message."),
     "replay": ("replay", "replay", "Run the windows over a file of events, without a broker."),
-    "receive": ("receive", "receive", "Receive what gateways send: the cloud side."),
-    "simulate": ("simulate", "simulate", "Publish as a fleet of devices."),
-    "buffer": ("buffer", "app", "Look into a buffer, and change it by hand."),
-    "clock": ("clock", "app", "What time the gateway believes it is, and whose clocks are wrong."),
-    "plugin": ("plugin", "app", "Window plugins: list, check, start a new one."),
-    "bench": ("bench", "bench", "Measure what this machine sustains."),
+    "receive": ("receive", "receive", "Receive events from gateways: the cloud side."),
+    "simulate": ("simulate", "simulate", "Publish messages like a fleet of devices."),
+    "buffer": ("buffer", "app", "Inspect and change a buffer."),
+    "clock": ("clock", "app", "Show the gateway's time, and devices with wrong clocks."),
+    "plugin": ("plugin", "app", "List, check and create plugins."),
+    "bench": ("bench", "bench", "Measure the message rate of this machine."),
 }
 
 

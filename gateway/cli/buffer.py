@@ -53,7 +53,7 @@ from gateway.wire.frame import wire_events
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Look into a buffer and change it by hand, of a running or of a stopped gateway.",
+    help="Inspect and change the buffer of a running or stopped gateway.",
 )
 
 
@@ -105,7 +105,7 @@ def audit_command(
     stream: Annotated[
         str | None, typer.Option("--stream", help="Show the streams of this topic or topic filter.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="How many streams to show at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="Most streams to show.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Prove that every message and every event is accounted for. Exits 1 when a sum does not balance.
@@ -141,8 +141,8 @@ def list_command(
     stream: OfStream = None,
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
-    short: Annotated[bool, typer.Option("--short", help="Lines of 80 columns, with cut topics.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most events to show.")] = 20,
+    short: Annotated[bool, typer.Option("--short", help="Cut topics so that lines have 80 columns.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """The oldest events that fit, without their payloads."""
@@ -196,7 +196,7 @@ def show(
 def export(
     config: ConfigFile = DEFAULT_CONFIG,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File; unset: standard output.")
+        Path | None, typer.Option("--output", "-o", help="Output file; default: standard output.")
     ] = None,
     status: OfStatus = None,
     kind: OfKind = None,
@@ -246,7 +246,7 @@ def backup(
     config: ConfigFile = DEFAULT_CONFIG,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File; unset: beside the buffer, where a start finds it."),
+        typer.Option("--output", "-o", help="Backup file; default: beside the buffer."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -55,8 +55,10 @@ if TYPE_CHECKING:
 
 ROLE = "`gateway buffer` command"
 
-EventIds = Annotated[list[str] | None, typer.Argument(help="Ids of events; none: all that the options mean.")]
-All = Annotated[bool, typer.Option("--all", help="All of them, without any other choice.")]
+EventIds = Annotated[
+    list[str] | None, typer.Argument(help="Event ids; default: all that the options select.")
+]
+All = Annotated[bool, typer.Option("--all", help="All events, without any other option.")]
 
 T = TypeVar("T")
 
@@ -149,7 +151,7 @@ def compact(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
 def restore(
     config: ConfigFile = DEFAULT_CONFIG,
     backup: Annotated[
-        Path | None, typer.Argument(help="The backup; none: the one that `gateway buffer backup` makes.")
+        Path | None, typer.Argument(help="Backup file; default: the one that `gateway buffer backup` makes.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -231,13 +233,13 @@ def _end_session(settings: Config, client_id: str) -> None:
     try:
         end_session(ingest_endpoint(settings.local), client_id)
     except BrokerError as exc:
-        hint = "nothing was changed; where that session is gone, or the broker is: --leave-session"
+        hint = "nothing was changed; if that session or the broker no longer exists, add --leave-session"
         raise BrokerError(str(exc), hint=hint) from exc
 
 
 def _require_choice(choice: EventFilter, everything: bool) -> None:
     if choice.is_everything and not everything:
-        raise typer.BadParameter("name event ids, or what they have in common, or --all")
+        raise typer.BadParameter("give event ids, options that select events, or --all")
 
 
 def _require_some(found: int, choice: EventFilter, status: str, option: str = "--status failed") -> None:

@@ -108,5 +108,5 @@ def buffer_path(config: Path) -> Path:
     """Return the path of a configuration's buffer. Raises StoreError when there is none."""
     path = load_config(config).gateway.buffer_path
     if not path.exists():
-        raise StoreError(f"there is no buffer at {path}", hint="has the gateway run with this data_dir?")
+        raise StoreError(f"there is no buffer at {path}", hint="has the gateway ever run with this data_dir?")
     return path

@@ -40,7 +40,7 @@ def status(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None
 def devices(
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many to show.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Most devices to show.")] = 20,
 ) -> None:
     """List devices with wrong clocks: by how much and since when, the worst first."""
     found = ask(config, "/clock/devices")

@@ -43,7 +43,7 @@ def demo(
         float, typer.Option("--rate", min=1, max=1000, help="Messages per second, in total.")
     ] = 300.0,
     keep: Annotated[
-        Path | None, typer.Option("--keep", help="Keep buffer, received events and configuration here.")
+        Path | None, typer.Option("--keep", help="Folder for buffer, received events and configuration.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.")] = False,
 ) -> None:
@@ -53,7 +53,7 @@ def demo(
     Exits with 0 when the balance at the end is right, else with 1.
     """
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise typer.BadParameter("give a folder that is empty or not there yet", param_hint="--keep")
+        raise typer.BadParameter("give an empty folder, or a new one", param_hint="--keep")
     with _folder(keep) as folder, _logging_to(folder / "demo.log"), _interruptible() as interrupted:
         stage = Stage(DemoSpec(folder, devices, rate))
         performance = Performance(stage, seconds, interrupted)

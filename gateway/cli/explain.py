@@ -37,14 +37,14 @@ class Explainer:
 
 
 def explain_message(
-    topic: Annotated[str, typer.Argument(help="The topic of the message.")],
+    topic: Annotated[str, typer.Argument(help="Topic of the message.")],
     payload: Annotated[str, typer.Argument(help="Its payload; @FILE for the bytes of a file, - for stdin.")],
     config: Annotated[
         Path, typer.Option("--config", "-c", help="Configuration file (YAML).")
     ] = DEFAULT_CONFIG,
     arrival: Annotated[
         str | None,
-        typer.Option("--time", help="When it arrives, such as 2026-05-01T12:00:00Z. Default: now."),
+        typer.Option("--time", help="Arrival time, such as 2026-05-01T12:00:00Z. Default: now."),
     ] = None,
     base64: Annotated[bool, typer.Option("--base64", help="The payload is base64 of the bytes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

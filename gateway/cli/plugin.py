@@ -15,7 +15,7 @@ from gateway.pipeline.plugins_loader import FoundPlugin, find_plugins, load_wind
 from gateway.windows.spec import WindowSpec
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Plugins for windows, and decoders: list, check, new."
+    no_args_is_help=True, rich_markup_mode=None, help="List, check and create window plugins and decoders."
 )
 
 Folder = Annotated[
@@ -120,7 +120,7 @@ def _facts(plugin: FoundPlugin) -> dict[str, str]:
 
 @app.command()
 def check(
-    plugin: Annotated[str, typer.Argument(help="A plugin's name, or a file.")],
+    plugin: Annotated[str, typer.Argument(help="Name of a plugin, or a file.")],
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="An option of the plugin, as name=value.")
     ] = None,
@@ -182,11 +182,11 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 def new(
     name: Annotated[
         str,
-        typer.Argument(help="Its name: that of the file, and of `plugin:` or `decoder:` where it is used."),
+        typer.Argument(help="Name of the plugin and its file, for `plugin:` or `decoder:`."),
     ],
     plugins: Folder = DEFAULT_FOLDER,
     kind: Annotated[
-        Literal["window", "decoder"], typer.Option("--kind", help="For windows, or to read payloads.")
+        Literal["window", "decoder"], typer.Option("--kind", help="For windows, or to decode payloads.")
     ] = "window",
 ) -> None:
     """Write a plugin to start from: it works, and says where to change what."""

@@ -43,24 +43,24 @@ def receive(
         typer.Option(
             "--output",
             "-o",
-            help="Where events go: a file of JSON lines, sqlite:///FILE, or postgresql://USER@HOST/DATABASE.",
+            help="Output: a file of JSON lines, sqlite:///FILE, or postgresql://USER@HOST/DATABASE.",
         ),
     ],
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Compare what is there with the gateways' audit records, at the end."),
+        typer.Option("--verify", help="At the end, compare the output with the gateways' audit records."),
     ] = False,
     max_age: Annotated[
         str,
-        typer.Option("--max-age", help="How old the last audit record may be for --verify to say complete."),
+        typer.Option("--max-age", help="Oldest age of the last audit record for --verify to say complete."),
     ] = "3m",
     gateway: Annotated[str, typer.Option("--gateway", help="Only this gateway's events.")] = "+",
     prefix: Annotated[str, typer.Option("--prefix", help="The gateways' topic prefix.")] = "gateway",
-    once: Annotated[bool, typer.Option("--once", help="Stop when nothing has come for --idle.")] = False,
-    idle: Annotated[str, typer.Option("--idle", help="How long --once waits for more.")] = "5s",
+    once: Annotated[bool, typer.Option("--once", help="Stop when nothing has arrived for --idle.")] = False,
+    idle: Annotated[str, typer.Option("--idle", help="How long --once waits for further events.")] = "5s",
     client_id: Annotated[
         str | None,
-        typer.Option("--client-id", help="MQTT client id; its session keeps what comes meanwhile."),
+        typer.Option("--client-id", help="MQTT client id; its session keeps events between runs."),
     ] = None,
     protocol: connecting.Protocol = "5",
     username: connecting.Username = None,
@@ -185,4 +185,4 @@ def _wait(receiver: Receiver, link: Link, idle_s: float | None) -> str:
                 return ""
             if idle_s is not None and quiet_s > idle_s + _GIVE_UP_S:
                 return f"no connection to the broker: {link.metrics.last_error}"
-    return f"cannot go on: {receiver.failure}" if receiver.failure else ""
+    return f"cannot continue: {receiver.failure}" if receiver.failure else ""

@@ -34,7 +34,7 @@ def replay(
         Path, typer.Option("--config", "-c", help="Configuration file (YAML).")
     ] = DEFAULT_CONFIG,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the results go, as JSON lines.")
+        Path | None, typer.Option("--output", "-o", help="Output file of results, as JSON lines.")
     ] = None,
     no_flush: Annotated[
         bool, typer.Option("--no-flush", help="Leave windows open at the end of the input.")

@@ -39,7 +39,7 @@ class Mending:
         now_s = time.monotonic()
         if now_s - self._last_s < MENDED_ONCE_IN_S:
             raise DamageError(
-                f"the buffer's file is damaged again: {problem}", hint="look at the disk and the memory"
+                f"the buffer's file is damaged again: {problem}", hint="check the disk and the memory"
             )
         self._last_s = now_s
         log.error(
@@ -79,7 +79,7 @@ def run(
 ) -> None:
     """Run the gateway. SIGTERM or Ctrl-C stops it in order: what it acknowledged is on disk.
 
-    SIGHUP makes it read the configuration and the plugins again: sound ones are taken up at once, with the
+    SIGHUP makes it read the configuration and the plugins again: valid ones take effect at once, with the
     buffer and the state of unchanged windows as they are; of others the problems are logged, and nothing
     changes.
     """
@@ -99,7 +99,7 @@ def run(
                 raise
             trace = None if isinstance(exc, GatewayError) else exc
             log.error(
-                "the new configuration cannot be started, the one before goes on: %s", exc, exc_info=trace
+                "the new configuration cannot be started, the old one stays active: %s", exc, exc_info=trace
             )
             settings, proven = proven, None
             continue
@@ -142,14 +142,14 @@ def _load_again(config: Path, before: Config) -> Config | None:
     try:
         settings = _load(config)
     except ConfigError as exc:
-        log.error("the configuration is not taken up: %s", "; ".join([str(exc), *exc.problems]))
+        log.error("the configuration is not reloaded: %s", "; ".join([str(exc), *exc.problems]))
         return None
     except (Exception, SystemExit):  # a fault of ours, or of a plugin, must not end what runs
-        log.exception("the configuration is not taken up")
+        log.exception("the configuration is not reloaded")
         return None
     changed = changed_keys(before, settings)
     if changed:
-        log.info("the configuration is taken up; changed: %s", ", ".join(changed))
+        log.info("the configuration is reloaded; changed: %s", ", ".join(changed))
     elif _is_mounted_alone(config):
         log.warning(
             "the configuration has not changed. %s is mounted as a single file: an editor that replaces it"
@@ -179,7 +179,7 @@ class _HealthLog:
         """Log what is new."""
         for problem in problems:
             if problem not in self._known:
-                log.error("only a restart mends this: %s", problem)
+                log.error("only a restart repairs this: %s", problem)
         self._known = {*problems}
 
 

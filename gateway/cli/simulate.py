@@ -50,7 +50,7 @@ def simulate(
     seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="Stop after this time.")] = None,
     count: Annotated[int | None, typer.Option("--count", min=0, help="Stop after N readings.")] = None,
     preset: Annotated[Preset, typer.Option("--preset", help="Topics and payloads.")] = Preset.TASMOTA,
-    skew: Annotated[str, typer.Option("--skew", help="How far the devices' clocks are off at most.")] = "0",
+    skew: Annotated[str, typer.Option("--skew", help="Largest error of the devices' clocks.")] = "0",
     disorder: Annotated[
         float, typer.Option("--disorder", min=0, max=1, help="Fraction that is delayed up to 2s.")
     ] = 0.0,
@@ -61,7 +61,7 @@ def simulate(
         float, typer.Option("--duplicates", min=0, max=1, help="Fraction that is sent twice.")
     ] = 0.0,
     outage: Annotated[
-        str | None, typer.Option("--outage", help="Hold everything back from FROM for LENGTH: 10s+5s.")
+        str | None, typer.Option("--outage", help="Pause publishing from FROM for LENGTH: 10s+5s.")
     ] = None,
     qos: Annotated[int, typer.Option("--qos", min=0, max=1, help="MQTT quality of service.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same messages.")] = 1,

@@ -34,7 +34,7 @@ def top(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Its configuration file.")] = None,
     url: Annotated[str | None, typer.Option("--url", help="Its page: http://127.0.0.1:8080.")] = None,
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="File with http.token, where it has one.")
+        Path | None, typer.Option("--token-file", help="File with http.token, if the gateway has one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the state once, as JSON.")] = False,
 ) -> None:
@@ -98,7 +98,7 @@ def _asking(url: str, token: str | None) -> Callable[[], dict[str, Any]]:
                 raise GatewayError(f"{url} refuses: {exc.code} {exc.reason}", hint=hint) from exc
         except (OSError, ValueError) as exc:
             raise GatewayError(
-                f"{url} does not answer: {plain_reason(exc)}", hint="does the gateway run?"
+                f"{url} does not answer: {plain_reason(exc)}", hint="is the gateway running?"
             ) from exc
 
     return ask

@@ -103,9 +103,9 @@ class CountWindow(Section):
 class Trigger(Section):
     """Trigger of a global window's results: by number, by time, or whichever comes first."""
 
-    count: int | None = setting(None, ge=1, description="After so many readings.")
+    count: int | None = setting(None, ge=1, description="After this many readings.")
     every: PositiveDurationMs | None = setting(
-        None, description="So often by the gateway's time, if something is new."
+        None, description="Interval by the gateway's time, if something is new."
     )
 
 
@@ -134,10 +134,10 @@ class Early(Section):
     """Results before a window ends."""
 
     every: PositiveDurationMs | None = setting(
-        None, description="So often by the gateway's time, if something is new."
+        None, description="Interval by the gateway's time, if something is new."
     )
     count: int | None = setting(
-        None, ge=1, description="After so many readings; judged once for all readings of a message."
+        None, ge=1, description="After this many readings; checked once for all readings of a message."
     )
 
 
@@ -145,7 +145,7 @@ class Corrections(Section):
     """Interval of corrections."""
 
     every: DurationMs = setting(
-        "0", description="At most so often for a key, by the gateway's time; the last one is always sent."
+        "0", description="Shortest interval for a key, by the gateway's time; the last one is always sent."
     )
 
 
@@ -181,7 +181,7 @@ class ShownAs(Section):
         Literal["measurement", "total", "total_increasing"] | None, BeforeValidator(none_if_off), OrOff
     ] = setting("measurement", description="How Home Assistant keeps statistics of it. `off`: none.")
     expire_after: PositiveDurationMs | None = setting(
-        None, description="After so long without a new one the value is shown as unavailable. Unset: never."
+        None, description="Time without a new one until the value is shown as unavailable. Unset: never."
     )
 
     def shown(self) -> Shown:

@@ -111,7 +111,9 @@ class ControlServer:
             request = _request(lines)
             name = str(request.get("do"))
             if name not in self._operations:
-                raise ControlError(f"this gateway cannot do {name!r}", hint="is it of another version?")
+                raise ControlError(
+                    f"this gateway cannot do {name!r}", hint="does the gateway run another version?"
+                )
             log.info("asked to %s: %s", name, {key: value for key, value in request.items() if key != "do"})
             return {"result": self._operations[name](request, report)}
         except GatewayError as exc:
@@ -168,7 +170,7 @@ def _result(lines: BinaryIO, report: Report) -> Mapping[str, Any]:
         if "error" in found:
             raise ControlError(str(found["error"]), hint=str(found.get("hint", "")))
         report(int(found.get("done", 0)), int(found.get("total", 0)))
-    raise ControlError("the gateway answered what is no answer", hint="is it of another version?")
+    raise ControlError("the gateway's answer cannot be read", hint="does the gateway run another version?")
 
 
 def _line(lines: BinaryIO, limit_bytes: int) -> Any:

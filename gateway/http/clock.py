@@ -75,7 +75,7 @@ def _own_clock(gateway: GatewayStatus) -> Iterator[Metric]:
         state.add_metric([name], name == status.state)
     yield state
     for name, text, value in (
-        ("certain", "Whether the time is confirmed.", status.certain),
+        ("certain", "1 while the time is confirmed.", status.certain),
         ("uncertainty_seconds", "Bound on the error of the gateway's time.", status.uncertainty_s),
         ("drift_ppm", "Drift of the machine's quartz against the source.", status.drift_ppm),
         ("system_offset_seconds", "How far the gateway's time is ahead of the system clock.",
@@ -85,7 +85,7 @@ def _own_clock(gateway: GatewayStatus) -> Iterator[Metric]:
             yield GaugeMetricFamily(f"gateway_clock_{name}", text, value=value)
     yield CounterMetricFamily("gateway_clock_steps", "Steps of the gateway's time.", value=status.steps)
     yield CounterMetricFamily("gateway_clock_switches", "Changes of the source.", value=status.switches)
-    jumps = CounterMetricFamily("gateway_clock_jumps", "What befell the system clock.", labels=["kind"])
+    jumps = CounterMetricFamily("gateway_clock_jumps", "Jumps of the system clock, by kind.", labels=["kind"])
     for kind, count in status.jumps.items():
         jumps.add_metric([kind], count)
     offsets = GaugeMetricFamily(
@@ -106,7 +106,7 @@ def _devices(gateway: GatewayStatus) -> Iterator[Metric]:
     yield GaugeMetricFamily("gateway_devices_wrong", "Devices whose clocks are wrong.", value=len(wrong))
     yield CounterMetricFamily(
         "gateway_devices_unwatched_messages",
-        "Messages of devices for which there was no room.",
+        "Messages of devices beyond the number that is watched.",
         value=devices.unwatched,
     )
     offsets = GaugeMetricFamily(

@@ -93,7 +93,7 @@ class Guard:
     def _refusal(self, path: str, headers: Headers, address: str) -> Response | None:
         host = headers.get("host", "")
         if not self._access.knows_host(host):
-            text = f"This gateway does not go by the name {host!r}. Add it to http.hosts, or use its address."
+            text = f"This gateway does not have the name {host!r}. Add it to http.hosts, or use its address."
             return PlainTextResponse(text, 421)
         if path in OPEN_PATHS or path.startswith(OPEN_FOLDER) or self._access.token is None:
             return None

@@ -49,10 +49,10 @@ class GatewayCollector(Collector):
 
     def _about(self) -> Iterator[Metric]:
         about = {"version": __version__, "id": self._status.gateway_id}
-        yield InfoMetricFamily("gateway", "Which gateway this is.", value=about)
+        yield InfoMetricFamily("gateway", "Name and version of the gateway.", value=about)
         yield GaugeMetricFamily(
             "gateway_start_time_seconds",
-            "When it was started, Unix time.",
+            "Start of the gateway, Unix time.",
             value=self._status.started_ms / 1000,
         )
 
@@ -65,7 +65,7 @@ class GatewayCollector(Collector):
             events.add_metric([status.name.lower()], counts.get(("status", status.name), 0))
         yield events
         for name, label, text in (
-            ("outcome", "outcome", "Messages by what became of them: the sum is all that came."),
+            ("outcome", "outcome", "Messages by outcome: the sum is all that arrived."),
             ("rejected", "reason", "Messages that were rejected, by reason."),
             ("appended", "kind", "Events that were stored, by kind."),
             ("evicted", "reason", "Events that retention removed, by reason."),
@@ -81,21 +81,21 @@ class GatewayCollector(Collector):
             )
         yield GaugeMetricFamily(
             "gateway_buffer_max_bytes",
-            "What the buffer may take on the disk.",
+            "Largest size of the buffer's files.",
             value=self._status.max_buffer_bytes,
         )
         space = self._status.space
         for name, text, level in (
             ("buffer_wal_bytes", "Size of the write-ahead log.", space.wal_bytes()),
-            ("disk_free_bytes", "What is free on the buffer's disk.", space.free_bytes),
-            ("disk_low", "Whether that is less than the gateway keeps free.", space.low),
-            ("disk_ballast", "Whether the ballast for a full disk is there.", space.ballast_held),
+            ("disk_free_bytes", "Free space on the buffer's disk.", space.free_bytes),
+            ("disk_low", "1 while that is less than the gateway keeps free.", space.low),
+            ("disk_ballast", "1 while the ballast for a full disk is there.", space.ballast_held),
         ):
             yield GaugeMetricFamily(f"gateway_{name}", text, value=level)
 
     def _upkeep(self) -> Iterator[Metric]:
         ratios = GaugeMetricFamily(
-            "gateway_payload_stored_ratio", "What is left of a byte of a route's payloads.", labels=["route"]
+            "gateway_payload_stored_ratio", "Compressed share of a route's payloads.", labels=["route"]
         )
         for route, ratio in self._status.store.compressor.ratios().items():
             ratios.add_metric([route], ratio)
@@ -112,7 +112,7 @@ class GatewayCollector(Collector):
             yield CounterMetricFamily(f"gateway_buffer_{name}", text, value=value)
         for name, text, level in (
             ("verified_share", "How far the current verification is, 0 to 1.", metrics.verified_share),
-            ("damaged", "Whether the file itself was found damaged.", bool(metrics.damage)),
+            ("damaged", "1 if the file itself was found damaged.", bool(metrics.damage)),
             (
                 "failed_backups",
                 "Backups that failed since the last one that was made.",
@@ -154,7 +154,7 @@ class GatewayCollector(Collector):
     def _decoding(self) -> Iterator[Metric]:
         for name, label, text, source in (
             ("undecoded", "reason", "Payloads that could not be read.", self._status.undecoded),
-            ("field_misses", "field", "Fields that were not there.", self._status.field_misses),
+            ("field_misses", "field", "Fields that were missing.", self._status.field_misses),
             (
                 "decode_oddities",
                 "what",
@@ -188,7 +188,7 @@ class GatewayCollector(Collector):
             ),
             (
                 "unwanted",
-                "Messages that a filter over several routes brought for none.",
+                "Messages of a filter over several routes that belong to none.",
                 subscriptions.unwanted,
             ),
         ):
@@ -196,7 +196,7 @@ class GatewayCollector(Collector):
 
     def _sparkplug(self) -> Iterator[Metric]:
         family = CounterMetricFamily(
-            "gateway_sparkplug", "What became of Sparkplug's edge nodes and their metrics.", labels=["what"]
+            "gateway_sparkplug", "Sparkplug's edge nodes and their metrics, by outcome.", labels=["what"]
         )
         for what, count in list(self._status.sparkplug.items()):
             family.add_metric([what], count)
@@ -216,13 +216,13 @@ class GatewayCollector(Collector):
             yield family
 
     def _links(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("gateway_link_up", "Whether the connection stands.", labels=["link"])
+        up = GaugeMetricFamily("gateway_link_up", "1 while connected.", labels=["link"])
         connects = CounterMetricFamily("gateway_link_connects", "Connections made.", labels=["link"])
         failures = CounterMetricFamily("gateway_link_failures", "Connections lost.", labels=["link"])
         too_large = CounterMetricFamily(
             "gateway_link_too_large", "Messages larger than the broker takes: not sent.", labels=["link"]
         )
-        alive = GaugeMetricFamily("gateway_thread_alive", "Whether the thread runs.", labels=["thread"])
+        alive = GaugeMetricFamily("gateway_thread_alive", "1 while the thread runs.", labels=["thread"])
         for link in self._status.links:
             up.add_metric([link.name], link.connected)
             connects.add_metric([link.name], link.metrics.connects)
@@ -292,7 +292,7 @@ class GatewayCollector(Collector):
     def _flow(self) -> Iterator[Metric]:
         signal, load = self._status.signal, self._status.load
         state = GaugeMetricFamily(
-            "gateway_backpressure", "1 for what is asked of devices.", labels=["action"]
+            "gateway_backpressure", "1 for the current request to devices.", labels=["action"]
         )
         for action in Action:
             state.add_metric([action.value], action is signal.action)
@@ -300,10 +300,10 @@ class GatewayCollector(Collector):
         for name, text, value in (
             ("level", "From 0, at ease, to 3; docs/flow.md.", signal.level),
             ("delay_seconds", "How long devices are asked to wait.", signal.delay_ms / 1000),
-            ("sample_rate", "The share that sampling routes keep.", signal.sample_rate),
+            ("sample_rate", "Share of messages that sampling routes keep.", signal.sample_rate),
         ):
             yield GaugeMetricFamily(f"gateway_backpressure_{name}", text, value=value)
-        loads = GaugeMetricFamily("gateway_load", "What backpressure looks at.", labels=["load"])
+        loads = GaugeMetricFamily("gateway_load", "Measurements behind backpressure.", labels=["load"])
         for field in fields(load):
             loads.add_metric([field.name], getattr(load, field.name))
         yield loads

@@ -53,7 +53,7 @@ class Memory:
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, TypeError) as exc:
-            log.warning("%s cannot be read, which subscriptions are left over is not known: %s", path, exc)
+            log.warning("%s cannot be read, earlier subscriptions are unknown: %s", path, exc)
             return cls()
 
     def write(self, path: Path) -> None:
@@ -278,4 +278,4 @@ class Subscriptions:
             try:
                 self._report.save(self._memory)
             except OSError as exc:
-                log.warning("what is subscribed to cannot be remembered for the next start: %s", exc)
+                log.warning("the subscriptions cannot be saved for the next start: %s", exc)

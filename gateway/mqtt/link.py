@@ -279,7 +279,7 @@ class Link:
                 self._serve()
             except _Renewal as exc:
                 self.ended_by_us = True
-                log.info("%s: connects anew: %s", self.name, exc)
+                log.info("%s: reconnecting: %s", self.name, exc)
                 self.progressed()
             except Exception as exc:  # noqa: BLE001
                 # A malformed packet, a refusal, a defect in paho or in a callback: whatever it is, the
@@ -377,7 +377,7 @@ class Link:
             return
         ttl_s = self.endpoint.password_ttl_s
         if ttl_s is not None and now_s - self._connected_at_s > _RENEW_AT * ttl_s:
-            raise _Renewal("the password runs out soon")
+            raise _Renewal("the password expires soon")
         if self._choice and now_s - self._looked_at_s > FAIL_BACK_S:
             self._looked_at_s = now_s
             if _answers(self._choices[0]):
@@ -410,7 +410,7 @@ class Link:
         self._barren += was_connected
         if was_connected and self._barren > _BARREN:
             log.warning(
-                "%s: %d connections to %s in a row ended before they brought anything: %s; "
+                "%s: %d connections to %s in a row ended without any progress: %s; "
                 "the pauses grow up to %d times reconnect_max",
                 *(self.name, self._barren, self.endpoint.place, self.metrics.last_error, _BARREN_LONGEST),
             )
@@ -422,7 +422,7 @@ class Link:
             self._session.leaving(self)
             connection.say_goodbye()
         except (OSError, ValueError, BrokerError) as exc:
-            log.info("%s: no polite goodbye: %s", self.name, exc)
+            log.info("%s: closed without DISCONNECT: %s", self.name, exc)
 
     def _note_failure(self, error: Exception) -> None:
         self.metrics.failures += 1

@@ -65,7 +65,7 @@ def _through_proxy(endpoint: Endpoint, timeout_s: float) -> socket.socket:
     except (ProxyError, OSError) as exc:
         reason = plain_reason(exc)
         raise BrokerError(
-            f"the proxy {asked.host}:{asked.port} does not lead to {endpoint.place}: {reason}; check proxy"
+            f"the proxy {asked.host}:{asked.port} did not connect to {endpoint.place}: {reason}; check proxy"
         ) from exc
 
 

@@ -66,8 +66,8 @@ class Announcements:
         for window, counters in windows.items():
             if counters.keys_rejected and window not in self._crowded:
                 self._crowded.add(window)
-                full = f"window {window} has {counters.keys} keys and takes no more"
-                hint = "is its `key` what it should be? else raise `max_keys`, or set `ttl`"
+                full = f"window {window} has {counters.keys} keys and takes no further ones"
+                hint = "check its `key`; if it is right, raise `max_keys` or set `ttl`"
                 self._alert(store, "max_keys", f"{full}; {hint}", {"window": window, "keys": counters.keys})
 
     def slow(self, windows: Mapping[str, Counters]) -> None:
@@ -79,7 +79,7 @@ class Announcements:
             if sample_us > SLOW_SAMPLE_US:
                 self._slow.add(window)
                 log.warning(
-                    "window %s takes %.0f µs of the processor for a sample; its plugin is slow",
+                    "window %s needs %.0f µs of processor time per sample; its plugin is slow",
                     window,
                     sample_us,
                 )

@@ -167,7 +167,7 @@ class Discipline:
         self.state = "holdover"
         estimate = self.estimate(at_s)
         drift = "" if estimate is None else f", with a drift of {estimate.drift * 1e6:+.2f} ppm"
-        return [Change("clock_holdover", f"no source of time is left; the clock goes on by itself{drift}")]
+        return [Change("clock_holdover", f"no source of time answers; the clock continues by itself{drift}")]
 
     def _note_disagreement(self, fresh: Mapping[str, Estimate]) -> list[Change]:
         disagreed, self.disagree = self.disagree, bool(fresh) and not self._agreeing

@@ -191,7 +191,7 @@ class Restoration:
     """Takes in the rows of one window, in any order, though the first one first takes the least memory."""
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
-        self.why_not = "it is not configured any more" if checkpoint is None else ""
+        self.why_not = "it is no longer configured" if checkpoint is None else ""
         """Reason why the state cannot be used, or empty."""
         self._checkpoint = checkpoint
         self._has_begun = False

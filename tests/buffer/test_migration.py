@@ -143,7 +143,7 @@ def test_without_room_for_a_copy_it_is_migrated_all_the_same(
         pass
     assert version(path) == SCHEMA_VERSION
     assert not copy_path(path, 1).exists()
-    assert "no room for a copy" in caplog.text
+    assert "no space for a copy" in caplog.text
 
 
 def test_a_reader_reads_a_file_of_version_1_and_leaves_it_as_it_is(path: Path) -> None:

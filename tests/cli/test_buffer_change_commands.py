@@ -91,7 +91,7 @@ def test_a_restore_needs_a_stop_and_then_takes_the_backup(config: Path, buffer: 
         refused = gateway("buffer", "restore", "-c", config)
         assert refused.returncode == 1
         assert f"process {running.pid}" in refused.stderr
-        assert "stop it, run `gateway buffer restore` again" in refused.stderr
+        assert "stop the gateway, run `gateway buffer restore` again" in refused.stderr
         second = gateway("run", "-c", config)
         assert second.returncode == 1
         assert f"used by another gateway (process {running.pid})" in second.stderr

@@ -36,7 +36,7 @@ def test_a_configuration_that_cannot_be_read_does_not_end_a_running_gateway(tmp_
 
         def refuses(times: int) -> None:
             gateway.reload()
-            said = ("is not taken up", "the one before goes on")
+            said = ("is not reloaded", "the old one stays active")
             wait_until(lambda: sum(gateway.log().count(each) for each in said) == times, "it says so")
             wait_until(lambda: gateway.get("/healthz"), "it runs")
 
@@ -55,7 +55,7 @@ def test_a_configuration_that_cannot_be_read_does_not_end_a_running_gateway(tmp_
         config.write_text(sound)
         changed(config, buffer={"checkpoint_interval": "1s"})
         gateway.reload()
-        wait_until(lambda: "taken up; changed: buffer.checkpoint_interval" in gateway.log(), "what changed")
+        wait_until(lambda: "reloaded; changed: buffer.checkpoint_interval" in gateway.log(), "what changed")
         wait_until(lambda: gateway.get("/healthz"), "it runs")
         assert gateway.stop() == 0
 

@@ -31,7 +31,7 @@ def test_it_finds_gateway_and_token_through_the_configuration_and_q_ends_it(tmp_
     config = gateway_config(tmp_path, "mqtt://127.0.0.1:9", http=http)
     missing = gateway_top("-c", str(config))
     assert missing.returncode == 1
-    assert "does the gateway run?" in missing.stderr
+    assert "is the gateway running?" in missing.stderr
     with GatewayProcess(config) as gateway:
         wait_until(lambda: gateway.get("/healthz"), gateway.log())
         assert "g1  degraded" in gateway_top("-c", str(config)).stdout

@@ -894,7 +894,7 @@ def test_a_window_that_turns_keys_away_is_announced_once_and_again_after_a_rollb
     world.tick(250)
     world.take_in(world.reading("d", 3))
     world.tick(250)
-    assert [text.split(";")[0] for text in alerts()] == ["window few has 2 keys and takes no more"]
+    assert [text.split(";")[0] for text in alerts()] == ["window few has 2 keys and takes no further ones"]
     world.checkpoint()
     world.catch_up()
     world.take_in(world.reading("d", 4))

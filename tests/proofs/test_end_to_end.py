@@ -514,7 +514,7 @@ def test_sighup_takes_up_a_sound_configuration_and_keeps_what_did_not_change(
         sound = config.read_text()
         config.write_text(sound.replace("tumbling", "tumblign"))
         gateway.reload()
-        wait_until(lambda: "is not taken up" in gateway.log(), "the refusal")
+        wait_until(lambda: "is not reloaded" in gateway.log(), "the refusal")
         assert "did you mean tumbling" in gateway.log().lower().replace("'", "")
         config.unlink()
         gateway.reload()

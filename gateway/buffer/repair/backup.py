@@ -80,8 +80,8 @@ def _check_room(path: Path, target: Path, keep_free_bytes: int) -> None:
     if free < needed + keep_free_bytes:
         spare = f", and {format_bytes(keep_free_bytes)} have to stay free" if keep_free_bytes else ""
         raise StoreError(
-            f"no room for a backup: it takes {format_bytes(needed)}, {format_bytes(free)} are free{spare}",
-            hint="make room on the disk, or let the buffer be smaller (buffer.max_size)",
+            f"no space for a backup: it takes {format_bytes(needed)}, {format_bytes(free)} are free{spare}",
+            hint="free some disk space, or set a smaller buffer.max_size",
         )
 
 

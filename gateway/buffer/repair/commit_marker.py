@@ -51,7 +51,7 @@ class CommitMarker:
             self._write(_with_checksum(_LAYOUT.pack(_MAGIC, last_id)))
         except OSError as exc:
             if not self._failing:
-                log.warning("a loss of the write-ahead log would not be noticed, no mark: %s", exc)
+                log.warning("no mark, so a lost write-ahead log would go unnoticed: %s", exc)
             self._failing = True
         else:
             self._last_id, self._failing = last_id, False

@@ -109,7 +109,7 @@ class Upkeep:
                 self._damaged(str(exc))
                 worked = False
             except (apsw.Error, PeeweeException, OSError) as exc:
-                log.warning("the buffer cannot be looked through now: %s", exc)
+                log.warning("the buffer cannot be verified now: %s", exc)
                 self._end_walk(started_s + _TRY_AGAIN_S)
                 worked = False
             took_s = self._clock.monotonic_s() - started_s

@@ -159,7 +159,7 @@ class DiskGuard:
         space.look()
         while space.free_bytes < self._wanted_bytes:
             if not self._step(store, space, 0):
-                log.error("the disk is full, and the buffer has nothing more to give up: %s", space)
+                log.error("the disk is full, and nothing is left to remove: free some space: %s", space)
                 return
 
     def _step(self, store: Store, space: DiskSpace, free_bytes: int) -> bool:

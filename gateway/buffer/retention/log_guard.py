@@ -85,7 +85,7 @@ class PinnedWal:
     def _reason(self, log_bytes: int) -> str:
         who = " and ".join(readers_of(self._space.path)) or "a process that cannot be seen from here"
         grown = f"the write-ahead log has grown to {format_bytes(log_bytes)}"
-        return f"{grown}, because {who} reads the buffer in one long transaction: end that"
+        return f"{grown}, because {who} reads the buffer in one long transaction: stop that process"
 
 
 def readers_of(path: Path, locks: Path = _LOCKS) -> list[str]:

@@ -60,7 +60,7 @@ def test_no_backup_is_made_where_the_disk_would_be_left_with_too_little(tmp_path
     path = tmp_path / "events.db"
     fill(path, 100)
     free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(StoreError, match="no room for a backup"):
+    with pytest.raises(StoreError, match="no space for a backup"):
         back_up(path, keep_free_bytes=free)
     assert not backup_path(path).exists()
     back_up(path, keep_free_bytes=free // 2)

@@ -94,7 +94,7 @@ def test_file_and_log_stay_within_the_size_while_somebody_reads_and_it_goes_on_a
             while True:
                 fill(store, room, chance)
                 assert file_bytes(store.path) <= MAX_BYTES
-        with pytest.raises(LogHeldError, match="end that"):
+        with pytest.raises(LogHeldError, match="stop that process"):
             room.check(store, 0)
     (announced,) = [said for name, said in alerts.said if name == "log_held"]
     assert "python" in announced
