@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from gateway.buffer.compression import PayloadDecompressor
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.identity import BUFFER_ID
 from gateway.buffer.newest_results import Row, newest_of
+from gateway.buffer.repair.damage import note_if_damaged
 from gateway.buffer.schema import open_reader
 from gateway.buffer.stored_events import BATCH_BYTES, StoredEvents, among, fitting
 from gateway.core.events import Status
@@ -52,11 +54,19 @@ ReadError = apsw.Error
 
 
 class Reader:
-    """A read-only connection that remembers the stream names and dictionaries it has met."""
+    """A read-only connection that remembers the stream names and dictionaries it has met.
+
+    Damage that it meets is noted beside the buffer, see `repair.damage`.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._database = open_reader(path)
+        try:
+            self._database = open_reader(path)
+        except Exception as exc:
+            note_if_damaged(path, exc)
+            raise
         self._connection = self._database.connection()
+        self._connection.cursor_factory = partial(_WatchfulCursor, path)
         self._names: dict[int, str] = {}
         self._buffer_id = ""
         self._decompressor = PayloadDecompressor()
@@ -288,6 +298,28 @@ class Reader:
         ends = accumulate(lengths, initial=0)
         stored = [packed[start:end] for start, end in pairwise(ends)]
         return StoredEvents(columns[0], bytes.fromhex(row[1] or ""), *columns[1:], stored)  # type: ignore[call-arg]
+
+
+class _WatchfulCursor(apsw.Cursor):
+    """A cursor of a Reader, which notes that the file is damaged."""
+
+    def __init__(self, path: Path, connection: apsw.Connection) -> None:
+        super().__init__(connection)
+        self._path = path
+
+    def execute(self, *arguments: Any, **options: Any) -> apsw.Cursor:
+        try:
+            return super().execute(*arguments, **options)
+        except apsw.Error as exc:
+            note_if_damaged(self._path, exc)
+            raise
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except apsw.Error as exc:
+            note_if_damaged(self._path, exc)
+            raise
 
 
 def _checksum(row: Sequence[Any]) -> int:

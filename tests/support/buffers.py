@@ -10,6 +10,7 @@ from typing import Any
 import apsw
 
 from gateway.buffer.reader import Reader
+from gateway.buffer.schema import PAGE_BYTES
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Kind, Priority
 
@@ -83,3 +84,13 @@ def all_payloads(path: Path) -> list[bytes]:
             assert corrupt == []
             found += reader.payloads(good)
         return found
+
+
+def spoil_page(path: Path, table: str) -> None:
+    """Make a leaf in the middle of a table unreadable: the next row goes elsewhere, if there are more."""
+    leaves = sql(path, "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf' ORDER BY path", table)
+    page: int = leaves[len(leaves) // 2][0]
+    sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE_BYTES)
+        file.write(b"\xff" * PAGE_BYTES)

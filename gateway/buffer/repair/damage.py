@@ -54,19 +54,33 @@ def using(path: Path) -> Iterator[None]:
         ) from exc
 
 
+def note_if_damaged(path: Path, error: Exception) -> None:
+    """Note that the buffer `path` is damaged, where that is what reading it has raised.
+
+    A gateway that runs on it sees the note within seconds.
+    """
+    if _is_damage(error):
+        with suppress(OSError):
+            if not noted_damage(path):
+                note_damage(path, str(error))
+
+
+def _is_damage(error: Exception) -> bool:
+    return isinstance(getattr(error, "orig", error), (apsw.CorruptError, apsw.NotADBError))
+
+
 @contextmanager
 def looking_into(path: Path) -> Iterator[None]:
-    """While the buffer `path`, perhaps a running gateway's, is only read: damage is noted for that gateway.
+    """While a command reads the buffer `path`, perhaps a running gateway's: damage is noted for that gateway.
 
     Raises DamageError then.
     """
     try:
         yield
     except Exception as exc:
-        if not isinstance(getattr(exc, "orig", exc), (apsw.CorruptError, apsw.NotADBError)):
+        note_if_damaged(path, exc)
+        if not _is_damage(exc):
             raise
-        with suppress(OSError):
-            note_damage(path, str(exc))
         raise DamageError(
             f"the buffer {path} is damaged: {exc}",
             hint="the next start of the gateway saves what is readable",

@@ -1,4 +1,4 @@
-"""Checks that the rows of the small tables hold valid values.
+"""Checks that the small tables and their indexes are whole, and that their rows hold valid values.
 
 SQLite checks the structure of pages, not what stands in them: a flipped byte turns a number into a text or a
 text into bytes that are none, and `quick_check` says "ok". Events need none of this, they have a checksum.
@@ -41,6 +41,9 @@ def unfit(connection: apsw.Connection) -> str:
         if count:
             return f"{count} rows of {table} do not fit its columns"
         _read_texts(connection, table)
+        ((found,),) = connection.execute(f"PRAGMA integrity_check([{table}])").fetchall()[:1]
+        if found != "ok":  # its index, for instance: what it does not find would be given a number twice
+            return str(found)
     ((count,),) = connection.execute("SELECT count(*) FROM sqlite_sequence WHERE typeof(seq) <> 'integer'")
     return f"{count} rows of sqlite_sequence hold no number" if count else ""
 

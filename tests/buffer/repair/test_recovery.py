@@ -13,10 +13,12 @@ import pytest
 
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.reader import Reader
+from gateway.buffer.repair import recovery
 from gateway.buffer.repair.recovery import Recovery, backup_path, check, recover
 from gateway.buffer.repair.salvage import salvage
 from gateway.buffer.repair.wal import mended, scan
 from gateway.buffer.store import NewEvent, Store
+from tests.support.buffers import sql
 
 NOW_MS = 1_750_000_000_000
 EVENTS = 2000
@@ -292,3 +294,34 @@ def test_a_disk_without_room_for_the_rebuild_leaves_the_damaged_file_where_it_is
         recover(path, NOW_MS)
     assert path.read_bytes() == damaged
     assert recovered(path)[0].kind == "salvaged"
+
+
+@pytest.mark.parametrize("table", ["streams", "stream_name", "last_payloads"])
+def test_a_large_file_with_a_damaged_small_table_is_mended_at_the_start(
+    tmp_path: Path, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "CHECK_AT_START_BYTES", 0)  # every file counts as large
+    master = tmp_path / "master.db"
+    store = Store(master)
+    store.open()
+    names = [f"plant/{number:04}" for number in range(700)]
+    with store.transaction():
+        store.append([event(0)._replace(topic=name) for name in names])
+        for name in names:
+            store._streams.note_mark(name, 1)
+        store.checkpoint([])
+    store.close()
+    pages: list[int] = [page for (page,) in sql(master, "SELECT pageno FROM dbstat WHERE name = ?", table)]
+    assert len(pages) > 2
+    for page in (pages[0], pages[len(pages) // 2], pages[-1]):
+        path = tmp_path / f"{page}.db"
+        damaged = bytearray(master.read_bytes())
+        damaged[(page - 1) * PAGE_BYTES : page * PAGE_BYTES] = b"\xff" * PAGE_BYTES
+        path.write_bytes(damaged)
+        assert recover(path, NOW_MS + page).kind == "salvaged"
+        store = Store(path)
+        store.open()
+        with store.transaction():
+            for name in names:
+                store._streams.position(name)
+        store.close()

@@ -26,7 +26,7 @@ from gateway.core.errors import DamageError
 from gateway.core.events import Kind, Status
 from gateway.delivery.states import DeliveryEvent
 from gateway.host.control import SOCKET_FILE
-from tests.support.buffers import append, event, events, opened, reading, sql
+from tests.support.buffers import append, event, events, opened, reading, spoil_page, sql
 from tests.support.gateways import HOST, GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
 
@@ -163,6 +163,23 @@ def test_damage_that_somebody_else_has_read_is_said_at_once(tmp_path: Path) -> N
         note_damage(path, "database disk image is malformed")
         wait_until(lambda: watched.alerts == ["buffer_damaged"], "the alert")
         assert watched.upkeep.metrics.damage == "database disk image is malformed"
+
+
+def test_damage_that_only_the_page_reads_is_in_health_and_an_alert(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "events.db"
+    path.parent.mkdir()
+    fill(path, 2000)
+    with GatewayProcess(gateway_config(tmp_path, f"mqtt://{HOST}:{free_port()}")) as gateway:
+        wait_until(lambda: gateway.metric("gateway_buffer_verified_share") == 1, gateway.log())
+        spoil_page(path, "buffer_events")
+        wait_until(
+            lambda: gateway.said("/api/events?stream=%23&limit=2000") and gateway.get("/healthz") is None,
+            gateway.log(),
+            patience_s=10.0,
+        )
+        assert "malformed" in gateway.said("/healthz")
+        wait_until(lambda: "buffer_damaged" in gateway.said("/api/state"), "the alert", patience_s=5.0)
+        assert "Traceback" not in gateway.log()
 
 
 def test_an_index_that_lost_entries_is_damage_that_quick_check_does_not_see(tmp_path: Path) -> None:
