@@ -88,6 +88,7 @@ def test_a_session_that_publishes_ten_at_once_has_one_under_way() -> None:
     with cloud.running():
         with linked(cloud, burst):
             wait_until(lambda: len(burst.answered) == 10, "all answers")
+        wait_until(lambda: cloud.of(PUBLISH, "/last"), "the last words")
         assert [p.topic for p in cloud.of(PUBLISH)] == [*(f"t/{n}" for n in range(10)), "t/last"]
     assert cloud.most_unanswered == 1
     assert cloud.connections == 1

@@ -180,7 +180,7 @@ def test_behind_a_slow_line_the_backlog_drains_in_time_and_is_complete_with_what
             lambda: gateway.metric('gateway_events_appended_total{kind="raw"}') == sent, "all are stored"
         )
         with line.running():
-            line.rate_bytes_per_s = 60_000
+            line.rate_bytes_per_s = 20_000  # 4 s carry about a quarter of the backlog
             found = consumer.wait_until_audited(gateway, local, sent)
             lost = gateway.metric('gateway_events_evicted_total{reason="downsampled"}')
             assert gateway.metric("gateway_bridge_wire_bytes_total") < 100 * (sent - lost) + 100_000
