@@ -112,14 +112,16 @@ class Suspects:
 
     def witness(self, ids: Sequence[int], streams: Sequence[int], start: int) -> int | None:
         """The event to send before the suspect at `start`, to see whether this connection takes anything:
-        with few strikes, and of another stream where there is one, so that it overtakes nothing. None without
-        need, or choice."""
+        with few strikes, and the first of another stream, so that it overtakes nothing; where there is none
+        and the suspect is a single event, one of its own stream. None without need, or choice."""
         if self._taken_here or not self.suspicious(ids[start]):
             return None
-        known = self._strikes
-        least = [at for at in range(start + 1, len(ids)) if known.get(ids[at], 0) < known[ids[start]]]
-        least.sort(key=lambda at: (known.get(ids[at], 0), streams[at] == streams[start], at))
-        if not least:
-            return None
-        single = self.end(ids, start, len(ids)) == start + 1
-        return least[0] if single or streams[least[0]] != streams[start] else None
+        known, suspected = self._strikes, self._strikes[ids[start]]
+        firsts = {streams[at]: at for at in range(len(ids) - 1, start, -1)}
+        firsts.pop(streams[start], None)
+        # Suspects that wait before it would be overtaken by the first event of their stream without strikes.
+        others = [at for at in firsts.values() if known.get(ids[at], 0) < suspected]
+        if not others and self.end(ids, start, len(ids)) == start + 1:
+            behind = [at for at in range(start + 1, len(ids)) if streams[at] == streams[start]]
+            others = [at for at in behind if known.get(ids[at], 0) < suspected]
+        return min(others, key=lambda at: (known.get(ids[at], 0), at), default=None)

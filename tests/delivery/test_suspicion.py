@@ -87,5 +87,7 @@ def test_the_witness_is_of_another_stream_where_there_is_one() -> None:
     assert suspects.witness([1, 2, 3], [10, 10, 11], 0) == 2
     assert suspects.witness([1, 2], [10, 10], 0) == 1
     assert suspects.witness([1], [10], 0) is None
+    broken_over(suspects, [1, 2])
+    assert suspects.witness([1, 2, 3, 4], [10, 11, 11, 12], 0) == 3  # 3 would overtake 2, of its stream
     suspects.taken([5])
     assert suspects.witness([1, 2, 3], [10, 10, 11], 0) is None  # this connection has shown that it works
