@@ -12,6 +12,7 @@ import typer
 
 from gateway.cli.settings import DEFAULT_CONFIG
 from gateway.config import Config, json_schema, load_config, warnings_of
+from gateway.config.cloud_presets import preset_lines
 from gateway.config.document import Problem
 from gateway.config.models import Cloud
 from gateway.core.errors import BrokerError, ConfigError, ConfigFileError, PluginError
@@ -137,6 +138,8 @@ def summary(config: Config) -> Iterator[str]:
     buffer = config.buffer
     yield f"buffer   {config.gateway.data_dir}, {format_bytes(buffer.max_size)}, {buffer.synchronous} sync"
     yield f"cloud    {_cloud_line(config.cloud)}"
+    if config.cloud and config.cloud.preset:
+        yield from (f"  {config.cloud.preset}: {line}" for line in preset_lines(config.cloud.preset))
     yield f"http     {config.http.listen if config.http else 'off'}"
     for warning in warnings_of(config):
         yield f"warning: {warning}"

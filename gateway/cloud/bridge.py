@@ -94,7 +94,7 @@ class Bridge(Session):
         self._acked: list[int] = []
         self._refusals = 0  # in a row
         self._paused_until_s = 0.0
-        self._most_in_flight = spec.in_flight if spec.format == "batch" else _EVENTS_IN_FLIGHT
+        self._most_in_flight = _EVENTS_IN_FLIGHT if spec.format == "event" else spec.in_flight
         self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
         self._suspects = Suspects()
         self.subscribers = Subscribers(spec.no_subscriber, writer, alert)

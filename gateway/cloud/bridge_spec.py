@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.buffer.stored_events import BATCH_BYTES
-from gateway.cloud.frame_builder import Identity
+from gateway.cloud.frame_builder import Identity, UplinkFormat
 from gateway.cloud.subscribers import SubscriberRule
 from gateway.core.own_topics import OwnTopics
 from gateway.delivery.states import Backoff
@@ -23,7 +23,7 @@ class BridgeSpec:
 
     prefix: str
     gateway_id: str
-    format: Literal["batch", "event"] = "batch"
+    format: UplinkFormat = "batch"
     connections: int = 1
     batch_events: int = 1000
     order: Literal["oldest", "newest"] = "oldest"

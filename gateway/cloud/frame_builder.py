@@ -12,8 +12,11 @@ from gateway.core.events import WireEvent
 from gateway.wire.encodings import Encoding, encode_frame
 from gateway.wire.event_format import event_envelope, event_properties
 from gateway.wire.frame import wire_events
+from gateway.wire.thingsboard import TOPIC as THINGSBOARD_TOPIC
+from gateway.wire.thingsboard import thingsboard_telemetry
 from gateway.wire.uplink_topics import UplinkTopics
 
+UplinkFormat = Literal["batch", "event", "thingsboard"]
 Identity = Literal["properties", "envelope", "none"]
 """Place for the identity of a single event."""
 
@@ -46,7 +49,7 @@ class FrameBuilder:
         self,
         topics: UplinkTopics,
         shard: int,
-        form: Literal["batch", "event"],
+        form: UplinkFormat,
         *,
         encoding: Encoding,
         identity: Identity,
@@ -86,6 +89,10 @@ class FrameBuilder:
             )
             topic = self._topics.batch(self._shard)
             return [Outgoing(place, topic, frame, (), events)]
+        if self._form == "thingsboard":
+            telemetry = thingsboard_telemetry(wire_events(columns), self._topics.device)
+            topic = self._topics.event_template or THINGSBOARD_TOPIC
+            return [Outgoing(place, topic, telemetry, (), events)]
         return [
             Outgoing(
                 (*place, at),

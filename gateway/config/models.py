@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -15,6 +16,7 @@ from pydantic import (
 
 from gateway.config.broker_model import CLIENT_ID as CLIENT_ID  # noqa: PLC0414
 from gateway.config.broker_model import Broker, PasswordSource
+from gateway.config.cloud_presets import CLOUD_PRESETS, lacking, preset_near, with_cloud_preset
 from gateway.config.downlink_model import DownlinkEntry
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Buffer, Flow, Http, Log, Plugins, Time
@@ -146,23 +148,36 @@ class Local(Broker):
         return (BrokerPlace("mqtt", self.listen, None),) if self.embedded else (broker_place(self.url),)
 
 
+def _required_without_preset(schema: dict[str, Any]) -> None:
+    """A preset may bring the URL, or ask for it in its own words."""
+    schema["anyOf"] = [{"required": ["preset"]}, {"required": schema.pop("required")}]
+
+
 class Cloud(Broker):
     """The broker that the buffer is sent to."""
 
+    model_config = ConfigDict(json_schema_extra=_required_without_preset)
+
+    preset: str | None = setting(
+        None,
+        description="A service whose keys are known ([clouds.md](clouds.md)): what the section itself says "
+        "comes first.",
+        json_schema_extra={"enum": [*CLOUD_PRESETS, None]},
+    )
     url: BrokerUrls = Field(
         description="`mqtt://host:1883`, `mqtts://host:8883`, `ws://host:80/path` or `wss://host:443/path`, "
         "or a list of them. The next of a list is tried when one does not answer; the first is looked for "
-        "again."
+        "again. Required, unless a preset brings it."
     )
     protocol: Protocol = setting(
         "5",
         description="MQTT version. With 3.1.1 a broker acknowledges also what it refuses, so an event may "
         "count as synced that was not taken.",
     )
-    format: Literal["batch", "event"] = setting(
+    format: Literal["batch", "event", "thingsboard"] = setting(
         "batch",
         description="`batch`: compressed frames of many events. `event`: one message per event, for any "
-        "consumer.",
+        "consumer. `thingsboard`: many events in one message, as ThingsBoard takes them from a gateway.",
     )
     encoding: Encoding = setting(
         "zstd",
@@ -180,9 +195,9 @@ class Cloud(Broker):
         CLIENT_ID,
         min_length=1,
         max_length=256,
-        description="MQTT client identifier. Where it is given and `connections` is 1, one connection of "
-        "exactly this name carries everything: events, status, audit, commands. Else each has its own, "
-        "which ends in `-0`, `-1`, …, `-audit`, `-downlink`.",
+        description="MQTT client identifier. Where it or a preset is given, and `connections` is 1, one "
+        "connection of exactly this name carries everything: events, status, audit, commands. Else each has "
+        "its own, which ends in `-0`, `-1`, …, `-audit`, `-downlink`.",
     )
     connections: int = setting(1, ge=1, le=64, description="Connections; streams are spread over them.")
     bandwidth: RateBytesPerS | None = setting(None, description="Bound on the uplink. Unset: none.")
@@ -232,10 +247,22 @@ class Cloud(Broker):
         (), description="Commands: what is taken from the cloud broker and published on the local one."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, section: object) -> object:
+        if not isinstance(section, dict) or section.get("preset") is None:
+            return section
+        if section["preset"] not in CLOUD_PRESETS:
+            raise fault(preset_near(section["preset"]))
+        missing = [*lacking(section)]
+        if missing:
+            raise fault(f"preset {section['preset']} needs " + " | ".join(missing), "see docs/clouds.md")
+        return with_cloud_preset(section)
+
     @property
     def one_connection(self) -> bool:
         """True if everything goes over one connection, whose client identifier is exactly `client_id`."""
-        return self.connections == 1 and "client_id" in self.model_fields_set
+        return self.connections == 1 and (self.preset is not None or "client_id" in self.model_fields_set)
 
     @property
     def audit_s(self) -> float | None:
@@ -300,6 +327,9 @@ class Config(Section):
                 # stays known: see `Cloud.one_connection`.
                 self.__dict__[section] = named = broker.model_copy()
                 named.__dict__["client_id"] = client_id
+                if broker.username and isinstance(broker, Cloud) and broker.preset is not None:
+                    # A preset may have put the client identifier into it.
+                    named.__dict__["username"] = broker.username.replace("{id}", self.gateway.id)
         return self
 
     @property

@@ -56,6 +56,10 @@ class UplinkTopics:
             found = self._events[stream] = _filled(self.event_template, self._of(stream))
         return found
 
+    def device(self, stream: str) -> str:
+        """The level `device` that the stream's route names, or else all of the stream."""
+        return self._named(stream).get("device", stream)
+
     @property
     def audit(self) -> str:
         return self.own.audit if self.audit_template is None else _filled(self.audit_template, self._gateway)
@@ -80,10 +84,12 @@ class UplinkTopics:
         return [TopicTemplate(each) for each in self.routes]
 
     def _of(self, stream: str) -> Mapping[str, str]:
-        levels = (template.match(stream) for template in self._templates)
         plain = _NOT_PLAIN.sub("-", stream).strip("-") or "-"
-        named = next((found for found in levels if found is not None), {})
-        return {**named, **self._gateway, "topic": stream, "stream": plain}
+        return {**self._named(stream), **self._gateway, "topic": stream, "stream": plain}
+
+    def _named(self, stream: str) -> Mapping[str, str]:
+        levels = (template.match(stream) for template in self._templates)
+        return next((found for found in levels if found is not None), {})
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:

@@ -114,6 +114,9 @@ class StubBroker:
         """The packets of a kind so far, on topics that end so."""
         return [p for p in list(self.packets) if p.kind == kind and p.topic.endswith(topic_end)]
 
+    def ended(self, connection: int) -> None:
+        """Override to be told of the end of a connection."""
+
     def drop_all(self) -> None:
         """Close every connection."""
         for each in self._sockets:
@@ -143,6 +146,12 @@ class StubBroker:
                 serving.start()
 
     def _serve(self, connection: socket.socket, number: int) -> None:
+        try:
+            self._answer_all(connection, number)
+        finally:
+            self.ended(number)
+
+    def _answer_all(self, connection: socket.socket, number: int) -> None:
         counts: dict[int, int] = {}
         unanswered: list[int] = []
         v5 = False
