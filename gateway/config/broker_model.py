@@ -113,7 +113,10 @@ class Broker(Section):
         "`{command: …}` or `{azure_sas: …}` makes one at each connect.",
     )
     keepalive: PositiveDurationMs = setting(
-        "30s", description="Longest silence on the connection before the broker is asked for a sign of life."
+        "30s",
+        description="How long the broker may hear nothing of this client. After a third of it without a "
+        "message the broker is asked for a sign of life; after another third without an answer it counts as "
+        "gone.",
     )
     reconnect_max: PositiveDurationMs = setting(
         "30s",

@@ -78,6 +78,10 @@ class BrokerError(GatewayError):
     """Raised when a broker refuses us or cannot be reached."""
 
 
+class SilentBrokerError(BrokerError):
+    """Raised when a broker holds a connection, but does not answer on it."""
+
+
 class ControlError(GatewayError):
     """Raised when a running gateway cannot be asked to do something, or says that it could not."""
 

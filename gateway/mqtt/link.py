@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from gateway.core.errors import BrokerError, plain_reason
+from gateway.core.errors import BrokerError, SilentBrokerError, plain_reason
 from gateway.core.events import Message
 from gateway.core.threads import RoleThread
 from gateway.mqtt.concessions import Concessions
@@ -91,6 +91,7 @@ class LinkMetrics:
         self.failures = 0
         self.too_large = 0  # messages that were not sent, because the broker takes none of this size
         self.last_error = ""
+        self.silent = False  # the broker held the last connection, but did not answer on it
         self.messages = 0
         self.waited = 0  # of the messages: those that were there already when the loop came to read
 
@@ -252,7 +253,7 @@ class Link:
         self.connected = True
         self.connack = connack
         self.metrics.connects += 1
-        self.metrics.last_error = ""
+        self.metrics.last_error, self.metrics.silent = "", False
         self.farewell_code = None
         self._concessions.accepted(retain_available=connack.retain_available)
         log.info("%s: connected to %s", self.name, self.endpoint.place)
@@ -325,7 +326,7 @@ class Link:
         connecting_until_s = time.monotonic() + CONNECT_TIMEOUT_S
         wait_s = 0.0  # CONNECT is queued: send it before waiting for the answer
         while not self._stop.is_set():
-            reading = self._session.wants_to_read()
+            reading = self._listening
             data_waited = readiness.wait(min(wait_s, _EVERY_S), reading=reading)
             if reading:
                 self._hand_on(connection.read(), data_waited)
@@ -335,12 +336,17 @@ class Link:
             connection.write()
             now_s = time.monotonic()
             if now_s >= next_check_s:
-                connection.keep_alive()
+                connection.keep_alive(listening=reading)
                 next_check_s = now_s + _EVERY_S
             self._check_progress(connection, connecting_until_s)
             self._check_renewal(now_s)
-            if sock.readable and self._session.wants_to_read():
+            if sock.readable and self._listening:
                 wait_s = 0.0
+
+    @property
+    def _listening(self) -> bool:
+        """True unless the session takes no messages for now; the answer to CONNECT is none."""
+        return not self.connected or self._session.wants_to_read()
 
     def _hand_on(self, messages: list[Message], data_waited: bool) -> None:
         if messages:
@@ -367,7 +373,8 @@ class Link:
 
     def _check_progress(self, connection: Connection, connecting_until_s: float) -> None:
         if not self.connected and time.monotonic() > connecting_until_s:
-            raise BrokerError(f"{self.endpoint.place} accepted the connection but did not answer CONNECT")
+            place = self.endpoint.place
+            raise SilentBrokerError(f"{place} accepted the connection but did not answer CONNECT")
         if connection.unsent_bytes > _UNSENT_LIMIT_BYTES * 4:
             raise BrokerError(f"{self.endpoint.place} does not read what we send")
 
@@ -427,6 +434,7 @@ class Link:
     def _note_failure(self, error: Exception) -> None:
         self.metrics.failures += 1
         self.metrics.last_error = plain_reason(error) + self._client_id_hint()
+        self.metrics.silent = isinstance(error, SilentBrokerError)
         expected = isinstance(error, (OSError, BrokerError))
         log.warning(
             "%s: %s %s: %s",

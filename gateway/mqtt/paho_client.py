@@ -20,10 +20,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from gateway.core.errors import BrokerError
+from gateway.core.errors import BrokerError, SilentBrokerError
 from gateway.core.events import Message
 from gateway.delivery.refusals import reason_name, reason_text
 from gateway.mqtt.endpoint import Endpoint
+from gateway.mqtt.liveness import Liveness
 from gateway.mqtt.publishes import Kept, Splitter, acknowledgements
 from gateway.mqtt.sockets import BufferedSocket
 from gateway.mqtt.transport import open_transport, unanswered
@@ -45,6 +46,7 @@ _HINTS = {
     0x9D: "change url",
 }
 _PUBCOMP = b"\x70\x02"
+_PINGREQ = b"\xc0\x00"
 
 
 class Connack(NamedTuple):
@@ -95,6 +97,7 @@ class Connection:
         self._refused = ""
         self._asked: dict[int, list[str]] = {}  # filters by the packet id of their (UN)SUBSCRIBE
         self._client = self._make_client()
+        self._liveness = Liveness(endpoint.keepalive_s, time.monotonic())
 
     # --- for the loop ---
 
@@ -145,10 +148,30 @@ class Connection:
         self._client.loop_write()
         self._client.connection.flush()
 
-    def keep_alive(self) -> None:
-        """Ping the broker when it is due, and notice that it does not answer. Call it once a second."""
-        _check(self._client.loop_misc())
+    def keep_alive(self, *, listening: bool) -> None:
+        """Ping the broker when it is due. Call it once a second, with whether `read` is being called.
+
+        Raises SilentBrokerError when the broker does not answer.
+        """
+        client, now_s = self._client, time.monotonic()
+        if not listening:
+            client.excuse()
+        _check(client.loop_misc())
         self._raise_refusal()
+        if self.accepted:
+            self._ask_for_life(now_s, listening=listening)
+
+    def _ask_for_life(self, now_s: float, *, listening: bool) -> None:
+        connection, liveness = self._client.connection, self._liveness
+        traffic = connection.traffic
+        liveness.note(now_s, traffic)
+        if not listening:
+            liveness.excuse(now_s)
+        elif liveness.is_due(now_s):
+            connection.send(_PINGREQ)
+            liveness.asked(now_s, connection.traffic)
+        elif silent_s := liveness.silent_s(now_s):
+            raise SilentBrokerError(f"{self._endpoint.place} has not answered for {silent_s:.0f} s")
 
     def say_goodbye(self) -> None:
         """Send DISCONNECT, behind what is queued."""
@@ -363,6 +386,11 @@ class _Client(paho.Client):
         """The peer lives: paho's watch over the keepalive has not seen what was read past it."""
         name = "_last_bytes_received" if hasattr(self, "_last_bytes_received") else "_last_msg_in"
         setattr(self, name, time.monotonic())  # as paho 2.2 calls it, and as 2.1 does
+
+    def excuse(self) -> None:
+        """Let paho wait longer for the broker's answer: nobody has read what came."""
+        self.note_received()
+        self._ping_t = 0
 
     def take_at_once(self, messages: int) -> None:
         """Let no more messages at QoS 1 be unanswered. paho's own setting has to be made before the

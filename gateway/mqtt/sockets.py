@@ -8,15 +8,22 @@ turn of the loop (docs/performance.md).
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
+import sys
+from fcntl import ioctl
+from struct import unpack
+from termios import TIOCOUTQ
 
+from gateway.mqtt.liveness import Traffic
 from gateway.mqtt.websocket import WebSocket
 
 _READ_BYTES = 256 * 1024
 _TLS_RECORD_LIMIT_BYTES = 16 * 1024
 _TLS_RECORD_BYTES = 22  # header, type and tag of a record of TLS 1.3 (RFC 8446, section 5.2)
+_ACKNOWLEDGED = slice(120, 128)  # `tcpi_bytes_acked` in Linux's `struct tcp_info`
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -36,6 +43,7 @@ class BufferedSocket:
         self._closed_by_peer = False
         self._record_bytes = _TLS_RECORD_BYTES if isinstance(sock, ssl.SSLSocket) else 0
         self._sent_bytes = 0
+        self._received_bytes = 0
 
     # --- for the loop ---
 
@@ -49,6 +57,7 @@ class BufferedSocket:
             return
         self._closed_by_peer = not data
         self.first_bytes = self.first_bytes or data[:16]
+        self._received_bytes += len(data)
         self._inbox, self._read = data, 0
 
     def flush(self) -> None:
@@ -84,6 +93,18 @@ class BufferedSocket:
     @property
     def unsent_bytes(self) -> int:
         return len(self._outbox)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was received and sent so far. Where the system does not tell what the peer has acknowledged,
+        nothing counts as queued."""
+        try:
+            with socket.socket(fileno=os.dup(self.fileno())) as raw:
+                info = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.stop)
+        except (OSError, AttributeError):
+            return Traffic(self._received_bytes)
+        queued = unpack("i", ioctl(self.fileno(), TIOCOUTQ, bytes(4)))[0] + len(self._outbox)
+        return Traffic(self._received_bytes, int.from_bytes(info[_ACKNOWLEDGED], sys.byteorder), queued)
 
     # --- for paho ---
 

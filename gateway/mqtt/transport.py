@@ -10,7 +10,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from gateway.core.errors import BrokerError, plain_reason
+from gateway.core.errors import BrokerError, SilentBrokerError, plain_reason
 from gateway.mqtt.endpoint import Endpoint, Tls
 from gateway.mqtt.websocket import WebSocket
 
@@ -29,6 +29,9 @@ def open_transport(endpoint: Endpoint, timeout_s: float) -> Any:
         if endpoint.websocket_path is None:
             return sock
         return _over_websocket(sock, endpoint, endpoint.websocket_path)
+    except TimeoutError as exc:
+        sock.close()
+        raise SilentBrokerError(f"{endpoint.place} accepted the connection but does not answer") from exc
     except BaseException:
         sock.close()
         raise
@@ -150,6 +153,8 @@ def _over_websocket(sock: socket.socket, endpoint: Endpoint, path: str) -> WebSo
     connection = WebSocket(sock)
     try:
         connection.handshake(endpoint.place, path, endpoint.websocket_headers)
+    except TimeoutError:
+        raise
     except (BrokerError, OSError) as exc:
         raise BrokerError(f"{endpoint.place}: {plain_reason(exc)}") from exc
     return connection

@@ -105,6 +105,10 @@ class GatewayStatus:
             yield f"the buffer cannot be written: {self.writer.metrics.storage_error}"
         elif (silent_s := self.since_commit_s) > WRITER_STALLED_AFTER_S:
             yield f"nothing was committed for {silent_s:.0f} s, not even a tick"
+        for link in self.bridge_links:
+            if link.metrics.silent and not link.connected:
+                yield f"the cloud broker does not answer: {link.metrics.last_error}"
+                break
         stalled_s = self.drain.stalled_s()
         if self.bridge_connected and stalled_s > CLOUD_STALLED_AFTER_S:
             yield f"connected to the cloud, but it has acknowledged nothing for {stalled_s:.0f} s"

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -87,3 +88,25 @@ def test_an_address_that_is_taken_is_a_clear_error(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"error: cannot listen on http.listen {listen}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("frozen", ["local", "cloud"])
+def test_ready_says_within_two_thirds_of_the_keepalive_that_a_broker_hangs(
+    mosquitto: MosquittoFactory, tmp_path: Path, frozen: str
+) -> None:
+    brokers = {"local": mosquitto(), "cloud": mosquitto()}
+    local, cloud = (
+        {"url": broker.url, "keepalive": "3s", "reconnect_max": "300ms"} for broker in brokers.values()
+    )
+    config = gateway_config(tmp_path, brokers["local"].url, local=local, cloud=cloud)
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        wait_until(lambda: gateway.metric('gateway_link_up{link="bridge-0"}') == 1, gateway.log())
+        brokers[frozen].pause()
+        # Two seconds by the keepalive, and one until it is looked at; more where the machine is busy.
+        wait_until(lambda: answer(config, "/readyz")[0] == 503, "the broker hangs", patience_s=6.0)
+        (problem,) = answer(config, "/readyz")[1]["problems"]
+        assert "has not answered for" in problem
+        assert frozen in problem
+        brokers[frozen].resume()
+        wait_until(lambda: answer(config, "/readyz")[0] == 200, "it goes on by itself")

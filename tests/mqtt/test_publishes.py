@@ -253,7 +253,7 @@ def test_messages_count_as_a_sign_of_life() -> None:
             peer.sendall(publish(b"a", b"1"))
             assert len(made.read()) == 1
             made.write()
-            made.keep_alive()
+            made.keep_alive(listening=True)
             return time.monotonic() - started > 3.2  # three times its keepalive
 
         wait_until(sends_for_long, "the end of the stream")
