@@ -26,7 +26,7 @@ COMMANDS = {
     "top": ("top", "top", "Watch a running gateway in the terminal."),
     "check": ("check", "check", "Check a configuration file, or print its JSON Schema."),
     "explain": ("explain", "explain_message", "Show what the gateway makes of one message."),
-    "replay": ("replay", "replay", "Run the windows over a file of events, without a broker."),
+    "replay": ("replay", "replay", "Run the windows over recorded events, without a broker."),
     "receive": ("receive", "receive", "Receive events from gateways: the cloud side."),
     "simulate": ("simulate", "simulate", "Publish messages like a fleet of devices."),
     "buffer": ("buffer", "app", "Inspect and change a buffer."),

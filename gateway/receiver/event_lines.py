@@ -1,10 +1,15 @@
-"""Events as lines of JSON, as `gateway receive` writes them; docs/wire-format.md lists the fields."""
+"""Events as lines of JSON, as `gateway receive` writes them; docs/wire-format.md lists the fields.
+
+A line gives back exactly the event that it was made of, the payload to the last byte: what `payload` alone
+would not tell (JSON with line breaks, or a text in quotes) is in `payload_raw_b64` as well.
+"""
 
 from __future__ import annotations
 
 import uuid
-from base64 import b64encode
-from collections.abc import Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -15,6 +20,10 @@ from gateway.wire.event_format import id_text
 
 _PRIORITIES = {int(each): each.name.lower() for each in Priority}
 _KINDS = {int(each): each.name.lower() for each in Kind}
+_PRIORITY_NUMBERS = {name: number for number, name in _PRIORITIES.items()}
+_KIND_NUMBERS = {name: number for number, name in _KINDS.items()}
+_FLAGS = {str(each.name).lower(): int(each) for each in Flag}
+_START, _PAYLOAD = b'{"event_id":"', b',"payload":'
 
 
 def event_line(gateway_id: str, event: WireEvent, buffer_id: str = "") -> bytes:
@@ -35,8 +44,7 @@ def event_line(gateway_id: str, event: WireEvent, buffer_id: str = "") -> bytes:
         fields["stands_for"] = skipped(event.flags) + 1
     if buffer_id:
         fields["buffer"] = buffer_id
-    name, payload = _payload_field(event.payload)
-    fields[name] = payload
+    fields |= _payload_fields(event.payload)
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -70,21 +78,94 @@ def flag_names(flags: int) -> Sequence[str | int]:
     return [*(str(each.name).lower() for each in known), *([rest] if rest else [])]
 
 
-def _payload_field(payload: bytes) -> tuple[str, object]:
+class StoredLine(NamedTuple):
+    """Contents of one line."""
+
+    gateway_id: str
+    event: WireEvent
+    buffer_id: str = ""
+
+
+def event_of_line(line: bytes) -> StoredLine:
+    """Read back the whole event that `event_line` wrote. Raises DecodeError for any other line."""
     try:
-        orjson.loads(payload)
+        fields, payload = _split(line)
+        event = WireEvent(
+            bytes.fromhex(fields["event_id"].replace("-", "")),
+            fields["stream"],
+            fields["sequence_num"],
+            fields["event_time_ms"],
+            fields["ingest_time_ms"],
+            fields.get("device_time_ms"),
+            priority_number(fields["priority"]),
+            kind_number(fields["kind"]),
+            _flags_of(fields),
+            payload,
+        )
+        found = StoredLine(fields["gateway"], event, fields.get("buffer", ""))
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise _not_a_line() from exc
+    is_whole = len(event.event_id) == 16 and isinstance(event.stream, str)
+    if not (is_whole and type(event.ingest_time_ms) is type(event.sequence_num) is int):
+        raise _not_a_line()
+    return found
+
+
+def _split(line: bytes) -> tuple[Mapping[str, Any], bytes]:
+    """The fields of a line, and its payload, which `event_line` writes last, byte by byte."""
+    at = line.find(_PAYLOAD)
+    if line.startswith(_START) and at > 0 and line.endswith(b"}\n"):
+        payload, fields = line[at + len(_PAYLOAD) : -2], orjson.loads(line[:at] + b"}")
+        if payload[:1] != b'"' and "payload_raw_b64" not in fields:
+            return fields, payload
+    fields = orjson.loads(line)
+    for name in ("payload_raw_b64", "payload_b64"):
+        if name in fields:
+            return fields, b64decode(fields[name], validate=True)
+    found = fields["payload"]
+    return fields, found.encode() if isinstance(found, str) else orjson.dumps(found)
+
+
+def _flags_of(fields: Mapping[str, Any]) -> int:
+    flags: int = fields["stands_for"] - 1 << SKIPPED_SHIFT if "stands_for" in fields else 0
+    for one in fields["flags"]:
+        flags |= one if isinstance(one, int) else _FLAGS[one]
+    return flags
+
+
+def _not_a_line() -> DecodeError:
+    return DecodeError("not a line that `gateway receive` wrote", reason="line")
+
+
+def _payload_fields(payload: bytes) -> dict[str, object]:
+    try:
+        found = orjson.loads(payload)
     except orjson.JSONDecodeError:
         try:
-            return "payload", payload.decode()
+            return {"payload": payload.decode()}
         except UnicodeDecodeError:
-            return "payload_b64", b64encode(payload).decode()
+            return {"payload_b64": b64encode(payload).decode()}
     # Verbatim, so that no digit changes; in JSON a raw line break can only stand between values.
-    return "payload", orjson.Fragment(payload.replace(b"\n", b" ").replace(b"\r", b" "))
+    flat = payload.replace(b"\n", b" ").replace(b"\r", b" ")
+    raw: dict[str, object] = {}
+    if flat != payload or isinstance(found, str):
+        raw["payload_raw_b64"] = b64encode(payload).decode()
+    return raw | {"payload": orjson.Fragment(flat)}
 
 
 def priority_name(priority: int) -> str | int:
     """The name of a priority; one without a name stays a number."""
     return _PRIORITIES.get(priority, priority)
+
+
+def priority_number(name: str | int) -> int:
+    """The priority that `priority_name` named. Raises KeyError."""
+    return name if isinstance(name, int) else _PRIORITY_NUMBERS[name]
+
+
+def kind_number(name: str | int) -> int:
+    """The kind that `kind_name` named. Raises KeyError."""
+    return name if isinstance(name, int) else _KIND_NUMBERS[name]
 
 
 def kind_name(kind: int) -> str | int:

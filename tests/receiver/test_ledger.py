@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.core.errors import DecodeError
 from gateway.core.events import WireEvent
 from gateway.core.sequence_sets import Stretches
-from gateway.receiver.event_lines import event_line, identity_of_line
+from gateway.receiver.event_lines import event_line, event_of_line, identity_of_line
 from gateway.receiver.ledger import Gap, Identity, Ledger, identity
 
 EVENT = WireEvent(bytes(range(16)), "tele/a", 7, 1000, 1250, None, 2, 0, 0, b'{"T":21.5}')
@@ -201,13 +201,17 @@ def test_values_without_a_name_stay_numbers() -> None:
         priority=st.integers(0, 255),
         kind=st.integers(0, 255),
         flags=st.integers(0, 65_535),
-        payload=st.binary() | st.sampled_from([b"[1,\n2]", b'"\\n"', b"1e400", b"[" * 2000]),
+        payload=st.binary()
+        | st.sampled_from(
+            [b"[1,\n2]", b'"\\n"', b'"21.5"', b' "x" ', b'\n{"a": "b"} ', b"1e400", b"[" * 2000]
+        ),
     ),
 )
 def test_every_event_is_one_line_that_tells_who_it_is(gateway_id: str, wire_event: WireEvent) -> None:
     written = event_line(gateway_id, wire_event)
     assert written.index(b"\n") == len(written) - 1
     assert identity_of_line(written) == identity(gateway_id, wire_event)
+    assert event_of_line(written) == (gateway_id, wire_event, "")
 
 
 @pytest.mark.parametrize(

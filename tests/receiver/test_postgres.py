@@ -19,6 +19,7 @@ from gateway.receiver.completeness import judge
 from gateway.receiver.ledger import Ledger, identity
 from gateway.receiver.sinks.choice import place_of, sink_of
 from gateway.receiver.sinks.sink import OutputError, Received, Sink, reread, resume
+from gateway.receiver.stored_output import count_of_table, events_of_table
 from gateway.wire.audit_record import AuditRecord, StreamClaim
 from tests.support.ports import free_port
 
@@ -117,6 +118,17 @@ def test_a_restart_goes_on_with_the_state_and_what_was_written_behind_it(databas
     found = judge(reread(sink))
     sink.close()
     assert [(gap.first, gap.last) for gap in found.missing] == [(7, 8), (70, 70)]
+
+
+def test_whole_events_come_back_in_the_order_of_their_ids(database: str) -> None:
+    written = events(range(1, 40)) + events(range(40, 42), b"\xff\x00")
+    sink = sink_of(database)
+    sink.open()
+    sink.write(written)
+    found = list(events_of_table(database))
+    sink.close()
+    assert [Received(*one) for one in found] == sorted(written, key=lambda one: one.event.event_id)
+    assert count_of_table(database) == len(written)
 
 
 @pytest.mark.parametrize("payload", [b"\xff\x00", b"a\x00b", "grün".encode(), b""])
