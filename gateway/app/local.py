@@ -18,7 +18,9 @@ from gateway.config.models import Local
 from gateway.config.specs import endpoint, ingest_endpoint
 from gateway.core.clock import Clock
 from gateway.core.own_topics import OwnTopics
+from gateway.local import leftovers
 from gateway.local.ingest import Ingest
+from gateway.local.leftovers import Leftovers
 from gateway.local.republish import Republish, status_payload
 from gateway.local.subscriptions import MEMORY_FILE, Memory, Report, Subscriptions, session_name
 from gateway.mqtt.embedded import EmbeddedBroker, check_loopback
@@ -53,17 +55,23 @@ class RepublishPart(Part):
     def __init__(
         self, config: Config, clock: Clock, processing: Processing, store: Store, buffer_path: Path
     ) -> None:
-        topics = processing.topics
+        topics, discovery = processing.topics, _discovery(config, processing.topics)
+        prefixes = _retained_prefixes(config, topics)
+        self._leftovers = Leftovers(
+            Path(config.gateway.data_dir) / leftovers.MEMORY_FILE,
+            {topics.root: _retained_filters(topics, prefixes, discovery)},
+        )
         self.session = Republish(
             buffer_path,
             processing.writer,
             topics.status,
             topics.backpressure,
-            partial(_begins_with, _retained_topics(config, topics)),
+            partial(_begins_with, prefixes),
             store.meta_int(REPUBLISHED_ID),
-            _discovery(config, topics),
+            discovery,
             partial(alarm_state, topics),
             frozenset(spec.name for spec in config.window_specs() if not spec.has_order),
+            self._leftovers,
         )
         will = Will(topics.status, status_payload("offline"))
         self._link = Link(
@@ -71,6 +79,7 @@ class RepublishPart(Part):
         )
 
     def start(self, status: GatewayStatus) -> None:
+        self._leftovers.prepare()
         self._link.start()
 
     def stop(self) -> None:
@@ -122,9 +131,18 @@ def _subscriptions(config: Config, clock: Clock, processing: Processing) -> Subs
     )
 
 
-def _retained_topics(config: Config, topics: OwnTopics) -> tuple[str, ...]:
-    aggregates = (topics.aggregates(spec.name) for spec in config.window_specs() if spec.retain)
-    return topics.all_alarms, *aggregates
+def _retained_prefixes(config: Config, topics: OwnTopics) -> tuple[str, ...]:
+    """Return what the topics of results begin with that are retained."""
+    specs = config.window_specs()
+    alarms = (topics.alarms(spec.name) for spec in specs)
+    aggregates = (topics.aggregates(spec.name) for spec in specs if spec.retain)
+    return (*alarms, *aggregates)
+
+
+def _retained_filters(topics: OwnTopics, prefixes: tuple[str, ...], discovery: Discovery | None) -> list[str]:
+    """Return filters for everything that is retained, the status first."""
+    announcements = [] if discovery is None else [discovery.filter]
+    return [topics.status, topics.backpressure, *(f"{prefix}#" for prefix in prefixes), *announcements]
 
 
 def _begins_with(prefixes: tuple[str, ...], topic: str) -> bool:

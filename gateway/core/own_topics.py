@@ -58,13 +58,12 @@ class OwnTopics:
     def alerts(self) -> str:
         return f"{self.root}/alerts"
 
-    @property
-    def all_alarms(self) -> str:
-        """Common beginning of the topics of all alarm states."""
-        return f"{self.root}/alarms/"
-
     def alarm(self, window: str, key: str) -> str:
-        return f"{self.all_alarms}{window}/{key_levels(key)}"
+        return self.alarms(window) + key_levels(key)
+
+    def alarms(self, window: str) -> str:
+        """Common beginning of the topics of a window's alarm states."""
+        return f"{self.root}/alarms/{window}/"
 
     @property
     def backpressure(self) -> str:

@@ -20,6 +20,7 @@ from gateway import __version__
 from gateway.buffer.reader import Reader
 from gateway.buffer.writer import Writer
 from gateway.core.events import Kind, Message
+from gateway.local.leftovers import Leftovers
 from gateway.local.newest import Newest
 from gateway.mqtt.link import Link, Session
 from gateway.mqtt.paho_client import is_refusal
@@ -60,6 +61,7 @@ class Republish(Session):
         discovery: Discovery | None = None,
         alarm_state: Callable[[str, bytes, int], AlarmState | None] = lambda *_: None,
         in_arrival_order: frozenset[str] = frozenset(),
+        leftovers: Leftovers | None = None,
     ) -> None:
         self._path = path
         self._writer = writer
@@ -73,6 +75,7 @@ class Republish(Session):
         self._alarm_state = alarm_state
         self._alarm_id = 0  # of the last event that changed an alarm
         self._in_arrival_order = in_arrival_order
+        self._leftovers = leftovers
         self._newest = Newest(lambda streams: self._opened().newest_of(streams))
         self._cursor = republished_id  # the last id that was handed to the broker
         self._settled = self._saved = republished_id
@@ -113,9 +116,13 @@ class Republish(Session):
             link.subscribe([(self._discovery.filter, 1)])
             for announcement in self._discovery.connected():
                 _announce(link, announcement)
+        if self._leftovers is not None:
+            self._leftovers.connected(link)
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
-        """Without this subscription only announcements of windows that are gone stay."""
+        """Without a subscription only announcements of windows that are gone stay."""
+        if self._leftovers is not None:
+            self._leftovers.subscribed(link, codes)
         for name, code in codes.items():
             if is_refusal(code):
                 log.warning(
@@ -125,14 +132,17 @@ class Republish(Session):
                 )
 
     def received(self, link: Link, messages: list[Message]) -> None:
-        """Announcements that the broker keeps, some perhaps of a window that is gone; and our own, again."""
+        """What the broker keeps of ours: announcements, and leftovers. And our own, again."""
         for message in messages:
-            stale = None
-            if self._discovery is not None and message.retain:
-                stale = self._discovery.stale(message.topic, message.payload)
+            if self._leftovers is None or not self._leftovers.received(link, message):
+                self._look_at_announcement(link, message)
+            link.ack(message)
+
+    def _look_at_announcement(self, link: Link, message: Message) -> None:
+        if self._discovery is not None and message.retain:
+            stale = self._discovery.stale(message.topic, message.payload)
             if stale is not None:
                 _announce(link, stale)
-            link.ack(message)
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         buffer_id = self._in_flight.pop(packet_id, None)
@@ -161,6 +171,8 @@ class Republish(Session):
         told, self._backpressure = self._backpressure, None
         if told is not None:
             link.publish(self._backpressure_topic, told, qos=1, retain=True)
+        if self._leftovers is not None:
+            self._leftovers.work(link)
         while self._commands and not link.congested:
             link.publish(*self._commands.popleft(), qos=0)
         if not self._waiting and self._news:
