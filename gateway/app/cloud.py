@@ -19,7 +19,7 @@ from gateway.cloud.shared_bucket import SharedBucket
 from gateway.config import Config
 from gateway.config.models import Cloud
 from gateway.config.specs import bridge_spec, downlink_settings, endpoint
-from gateway.config.topics_model import OFF, uplink_topics
+from gateway.config.topics_model import uplink_topics
 from gateway.core.clock import Clock
 from gateway.flow.memory import MemoryBudget
 from gateway.local.republish import status_payload
@@ -28,6 +28,7 @@ from gateway.mqtt.link import Link, Session, stop_links
 from gateway.mqtt.shared_session import SharedSession
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.command_topics import Downlink
+from gateway.wire.sparkplug_node import EdgeNode
 from gateway.wire.uplink_topics import UplinkTopics
 
 
@@ -45,6 +46,7 @@ class CloudPart(Part):
         self.downlink: CloudSide | None = None
         self._auditor: Auditor | None = None
         self._other_links: list[Link] = []
+        self._node: EdgeNode | None = None
         self._link = partial(Link, now_ms=clock.now_ms)
         self._now_ms = clock.now_ms
         self._buffer = buffer
@@ -55,7 +57,7 @@ class CloudPart(Part):
         self._alert = processing.alert
         if config.cloud is not None:
             self._uplink = uplink_topics(config, config.cloud)
-            self._status_topic = "" if config.cloud.topics.status == OFF else self._uplink.status
+            self._status_topic = self._uplink.status if config.cloud.says_status else ""
             self._add_bridges(config, config.cloud, budget)
             self._add_audit(config.cloud)
             self._add_downlink(config, config.cloud)
@@ -80,6 +82,7 @@ class CloudPart(Part):
 
     def _add_bridges(self, config: Config, cloud: Cloud, budget: MemoryBudget) -> None:
         spec = bridge_spec(config, cloud, self._status_topic, budget.processing_bytes)
+        self._node = spec.node
         bucket = SharedBucket(cloud.bandwidth, cloud.messages)
         for shard in range(cloud.connections):
             bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket, self._alert)
@@ -124,6 +127,8 @@ class CloudPart(Part):
         self.bridge_links.append(self._link("bridge-0", where, session))
 
     def _will(self, cloud: Cloud) -> Will | None:
+        if self._node is not None:
+            return Will(self._node.topic("NDEATH"), self._node.next_will, retain=False)
         if not cloud.will or not self._status_topic:
             return None
         return Will(self._status_topic, status_payload("offline"), retain=cloud.retain)

@@ -11,6 +11,7 @@ import yaml
 
 from gateway.core.errors import PluginError
 from gateway.pipeline.decoder_plugins import FoundDecoder, decoder_file, find_decoders, try_out
+from gateway.pipeline.encoder_plugins import FoundEncoder, encoder_file, find_encoders, try_encoder
 from gateway.pipeline.plugins_loader import FoundPlugin, find_plugins, load_window_plugin, plugin_file
 from gateway.windows.spec import WindowSpec
 
@@ -92,26 +93,64 @@ class Decoder:
 '''
 
 
+ENCODER_TEMPLATE = '''"""{name}: which messages it makes, in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from gateway.core.events import WireEvent
+from gateway.wire.uplink_topics import UplinkTopics
+
+
+class Encoder:
+    """One object for each connection to the cloud, called from one thread."""
+
+    def encode(
+        self, events: Sequence[WireEvent], topics: UplinkTopics
+    ) -> Iterator[tuple[str, bytes, Sequence[int]]]:
+        """Give the topic and payload of each message, and the positions of its events. Each event belongs
+        into exactly one, those of a stream in their order. Whatever is raised here, the event that it is
+        about is found, and kept as failed; the others go on."""
+        by_device: dict[str, list[int]] = {{}}
+        for position, event in enumerate(events):
+            by_device.setdefault(topics.device(event.stream), []).append(position)
+        for device, positions in by_device.items():
+            rows = [[events[at].event_time_ms, events[at].payload.decode()] for at in positions]
+            yield f"plants/{{device}}", json.dumps(rows).encode(), positions
+'''
+
+TEMPLATES = {"window": TEMPLATE, "decoder": DECODER_TEMPLATE, "encoder": ENCODER_TEMPLATE}
+
+
 @app.command("list")
 def list_plugins(plugins: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
     """All plugins that windows can name, and where each comes from."""
     folder = plugins if plugins.is_dir() else None
     found = find_plugins(folder).values()
-    decoders = find_decoders(folder).values()
+    others: list[FoundDecoder | FoundEncoder] = [
+        *find_decoders(folder).values(),
+        *find_encoders(folder).values(),
+    ]
     if as_json:
-        facts = [*map(_facts, found), *map(_decoder_facts, decoders)]
+        facts = [*map(_facts, found), *map(_facts_of_other, others)]
         typer.echo(json.dumps(facts, indent=2))
         return
-    everything: list[FoundPlugin | FoundDecoder] = [*found, *decoders]
+    everything: list[FoundPlugin | FoundDecoder | FoundEncoder] = [*found, *others]
     width = max((len(shown.name) for shown in everything), default=0)
     for shown in everything:
-        kind = "decoder: " if isinstance(shown, FoundDecoder) else ""
+        kind = "" if isinstance(shown, FoundPlugin) else f"{_kind(shown)}: "
         typer.echo(f"{shown.name:{width}}  {kind}{shown.summary}")
         typer.echo(f"{'':{width}}  {shown.origin}")
 
 
-def _decoder_facts(found: FoundDecoder) -> dict[str, str]:
-    return {"name": found.name, "origin": found.origin, "summary": found.summary, "kind": "decoder"}
+def _kind(found: FoundDecoder | FoundEncoder) -> str:
+    return "decoder" if isinstance(found, FoundDecoder) else "encoder"
+
+
+def _facts_of_other(found: FoundDecoder | FoundEncoder) -> dict[str, str]:
+    return {"name": found.name, "origin": found.origin, "summary": found.summary, "kind": _kind(found)}
 
 
 def _facts(plugin: FoundPlugin) -> dict[str, str]:
@@ -131,7 +170,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check that a plugin keeps the contract: merging gives what adding gives, and so on. A decoder is given
-    random payloads.
+    random payloads, an encoder some events.
 
     Exits with 0 when it does, 1 when it does not.
     """
@@ -142,6 +181,12 @@ def check(
         read = try_out(decoder.decoder())
         facts = {"ok": True, "origin": decoder.origin, "random_payloads_read": read}
         typer.echo(json.dumps(facts) if as_json else f"{decoder.name} is a decoder ({decoder.origin})")
+        return
+    encoder = _encoder(plugin, plugins)
+    if encoder is not None and name not in found:
+        count = try_encoder(encoder.encoder())
+        facts = {"ok": True, "origin": encoder.origin, "messages": count}
+        typer.echo(json.dumps(facts) if as_json else f"{encoder.name} is an encoder ({encoder.origin})")
         return
     if plugin.endswith(".py"):
         name = Path(plugin).stem
@@ -163,8 +208,18 @@ def check(
 def _decoder(plugin: str, plugins: Path) -> FoundDecoder | None:
     """The decoder of that name or file, if it is one."""
     if plugin.endswith(".py"):
-        return decoder_file(Path(plugin)) if plugin_file(Path(plugin)).is_decoder_only else None
+        path = Path(plugin)
+        return (
+            decoder_file(path) if plugin_file(path).is_for_payloads and encoder_file(path) is None else None
+        )
     return find_decoders(plugins if plugins.is_dir() else None).get(plugin)
+
+
+def _encoder(plugin: str, plugins: Path) -> FoundEncoder | None:
+    """The encoder of that name or file, if it is one."""
+    if plugin.endswith(".py"):
+        return encoder_file(Path(plugin))
+    return find_encoders(plugins if plugins.is_dir() else None).get(plugin)
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -186,7 +241,8 @@ def new(
     ],
     plugins: Folder = DEFAULT_FOLDER,
     kind: Annotated[
-        Literal["window", "decoder"], typer.Option("--kind", help="For windows, or to decode payloads.")
+        Literal["window", "decoder", "encoder"],
+        typer.Option("--kind", help="For windows, to decode payloads, or to make messages for the cloud."),
     ] = "window",
 ) -> None:
     """Write a plugin to start from: it works, and says where to change what."""
@@ -198,7 +254,7 @@ def new(
     plugins.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write((TEMPLATE if kind == "window" else DECODER_TEMPLATE).format(name=name))
+            file.write(TEMPLATES[kind].format(name=name))
     except FileExistsError as exc:
         raise PluginError(f"{path} exists already", hint="choose another name") from exc
     typer.echo(f"{path} is written. Check it with: gateway plugin check {path}")

@@ -18,7 +18,7 @@ import random
 import time
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from gateway.cloud.commands import FailEvents, RefuseEvents, SettleEvents
 from gateway.cloud.frame_builder import FrameBuilder, Outgoing
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.cloud.subscribers import NO_SUBSCRIBER, Subscribers
+from gateway.core.events import Message
 from gateway.delivery.pacing import Flight, Pace
 from gateway.delivery.refusals import (
     RECEIVE_MAXIMUM,
@@ -45,6 +46,8 @@ from gateway.delivery.states import Backoff, DeliveryEvent
 from gateway.delivery.suspicion import Finding, Suspects
 from gateway.local.republish import status_payload
 from gateway.mqtt.link import Link, Session
+from gateway.mqtt.paho_client import is_refusal
+from gateway.wire.sparkplug_node import Announcement
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +97,7 @@ class Bridge(Session):
         self._acked: list[int] = []
         self._refusals = 0  # in a row
         self._paused_until_s = 0.0
-        self._most_in_flight = _EVENTS_IN_FLIGHT if spec.format == "event" else spec.in_flight
+        self._most_in_flight = _EVENTS_IN_FLIGHT if spec.topic_per_stream else spec.in_flight
         self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
         self._suspects = Suspects()
         self.subscribers = Subscribers(spec.no_subscriber, writer, alert)
@@ -114,14 +117,32 @@ class Bridge(Session):
         self.subscribers.recall(self._supply.reader)
         self._gave_up = False
         self._packer = FrameBuilder(
-            *(self._spec.uplink, self._shard, self._spec.format),
+            *(self._spec.uplink, self._shard, self._spec.new_form()),
             encoding=self._spec.encoding,
             identity=self._spec.identity(link.endpoint.protocol),
+            reject=self._fail_unencoded,
         )
+        if self._spec.node is not None:
+            self._announce(link, self._spec.node.connected(self._now_ms()))
+            link.subscribe([(self._spec.node.topic("NCMD"), 0)])
         self._say(link, "online")
 
     def leaving(self, link: Link) -> None:
         self._say(link, "offline")
+        if self._spec.node is not None:
+            link.publish(self._spec.node.topic("NDEATH"), self._spec.node.death())
+
+    def subscribed(self, link: Link, codes: dict[str, int]) -> None:
+        if any(map(is_refusal, codes.values())):
+            log.warning(
+                "bridge-%d: %s refuses %s: no host can ask for births",
+                *(self._shard, link.endpoint.place, ", ".join(codes)),
+            )
+
+    def received(self, link: Link, messages: list[Message]) -> None:
+        node = self._spec.node
+        if node is not None and any(node.asks_for_rebirth(each.topic, each.payload) for each in messages):
+            self._announce(link, node.reborn(self._now_ms()))
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         sent = self._in_flight.pop(packet_id, None)
@@ -272,7 +293,11 @@ class Bridge(Session):
                 self._put_up(link, half)
 
     def _publish(self, link: Link, message: Outgoing, now_s: float) -> None:
-        packet_id = link.publish(message.topic, message.payload, properties=message.properties)
+        payload = message.payload
+        if self._spec.node is not None:
+            *before, (_, payload) = self._spec.node.stamped(message.topic, payload, self._now_ms())
+            self._announce(link, before)
+        packet_id = link.publish(message.topic, payload, properties=message.properties)
         self._sent += 1
         self._in_flight[packet_id] = _Sent(self._sent, message, self._pace.sent(message.size_bytes, now_s))
         self._bucket.spend(message.size_bytes)
@@ -281,6 +306,10 @@ class Bridge(Session):
         self.metrics.frames += 1
         self.metrics.events_sent += len(message.events.ids)
         self.metrics.payload_bytes += len(message.payload)
+
+    def _announce(self, link: Link, announcements: Sequence[Announcement]) -> None:
+        for each in announcements:
+            link.publish(each.topic, each.payload, qos=0)
 
     def _count_wire(self, link: Link) -> None:
         """Correct what was spent at each publish to what has really gone to the network since."""
@@ -313,7 +342,7 @@ class Bridge(Session):
         """The broker answered this message with a refusal; see `gateway.delivery.refusals`."""
         self.metrics.refused += 1
         self.metrics.refusal = reason_text(reason_code)
-        found = verdict(reason_code, own_topic=self._spec.format == "event")
+        found = verdict(reason_code, own_topic=self._spec.topic_per_stream)
         if found is RefusalVerdict.SPLIT:
             self._pace.too_large(message.size_bytes)
         self._refusals += 1
@@ -335,7 +364,7 @@ class Bridge(Session):
         self.metrics.refusal = reason_text(NO_SUBSCRIBER)
         self._refusals += 1
         self._window = 1
-        if self._spec.format == "event":
+        if self._spec.topic_per_stream and len(message.events.ids) == 1:
             self._hold(message, NO_SUBSCRIBER, _ASIDE)
         else:
             self._pause(_ASIDE)
@@ -348,6 +377,11 @@ class Bridge(Session):
             "bridge-%d: the cloud broker refuses: %s; a pause of %.1f s",
             *(self._shard, self.metrics.refusal, pause_ms / 1000),
         )
+
+    def _fail_unencoded(self, events: StoredEvents, reason: str) -> None:
+        self.metrics.refused += 1
+        self._suspects.forget(events.ids)
+        self._writer.submit(FailEvents(events.ids, reason))
 
     def _reject(self, message: Outgoing, reason_code: int) -> None:
         self._suspects.forget(message.events.ids)
@@ -385,7 +419,7 @@ class Bridge(Session):
         if self._gave_up:
             reason_code, found = None, RefusalVerdict.RETRY
         else:
-            found = close_verdict(reason_code, own_topic=self._spec.format == "event")
+            found = close_verdict(reason_code, own_topic=self._spec.topic_per_stream)
         if found is RefusalVerdict.WAIT:
             self.metrics.refusal = reason_text(reason_code or 0)
             self._refusals += 1

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.buffer.stored_events import BATCH_BYTES
-from gateway.cloud.frame_builder import Identity, UplinkFormat
+from gateway.cloud.frame_builder import Identity
 from gateway.cloud.subscribers import SubscriberRule
 from gateway.core.own_topics import OwnTopics
 from gateway.delivery.states import Backoff
+from gateway.wire.encoder import Encoder
 from gateway.wire.encodings import Encoding
+from gateway.wire.sparkplug_node import EdgeNode
 from gateway.wire.uplink_topics import UplinkTopics
 
 FRAME_BYTES = 1024 * 1024
@@ -23,7 +26,7 @@ class BridgeSpec:
 
     prefix: str
     gateway_id: str
-    format: UplinkFormat = "batch"
+    format: str = "batch"  # batch, event, or the name of an encoder
     connections: int = 1
     batch_events: int = 1000
     order: Literal["oldest", "newest"] = "oldest"
@@ -38,12 +41,27 @@ class BridgeSpec:
     retain: bool = True  # the status
     max_packet_bytes: int | None = None  # what the broker takes, where it does not say so itself
     topics: UplinkTopics | None = None  # where they are not those of docs/wire-format.md
+    encoder: Callable[[], Encoder] | None = None  # for a format of another name, one for each connection
+    node: EdgeNode | None = None  # `sparkplug_b`: the encoder of the only connection
     no_subscriber: SubscriberRule = "auto"  # what a message does for which the broker knows no subscriber
 
     @property
     def uplink(self) -> UplinkTopics:
         """The topics that are sent to."""
         return self.topics or UplinkTopics(OwnTopics(self.prefix, self.gateway_id))
+
+    @property
+    def topic_per_stream(self) -> bool:
+        """True if a refused topic says something about some events only."""
+        return self.format not in ("batch", "thingsboard")
+
+    def new_form(self) -> Literal["batch", "event"] | Encoder:
+        """How a connection makes messages."""
+        if self.node is not None:
+            return self.node
+        if self.encoder is not None:
+            return self.encoder()
+        return "event" if self.format == "event" else "batch"
 
     def identity(self, protocol: str) -> Identity:
         """Return the place for the identity of a single event on a connection of this MQTT version."""

@@ -68,9 +68,7 @@ class FailEvents(Command):
         store.reject(self._ids, self._reason)
 
     def committed(self) -> None:
-        log.error(
-            "the cloud broker will not take %d events: %s; kept as failed", len(self._ids), self._reason
-        )
+        log.error("%d events will not reach the cloud: %s; kept as failed", len(self._ids), self._reason)
 
 
 class RefuseEvents(Command):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from gateway.buffer.reader import Reader
 from gateway.buffer.stored_events import StoredEvents
 from gateway.core.events import WireEvent
+from gateway.core.topics import check_topic
+from gateway.wire.encoder import Encoder, checked
 from gateway.wire.encodings import Encoding, encode_frame
 from gateway.wire.event_format import event_envelope, event_properties
 from gateway.wire.frame import wire_events
-from gateway.wire.thingsboard import TOPIC as THINGSBOARD_TOPIC
-from gateway.wire.thingsboard import thingsboard_telemetry
 from gateway.wire.uplink_topics import UplinkTopics
 
-UplinkFormat = Literal["batch", "event", "thingsboard"]
 Identity = Literal["properties", "envelope", "none"]
 """Place for the identity of a single event."""
 
@@ -43,22 +42,24 @@ class Outgoing(NamedTuple):
 
 class FrameBuilder:
     """Makes the messages of one connection, its shard. Raises DecodeError for a payload that does not
-    decompress."""
+    decompress. `reject` is called with an event of which an encoder makes no message, and the reason."""
 
     def __init__(
         self,
         topics: UplinkTopics,
         shard: int,
-        form: UplinkFormat,
+        form: Literal["batch", "event"] | Encoder,
         *,
         encoding: Encoding,
         identity: Identity,
+        reject: Callable[[StoredEvents, str], object],
     ) -> None:
         self._topics = topics
         self._shard = shard
         self._form = form
         self._encoding = encoding
         self._identity = identity
+        self._reject = reject
         self._packed = 0
 
     def pack(self, reader: Reader, events: StoredEvents) -> list[Outgoing]:
@@ -89,10 +90,8 @@ class FrameBuilder:
             )
             topic = self._topics.batch(self._shard)
             return [Outgoing(place, topic, frame, (), events)]
-        if self._form == "thingsboard":
-            telemetry = thingsboard_telemetry(wire_events(columns), self._topics.device)
-            topic = self._topics.event_template or THINGSBOARD_TOPIC
-            return [Outgoing(place, topic, telemetry, (), events)]
+        if self._form != "event":
+            return self._encoded(self._form, reader, events, place)
         return [
             Outgoing(
                 (*place, at),
@@ -102,6 +101,26 @@ class FrameBuilder:
                 events.part(at, at + 1),
             )
             for at, event in enumerate(wire_events(columns))
+        ]
+
+    def _encoded(
+        self, encoder: Encoder, reader: Reader, events: StoredEvents, place: tuple[int, ...]
+    ) -> list[Outgoing]:
+        wire = wire_events(reader.columns(events))
+        try:
+            messages = checked(encoder.encode(wire, self._topics), len(wire))
+            for message in messages:
+                check_topic(message.topic)
+        except Exception as exc:  # noqa: BLE001 - an encoder may be foreign code: it may raise anything
+            if len(wire) == 1:
+                self._reject(events, f"cannot be encoded: {type(exc).__name__}: {exc}")
+                return []
+            middle = len(wire) // 2
+            first = self._encoded(encoder, reader, events.part(0, middle), (*place, 0))
+            return first + self._encoded(encoder, reader, events.part(middle, len(wire)), (*place, 1))
+        return [
+            Outgoing((*place, number), message.topic, message.payload, (), events.pick([*message.events]))
+            for number, message in enumerate(messages)
         ]
 
     def _properties(self, event: WireEvent, buffer_id: str) -> Sequence[tuple[str, str]]:

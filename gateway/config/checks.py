@@ -8,6 +8,7 @@ from itertools import chain
 
 from gateway.config.document import Path, Problem
 from gateway.config.downlink_model import downlink_warnings
+from gateway.config.encoder_model import format_warnings
 from gateway.config.models import Config
 from gateway.config.problems import suggestion
 from gateway.config.reading_warnings import reading_warnings
@@ -166,6 +167,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
         *_share_warnings(config),
         *downlink_warnings(config),
         *topics_warnings(config),
+        *format_warnings(config),
         *_storage_warnings(config),
         *_time_warnings(config),
     )

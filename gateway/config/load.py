@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from gateway.config.checks import Parts, cross_check
 from gateway.config.document import MAX_FILE_BYTES, Document, Problem, read_document
 from gateway.config.downlink_model import downlink_problems
+from gateway.config.encoder_model import format_problems
 from gateway.config.models import Config
 from gateway.config.problems import describe, from_pydantic
 from gateway.config.route_model import RouteModel
@@ -88,7 +89,8 @@ def _validate(document: Document, context: dict[str, Any]) -> tuple[Config | Non
         errors = exc.errors(include_url=False, include_context=True)
         found = [from_pydantic(error, Config, document) for error in errors]
         return None, found + list(cross_check(_salvage(document.data, context)))
-    return config, [*cross_check(Parts.of(config)), *downlink_problems(config), *topics_problems(config)]
+    between = [*downlink_problems(config), *topics_problems(config), *format_problems(config)]
+    return config, [*cross_check(Parts.of(config)), *between]
 
 
 def _salvage(data: object, context: dict[str, Any]) -> Parts:

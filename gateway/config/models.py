@@ -18,6 +18,7 @@ from gateway.config.broker_model import CLIENT_ID as CLIENT_ID  # noqa: PLC0414
 from gateway.config.broker_model import Broker, PasswordSource
 from gateway.config.cloud_presets import CLOUD_PRESETS, lacking, preset_near, with_cloud_preset
 from gateway.config.downlink_model import DownlinkEntry
+from gateway.config.encoder_model import SPARKPLUG, SparkplugSection, UplinkFormat
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Buffer, Flow, Http, Log, Plugins, Time
 from gateway.config.topics_model import OFF, TopicsSection
@@ -174,11 +175,14 @@ class Cloud(Broker):
         description="MQTT version. With 3.1.1 a broker acknowledges also what it refuses, so an event may "
         "count as synced that was not taken.",
     )
-    format: Literal["batch", "event", "thingsboard"] = setting(
+    format: UplinkFormat = setting(
         "batch",
         description="`batch`: compressed frames of many events. `event`: one message per event, for any "
-        "consumer. `thingsboard`: many events in one message, as ThingsBoard takes them from a gateway.",
+        "consumer. `thingsboard`: many events in one message, as ThingsBoard takes them from a gateway. "
+        "`sparkplug_b`: an edge node with its devices (the extra `sparkplug`). Or an encoder of your own "
+        "([plugins.md](plugins.md)).",
     )
+    sparkplug: SparkplugSection = setting({}, description="With `format: sparkplug_b`.")
     encoding: Encoding = setting(
         "zstd",
         description="How a batch is written: `zstd`, the binary frame with its body compressed; `none`, the "
@@ -262,11 +266,17 @@ class Cloud(Broker):
     @property
     def one_connection(self) -> bool:
         """True if everything goes over one connection, whose client identifier is exactly `client_id`."""
-        return self.connections == 1 and (self.preset is not None or "client_id" in self.model_fields_set)
+        named = self.preset is not None or "client_id" in self.model_fields_set
+        return self.connections == 1 and named and self.format != SPARKPLUG
+
+    @property
+    def says_status(self) -> bool:
+        """True if status and will are sent; an edge node has births and deaths instead."""
+        return self.topics.status != OFF and self.format != SPARKPLUG
 
     @property
     def audit_s(self) -> float | None:
-        off = self.audit is None or self.topics.audit == OFF
+        off = self.audit is None or self.topics.audit == OFF or self.format not in ("batch", "event")
         return None if off or self.audit is None else self.audit / 1000
 
 

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from gateway.buffer.repair.upkeep import BackupPlan
 from gateway.cloud.bridge_spec import BridgeSpec
 from gateway.config.broker_model import Broker, PasswordSource
+from gateway.config.encoder_model import edge_node, encoder_factory
 from gateway.config.models import Cloud, Config, Local
 from gateway.config.service_models import Buffer, Flow
 from gateway.config.topics_model import uplink_topics
@@ -120,6 +121,8 @@ def bridge_spec(config: Config, cloud: Cloud, status_topic: str, memory_bytes: i
         retain=cloud.retain,
         max_packet_bytes=cloud.max_packet_size,
         no_subscriber=cloud.no_subscriber,
+        encoder=encoder_factory(config, cloud),
+        node=edge_node(config, cloud),
     )
 
 

@@ -92,7 +92,7 @@ def topics_problems(config: Config) -> Iterator[Problem]:
                 near = suggestion(name, names) or f"; there is {', '.join(names)}"
                 yield Problem(("cloud", "topics", key), f"nothing is called {name}{near}")
     used = "batch" if cloud.format == "batch" else "event"
-    if getattr(cloud.topics, used) == OFF:
+    if getattr(cloud.topics, used) == OFF and cloud.format in ("batch", "event", "thingsboard"):
         yield Problem(("cloud", "topics", used), f"format: {cloud.format} needs this topic")
 
 

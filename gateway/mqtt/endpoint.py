@@ -41,7 +41,7 @@ class Will:
     """The message that the broker publishes for us when the connection dies."""
 
     topic: str
-    payload: bytes
+    payload: bytes | Callable[[], bytes]  # what is called at each attempt to connect
     qos: int = 1
     retain: bool = True
 

@@ -267,7 +267,8 @@ class Connection:
             client.username_pw_set(endpoint.username, endpoint.current_password())
         if endpoint.will is not None:
             will = endpoint.will
-            client.will_set(will.topic, will.payload, will.qos, will.retain)
+            payload = will.payload() if callable(will.payload) else will.payload
+            client.will_set(will.topic, payload, will.qos, will.retain)
         client.on_socket_register_write = _ignore  # paho then leaves all writing to the loop
         client.on_connect = self._on_connect
         client.on_message = self._on_message

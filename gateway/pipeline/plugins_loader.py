@@ -41,8 +41,8 @@ class FoundPlugin:
     summary: str
     code: str
     load: Callable[[], object]
-    is_decoder_only: bool = False
-    """True if its file holds a decoder (see `pipeline.decoder_plugins`) and no plugin for windows."""
+    is_for_payloads: bool = False
+    """True if its file holds a decoder or an encoder, and no plugin for windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _in_folder(folder: Path | None) -> Iterator[FoundPlugin]:
         raise PluginError(f"{folder} is no directory", hint="create it, or correct the plugins directory")
     for path in sorted(folder.glob("[!_.]*.py")):
         plugin = plugin_file(path)
-        if not plugin.is_decoder_only:
+        if not plugin.is_for_payloads:
             yield plugin
 
 
@@ -137,8 +137,10 @@ def plugin_file(path: Path) -> FoundPlugin:
         ) from exc
     code = blake2b(source, digest_size=16).hexdigest()
     classes = source_classes(source)
-    is_decoder = "Decoder" in classes and CLASS not in classes
-    return FoundPlugin(path.stem, str(path), summary_of(source), code, partial(load_file, path), is_decoder)
+    for_payloads = CLASS not in classes and classes & {"Decoder", "Encoder"}
+    return FoundPlugin(
+        path.stem, str(path), summary_of(source), code, partial(load_file, path), bool(for_payloads)
+    )
 
 
 def source_classes(source: bytes) -> frozenset[str]:

@@ -1,58 +1,43 @@
-"""ThingsBoard's gateway telemetry: many events in one JSON object, by device, with the time of each.
+"""ThingsBoard's gateway API: many events in one JSON object, by device.
 
-`{"hall/7": [{"ts": 1700000000000, "values": {"temperature": 21.5}}]}` on `v1/gateway/telemetry`, as
-https://thingsboard.io/docs/reference/gateway-mqtt-api/ has it. It has no place for an event's identity: what
-comes twice has the same device and time, and replaces itself.
+`{"hall/7": [{"ts": 1700000000000, "values": {"temperature": 21.5}}]}` on `v1/gateway/telemetry`, and
+`{"hall/7": {"firmware": "1.2"}}` on `v1/gateway/attributes` for what was retained: it says how a device is,
+not what it measured when. See https://thingsboard.io/docs/reference/gateway-mqtt-api/. There is no place for
+an event's identity: what comes twice has the same device and time, and replaces itself.
 """
 
 from __future__ import annotations
 
-import math
-from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
 
 import orjson
 
-from gateway.core.events import Kind, WireEvent
+from gateway.core.events import Flag, Kind, WireEvent
+from gateway.wire.encoder import Encoded
+from gateway.wire.plain_values import aggregate_key, plain_values
+from gateway.wire.uplink_topics import UplinkTopics
 
-TOPIC = "v1/gateway/telemetry"
-
-
-def thingsboard_telemetry(events: Iterable[WireEvent], device_of: Callable[[str], str]) -> bytes:
-    """The message that carries `events`. `device_of` names the device of a stream."""
-    devices: dict[str, list[dict[str, object]]] = {}
-    for event in events:
-        device, values = _read(event, device_of)
-        devices.setdefault(device, []).append({"ts": event.event_time_ms, "values": values})
-    return orjson.dumps(devices)
+TELEMETRY = "v1/gateway/telemetry"
+ATTRIBUTES = "v1/gateway/attributes"
 
 
-def _read(event: WireEvent, device_of: Callable[[str], str]) -> tuple[str, dict[str, object]]:
-    values = _values(event.payload)
-    if event.kind != Kind.AGGREGATE:
-        return device_of(event.stream), values
-    window, key, result = values.get("window"), values.get("key"), values.get("result")
-    named = result if isinstance(result, dict) else {"result": result}
-    return str(key or event.stream), {f"{window}.{name}": value for name, value in named.items()}
+class ThingsboardEncoder:
+    """Makes at most two messages of any number of events."""
 
-
-def _values(payload: bytes) -> dict[str, object]:
-    """The payload as names and values: an object as it is, anything else as `value`."""
-    try:
-        found = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return {"value": _text(payload)}
-    if not isinstance(found, dict):
-        found = {"value": found}
-    return {name: value for name, value in found.items() if not _is_nothing(value)}
-
-
-def _text(payload: bytes) -> str:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        return b64encode(payload).decode()
-
-
-def _is_nothing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and not math.isfinite(value))
+    def encode(self, events: Sequence[WireEvent], topics: UplinkTopics) -> Iterator[Encoded]:
+        telemetry: dict[str, list[dict[str, object]]] = {}
+        attributes: dict[str, dict[str, object]] = {}
+        measured, retained = [], []
+        for at, event in enumerate(events):
+            device = aggregate_key(event) or topics.device(event.stream)
+            values = plain_values(event)
+            if event.flags & Flag.RETAINED and event.kind == Kind.RAW:
+                attributes.setdefault(device, {}).update(values)
+                retained.append(at)
+            else:
+                telemetry.setdefault(device, []).append({"ts": event.event_time_ms, "values": values})
+                measured.append(at)
+        if retained:
+            yield Encoded(ATTRIBUTES, orjson.dumps(attributes), retained)
+        if measured:
+            yield Encoded(topics.event_template or TELEMETRY, orjson.dumps(telemetry), measured)

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
 
-from gateway.app.cloud import CloudPart
-from gateway.buffer.store import Store
-from gateway.buffer.writer import Writer
 from gateway.cli import app
-from gateway.config import Config, parse_config, warnings_of
+from gateway.config import warnings_of
 from gateway.config.cloud_presets import CLOUD_PRESETS, preset_lines
-from gateway.core.clock import SystemClock
 from gateway.core.errors import ConfigError
-from gateway.core.events import Status
-from gateway.core.own_topics import OwnTopics
 from tests.conftest import MosquittoFactory
-from tests.support.buffers import append, event
 from tests.support.cloud_rules import RuledBroker, ServiceRules, services
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.publishing import publish
 from tests.support.stub_broker import CONNECT, PUBLISH
+from tests.support.uplinks import cloud_config, statuses, uplink
 
 STREAMS = 5
 POISON = '{"v": -1, "s": "poison"}'
@@ -37,40 +27,6 @@ LIKE_OTHERS = ("azure_event_grid", "emqx_cloud", "hivemq_cloud")  # MQTT 5 and f
 
 def readings(first: int, count: int) -> list[tuple[str, str]]:
     return [(f"sensors/d{n % STREAMS}", json.dumps({"v": n})) for n in range(first, first + count)]
-
-
-def parsed(**cloud: Any) -> Config:
-    base = {"gateway": {"id": "g1"}, "routes": [{"name": "r", "topic": "sensors/{device}"}]}
-    return parse_config(json.dumps({**base, "cloud": cloud}))
-
-
-@contextmanager
-def uplink(config: Config, path: Path, messages: list[tuple[str, str]]) -> Iterator[Writer]:
-    """The gateway's side of the cloud, over a buffer that holds `messages`."""
-    store = Store(path)
-    store.open()
-    append(store, [event(topic, payload.encode(), at=at) for at, (topic, payload) in enumerate(messages)])
-    writer = Writer(store)
-    writer.start()
-    processing = SimpleNamespace(writer=writer, topics=OwnTopics("gateway", "g1"), alert=lambda *_: None)
-    budget = SimpleNamespace(processing_bytes=64 << 20)
-    part = CloudPart(
-        *(config, SystemClock(), cast("Any", budget)),
-        *(cast("Any", SimpleNamespace(path=path)), cast("Any", processing)),
-    )
-    for link in part.links:
-        link.start()
-    try:
-        yield writer
-    finally:
-        part.stop()
-        writer.stop()
-        store.close()
-
-
-def statuses(writer: Writer) -> dict[str, int]:
-    found = writer.call(lambda store: dict(store.counts))
-    return {status.name: found.get(("status", status.name), 0) for status in Status}
 
 
 def check_all_there(broker: RuledBroker, count: int) -> None:
@@ -95,7 +51,7 @@ def test_with_a_preset_everything_arrives_and_no_rule_is_broken(preset: str, tmp
     broker.rules = ServiceRules(**{**vars(service.rules), "connects_apart_s": 0.0, "per_s": None})
     messages = readings(0, 300)
     messages.insert(150, ("sensors/d0", POISON))
-    config = parsed(preset=preset, **{**service.section, **hurry, "url": broker.url})
+    config = cloud_config(preset=preset, **{**service.section, **hurry, "url": broker.url})
     with broker.running(), uplink(config, tmp_path / "events.db", messages) as writer:
         wait_until(lambda: len(broker.values) >= 100, "the first third")
         broker.away = True
@@ -114,7 +70,7 @@ def test_with_a_preset_everything_arrives_and_no_rule_is_broken(preset: str, tmp
 def test_ten_thousand_events_an_outage_and_a_poisonous_one(
     preset: str, mosquitto: MosquittoFactory, tmp_path: Path
 ) -> None:
-    service, local = services(tmp_path)[preset], mosquitto()
+    service, local = services(tmp_path)[preset], mosquitto(["max_queued_messages 0"])
     broker = RuledBroker(service.rules)
     section = {"preset": preset, **service.section, "url": broker.url}
     messages = readings(0, 10_000)
@@ -137,7 +93,7 @@ def test_ten_thousand_events_an_outage_and_a_poisonous_one(
 @pytest.mark.parametrize("preset", EVERY)
 def test_what_only_the_owner_knows_is_named_with_the_place_that_shows_it(preset: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parsed(preset=preset)
+        cloud_config(preset=preset)
     problem = "\n".join(caught.value.problems)
     for key, where in CLOUD_PRESETS[preset].needed.items():
         assert f"{key}: {where}" in problem
@@ -152,7 +108,7 @@ def test_a_preset_is_only_a_set_of_keys_as_the_documentation_has_it(preset: str,
         keys["username"] = f"service.example/{section['client_id']}/?api-version=2021-04-12"
     if preset == "adafruit_io":
         keys["topics"] = {"event": "jo/feeds/{stream}", "audit": "off", "status": "off"}
-    by_hand, by_name = parsed(**keys, **section).cloud, parsed(preset=preset, **section).cloud
+    by_hand, by_name = cloud_config(**keys, **section).cloud, cloud_config(preset=preset, **section).cloud
     assert by_hand is not None
     assert by_name is not None
     assert by_name.model_copy(update={"preset": None}) == by_hand
@@ -165,14 +121,14 @@ def test_a_preset_is_only_a_set_of_keys_as_the_documentation_has_it(preset: str,
 def test_what_the_section_itself_says_comes_first(tmp_path: Path) -> None:
     section = services(tmp_path)["aws_iot_core"].section
     more = {"format": "event", "topics": {"audit": "off"}, "url": "mqtts://a.example"}
-    cloud = parsed(preset="aws_iot_core", **section, **more).cloud
+    cloud = cloud_config(preset="aws_iot_core", **section, **more).cloud
     assert cloud is not None
     assert (cloud.format, cloud.retain, cloud.audit_s) == ("event", False, None)
 
 
 def test_a_preset_that_is_not_known_gets_the_nearest_name() -> None:
     with pytest.raises(ConfigError) as caught:
-        parsed(preset="aws_iot")
+        cloud_config(preset="aws_iot")
     assert "there is no cloud preset aws_iot; did you mean 'aws_iot_core'?" in str(caught.value.problems)
 
 
@@ -186,4 +142,4 @@ def test_check_shows_the_keys_that_the_preset_stands_for(tmp_path: Path) -> None
 
 def test_check_says_where_nothing_is_proven() -> None:
     section = {"preset": "thingsboard", "url": "mqtt://tb.example", "username": "token"}
-    assert any("gateway receive" in each for each in warnings_of(parsed(**section)))
+    assert any("gateway receive" in each for each in warnings_of(cloud_config(**section)))
