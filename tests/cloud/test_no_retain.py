@@ -74,7 +74,7 @@ def test_the_uplink_goes_on_without_retained_messages(
         assert not all(each.retain for each in status)
     assert check_complete(cloud.events, sent) >= 0
     said = [r for r in caplog.records if "retain" in r.getMessage() or "no status" in r.getMessage()]
-    assert 1 <= len([r for r in said if "go without" in r.getMessage() or "no status" in r.getMessage()]) <= 2
+    assert 1 <= len([r for r in said if "unretained" in r.getMessage() or "no status" in r.getMessage()]) <= 2
 
 
 def test_an_outage_that_looks_like_a_refused_will_costs_the_will_no_longer_than_one_connection() -> None:

@@ -133,7 +133,7 @@ def test_a_buffer_that_cannot_be_read_at_the_start_is_not_taken_for_damaged(
         disk.fail("read")
         gateway.start()
         assert gateway.ended() == 1
-        assert "is the disk sound?" in gateway.log()
+        assert "is the disk healthy?" in gateway.log()
         assert "Traceback" not in gateway.log()
         disk.mend()
         gateway.start()

@@ -141,7 +141,7 @@ def test_a_start_without_any_room_fails_with_a_clear_message_and_changes_nothing
         gateway.start()
         assert gateway.ended() == 1
         assert "cannot be opened" in gateway.log()
-        assert "is there room" in gateway.log()
+        assert "is there space" in gateway.log()
         assert "Traceback" not in gateway.log()
         assert files(data) == before
         filler.unlink()

@@ -549,7 +549,7 @@ def test_a_configuration_that_cannot_start_gives_way_to_the_one_before(
         settings["http"]["listen"] = f"127.0.0.1:{taken.getsockname()[1]}"
         config.write_text(yaml.safe_dump(settings))
         gateway.reload()
-        wait_until(lambda: "the one before goes on" in gateway.log(), "the refusal")
+        wait_until(lambda: "the old one stays active" in gateway.log(), "the refusal")
         gateway.wait_ready()
         assert gateway.stop() == 0
 

@@ -245,7 +245,7 @@ def test_what_could_not_be_written_is_not_acknowledged_and_comes_again(
     process = receiver.start(before=allow_4_kib)
     _, stderr = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1
-    assert "cannot go on" in stderr
+    assert "cannot continue" in stderr
     assert receiver.output.stat().st_size == 4096
     receiver.once()
     assert receiver.numbers() == list(range(1, 101))
