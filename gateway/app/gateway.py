@@ -122,6 +122,7 @@ class _Graph:
             writer=processing.writer,
             upkeep=processing.upkeep,
             pipeline=processing.pipeline,
+            certificates=processing.certificates,
             backpressure=Backpressure(
                 clock,
                 budget.total_bytes,

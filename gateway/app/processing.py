@@ -19,6 +19,7 @@ from gateway.decode.routes import RouteTable
 from gateway.delivery.forecast import Progress
 from gateway.flow.admission import Admission
 from gateway.flow.memory import MemoryBudget
+from gateway.host.certificates import CertificateWatch
 from gateway.host.machine import boot_id
 from gateway.pipeline.checkpointer import KNOWN_MS
 from gateway.pipeline.pipeline import Pipeline
@@ -50,7 +51,10 @@ class Processing:
         )
         self.writer = make_writer(buffer, config.buffer, budget, self.pipeline)
         self.trainer = DictionaryTrainer(buffer.store, self.writer, clock)
-        self.upkeep = Upkeep(buffer.path, self.writer, self.alert, clock, backup_plan(config.buffer))
+        self.certificates = CertificateWatch(config.certificates, self.alert, clock.now_ms)
+        self.upkeep = Upkeep(
+            *(buffer.path, self.writer, self.alert, clock, backup_plan(config.buffer)), self.certificates.look
+        )
 
     def alert(self, name: str, message: str) -> None:
         """Store an alert; from any thread."""

@@ -30,6 +30,7 @@ from gateway.config.types import (
     read_secret,
     setting,
 )
+from gateway.host.certificates import CertificateFile
 
 CLIENT_ID = "gateway-{id}"
 
@@ -164,6 +165,17 @@ class Broker(Section):
     def address(self) -> HostPort:
         """Host and port of the first choice."""
         return self.places[0].address
+
+    def certificates(self, section: str) -> list[CertificateFile]:
+        """Return the certificate files that its connections use; `section` is where it stands in the file."""
+        if not any(place.uses_tls for place in self.places):
+            return []
+        files = {"ca_file": self.tls.ca_file, "cert_file": self.tls.cert_file}
+        return [
+            CertificateFile(f"{section}.tls.{key}", path, holds_authorities=key == "ca_file")
+            for key, path in files.items()
+            if path is not None
+        ]
 
     @property
     def uses_tls(self) -> bool:

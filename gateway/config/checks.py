@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -164,6 +165,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
         *reading_warnings(config),
         *_id_warnings(config),
         *_link_warnings(config),
+        *(filter(None, (file.warning(time.time()) for file in config.certificates))),
         *_share_warnings(config),
         *downlink_warnings(config),
         *topics_warnings(config),

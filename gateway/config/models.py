@@ -46,6 +46,7 @@ from gateway.config.types import (
 from gateway.config.window_model import Window
 from gateway.core.topics import TopicTemplate, check_topic, covers
 from gateway.decode.routes import RouteSpec
+from gateway.host.certificates import CertificateFile
 from gateway.timekeeping.normalize import SkewPolicy
 from gateway.windows.spec import WindowSpec
 from gateway.wire.encodings import Encoding
@@ -319,6 +320,12 @@ class Config(Section):
     )
     plugins: Plugins = setting({}, description="Where window plugins come from.")
     log: Log = setting({}, description="What is logged, and how.")
+
+    @property
+    def certificates(self) -> list[CertificateFile]:
+        """The certificate files that the gateway uses."""
+        brokers = {"local": self.local, "cloud": self.cloud}
+        return [file for name, broker in brokers.items() if broker for file in broker.certificates(name)]
 
     @model_validator(mode="after")
     def _reads_something(self) -> Config:

@@ -39,7 +39,15 @@ class GatewayCollector(Collector):
                 self._sparkplug,
                 self._windows,
             ),
-            *(self._links, self._drain, self._downlink, self._flow, partial(clock_metrics, self._status)),
+            *(
+                self._subscriptions,
+                self._links,
+                self._certificates,
+                self._drain,
+                self._downlink,
+                self._flow,
+                partial(clock_metrics, self._status),
+            ),
         )
         for section in sections:
             try:
@@ -255,6 +263,16 @@ class GatewayCollector(Collector):
             "Topics of the uplink whose last message found no subscriber.",
             value=sum(len(b.subscribers.missing) for b in bridges),
         )
+
+    def _certificates(self) -> Iterator[Metric]:
+        left = GaugeMetricFamily(
+            "gateway_certificate_expires_seconds",
+            "Until a certificate file expires; negative: it has.",
+            labels=["name", "file"],
+        )
+        for file, left_s in self._status.certificates.left_s():
+            left.add_metric([file.name, str(file.path)], left_s)
+        yield left
 
     def _drain(self) -> Iterator[Metric]:
         forecast = self._status.forecast()

@@ -9,6 +9,7 @@ All of it runs on the thread of the `Link` that made it, and a connection is use
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -27,7 +28,7 @@ from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.liveness import Liveness
 from gateway.mqtt.publishes import Kept, Splitter, acknowledgements
 from gateway.mqtt.sockets import BufferedSocket
-from gateway.mqtt.transport import open_transport, unanswered
+from gateway.mqtt.transport import open_transport, refused, unanswered
 
 CONNECT_TIMEOUT_S = 10.0
 SUBSCRIBE_LIMIT = 8  # AWS IoT Core takes no more filters in one packet, and closes the connection
@@ -116,6 +117,8 @@ class Connection:
             if self.accepted:
                 raise
             raise BrokerError(unanswered(self._endpoint, connection.first_bytes)) from exc
+        except ssl.SSLError as exc:
+            raise BrokerError(refused(self._endpoint, exc)) from exc
         room = _PACKETS_PER_TURN
         while room > 0 and connection.readable:
             if taken := self._split(room):

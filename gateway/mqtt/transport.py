@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
 from gateway.core.errors import BrokerError, SilentBrokerError, plain_reason
+from gateway.host.certificates import CertificateFile
 from gateway.mqtt.endpoint import Endpoint, Tls
 from gateway.mqtt.websocket import WebSocket
 
@@ -85,9 +87,27 @@ def _over_tls(sock: socket.socket, endpoint: Endpoint, tls: Tls) -> ssl.SSLSocke
                 f"{endpoint.place} does not speak TLS on this port; url must begin with mqtt:// (or ws://), "
                 "or name the port for TLS"
             ) from exc
-        raise BrokerError(
-            f"{endpoint.place} refused the TLS connection: {reason}; check tls.cert_file, key_file and alpn"
-        ) from exc
+        raise BrokerError(refused(endpoint, exc)) from exc
+
+
+def refused(endpoint: Endpoint, error: OSError) -> str:
+    """Return the message for a TLS connection that the broker refused; with TLS 1.3 it does so only after the
+    handshake."""
+    reason = getattr(error, "reason", None) or plain_reason(error)
+    expired = endpoint.tls and _expired(endpoint.tls)
+    advice = expired or "check tls.cert_file, key_file and alpn"
+    return f"{endpoint.place} refused the TLS connection: {reason}; {advice}"
+
+
+def _expired(tls: Tls) -> str:
+    """Say which of our own files have expired."""
+    files = {"tls.ca_file": tls.ca_file, "tls.cert_file": tls.cert_file}
+    said = (
+        CertificateFile(name, Path(path), holds_authorities=name == "tls.ca_file").warning(time.time(), 0.0)
+        for name, path in files.items()
+        if path is not None
+    )
+    return "; ".join(filter(None, said))
 
 
 def _is_alert(error: OSError) -> bool:
@@ -100,7 +120,7 @@ def _certificate_problem(error: ssl.SSLCertVerificationError, endpoint: Endpoint
         name = tls.server_name or endpoint.host
         return f"its certificate is not for {name}; set tls.server_name to a name that it is for"
     if error.verify_code == _EXPIRED:
-        return "its certificate has expired; the broker needs a new one"
+        return _expired(tls) or "its certificate has expired; the broker needs a new one"
     trusted = tls.ca_file or "the authorities of this system"
     return f"its certificate is not signed by {trusted} ({error.verify_message}); set tls.ca_file"
 

@@ -24,6 +24,7 @@ from gateway.core.threads import HasThread, RoleThread
 from gateway.decode.presence import Presence
 from gateway.delivery.forecast import Forecast, Progress, Totals
 from gateway.flow.capacity import Load, Signal
+from gateway.host.certificates import CertificateWatch
 from gateway.host.files import size_of
 from gateway.local.subscriptions import Subscriptions
 from gateway.mqtt.link import Link
@@ -60,6 +61,7 @@ class GatewayStatus:
     upkeep: Upkeep
     pipeline: Pipeline
     backpressure: Backpressure
+    certificates: CertificateWatch
     timekeeper: Timekeeper
     ingest_link: Link
     subscriptions: Subscriptions

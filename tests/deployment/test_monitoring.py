@@ -1,4 +1,4 @@
-"""The shipped Prometheus rules and the Grafana dashboard ask only for what a gateway has."""
+"""The shipped Prometheus rules, the Grafana dashboard and the docs name only what a gateway has."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.support.ports import free_port
 MONITORING = ROOT / "docker" / "monitoring"
 # What in a query is no metric: PromQL's own words, and the labels and values between braces, which go first.
 WORDS = {"sum", "max", "min", "by", "on", "and", "or", "rate", "increase", "deriv", "predict_linear", "time"}
+TABLES = {"gateway_events", "gateway_receiver", "gateway_rejected"}  # of a receiver
 LABELS = {"instance", "window", "route", "reason", "status", "link", "thread", "outcome"}
 
 
@@ -41,16 +42,25 @@ def metrics_of(query: str) -> set[str]:
     return set(re.findall(r"[a-zA-Z_][a-zA-Z0-9_]+", bare)) - WORDS - LABELS
 
 
-def test_every_query_names_metrics_that_exist(tmp_path: Path) -> None:
+def metrics_in_docs() -> set[str]:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    names = (
+        re.findall(r"\bgateway_[a-z0-9_]+[a-z0-9]\b(?![*/.])", page.read_text("utf-8")) for page in pages
+    )
+    return set().union(*names) - TABLES
+
+
+def test_every_query_and_every_page_names_metrics_that_exist(tmp_path: Path) -> None:
     local = {"url": "embedded", "listen": f"127.0.0.1:{free_port()}"}
-    cloud = "mqtt://127.0.0.1:9"
-    with GatewayProcess(gateway_config(tmp_path, "embedded", cloud, local=local)) as gateway:
+    cloud = {"url": "mqtt://127.0.0.1:9", "downlink": [{"topic": "cmnd/{rest...}", "qos": 1}]}
+    with GatewayProcess(gateway_config(tmp_path, "embedded", local=local, cloud=cloud)) as gateway:
         gateway.wait_ready()
         families = [*text_string_to_metric_families(gateway.get("/metrics") or "")]
     known = {f"{f.name}_total" if f.type == "counter" else f.name for f in families} | {"up"}
     asked = set().union(*map(metrics_of, queries()))
     assert len(asked) > 20
     assert asked - known == set()
+    assert metrics_in_docs() - known == set()
 
 
 def test_every_rule_says_what_to_do_and_every_panel_has_a_place() -> None:

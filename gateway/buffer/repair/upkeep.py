@@ -68,7 +68,8 @@ class _Stopped(Exception):  # noqa: N818 - no error: the gateway stops while a b
 
 class Upkeep:
     """Runs `gateway.upkeep`. It never writes the buffer and never raises; it says by `alert(name, message)`
-    what the operator should know."""
+    what the operator should know. It calls `beside` with the monotonic time, for what else has to be
+    looked at now and then."""
 
     def __init__(
         self,
@@ -77,9 +78,11 @@ class Upkeep:
         alert: Callable[[str, str], None],
         clock: Clock,
         backups: BackupPlan | None = None,
+        beside: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.metrics = UpkeepMetrics()
         self._backups = backups
+        self._beside = beside
         self._next_backup_s = 0.0
         self._path = path
         self._writer = writer
@@ -103,6 +106,7 @@ class Upkeep:
         self._next_backup_s = self._clock.monotonic_s() + self._until_backup_s()
         while not self._stop.is_set():
             started_s = self._clock.monotonic_s()
+            self._beside(started_s)
             try:
                 worked = self._work(started_s)
             except DamageError as exc:
