@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -55,7 +55,7 @@ class _LazyGroup(TyperGroup):
         module, attribute, summary = COMMANDS[cmd_name]
         found = getattr(importlib.import_module(f"gateway.cli.{module}"), attribute)
         if not isinstance(found, typer.Typer):
-            single = typer.Typer(add_completion=False)
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
             single.command(name=cmd_name)(found)
             found = single
         command = get_command(found)
@@ -94,16 +94,10 @@ def main() -> None:
     try:
         app()
     except ConfigError as exc:
-        console = Console(stderr=True)
-        console.print(f"error: {exc}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        for problem in exc.problems:
-            console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
-        _hint(console, exc)
+        _complain(exc, exc.problems)
         sys.exit(2 if isinstance(exc, ConfigFileError) else 1)
     except GatewayError as exc:
-        console = Console(stderr=True)
-        console.print(f"error: {exc}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        _hint(console, exc)
+        _complain(exc)
         sys.exit(1)
     except OSError as exc:
         if exc.filename is None:
@@ -112,6 +106,10 @@ def main() -> None:
         sys.exit(1)
 
 
-def _hint(console: Console, error: GatewayError) -> None:
-    if error.hint:
-        console.print(f"  {error.hint}", markup=False, highlight=False, soft_wrap=True)
+def _complain(error: GatewayError, problems: Sequence[str] = ()) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only errors need colours here
+
+    console = Console(stderr=True)
+    console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    for line in [*problems, *([error.hint] if error.hint else ())]:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)

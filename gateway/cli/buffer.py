@@ -53,6 +53,7 @@ from gateway.wire.frame import wire_events
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     help="Inspect and change the buffer of a running or stopped gateway.",
 )
 

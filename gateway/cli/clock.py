@@ -17,7 +17,9 @@ from gateway.core.errors import GatewayError, plain_reason
 from gateway.core.printable import printable
 from gateway.core.units import format_duration
 
-app = typer.Typer(no_args_is_help=True, help="The gateway's time, and its devices' clocks.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The gateway's time, and its devices' clocks."
+)
 
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="Configuration of the running gateway.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
