@@ -180,7 +180,7 @@ def _filled(value: object, known: Mapping[str, str]) -> object:
 
 
 def lacking(section: Mapping[str, object]) -> Iterator[str]:
-    """What the owner still has to say, each as `key: what it is; where it is shown`."""
+    """Yield the keys that the owner must still set, as `key: what it is; where it is shown`."""
     for key, where in CLOUD_PRESETS[str(section["preset"])].needed.items():
         at: object = section
         for step in key.split("."):
@@ -198,7 +198,7 @@ def preset_lines(name: str) -> Iterator[str]:
 
 
 def preset_near(name: object) -> str:
-    """What to say of a preset that does not exist."""
+    """Return the message about a preset that does not exist."""
     near = difflib.get_close_matches(str(name), CLOUD_PRESETS, 1, 0.5)
     known = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(CLOUD_PRESETS)}"
     return f"there is no cloud preset {name}; {known}"

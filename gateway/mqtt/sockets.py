@@ -96,8 +96,8 @@ class BufferedSocket:
 
     @property
     def traffic(self) -> Traffic:
-        """What was received and sent so far. Where the system does not tell what the peer has acknowledged,
-        nothing counts as queued."""
+        """Bytes received and acknowledged so far, and those still queued. Where the system does not tell
+        what the peer has acknowledged, nothing counts as queued."""
         try:
             with socket.socket(fileno=os.dup(self.fileno())) as raw:
                 info = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.stop)
