@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import apsw
 
-from gateway.buffer.schema import BUSY_TIMEOUT_S, PAGE_BYTES
+from gateway.buffer.connection import BUSY_TIMEOUT_S, PAGE_BYTES
 
 
 class FileSpace:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import apsw
-from playhouse.apsw_ext import APSWDatabase
 
 from gateway.core.errors import StoreError
 from gateway.host.files import replace_file
+
+if TYPE_CHECKING:
+    from playhouse.apsw_ext import APSWDatabase
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 import apsw
 from peewee import PeeweeException
 
+from gateway.buffer.connection import wal_pages
 from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.damage import using
 from gateway.buffer.repair.recovery import Recovery, recover
 from gateway.buffer.retention.disk_space import DiskSpace
-from gateway.buffer.schema import wal_pages
 from gateway.buffer.startup_command import StartupCommand
 from gateway.buffer.store import Store
 from gateway.core.errors import StoreError

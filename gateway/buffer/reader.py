@@ -21,11 +21,11 @@ import orjson
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import first_since
 from gateway.buffer.compression import PayloadDecompressor
+from gateway.buffer.connection import open_reader
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.identity import BUFFER_ID
 from gateway.buffer.newest_results import Row, newest_of
 from gateway.buffer.repair.damage import note_if_damaged
-from gateway.buffer.schema import open_reader
 from gateway.buffer.stored_events import BATCH_BYTES, StoredEvents, among, fitting
 from gateway.core.events import Status
 from gateway.core.identifiers import split_ids
@@ -61,18 +61,17 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._database = open_reader(path)
+            self._connection = open_reader(path)
         except Exception as exc:
             note_if_damaged(path, exc)
             raise
-        self._connection = self._database.connection()
         self._connection.cursor_factory = partial(_WatchfulCursor, path)
         self._names: dict[int, str] = {}
         self._buffer_id = ""
         self._decompressor = PayloadDecompressor()
 
     def close(self) -> None:
-        self._database.close()
+        self._connection.close()
 
     @property
     def buffer_id(self) -> str:
@@ -127,11 +126,11 @@ class Reader:
     def chosen(self, choice: EventFilter, after_id: int = 0, limit: int = 1000) -> list[tuple[int, int, int]]:
         """(id, status, retry count) of the next chosen events behind `after_id`, oldest first."""
         where, values = choice.where()
-        row = self._connection.execute(
+        row = self._row(
             "SELECT json_group_array(id), json_group_array(status), json_group_array(retry_count) FROM"  # noqa: S608
             f" (SELECT * FROM buffer_events WHERE id > ? AND {where} ORDER BY id LIMIT ?)",
             (after_id, *values, limit),
-        ).fetchone()
+        )
         return list(zip(*map(orjson.loads, row), strict=True))
 
     def count(self, choice: EventFilter, statuses: Sequence[Status]) -> int:
@@ -164,10 +163,10 @@ class Reader:
         ((kept,),) = self._connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'refusals'")
         if not kept:
             return {}
-        row = self._connection.execute(
+        row = self._row(
             "SELECT json_group_object(id, reason) FROM refusals WHERE id IN (SELECT value FROM json_each(?))",
             (orjson.dumps(list(ids)).decode(),),
-        ).fetchone()
+        )
         return {int(event): reason for event, reason in orjson.loads(row[0]).items()}
 
     def columns(self, events: StoredEvents) -> EventColumns:
@@ -236,7 +235,7 @@ class Reader:
 
     def arrays(self, sql: str, *values: object) -> list[list[Any]]:
         """The JSON arrays that a query gives in its one row."""
-        return list(map(orjson.loads, self._connection.execute(sql, values).fetchone()))
+        return list(map(orjson.loads, self._row(sql, values)))
 
     def counters(self) -> dict[tuple[str, str], int]:
         """Return every counter at the last commit, by (name, label)."""
@@ -247,7 +246,7 @@ class Reader:
         """Return the number of messages that wait until the time is known; 0 in a file of an earlier
         version."""
         there = self._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'undated'").fetchone()
-        return self._connection.execute("SELECT count(*) FROM undated").fetchone()[0] if there else 0
+        return int(self._row("SELECT count(*) FROM undated")[0]) if there else 0
 
     def count_by_status(self) -> dict[int, int]:
         """Count the rows of each status one by one: slow on a large buffer."""
@@ -281,9 +280,13 @@ class Reader:
             if crc32(content) == checksum:
                 self._decompressor.install(codec, content)
 
+    def _row(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """Return the row of a statement that always has one."""
+        return next(self._connection.execute(sql, tuple(values)))
+
     def _stretch_end(self, kinds: str, after_id: int, limit: int) -> int:
         """The last id of the next up to `limit` events or BATCH_BYTES; `after_id` when there are none."""
-        row = self._connection.execute(_SIZES.format(kinds=kinds), (after_id, limit)).fetchone()
+        row = self._row(_SIZES.format(kinds=kinds), (after_id, limit))
         ids, sizes = orjson.loads(row[0]), orjson.loads(row[1])
         return int(ids[fitting(sizes, BATCH_BYTES) - 1]) if ids else after_id
 
@@ -291,7 +294,7 @@ class Reader:
         return self._batch(f"id > ? AND id <= ? AND {kinds}", after_id, last_id)
 
     def _batch(self, where: str, *values: object) -> StoredEvents:
-        row = self._connection.execute(_BATCH.format(where=where, zeros="0" * 32), values).fetchone()
+        row = self._row(_BATCH.format(where=where, zeros="0" * 32), values)
         numbers = [orjson.loads(row[position]) for position in (0, *range(2, 13))]
         *columns, lengths = numbers
         packed = bytes.fromhex(row[13] or "")

@@ -1,18 +1,16 @@
-"""The tables of the buffer, as peewee models, and how its connections are opened.
+"""The tables of the buffer, as peewee models, and the connection that writes them.
 
 Invariants:
-- One connection writes, in one thread. The others open read-only and never checkpoint the WAL.
+- One connection writes, in one thread. The others only read (`connection.open_reader`).
 - `auto_vacuum` is set before the first table exists; later SQLite would silently ignore it.
 - `id` is AUTOINCREMENT: commit order, and never reused after a delete.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import apsw
 from peewee import (
     SQL,
     AutoField,
@@ -21,29 +19,13 @@ from peewee import (
     CompositeKey,
     IntegerField,
     Model,
-    PeeweeException,
     TextField,
 )
 from playhouse.apsw_ext import APSWDatabase
 
-from gateway.buffer.migration import migrate, version_of
-from gateway.core.errors import StoreError
-from gateway.core.topics import filter_matches
+from gateway.buffer.connection import BUSY_TIMEOUT_S, PAGE_BYTES, WAL_CHECKPOINT_PAGES, teach
+from gateway.buffer.migration import migrate
 
-# 4 MB of WAL before SQLite moves it into the database: large enough that pages which change in every
-# group are written once, small enough for a flash card.
-WAL_CHECKPOINT_PAGES = 1000
-PAGE_BYTES = 4096
-BUSY_TIMEOUT_S = 5
-
-
-def wal_pages(room_bytes: int) -> int:
-    """Return the size at which the write-ahead log of a buffer with that much space is moved into the file: a
-    32nd, so that it does not fill a small disk by itself, and fits into the space of the ballast."""
-    return max(_FEWEST_WAL_PAGES, min(WAL_CHECKPOINT_PAGES, room_bytes // 32 // PAGE_BYTES))
-
-
-_FEWEST_WAL_PAGES = 64
 # Later they change nothing, and yet `auto_vacuum` writes: on a full disk the file could not be opened.
 _FOR_A_NEW_FILE = (("page_size", PAGE_BYTES), ("auto_vacuum", "incremental"))
 
@@ -327,7 +309,7 @@ def open_writer(
     try:
         database.connect()
         migrate(database, path)
-        _teach(database)
+        teach(database.connection())
         with database.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False):
             database.create_tables(MODELS)
         database.execute_sql(UNSETTLED_INDEX)
@@ -338,45 +320,3 @@ def open_writer(
         database.close()
         raise
     return database
-
-
-def open_reader(path: Path) -> APSWDatabase:
-    """A connection that only reads: it sees the last commit, and never checkpoints the WAL.
-
-    The file is opened for writing all the same, because a reader of a WAL must write the -shm file.
-    A file of an earlier version is read as it is: a reader migrates nothing.
-    Raises peewee's OperationalError when there is no such file, StoreError when a newer gateway wrote it or
-    its folder cannot be written.
-    """
-    database = APSWDatabase(
-        str(path),
-        timeout=BUSY_TIMEOUT_S,
-        thread_safe=False,
-        flags=apsw.SQLITE_OPEN_READWRITE,
-        pragmas=[("query_only", 1), ("wal_autocheckpoint", 0), ("cache_size", -8 * 1024)],
-    )
-    try:
-        database.connect()
-        version_of(database.connection(), path)
-        _teach(database)
-    except BaseException as exc:
-        database.close()
-        if isinstance(exc, PeeweeException) and path.exists() and not os.access(path.parent, os.W_OK):
-            raise StoreError(
-                f"the buffer {path} cannot be read: its folder is read-only, and a reader of the"
-                " write-ahead log needs an index file beside it",
-                hint="copy the folder to a place where files can be written, and read the copy",
-            ) from exc
-        raise
-    return database
-
-
-def _teach(database: APSWDatabase) -> None:
-    """The functions that our own statements use, beside those of SQLite."""
-    connection: apsw.Connection = database.connection()
-    connection.create_scalar_function("topic_matches", _topic_matches, 2, deterministic=True)
-
-
-def _topic_matches(*arguments: Any) -> bool:
-    topic_filter, topic = map(str, arguments)
-    return filter_matches(topic_filter, topic)

@@ -30,6 +30,7 @@ from gateway.buffer.backlog import Backlog
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims
 from gateway.buffer.compression import PayloadCompressor
+from gateway.buffer.connection import WAL_CHECKPOINT_PAGES
 from gateway.buffer.dropped_messages import DroppedRanges
 from gateway.buffer.event_search import EventSearch
 from gateway.buffer.file_space import FileSpace
@@ -41,7 +42,7 @@ from gateway.buffer.pending_time import PendingTime
 from gateway.buffer.receipts import Receipts, ReceiptTable
 from gateway.buffer.removals import Removals
 from gateway.buffer.repair.rescue import is_displaced, rescue
-from gateway.buffer.schema import WAL_CHECKPOINT_PAGES, open_writer
+from gateway.buffer.schema import open_writer
 from gateway.buffer.stored_dictionaries import StoredDictionaries
 from gateway.buffer.stored_events import BATCH_BYTES, among
 from gateway.buffer.streams import Streams, payload_mark

@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-import peewee
 import pytest
 
 from gateway.buffer.compression import train
 from gateway.buffer.lock import DataDirLock
-from gateway.buffer.reader import Reader
+from gateway.buffer.reader import Reader, ReadError
 from gateway.buffer.stored_events import BATCH_BYTES, fitting
 from gateway.core.errors import BufferLockedError, DecodeError, StoreError
 from gateway.core.events import Kind
@@ -213,7 +212,7 @@ def test_a_reader_cannot_write(path: Path) -> None:
 
 
 def test_there_is_nothing_to_read_where_there_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(peewee.OperationalError):
+    with pytest.raises(ReadError):
         Reader(tmp_path / "events.db")
     assert list(tmp_path.iterdir()) == []
 

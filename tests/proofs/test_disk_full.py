@@ -13,11 +13,11 @@ import apsw
 import pytest
 from peewee import OperationalError
 
+from gateway.buffer.connection import wal_pages
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.retention.disk_guard import DiskGuard
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.policy import Retention
-from gateway.buffer.schema import wal_pages
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Status
 from gateway.delivery.states import DeliveryEvent

@@ -9,8 +9,8 @@ from typing import Any
 
 import apsw
 
+from gateway.buffer.connection import PAGE_BYTES
 from gateway.buffer.reader import Reader
-from gateway.buffer.schema import PAGE_BYTES
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Kind, Priority
 

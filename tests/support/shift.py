@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import pytest
 
+from gateway.buffer.connection import WAL_CHECKPOINT_PAGES
 from gateway.buffer.reader import Reader
 from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.recovery import recover
-from gateway.buffer.schema import WAL_CHECKPOINT_PAGES
 from gateway.buffer.startup_command import StartupCommand
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
-from gateway.buffer.schema import PAGE_BYTES, BufferEvent
+from gateway.buffer.connection import PAGE_BYTES
+from gateway.buffer.schema import BufferEvent
 
 _TABLE_LEAF = 0x0D
 _LEAF_HEADER_BYTES = 8

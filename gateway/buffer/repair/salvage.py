@@ -17,10 +17,11 @@ from typing import NamedTuple
 import apsw
 
 from gateway.buffer.checksum import event_checksum
+from gateway.buffer.connection import PAGE_BYTES
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.repair.page_scan import Pages
 from gateway.buffer.repair.row_validation import columns, fits
-from gateway.buffer.schema import PAGE_BYTES, BufferEvent, open_writer
+from gateway.buffer.schema import BufferEvent, open_writer
 from gateway.core.events import Kind, Status
 
 # What reading a damaged page raises: SQLite's own word, or bytes in a text column that are no text.

@@ -21,11 +21,11 @@ from contextlib import suppress
 import apsw
 
 from gateway.buffer.alerts import Alert
+from gateway.buffer.connection import PAGE_BYTES
 from gateway.buffer.proof.losses import Removal
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.log_guard import QUIET_TURNS, PinnedWal
 from gateway.buffer.retention.policy import IDS_PER_RUN, STEPS_PER_RUN, EvictedRange, Retention, row_bytes
-from gateway.buffer.schema import PAGE_BYTES
 from gateway.buffer.store import CHECKPOINT_ID, Store
 from gateway.core.units import format_bytes
 

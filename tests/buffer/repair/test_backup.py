@@ -11,10 +11,10 @@ from pathlib import Path
 import apsw
 import pytest
 
+from gateway.buffer.connection import PAGE_BYTES
 from gateway.buffer.repair.backup import back_up
 from gateway.buffer.repair.recovery import backup_path, check
 from gateway.buffer.repair.upkeep import BACKUP_AGAIN_S, FIRST_BACKUP_S, BackupPlan, Upkeep
-from gateway.buffer.schema import PAGE_BYTES
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.core.errors import StoreError

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.buffer.connection import PAGE_BYTES
 from gateway.buffer.repair.page_scan import Pages, Row
-from gateway.buffer.schema import PAGE_BYTES
 from gateway.core.events import Status
 from gateway.delivery.states import DeliveryEvent
 from tests.support.buffers import EPOCH_MS, append, event, opened, sql

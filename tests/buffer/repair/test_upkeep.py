@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from gateway.buffer.connection import PAGE_BYTES
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.repair import recovery
 from gateway.buffer.repair.damage import note_damage, noted_damage
 from gateway.buffer.repair.recovery import check, recover
 from gateway.buffer.repair.upkeep import Upkeep
 from gateway.buffer.repair.verification import Verification
-from gateway.buffer.schema import PAGE_BYTES, UNSETTLED_INDEX
+from gateway.buffer.schema import UNSETTLED_INDEX
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.core.clock import SystemClock

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from gateway.buffer.connection import wal_pages
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.retention.disk_guard import DiskGuard
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.log_guard import QUIET_TURNS, PinnedWal, readers_of
 from gateway.buffer.retention.policy import Retention
-from gateway.buffer.schema import wal_pages
 from gateway.buffer.store import CHECKPOINT_ID, Store
 from gateway.core.errors import LogHeldError
 from tests.conftest import MosquittoFactory
