@@ -1,11 +1,7 @@
-"""`gateway buffer`: look into a buffer, of a running or of a stopped gateway.
-
-The commands that change something are in `buffer_changes`.
-"""
+"""`gateway buffer stats|audit|list|show|export|verify`: look into a buffer, also of a running gateway."""
 
 from __future__ import annotations
 
-import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,17 +13,12 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.reader import Reader
-from gateway.buffer.repair.backup import back_up
 from gateway.buffer.repair.damage import looking_into
-from gateway.buffer.retention.log_guard import copy_allowance_bytes
 from gateway.cli.buffer_audit import chosen_streams, print_audit
-from gateway.cli.buffer_changes import CHANGES
 from gateway.cli.buffer_options import (
     AsJson,
     ConfigFile,
@@ -44,28 +35,10 @@ from gateway.cli.settings import DEFAULT_CONFIG, load_config
 from gateway.core.errors import ControlError, StoreError
 from gateway.core.events import Kind, Status
 from gateway.core.printable import printable
-from gateway.core.units import format_bytes, format_duration
+from gateway.core.units import format_duration
 from gateway.host.control import SOCKET_FILE, ask
-from gateway.host.files import PRIVATE
 from gateway.receiver.event_lines import event_line
 from gateway.wire.frame import wire_events
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Inspect and change the buffer of a running or stopped gateway.",
-)
-
-
-@app.callback()
-def keep_private() -> None:
-    """Make what these commands write readable by its owner only, as the buffer is."""
-    os.umask(PRIVATE)
-
-
-for change in CHANGES:
-    app.command()(change)
 
 
 @contextmanager
@@ -75,7 +48,6 @@ def read_buffer(path: Path) -> Iterator[Reader]:
         yield reader
 
 
-@app.command()
 def stats(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Count messages by outcome; for a running gateway, also show the drain and the background check."""
     path = buffer_path(config)
@@ -91,6 +63,9 @@ def stats(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(orjson.dumps(numbers | {"drain": drain}).decode())
         return
+    from rich.console import Console  # noqa: PLC0415 - no other command needs rich
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table("what", "which", "count")
     for title, found in numbers.items():
         for label, value in found.items() if isinstance(found, dict) else [("", found)]:
@@ -100,7 +75,6 @@ def stats(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
         typer.echo(_course(drain))
 
 
-@app.command(name="audit")
 def audit_command(
     config: ConfigFile = DEFAULT_CONFIG,
     stream: Annotated[
@@ -134,7 +108,6 @@ def audit_command(
         raise typer.Exit(1)
 
 
-@app.command(name="list")
 def list_command(
     config: ConfigFile = DEFAULT_CONFIG,
     status: OfStatus = None,
@@ -172,7 +145,6 @@ def list_command(
         typer.echo(f"{row['event_id']:36}  {row['status']:8} {row['kind']:9} {time} {size:6}  {place}")
 
 
-@app.command()
 def show(
     event_id: Annotated[str, typer.Argument(help="The event's id.")], config: ConfigFile = DEFAULT_CONFIG
 ) -> None:
@@ -193,7 +165,6 @@ def show(
     typer.echo(orjson.dumps(line, option=orjson.OPT_INDENT_2).decode())
 
 
-@app.command()
 def export(
     config: ConfigFile = DEFAULT_CONFIG,
     output: Annotated[
@@ -223,7 +194,6 @@ def export(
     typer.echo(f"{written:,} events written, {left_out:,} corrupt ones left out", err=True)
 
 
-@app.command()
 def verify(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Check the checksum of every event. Exits 1 when one is wrong."""
     checked, wrong = 0, []
@@ -240,31 +210,6 @@ def verify(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
         typer.echo(f"{checked:,} events checked, {len(wrong):,} have a wrong checksum")
     if wrong:
         raise typer.Exit(1)
-
-
-@app.command()
-def backup(
-    config: ConfigFile = DEFAULT_CONFIG,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Backup file; default: beside the buffer."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Copy the buffer as it is now, verify the copy, and keep it as the backup. The gateway goes on."""
-    with progress_bar() as progress:
-        task = progress.add_task("copying", total=None)
-        path = back_up(
-            buffer_path(config),
-            output,
-            lambda done, total: progress.update(task, completed=done, total=total),
-            log_limit_bytes=copy_allowance_bytes(load_config(config).buffer.max_size),
-        )
-    size_bytes = path.stat().st_size
-    if as_json:
-        typer.echo(orjson.dumps({"backup": str(path), "bytes": size_bytes}).decode())
-    else:
-        typer.echo(f"{path} ({format_bytes(size_bytes)})")
 
 
 def _drain(socket: Path) -> Mapping[str, Any] | None:

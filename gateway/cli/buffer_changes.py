@@ -212,9 +212,6 @@ def adopt(
     _tell(Done({"before": owner, "ended_session": old_client}, live=False), as_json, text)
 
 
-CHANGES = (retry, drop, forward, compact, restore, adopt)
-
-
 # --- inside ---
 
 

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from gateway.buffer.event_filter import EventFilter
 from gateway.cli.settings import load_config
@@ -19,6 +17,9 @@ from gateway.core.errors import StoreError, TopicError, UnitError
 from gateway.core.events import Kind, Status
 from gateway.core.topics import check_filter
 from gateway.core.units import parse_duration_ms
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 StatusName = Enum("StatusName", {s.name.lower(): s.name.lower() for s in Status}, type=str)  # type: ignore[misc]
 KindName = Enum("KindName", {k.name.lower(): k.name.lower() for k in Kind}, type=str)  # type: ignore[misc]
@@ -100,6 +101,9 @@ def _event_id(text: str) -> UUID:
 
 def progress_bar() -> Progress:
     """A bar on a terminal, nothing elsewhere."""
+    from rich.console import Console  # noqa: PLC0415 - a tenth of a second that few commands need
+    from rich.progress import Progress  # noqa: PLC0415
+
     console = Console(stderr=True)
     return Progress(console=console, disable=not console.is_terminal, transient=True)
 

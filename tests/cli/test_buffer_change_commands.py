@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gateway.buffer.lock import DataDirLock
 from gateway.buffer.repair.commit_marker import CommitMarker
-from gateway.cli.buffer import app
+from gateway.cli.buffer_commands import app
 from gateway.core.events import Status
 from gateway.delivery.states import DeliveryEvent
 from gateway.host.control import SOCKET_FILE

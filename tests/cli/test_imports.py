@@ -5,41 +5,47 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from gateway import __version__
+from tests.support.buffers import append, event, opened
+from tests.support.gateways import gateway_config
 
-DATABASE = ("apsw", "peewee")
+TABLES = ("peewee", "playhouse.apsw_ext", "psycopg")
+DATABASE = ("apsw", *TABLES)
 MQTT = ("paho", "amqtt")
 WEB = ("uvicorn", "starlette", "prometheus_client")
 MODELS = ("gateway.config", "yaml", "jmespath")
 GRAPH = ("gateway.app", "gateway.http", "gateway.status", "gateway.cloud", "gateway.local.ingest", "psutil")
+PICTURES = ("rich.console", "rich.markdown", "rich.progress")
 EVERYTHING = (*DATABASE, *MQTT, *WEB, *MODELS, *GRAPH)
 
 
-def run(*arguments: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
-    """Run `gateway …`; what it imported, by name."""
+def run(*arguments: str, folder: Path | None = None) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """Run `gateway …` in `folder`; return the process and the names of the modules that it imported."""
     command = [sys.executable, "-X", "importtime", "-m", "gateway", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=folder)
     return done, {*re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)}
 
 
 @pytest.mark.parametrize(
     ("arguments", "unused"),
     [
-        ("--help", EVERYTHING),
-        ("--version", EVERYTHING),
-        ("-V", EVERYTHING),
+        ("--help", (*EVERYTHING, *PICTURES)),
+        ("--version", (*EVERYTHING, *PICTURES)),
+        ("-V", (*EVERYTHING, *PICTURES)),
         ("check --help", (*DATABASE, *MQTT, *WEB, *GRAPH)),
         ("top --help", EVERYTHING),
-        ("clock --help", EVERYTHING),
-        ("clock status --help", EVERYTHING),
+        ("clock --help", (*EVERYTHING, *PICTURES)),
+        ("clock status --help", (*EVERYTHING, *PICTURES)),
         ("plugin list", (*DATABASE, *MQTT, *WEB, *GRAPH, "gateway.config")),
-        ("buffer stats --help", (*MQTT, *WEB, *GRAPH, "gateway.config", "yaml")),
+        ("buffer --help", (*EVERYTHING, *PICTURES)),
+        ("buffer stats --help", (*TABLES, *MQTT, *WEB, *MODELS, *GRAPH, *PICTURES)),
         (
             "buffer drop --help",
-            (*MQTT, *WEB, "gateway.app", "gateway.http", "gateway.cloud", "gateway.config"),
+            (*MQTT, *WEB, "gateway.app", "gateway.http", "gateway.cloud", "gateway.config", *PICTURES),
         ),
         ("replay --help", (*DATABASE, *MQTT, *WEB, *GRAPH, "gateway.config")),
         ("receive --help", ("peewee", "amqtt", *WEB, *GRAPH, "gateway.config")),
@@ -52,6 +58,28 @@ def test_a_command_imports_what_it_uses(arguments: str, unused: tuple[str, ...])
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(imported) > 50
     assert imported & {*unused} == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        ("check", (*DATABASE, *PICTURES)),
+        ("buffer stats --json", (*TABLES, *PICTURES)),
+        ("buffer list", (*TABLES, *PICTURES)),
+        ("buffer audit", TABLES),
+        ("buffer verify", TABLES),
+    ],
+)
+def test_a_command_reads_a_buffer_without_what_writes_one(
+    tmp_path: Path, arguments: str, unused: tuple[str, ...]
+) -> None:
+    gateway_config(tmp_path, "mqtt://127.0.0.1:1")
+    (tmp_path / "data").mkdir()
+    with opened(tmp_path / "data" / "events.db") as store:
+        append(store, [event("sensors/1", b'{"v": 1}')])
+    done, imported = run(*arguments.split(), folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert imported & {*unused, *MQTT, *WEB, *GRAPH} == set()
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
