@@ -56,7 +56,7 @@ class BridgeSpec:
         return self.format not in ("batch", "thingsboard")
 
     def new_form(self) -> Literal["batch", "event"] | Encoder:
-        """How a connection makes messages."""
+        """Return the form of a connection's messages, or its encoder."""
         if self.node is not None:
             return self.node
         if self.encoder is not None:

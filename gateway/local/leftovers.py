@@ -188,7 +188,7 @@ class Leftovers:
         self._save()
 
     def _save(self) -> None:
-        """Where the disk refuses, what is retained now is remembered by the next run only."""
+        """Save what is retained; where the disk refuses, only the next run remembers it."""
         new = self._path.with_name(f"{self._path.name}.new")
         try:
             new.write_bytes(orjson.dumps(self._known))

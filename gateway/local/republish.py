@@ -132,7 +132,7 @@ class Republish(Session):
                 )
 
     def received(self, link: Link, messages: list[Message]) -> None:
-        """What the broker keeps of ours: announcements, and leftovers. And our own, again."""
+        """Take retained messages of ours: announcements and leftovers; and our own, sent back."""
         for message in messages:
             if self._leftovers is None or not self._leftovers.received(link, message):
                 self._look_at_announcement(link, message)

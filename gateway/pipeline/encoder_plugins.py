@@ -1,4 +1,4 @@
-"""Finds encoders by name in a folder of one's own, among those that ship, and in installed packages.
+"""Finds encoders by name in a folder of plugins, among those that ship, and in installed packages.
 
 An encoder is a class with `encode(events, topics)`: see `gateway.wire.encoder`. In a file `NAME.py` it is
 called `Encoder`; in a package it is what an entry point NAME of the group `gateway.encoders` names.

@@ -25,7 +25,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder(Protocol):
-    """What `cloud.format` can name beside `batch` and `event`."""
+    """An encoder that `cloud.format` names, as an alternative to `batch` and `event`."""
 
     def encode(self, events: Sequence[WireEvent], topics: UplinkTopics) -> Iterable[Encoded]:
         """Return the messages of `events`, each event in exactly one; a stream stays in its order.

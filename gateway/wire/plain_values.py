@@ -1,4 +1,4 @@
-"""What a payload says as names and values, for services that know no events: no schema, no route needed."""
+"""Names and values out of a payload, for services that know no events: no schema, no route needed."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class EdgeNode:
         return _payload([_fields(BD_SEQ, INT64, self._bd_seq)])
 
     def connected(self, now_ms: int) -> list[Announcement]:
-        """What is published first on a new connection."""
+        """Return the first messages of a new connection."""
         self._connected_ms = now_ms
         for device in self._devices.values():
             device.born = 0
@@ -124,7 +124,7 @@ class EdgeNode:
             yield Encoded(self.topic("DDATA", name), _payload(metrics), positions)
 
     def stamped(self, topic: str, payload: bytes, now_ms: int) -> Iterator[Announcement]:
-        """What is published for an encoded message, now: a birth that it needs, and then itself."""
+        """Yield an encoded message with its time, after a birth if it needs one."""
         name = topic.rsplit("/", 1)[1]
         device = self._devices[name]
         if device.born != device.version:
