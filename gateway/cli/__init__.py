@@ -26,6 +26,7 @@ class _Commands(LazyGroup):
         "explain": Listed("explain", "explain_message", "Show what the gateway makes of one message."),
         "replay": Listed("replay", "replay", "Run the windows over recorded events, without a broker."),
         "receive": Listed("receive", "receive", "Receive events from gateways: the cloud side."),
+        "fleet": Listed("fleet", "app", "Work with what many gateways have sent."),
         "simulate": Listed("simulate", "simulate", "Publish messages like a fleet of devices."),
         "buffer": Listed("buffer_commands", "app", "Inspect and change a buffer."),
         "clock": Listed("clock", "app", "Show the gateway's time, and devices with wrong clocks."),

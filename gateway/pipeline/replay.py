@@ -139,15 +139,19 @@ class Replay:
         name = route.spec.name
         return out + gathered(self._engine.process(event.topic, name, levels, decoded.samples, self._now_ms))
 
-    def _feed_stored(self, event: Recorded, flags: int) -> list[Emission]:
-        out: list[Emission] = []
-        looked_ms = event.time_ms - event.time_ms % STEP_MS
+    def pass_time(self, time_ms: int) -> list[Emission]:
+        """Return what the windows emit because it has become `time_ms`, in the steps of a running gateway."""
+        looked_ms = time_ms - time_ms % STEP_MS
         if self._now_ms is None:
             self._engine.resume(looked_ms)
             self._now_ms = looked_ms
         elif looked_ms > self._now_ms:
             self._now_ms = looked_ms
-            out = gathered(self._engine.advance(looked_ms))
+            return gathered(self._engine.advance(looked_ms))
+        return []
+
+    def _feed_stored(self, event: Recorded, flags: int) -> list[Emission]:
+        out = self.pass_time(event.time_ms)
         found = self._routes.match(event.topic)
         if found is None:
             self.unrouted += 1

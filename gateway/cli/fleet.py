@@ -1,0 +1,163 @@
+"""`gateway fleet`: windows over what many gateways have sent, and how these gateways are."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from gateway.cli.settings import DEFAULT_CONFIG
+
+if TYPE_CHECKING:
+    from gateway.fleet.job import Input
+    from gateway.fleet.report import FleetReport
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work with what many gateways have sent.")
+
+
+@app.callback()
+def _group() -> None:
+    """Work with what many gateways have sent."""
+
+
+@app.command()
+def run(
+    *,
+    config: Annotated[
+        Path,
+        typer.Option("--config", "-c", help="Configuration file with the routes and windows."),
+    ] = DEFAULT_CONFIG,
+    events: Annotated[
+        list[str],
+        typer.Option(
+            "--input",
+            "-i",
+            help="What `gateway receive` or `gateway buffer export` wrote: files, sqlite:///FILE, "
+            "postgresql://…; several after each other.",
+        ),
+    ],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[EVENTS]...", help="Further inputs.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output file of results, as JSON lines.")],
+    runner: Annotated[
+        Literal["local", "beam", "flink"],
+        typer.Option("--runner", help="`local`: processes on this machine. beam, flink: engines (extras)."),
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Number of processes; by default one per core.")
+    ] = None,
+    gateway: Annotated[
+        list[str] | None, typer.Option("--gateway", help="Only events of this gateway; may be repeated.")
+    ] = None,
+    no_flush: Annotated[
+        bool, typer.Option("--no-flush", help="Leave windows open at the end of the input.")
+    ] = False,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", help="Folder for what is done so far; by default OUTPUT.work."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Run the windows of a configuration over the events of many gateways.
+
+    Each result is a line of the output with the gateway's id. The input may be in any order and hold events
+    twice. A run that was interrupted goes on where it was when it is started again.
+    Exits with 1 when events are missing or lines could not be used; the results are written all the same.
+    """
+    from gateway.fleet import local  # noqa: PLC0415 - `--help` needs none of it
+
+    if runner != "local":
+        raise typer.BadParameter(f"{runner} is not there yet", param_hint="--runner")
+    inputs = _inputs([*events, *(more or ())])
+    wanted = frozenset(json.dumps(name, ensure_ascii=False)[1:-1].encode() for name in gateway or ())
+    folder = work or output.with_name(output.name + ".work")
+    task = local.Task(config, inputs, folder, wanted, flush=not no_flush)
+    started_s = time.monotonic()
+    with _progress() as progress:
+        report = local.run(task, output, workers or os.cpu_count() or 1, progress)
+    took_s = time.monotonic() - started_s
+    typer.echo(json.dumps(_fields(report, took_s)) if as_json else _text(report, took_s), err=not as_json)
+    if not report.complete:
+        raise typer.Exit(1)
+
+
+def _inputs(places: list[str]) -> tuple[Input, ...]:
+    from gateway.fleet.job import Input  # noqa: PLC0415 - see above
+    from gateway.receiver.stored_output import is_table  # noqa: PLC0415 - see above
+
+    for place in places:
+        if not is_table(place) and not Path(place).is_file():
+            raise typer.BadParameter(f"there is no file {place}", param_hint="--input")
+    return tuple(Input(place, is_table(place)) for place in places)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("running", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _fields(report: FleetReport, took_s: float) -> dict[str, object]:
+    return {
+        "complete": report.complete,
+        "until_ms": report.until_ms,
+        "lines": report.lines,
+        "events": report.events,
+        "doubled": report.doubled,
+        "missing": report.missing,
+        "results": report.results,
+        "seconds": round(took_s, 3),
+        "gateways": [one._asdict() for one in report.gateways],
+        "faults": [fault._asdict() for fault in report.faults],
+    }
+
+
+def _text(report: FleetReport, took_s: float) -> str:
+    from gateway.fleet.report import NAMED  # noqa: PLC0415 - see above
+
+    streams = sum(one.streams for one in report.gateways)
+    rate = report.events / max(took_s, 0.001)
+    lines = [
+        f"{report.events:,} events of {len(report.gateways):,} gateways, {streams:,} streams: "
+        f"{report.results:,} results in {took_s:.1f} s ({rate:,.0f} events/s)"
+    ]
+    for fault in report.faults[:NAMED]:
+        place = fault.place if fault.line is None else f"{fault.place}, line {fault.line}"
+        more = f" (and {fault.count - 1:,} more)" if fault.count > 1 else ""
+        lines.append(f"  {place}: {fault.reason}{more}")
+    lines += [f"  and {len(report.faults) - NAMED:,} other reasons"] * (len(report.faults) > NAMED)
+    lines += _gaps(report)[:NAMED]
+    until = "" if report.until_ms is None else f" as of {_time(report.until_ms)}"
+    verdict = "every number is there" if report.complete else "NOT complete"
+    return "\n".join([*lines, f"{verdict}{until}"])
+
+
+def _gaps(report: FleetReport) -> list[str]:
+    gaps = [
+        f"  {one.gateway} {stream}: numbers {first} to {last} are missing"
+        for one in report.gateways
+        for stream, first, last in one.holes
+    ]
+    lost = [
+        f"  {one.gateway}: {one.replaced} streams began anew with number 1, so the buffer was replaced"
+        for one in report.gateways
+        if one.replaced
+    ]
+    return lost + gaps
+
+
+def _time(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")

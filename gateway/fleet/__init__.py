@@ -1,0 +1,1 @@
+"""Windows over what many gateways have sent: the same configuration, the same plugins, more machines."""

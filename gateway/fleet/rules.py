@@ -1,0 +1,64 @@
+"""Routes and windows of a configuration, ready to run for one gateway after the other."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config import Config, load_config
+from gateway.core.topics import TopicTemplate, placeholders
+from gateway.decode.routes import RouteSpec, RouteTable
+from gateway.pipeline.plugins_loader import WindowPlugins, load_plugins
+from gateway.pipeline.replay import Replay
+from gateway.windows.engine import WindowEngine
+from gateway.windows.spec import WindowSpec
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Everything that a fold needs to know of a configuration."""
+
+    routes: tuple[RouteSpec, ...]
+    windows: tuple[WindowSpec, ...]
+    plugins: WindowPlugins
+
+    @classmethod
+    def of(cls, settings: Config) -> Rules:
+        """Raises PluginError."""
+        windows = settings.window_specs()
+        return cls(settings.route_specs(), windows, load_plugins(windows, settings.plugins.directory))
+
+    @classmethod
+    def load(cls, path: Path) -> Rules:
+        """Read a configuration file. Raises ConfigError or PluginError."""
+        return cls.of(load_config(path))
+
+    def replay(self) -> Replay:
+        """Return the routes and empty windows of one gateway."""
+        engine = WindowEngine(self.windows, self.plugins.plugins, self.plugins.fingerprints)
+        return Replay(RouteTable(self.routes), engine)
+
+    @property
+    def streams_are_independent(self) -> bool:
+        """True if no result depends on more than one stream, so that each may be folded on a machine of its
+        own, given how time passed."""
+        knows_more = any(route.decoder == "sparkplug_b" or route.custom is not None for route in self.routes)
+        return not knows_more and all(self._is_by_stream(window) for window in self.windows)
+
+    def _is_by_stream(self, window: WindowSpec) -> bool:
+        """True if each key of the window is fed by one stream and has a clock of its own."""
+        if window.watermark != "per_key" or window.max_keys is not None:
+            return False
+        topics = [window.topic] if window.topic else [r.topic for r in self.routes if r.name == window.route]
+        return len(topics) == 1 and _names_each(window.key, TopicTemplate(topics[0]))
+
+
+def _names_each(key: str, topic: TopicTemplate) -> bool:
+    """True if no two topics give the same key: it names every level, with a slash between any two."""
+    return (
+        "#" not in topic.text
+        and "+" not in topic.text
+        and set(placeholders(key)) == topic.names
+        and all("/" in between for between in re.findall(r"(?<=\})[^{]*(?=\{)", key))
+    )

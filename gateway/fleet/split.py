@@ -1,0 +1,125 @@
+"""First step of a run: a chunk of the input becomes sorted runs of records, one for each partition."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+from zlib import crc32
+
+from gateway.core.errors import DecodeError
+from gateway.fleet.job import PARTITIONS, Chunk, Input, Job, whole
+from gateway.fleet.records import Trouble, lines_of, pack, pack_event, reason_of
+from gateway.receiver.stored_output import events_of_table
+
+MOST_TROUBLES = 20
+"""Lines of one chunk that are named, for each reason; more are only counted."""
+MOST_OPEN = 256
+"""Files that are merged at a time: most systems let a process open 1024."""
+_TABLE_ROWS = 50_000  # of a table that are sorted at a time
+
+Packed = tuple[bytes, bytes, bytes]
+"""Gateway, stream and record."""
+
+
+class SplitReport(NamedTuple):
+    """The outcome of one chunk."""
+
+    lines: int
+    events: int
+    bytes_by_partition: dict[str, int]
+    troubles: list[Trouble]
+    trouble_counts: dict[str, int]
+
+
+class ChunkSplitter:
+    """Splits one chunk. `wanted` names the gateways whose events are taken; empty: all."""
+
+    def __init__(self, job: Job, inputs: list[Input], wanted: frozenset[bytes]) -> None:
+        self._job = job
+        self._inputs = inputs
+        self._wanted = wanted
+        self._lines = self._events = self._runs = 0
+        self._bytes: Counter[str] = Counter()
+        self._troubles: list[Trouble] = []
+        self._counts: Counter[str] = Counter()
+
+    def split(self, chunk: Chunk) -> SplitReport:
+        """Write the runs of a chunk. Raises OSError or OutputError."""
+        parts: defaultdict[int, list[bytes]] = defaultdict(list)
+        since = 0
+        for offset, (gateway, _, record) in self._packed(chunk):
+            if self._wanted and gateway not in self._wanted:
+                self._trouble(chunk, offset, f"of the gateway {gateway.decode()}")
+                continue
+            self._events += 1
+            since += 1
+            parts[crc32(gateway) % PARTITIONS].append(record)
+            if since == _TABLE_ROWS and self._inputs[chunk.file].is_table:
+                self._write(chunk, parts)
+                since = 0
+        self._write(chunk, parts)
+        counts = dict(self._counts)
+        return SplitReport(self._lines, self._events, dict(self._bytes), self._troubles, counts)
+
+    def _packed(self, chunk: Chunk) -> Iterator[tuple[int, Packed]]:
+        source = self._inputs[chunk.file]
+        if source.is_table:
+            yield from self._rows(source.place, chunk.file)
+            return
+        for offset, line in lines_of(Path(source.place), chunk.first, chunk.end):
+            if line.isspace():
+                continue
+            self._lines += 1
+            try:
+                packed = pack(line, chunk.file, offset)
+            except DecodeError as exc:
+                self._trouble(chunk, offset, reason_of(line, exc))
+                continue
+            if packed is not None:
+                yield offset, packed
+
+    def _rows(self, place: str, file: int) -> Iterator[tuple[int, Packed]]:
+        for number, stored in enumerate(events_of_table(place), 1):
+            self._lines += 1
+            packed = pack_event(stored, file, number)
+            if packed is not None:
+                yield number, packed
+
+    def _trouble(self, chunk: Chunk, offset: int, reason: str) -> None:
+        self._counts[reason] += 1
+        if self._counts[reason] <= MOST_TROUBLES and len(self._counts) <= MOST_TROUBLES:
+            self._troubles.append(Trouble(chunk.file, offset, reason))
+
+    def _write(self, chunk: Chunk, parts: dict[int, list[bytes]]) -> None:
+        self._runs += 1
+        for partition, records in parts.items():
+            records.sort()
+            folder = self._job.runs / str(partition)
+            folder.mkdir(exist_ok=True)
+            with whole(folder / f"{chunk.number:08}-{self._runs:06}.run") as file:
+                file.writelines(records)
+                self._bytes[str(partition)] += file.tell()
+        parts.clear()
+
+
+def records_in_order(runs: Sequence[Path]) -> Iterator[bytes]:
+    """Yield the records of sorted runs in one order; more runs than files may be open are merged first."""
+    with ExitStack() as opened:
+        while len(runs) > MOST_OPEN:
+            folder = Path(opened.enter_context(TemporaryDirectory(dir=runs[0].parent, prefix="merge-")))
+            runs = [
+                _merge_to(folder / str(n), runs[n : n + MOST_OPEN]) for n in range(0, len(runs), MOST_OPEN)
+            ]
+        files = [opened.enter_context(run.open("rb")) for run in runs]
+        yield from files[0] if len(files) == 1 else heapq.merge(*files)
+
+
+def _merge_to(path: Path, runs: Sequence[Path]) -> Path:
+    with path.open("wb") as file, ExitStack() as opened:
+        file.writelines(heapq.merge(*(opened.enter_context(run.open("rb")) for run in runs)))
+    return path
