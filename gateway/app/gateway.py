@@ -56,7 +56,7 @@ class Gateway:
         log.info("gateway %s is running", self.config.gateway.id)
 
     def stop(self) -> None:
-        """Everything that was acknowledged is on disk when this returns; safe to call twice."""
+        """Stop every part. On return, everything that was acknowledged is on disk. Safe to call twice."""
         self._running.clear()
         self._resources.close()
 

@@ -25,7 +25,7 @@ _NUMBERED = RANGES.replace("SELECT", "SELECT id,") + " ORDER BY id"
 
 
 def shed_ranges(reader: Reader) -> Iterator[DroppedRange]:
-    """All ranges, in the order in which they began."""
+    """Return all ranges, in the order in which they began."""
     if reader.has_table("shed_ranges"):  # no reader migrates a file of an earlier version
         yield from map(DroppedRange._make, reader.rows(RANGES + " ORDER BY id"))
 

@@ -109,7 +109,7 @@ class Reader:
         return first_since(self._connection, time_ms)
 
     def raw_after(self, after_id: int, chunk: int = 2000, to_id: int | None = None) -> Iterator[StoredEvents]:
-        """All raw events behind `after_id`, up to `to_id` if given, oldest first.
+        """Yield all raw events behind `after_id`, up to `to_id` if given, oldest first.
 
         They come in chunks of up to `chunk` or BATCH_BYTES.
         """
@@ -264,7 +264,8 @@ class Reader:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Everything read inside sees one and the same commit. Keep it short: the WAL grows meanwhile."""
+        """Hold one snapshot: everything read inside sees the same commit. Keep it short, because the WAL
+        grows."""
         self._connection.execute("BEGIN")
         try:
             yield

@@ -119,7 +119,7 @@ class Removals:
         return removed
 
     def _forget_refusals(self, where: str, values: tuple[object, ...]) -> None:
-        """Of events that are about to be removed. Almost always there are none, and then it costs nothing."""
+        """Forget the refusals of events that are about to be removed. Costs nothing when there are none."""
         if self._connection.execute("SELECT 1 FROM refusals LIMIT 1").fetchone():
             self._connection.execute(
                 f"DELETE FROM refusals WHERE id IN (SELECT id FROM buffer_events WHERE {where})",  # noqa: S608

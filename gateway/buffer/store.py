@@ -311,7 +311,7 @@ class Store:
         return resent
 
     def release_all(self) -> int:
-        """After a restart: whatever was SYNCING failed. Returns how many entries went back."""
+        """Put every SYNCING event back, after a restart. Returns how many there were."""
         after = target(Status.SYNCING, DeliveryEvent.FAILURE) or Status.PENDING
         self._connection.execute(
             "UPDATE buffer_events SET status = ?, retry_count = retry_count + 1"

@@ -34,7 +34,7 @@ class StoredEvents(NamedTuple):
     stored: list[bytes]
 
     def pick(self, positions: Sequence[int]) -> StoredEvents:
-        """Only the events at those positions."""
+        """Return only the events at those positions."""
         event_ids = b"".join(self.event_ids[16 * at : 16 * at + 16] for at in positions)
         ids, _, *columns = ([column[at] for at in positions] for column in self)
         return StoredEvents(ids, event_ids, *columns)  # type: ignore[arg-type]
@@ -52,8 +52,8 @@ class StoredEvents(NamedTuple):
         return StoredEvents(ids, self.event_ids[16 * start : 16 * end], *columns)  # type: ignore[arg-type]
 
     def fitting(self, start: int, end: int, limit_bytes: int) -> int:
-        """Up to where the events from `start`, at most up to `end`, have payloads of at most `limit_bytes`
-        together once they are decompressed; at least one."""
+        """Return the end of the stretch from `start`, at most up to `end`, whose payloads have at most
+        `limit_bytes` together once they are decompressed; at least one event."""
         sizes = list(map(raw_size, self.codecs[start:end], self.stored[start:end]))
         return start + fitting(sizes, limit_bytes)
 

@@ -426,7 +426,7 @@ class Writer:
             metrics.storage_error = ""
 
     def _catch_up(self) -> None:
-        """After a rollback, bring what memory holds back to what the disk holds, before anything else."""
+        """Bring memory back to the state of the disk after a rollback, before anything else."""
         relief = self._relief if self._full else None
         if relief:
             relief.release()  # even to open the file may take room
@@ -445,8 +445,8 @@ class Writer:
             self._state, self._full = _CURRENT, False
 
     def _rescue(self) -> None:
-        """Before a file is opened anew: is it still the one that holds what was acknowledged? Raises
-        DisplacedError when it is not; a new start goes on with what is written here, as soon as there is a
+        """Check, before a file is opened anew, that it still holds what was acknowledged. Raises
+        DisplacedError when it does not; a new start goes on with what is written here, as soon as there is a
         place for it."""
         if not self._store.is_displaced:
             return

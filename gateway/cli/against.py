@@ -74,7 +74,7 @@ class Against:
 
 
 def _dated(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without a time arrive now."""
+    """Yield the lines, those without a time dated now."""
     for line in lines:
         try:
             found = orjson.loads(line)

@@ -108,7 +108,8 @@ def _report(error: ConfigError, as_json: bool) -> None:
 
 
 def _as_json(config: Config) -> str:
-    """All values in the units of the code (ms, bytes), secrets masked; all routes that presets stand for."""
+    """Return all values in the units of the code (ms, bytes), with masked secrets and all routes of
+    presets."""
     values = config.model_dump(mode="json")
     values["routes"] = [route.model_dump(mode="json") for route in config.all_routes]
     return json.dumps({"ok": True, "warnings": warnings_of(config), "config": values}, indent=2)

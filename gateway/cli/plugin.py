@@ -126,7 +126,7 @@ TEMPLATES = {"window": TEMPLATE, "decoder": DECODER_TEMPLATE, "encoder": ENCODER
 
 @app.command("list")
 def list_plugins(plugins: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> None:
-    """All plugins that windows can name, and where each comes from."""
+    """List all plugins that windows can name, and where each comes from."""
     folder = plugins if plugins.is_dir() else None
     found = find_plugins(folder).values()
     others: list[FoundDecoder | FoundEncoder] = [

@@ -119,7 +119,7 @@ def simulate(
 
 
 def _run(fleet: Fleet, link: Link) -> str:
-    """Until the fleet has finished or is stopped by a signal; returns what went wrong."""
+    """Publish until the fleet has finished or is stopped by a signal; returns the error."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

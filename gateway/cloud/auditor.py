@@ -132,7 +132,7 @@ class Auditor(Session):
         return _LOOK_EVERY_S
 
     def finish(self) -> None:
-        """After the link has stopped: close what this session opened."""
+        """Close what this session opened, after the link has stopped."""
         if self._reader is not None:
             self._reader.close()
 
@@ -177,7 +177,7 @@ class Auditor(Session):
         return wanted
 
     def _again(self, wanted: Mapping[int, int]) -> dict[int, int]:
-        """Some other streams, whole: first those claimed only once, then those not told for longest."""
+        """Return some other streams, whole: first those claimed only once, then those claimed longest ago."""
         self._records += 1
         idle = (stream for stream in self._claimed if stream not in wanted)
         chosen = heapq.nsmallest(

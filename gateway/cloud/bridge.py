@@ -172,7 +172,7 @@ class Bridge(Session):
         self._acked += sent.message.events.ids
 
     def disconnected(self, link: Link) -> None:
-        """Everything on this connection that has no PUBACK failed."""
+        """Mark everything on this connection without a PUBACK as failed."""
         self._settle()
         if self._status_id is not None:
             self._status_closes += 1
@@ -213,7 +213,7 @@ class Bridge(Session):
         return wait_s
 
     def finish(self) -> None:
-        """After the link has stopped: close what this session opened."""
+        """Close what this session opened, after the link has stopped."""
         self._supply.close()
 
     def stored(self) -> None:

@@ -116,7 +116,7 @@ class ClaimPrefetcher:
         return WAITING_S
 
     def _look_at_backlog(self, pending: int, now_s: float) -> None:
-        """While more waits than goes into a round, know the streams whose live events must wait."""
+        """Find the streams whose live events must wait, while more waits than fits into a round."""
         if pending <= FRAMES_PER_CLAIM * self._spec.batch_events:
             self._backlog = None
         elif self._backlog is None or now_s >= self._look_again_s:
@@ -144,8 +144,8 @@ class ClaimPrefetcher:
     # --- on the writer's thread ---
 
     def claim(self, store: Store) -> list[int]:
-        """Inside the transaction. A slow link gets one frame at a time, so that what is urgent never waits
-        behind more than that."""
+        """Claim events inside the transaction. A slow link gets one frame at a time, so that an urgent event
+        never waits behind more than that."""
         events = self._pace.events(self._spec.batch_events)
         limit = events if events < self._spec.batch_events else FRAMES_PER_CLAIM * events
         place = self._shard, self._spec.connections

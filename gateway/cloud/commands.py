@@ -18,7 +18,7 @@ class Claimant(Protocol):
     """A connection of the bridge. Both methods run on the writer's thread."""
 
     def claim(self, store: Store) -> list[int]:
-        """Inside the transaction: which events are for this connection."""
+        """Return the events for this connection. Inside the transaction."""
 
     def claimed(self, ids: list[int], epoch: int) -> None:
         """Take over claimed events: they are SYNCING now, for the connection of that epoch."""

@@ -35,7 +35,7 @@ class Outgoing(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Of the MQTT packet, or a few bytes more."""
+        """Size of the MQTT packet, or a few bytes more."""
         properties = sum(_PROPERTY_BYTES + len(name) + len(value) for name, value in self.properties)
         return len(self.payload) + len(self.topic.encode()) + properties + _PACKET_BYTES
 

@@ -48,7 +48,7 @@ class Parts:
 
     @classmethod
     def of(cls, config: Config) -> Parts:
-        """All of a sound configuration."""
+        """Collect all parts of a valid configuration."""
         return cls(dict(enumerate(config.routes)), dict(enumerate(config.windows)), config.plugins)
 
     @property

@@ -18,7 +18,7 @@ _NEAR = 0.8
 
 
 def reading_warnings(config: Config) -> Iterator[str]:
-    """All of them, by route and window."""
+    """Yield all warnings, by route and window."""
     for entry in config.routes:
         for route in entry.routes:
             yield from _comparisons(route)

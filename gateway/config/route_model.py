@@ -180,7 +180,7 @@ class RouteModel(Section):
 
     @property
     def routes(self) -> tuple[RouteModel, ...]:
-        """All routes that this entry stands for: itself, and what else its preset brings."""
+        """Return all routes that this entry stands for: itself, and those that its preset brings."""
         return (self, *self._further)
 
     @property

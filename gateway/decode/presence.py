@@ -89,7 +89,7 @@ class Presence:
         return {} if heard is None else dict(heard.sources)
 
     def devices(self, now_ms: int) -> list[Device]:
-        """All of them, the one heard longest ago first."""
+        """Return all devices, the one heard longest ago first."""
         found = [_device(name, heard, now_ms) for name, heard in list(self._devices.items())]
         return sorted(found, key=lambda device: device.last_ms)
 

@@ -102,7 +102,7 @@ class Progress:
 
 
 def rate(before: Totals, now: Totals, name: str) -> float:
-    """Of one of the totals, per second."""
+    """Return the rate of one of the totals, per second."""
     elapsed_s = now.at_s - before.at_s
     return (getattr(now, name) - getattr(before, name)) / elapsed_s if elapsed_s > 0 else 0.0
 

@@ -96,7 +96,7 @@ class Suspects:
         return self._strikes.get(event_id, 0) >= STRIKES
 
     def end(self, ids: Sequence[int], start: int, end: int) -> int:
-        """Up to where a frame may go that begins with the event at `start`: suspects are not mixed with
+        """Return the end of a frame that begins with the event at `start`: suspects are not mixed with
         others, and half of those that share their strikes go at once."""
         if not self._strikes:
             return end

@@ -76,8 +76,8 @@ class FairSampler:
         self._counts, self._before, self._credit, self._skipped = {}, {}, {}, {}
 
     def _rate(self, topic: str) -> float:
-        """Of a stream that was not there in the last turn nothing is known: it gets the limit of one message,
-        so that a flood of ever new topics is thinned too."""
+        """Return the rate of a stream. A stream that is new in this turn gets the limit of one message, so
+        that a flood of ever new topics is thinned too."""
         if not self._before:
             return self.share
         return min(1.0, self._limit / self._before.get(topic, 1))

@@ -31,7 +31,7 @@ class State:
         self._status.sample_history()
 
     def whole(self) -> dict[str, Any]:
-        """Everything but history and results, small enough to be sent every second."""
+        """Return everything but history and results, small enough to be sent every second."""
         return {
             "time_ms": self._status.clock.now_ms(),
             "gateway": self.about(),

@@ -63,7 +63,7 @@ class FleetSpec:
 
 
 def simulate(spec: FleetSpec, start_ms: int) -> Iterator[Publication]:
-    """Everything the fleet publishes, in the order of sending. `start_ms` is when it begins.
+    """Yield the messages of the fleet, in the order of sending. `start_ms` is when it begins.
 
     What is still held back when the last reading has been taken is sent then.
     """

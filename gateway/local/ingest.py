@@ -113,7 +113,7 @@ class Ingest(Session):
         return 1.0
 
     def _sifted(self, link: Link, messages: list[Message]) -> list[Message]:
-        """Those that are to be taken in. The others are acknowledged, without any trace in the buffer."""
+        """Return the messages to take in. The others are acknowledged, without any trace in the buffer."""
         due = []
         for message in messages:
             if self._subscriptions.is_due(message.topic, message.subscriptions):

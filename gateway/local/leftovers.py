@@ -79,7 +79,7 @@ class _Sweep:
 
     @property
     def quiet_s(self) -> float:
-        """For how long nothing has come."""
+        """Return how long nothing has come."""
         return 0.0 if self._unanswered else time.monotonic() - self._heard_at_s
 
 

@@ -164,7 +164,7 @@ class Republish(Session):
         self._commands.clear()
 
     def leaving(self, link: Link) -> None:
-        """After a clean DISCONNECT the will does not speak, so say it now."""
+        """Publish the offline status: after a clean DISCONNECT the broker does not publish the will."""
         link.publish(self._status_topic, status_payload("offline"), qos=1, retain=True)
 
     def work(self, link: Link) -> float:

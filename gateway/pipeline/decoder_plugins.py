@@ -49,7 +49,8 @@ class FoundDecoder:
 
 
 def find_decoders(directory: Path | None = None) -> dict[str, FoundDecoder]:
-    """All decoder plugins by name. One in `directory` hides one that ships, which hides one in a package.
+    """Return all decoder plugins by name. One in `directory` hides one that ships, which hides one in a
+    package.
 
     None can hide a decoder of the gateway's own.
     """

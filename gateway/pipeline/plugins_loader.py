@@ -62,7 +62,7 @@ def shipped_directory() -> Path:
 
 
 def find_plugins(directory: Path | None = None) -> dict[str, FoundPlugin]:
-    """All plugins by name. One in `directory` hides one that ships, which hides one in a package."""
+    """Return all plugins by name. One in `directory` hides one that ships, which hides one in a package."""
     found = {point.name: _in_package(point) for point in entry_points(group=GROUP)}
     for folder in (shipped_directory(), directory):
         found |= {plugin.name: plugin for plugin in _in_folder(folder)}

@@ -201,7 +201,7 @@ class Ledger:
             own.claimed, own.exempt = stream.claimed, stream.exempt
 
     def dump(self) -> bytes:
-        """Everything but the latest ids, for `load` after a restart."""
+        """Return everything but the latest ids, for `load` after a restart."""
         streams = [
             [series.gateway_id, series.stream, stream.dump(), series.buffer_id] for series, stream in self
         ]

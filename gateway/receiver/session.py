@@ -86,7 +86,7 @@ class Receiver(Session):
         return self.failure is None
 
     def finish(self) -> None:
-        """After the link has stopped: save what is known, unless it is not what the sink holds."""
+        """Save the state after the link has stopped, unless it is not what the sink holds."""
         if self.failure is None:
             self._save()
 

@@ -301,7 +301,7 @@ def _operator(spec: WindowSpec, plugin: CombineFn, code: str) -> Operator[Any]:
 
 
 def gathered(chunks: Chunks) -> list[Emission]:
-    """All chunks in one list, where there is no need to save memory."""
+    """Return all chunks in one list, where there is no need to save memory."""
     return [*chain.from_iterable(chunks)]
 
 

@@ -45,7 +45,7 @@ class Keyspace(Generic[K]):
         return key
 
     def each(self) -> Iterator[K]:
-        """All keys by name, cold ones read back one by one."""
+        """Yield all keys by name, cold ones read back one by one."""
         for name in sorted([*self.hot, *self.cold]):
             key = self.find(name)
             if key is not None:
@@ -68,7 +68,7 @@ class Keyspace(Generic[K]):
         return True
 
     def _thin(self, most: int) -> None:
-        """While full, keep every second key: by hash, so the same ones in whatever order they come."""
+        """Keep every second key while full: by hash, so the same ones in whatever order they come."""
         while len(self) >= most:
             self._counters.key_sample_level += 1
             kept = 1 << self._counters.key_sample_level

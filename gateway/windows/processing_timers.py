@@ -137,7 +137,7 @@ class ProcessingTimeTimers(Generic[K]):
 
 
 def idle_timeout(spec: WindowSpec) -> IdleTimeout | None:
-    """After how much silence a source of the window is idle; None: never."""
+    """Return the silence after which a source of the window is idle; None: never."""
     if spec.idle_timeout_ms is None:
         return None
     return IdleTimeout(spec.idle_timeout_ms, learns=spec.idle_learns)

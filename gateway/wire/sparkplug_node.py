@@ -94,7 +94,7 @@ class EdgeNode:
         return [self._birth(now_ms)]
 
     def reborn(self, now_ms: int) -> list[Announcement]:
-        """All births again, as a host has asked."""
+        """Return all births again, as a host has asked."""
         born = [name for name, device in self._devices.items() if device.born]
         return [self._birth(now_ms), *(self._device_birth(name, now_ms) for name in born)]
 
@@ -113,7 +113,7 @@ class EdgeNode:
     # --- messages ---
 
     def encode(self, events: Sequence[WireEvent], topics: UplinkTopics) -> Iterator[Encoded]:
-        """One DDATA for each device, without `seq`."""
+        """Yield one DDATA for each device, without `seq`."""
         by_device: dict[str, list[int]] = {}
         for at, event in enumerate(events):
             name = aggregate_key(event) or topics.device(event.stream)
@@ -197,7 +197,7 @@ def _leaves(values: dict[str, object], above: str = "") -> Iterator[tuple[str, o
 
 
 def _datatype(value: object) -> int:
-    """One type for all numbers, so that 21 and 21.5 need no new birth."""
+    """Return one type for all numbers, so that 21 and 21.5 need no new birth."""
     if isinstance(value, bool):
         return BOOLEAN
     if isinstance(value, int) and abs(value) > _EXACT:

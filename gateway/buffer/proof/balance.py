@@ -110,7 +110,7 @@ def _sequence(found: Audit, numbers: StreamNumbers, skipped: int) -> list[str]:
 
 
 def _shed(found: Audit, rejected: Mapping[str, int]) -> list[str]:
-    """Of each message that was not taken in it is known when it came."""
+    """Check that the ranges of dropped messages add up to their counters."""
     counted = Counter(rejected) + Counter(sampled=found.messages.get("sampled", 0))
     ranges: Counter[str] = Counter()
     for one in found.shed:

@@ -69,7 +69,7 @@ class StreamLoss(NamedTuple):
     last_sequence: int
 
     def __or__(self, other: StreamLoss) -> StreamLoss:
-        """Both, of the same stream."""
+        """Return the sum of two losses of the same stream."""
         first = min(self.first_sequence, other.first_sequence)
         last = max(self.last_sequence, other.last_sequence)
         return StreamLoss(self.stream, self.events + other.events, first, last)
@@ -86,7 +86,7 @@ class Removal(NamedTuple):
 
     @classmethod
     def together(cls, removals: Iterable[Removal]) -> Removal:
-        """All of them as one."""
+        """Join several removals into one."""
         found = list(removals)
         streams: dict[str, StreamLoss] = {}
         for loss in (loss for each in found for loss in each.streams):
@@ -101,7 +101,7 @@ class Removal(NamedTuple):
 
     @property
     def whose(self) -> str:
-        """Of which stream, or of how many."""
+        """Return the name of the stream, or the number of streams."""
         return self.streams[0].stream if len(self.streams) == 1 else f"{len(self.streams)} streams"
 
     def details(self, reason: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class CommitMarker:
         return int(_LAYOUT.unpack_from(content)[1])
 
     def write(self, last_id: int) -> None:
-        """Everything up to `last_id` is committed, and synced."""
+        """Write that everything up to `last_id` is committed, and synced."""
         if last_id == self._last_id:
             return
         try:

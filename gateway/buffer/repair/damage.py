@@ -38,7 +38,7 @@ def note_damage(path: Path, problem: str) -> None:
 
 @contextmanager
 def using(path: Path) -> Iterator[None]:
-    """While the buffer `path` is used for the first time: what turns out to be damaged is noted.
+    """Note damage that is found while the buffer `path` is used for the first time.
 
     Raises DamageError then: the next start mends it.
     """
@@ -71,7 +71,7 @@ def _is_damage(error: Exception) -> bool:
 
 @contextmanager
 def looking_into(path: Path) -> Iterator[None]:
-    """While a command reads the buffer `path`, perhaps a running gateway's: damage is noted for that gateway.
+    """Note damage for the gateway that is found while a command reads the buffer `path`.
 
     Raises DamageError then.
     """

@@ -213,7 +213,7 @@ def _from_backup(path: Path, aside: Path, problem: str) -> Recovery:
 
 
 def _without_database(path: Path, aside: Path) -> Recovery:
-    """No database file: new, or removed by hand. A WAL without its database can not be used."""
+    """Recover without a database file: it is new, or was removed by hand. A WAL is useless without it."""
     was_damaged = any(path.parent.glob("damaged-*"))  # and a start was killed before it could say so
     if not _wal(path).exists() and not backup_path(path).exists() and not was_damaged:
         return WHOLE

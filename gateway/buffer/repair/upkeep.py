@@ -172,7 +172,8 @@ class Upkeep:
         log.info("the buffer is backed up, in %.1f s", self._clock.monotonic_s() - started_s)
 
     def _rest(self, _done: int, _total: int) -> None:
-        """Between two steps of a backup; short, because the write-ahead log cannot be reset meanwhile."""
+        """Rest between two steps of a backup: briefly, because the write-ahead log cannot be reset
+        meanwhile."""
         if self._stop.wait(_BACKUP_REST_S):
             raise _Stopped
 

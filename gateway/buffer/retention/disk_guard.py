@@ -89,7 +89,7 @@ class DiskGuard:
             self._held_log.announce(store, self._alert)
 
     def committed(self, store: Store) -> None:
-        """After the turn: move the log into the file once nothing happens, or where room is short."""
+        """Move the log into the file after the turn, once nothing happens, or where space is short."""
         if self._space is None or self._held_log is None or not self._space.wal_bytes():
             return
         self._held_log.look(store)

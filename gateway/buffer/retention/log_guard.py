@@ -49,14 +49,15 @@ class PinnedWal:
         self._withheld = ""  # why nothing was committed, since the last turn
 
     def look(self, store: Store) -> None:
-        """After a turn, outside of a transaction."""
+        """Check the log after a turn, outside of a transaction."""
         too_large = self._allowance_bytes + copy_allowance_bytes(self._max_bytes)
         held = self._space.wal_bytes() > too_large and not store.file.empty_wal()
         self._turns = self._turns + 1 if held else 0
         self._announced = self._announced and held
 
     def announce(self, store: Store, alert: Alert) -> None:
-        """Inside a transaction: say it once, and afterwards that it kept everything from being stored."""
+        """Announce a large log once, and afterwards that it kept everything from being stored. Inside a
+        transaction."""
         log_bytes = self._space.wal_bytes()
         details = {"log_bytes": log_bytes}
         if self._withheld:

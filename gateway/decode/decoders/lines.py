@@ -21,7 +21,7 @@ def parse_ndjson(payload: bytes, _arrival_ms: int = 0) -> list[Document]:
 
 
 def parse_line_protocol(payload: bytes, _arrival_ms: int = 0) -> list[Document]:
-    """Lines of `measurement,tag=text field=1.5,other="text" 1700000000000000000`.
+    """Parse lines of `measurement,tag=text field=1.5,other="text" 1700000000000000000`.
 
     Each becomes an object of its tags and fields, with `measurement` and, where the line has one, `time` as
     the whole number that stands there. A field goes before a tag of its name.

@@ -43,7 +43,7 @@ class Sink(Protocol):
         """The events that were written after that state was saved; all of them where there was none."""
 
     def everything(self) -> Iterator[Identity]:
-        """All events, in the order in which they were written."""
+        """Yield all events, in the order in which they were written."""
 
     def claims(self) -> bytes | None:
         """A state of which only the gateways' claims are still good, where `open` gave none."""

@@ -139,7 +139,7 @@ class Timekeeper:
             os.close(self._stop_receiver)
 
     def _wait(self, next_look_s: float) -> bool:
-        """Until something arrives or is due; True when it is time to stop."""
+        """Wait until something arrives or is due; True when it is time to stop."""
         waiting = [source.socket_number for source in self._sources if source.socket_number is not None]
         due_s = min([next_look_s, *(source.due_s for source in self._sources)])
         timeout_s = max(0.0, due_s - uptime_ns() / 1e9)

@@ -22,7 +22,7 @@ class SourceSpec(NamedTuple):
 
 
 def make_sources(spec: SourceSpec, reference: Reference) -> list[TimeSource]:
-    """All of them, none of them asked yet."""
+    """Return all sources, none of them asked yet."""
     sources: list[TimeSource] = [NtpSource(*server, spec.min_poll_s, reference) for server in spec.ntp]
     if spec.ptp is not None:
         sources.append(ptp_source(spec.ptp, reference))
