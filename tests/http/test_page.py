@@ -145,7 +145,7 @@ SECTIONS: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         "backpressure",
         pressure_values(Signal(), Load()),
-        ["Backpressure", "none", "Everything is taken as it comes"],
+        ["Backpressure", "none", "All messages are taken in without delay"],
     ),
     (
         "backpressure",
@@ -167,7 +167,7 @@ SECTIONS: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         "clock",
         CLOCK | {"state": "free", "source": None, "uncertainty_s": None, "drift_ppm": None, "sources": []},
-        ["free", "no source of time is configured"],
+        ["system clock", "no source of time is configured"],
     ),
     (
         "other_part",

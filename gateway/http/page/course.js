@@ -53,7 +53,7 @@ export class Course {
 
   draw() {
     if (!this.points.length) {
-      setText(this.read, "No result of this range is in the buffer.");
+      setText(this.read, "The buffer holds no results of this time range.");
       this.chart?.set([[], [], [], []]);
       return;
     }

@@ -33,7 +33,7 @@ export class DevicePage {
     show(this.values, [device.values, Math.floor(now / 2000)], () => (device.values.length
       ? facts(device.values.map(({ field, value, unit, time_ms: at }) => [field,
         element("span", {}, element("b", {}, `${typeof value === "number" ? measure(value) : String(value ?? "–")}${unit ? ` ${unit}` : ""}`), element("span", { class: "quiet" }, ` ${age(at)}`))]))
-      : element("p", { class: "quiet" }, "No reading of it could be shown yet.")));
+      : element("p", { class: "quiet" }, "There is no reading of this device to show yet.")));
     show(this.about, [device, Math.floor(now / 2000)], () => facts([
       ["last heard", `${age(device.last_ms)}${device.silent ? ", silent" : ""}`],
       ["usually every", device.interval_ms === null ? "not known yet" : duration(device.interval_ms / 1000)],

@@ -20,7 +20,7 @@ function drawn({ name, pill, lead, pairs, sources }) {
 const CARDS = { backpressure: backpressureCard, clock: clockCard, subscriptions: subscriptionsCard };
 
 const PRESSURE = {
-  NONE: [["ok", "none"], () => "Everything is taken as it comes."],
+  NONE: [["ok", "none"], () => "All messages are taken in without delay."],
   SLOW_DOWN: [["warn", "slow down"], ({ delay_ms: delay }) => `Devices are asked to wait ${duration(delay / 1000)}, and acknowledgements take longer.`],
   REJECT_LOW_PRIORITY: [["bad", "reject"], ({ priority_threshold: priority }) => `Messages of priority ${priority} and below are turned away.`],
 };
@@ -49,8 +49,8 @@ function backpressureCard(told) {
 const CLOCK = {
   synchronised: [["ok", "synchronised"], ({ source }) => `It follows ${source}.`],
   disputed: [["bad", "disputed"], ({ source }) => `The sources of time contradict each other; ${source} is followed, uncertainly.`],
-  holdover: [["warn", "hold-over"], () => "No source answers any more; the clock goes on by what it has learnt."],
-  free: [["", "free"], ({ sources }) => sources.length > 1 ? "No source has answered yet; the system clock is taken as it is." : "The system clock is taken as it is: no source of time is configured."],
+  holdover: [["warn", "hold-over"], () => "No source answers now; the clock continues at the rate it has learnt."],
+  free: [["", "system clock"], ({ sources }) => sources.length > 1 ? "No source has answered yet; the system clock is taken as it is." : "The system clock is taken as it is: no source of time is configured."],
   unset: [["bad", "unset"], () => "The time is not known: the system clock cannot be right, and no source has answered."],
 };
 const SOURCES = [{ name: "source" }, { name: "ahead by", number: true }, { name: "±", number: true }, { name: "state" }];
@@ -79,7 +79,7 @@ const reading = (value, read) => (value === null || value === undefined ? "" : r
 function subscriptionsCard(told) {
   return {
     pill: told.refused ? ["bad", "refused"] : null,
-    lead: told.refused ? `The local broker refuses: ${told.refused}.` : "What the gateway asks the local broker for.",
+    lead: told.refused ? `The local broker refuses: ${told.refused}.` : "Topics that the gateway subscribes to at the local broker.",
     pairs: [
       ["subscribed to", told.subscribed_to],
       ["without a gap since", told.since_ms === null ? "not yet" : moment(told.since_ms)],

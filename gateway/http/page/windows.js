@@ -48,7 +48,7 @@ export function showWindows(windows, listens) {
   const body = byId("windows-body");
   if (!windows.length) {
     show(body, "none", () => element("div", { class: "card" }, element("p", {}, "No windows are configured."),
-      element("p", { class: "quiet" }, "Add one below windows: in the configuration, and it appears here once the gateway has taken it up (kill -HUP).")));
+      element("p", { class: "quiet" }, "Add one below windows: in the configuration, and it appears here once the gateway has reloaded it (kill -HUP).")));
     return;
   }
   if (!cards.size) body.replaceChildren();
