@@ -98,7 +98,7 @@ def test_a_broker_that_closes_over_the_audit_costs_no_event(
         for first in range(0, 300, 20):
             publish(local.port, readings(first, 20))
             wait_for_events(cloud, first + 20)
-        assert gateway.metric('gateway_events{status="FAILED"}') == 0
+        assert gateway.metric('gateway_buffer_events{status="failed"}') == 0
     assert len({event.event_id for event in cloud.events}) == 300
 
 
