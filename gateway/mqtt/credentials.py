@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import shlex
 import subprocess
 import time
@@ -53,7 +54,7 @@ class AzureSas:
 
     def __call__(self) -> str:
         key = _content(self.key_file, "password.azure_sas.key_file")
-        return azure_sas(self.resource, key, int(time.time() + self.ttl_s))
+        return azure_sas(self.resource, key, math.ceil(time.time() + self.ttl_s))
 
 
 def azure_sas(resource: str, key: str, expires_s: int) -> str:

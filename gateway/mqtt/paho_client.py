@@ -349,7 +349,9 @@ class Connection:
         why = str(reason)
         if flags.is_disconnect_packet_from_server:
             self.farewell_code = self._client.farewell_code
-            why = reason_text(self.farewell_code)
+            server, hint = self._client.farewell_server, _HINTS.get(self.farewell_code, "")
+            why = reason_text(self.farewell_code) + (f": {server}" if server else "")
+            why += f"; {hint}" if hint else ""
         if not self.closing and not self._refused:
             self.closed_by_broker = self.accepted
             self._refused = f"{self._endpoint.place} closed the connection: {why}"
@@ -373,6 +375,8 @@ class _Client(paho.Client):
     """The reason code of the PUBACK that is being handled."""
     farewell_code = 0
     """Reason code of the broker's DISCONNECT."""
+    farewell_server = ""
+    """The server that it refers us to."""
     suback: Callable[[int, Sequence[int]], None]
     refused: Callable[[int, str], None]
 
@@ -439,6 +443,7 @@ class _Client(paho.Client):
         """The same for DISCONNECT; the code is taken out here."""
         packet = self._in_packet["packet"]
         self.farewell_code = packet[0] if packet else 0
+        self.farewell_server = _server_reference(bytes(packet[1:]), PacketTypes.DISCONNECT)
         self._in_packet["packet"] = bytearray()
         super()._handle_disconnect()
 
@@ -496,11 +501,12 @@ def _varint_bytes(value: int) -> int:
     return 1 + (value > 127) + (value > 16_383) + (value > 2_097_151)
 
 
-def _server_reference(properties: bytes) -> str:
-    """Return the server that a CONNACK of MQTT 5 refers the client to; empty when it names none."""
+def _server_reference(properties: bytes, packet_type: int = PacketTypes.CONNACK) -> str:
+    """Return the server that a CONNACK or DISCONNECT of MQTT 5 refers the client to; empty when it names
+    none."""
     if not properties:
         return ""
-    found = Properties(PacketTypes.CONNACK)
+    found = Properties(packet_type)
     try:
         found.unpack(properties)
     except (MQTTException, ValueError, IndexError, UnicodeDecodeError):

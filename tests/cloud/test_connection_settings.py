@@ -6,10 +6,20 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from tests.support.buffers import event
 from tests.support.gateways import wait_until
 from tests.support.sending import sending
-from tests.support.stub_broker import CLOSE, CONNECT, PUBLISH, Answer, Packet, StubBroker
+from tests.support.stub_broker import (
+    CLOSE,
+    CONNECT,
+    PUBLISH,
+    Answer,
+    Packet,
+    StubBroker,
+    connack,
+)
 
 
 def test_attempts_to_connect_are_at_least_reconnect_min_apart(tmp_path: Path) -> None:
@@ -42,3 +52,24 @@ def test_without_retain_and_will_nothing_is_retained(tmp_path: Path) -> None:
     assert cloud.of(CONNECT)[0].will_topic is None
     assert cloud.of(PUBLISH, "/status")
     assert not any(packet.retain for packet in cloud.of(PUBLISH))
+
+
+REFERENCE = b"\x1c\x00\x0bother.local"  # the property Server Reference of MQTT 5
+
+
+@pytest.mark.parametrize("code", [0x9C, 0x9D])
+@pytest.mark.parametrize("packet_kind", ["connack", "disconnect"])
+def test_a_server_that_refers_to_another_is_shown_with_the_key_to_change(
+    tmp_path: Path, code: int, packet_kind: str
+) -> None:
+    def rule(packet: Packet) -> Answer | None:
+        if packet_kind == "connack":
+            return connack(packet, code, REFERENCE) if packet.kind == CONNECT else None
+        body = bytes([code, len(REFERENCE)]) + REFERENCE
+        return Answer(bytes([0xE0, len(body)]) + body, close=True) if packet.kind == PUBLISH else None
+
+    cloud = StubBroker(rule)
+    with cloud.running(), sending(tmp_path / "events.db", cloud.port, [event("t/a", b"1")]) as sender:
+        (link,) = sender.links
+        wait_until(lambda: "other.local" in link.metrics.last_error, "what the server says")
+        assert "change url" in link.metrics.last_error

@@ -84,7 +84,9 @@ def test_ten_thousand_events_an_outage_and_a_poisonous_one(
         publish(local.port, [*messages[5000:7500], ("sensors/d0", POISON), *messages[7500:]])
         broker.away = False
         wait_until(lambda: len(set(broker.values)) == 10_000, "the drain", 200)
-        wait_until(lambda: gateway.metric('gateway_buffer_events{status="failed"}') == 1, "the poisonous event", 60)
+        wait_until(
+            lambda: gateway.metric('gateway_buffer_events{status="failed"}') == 1, "the poisonous event", 60
+        )
         assert gateway.stop() == 0
     check_all_there(broker, 10_000)
     assert broker.poisoned >= 3

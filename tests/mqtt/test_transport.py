@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -20,8 +19,8 @@ from gateway.mqtt.link import Link, Session
 from gateway.mqtt.transport import tls_context
 from gateway.mqtt.websocket import WebSocket
 from tests.conftest import MosquittoFactory
-from tests.support.brokers import Broker
 from tests.support.gateways import wait_until
+from tests.support.listeners import Listeners, RunningProxy, make_certificates
 from tests.support.ports import free_port
 from tests.support.stub_broker import CONNECT, StubBroker
 
@@ -79,49 +78,7 @@ def error_of(**settings: object) -> str:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`ca.pem`, a certificate for localhost, another authority, and a key with a password."""
-    folder = tmp_path_factory.mktemp("certs")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    for name in ("ca", "other-ca"):
-        openssl(
-            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
-            *("-keyout", f"{name}.key", "-out", f"{name}.pem"),
-        )
-    openssl(
-        *("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
-        *("-keyout", "broker.key", "-out", "broker.csr"),
-    )
-    (folder / "names").write_text("subjectAltName=DNS:localhost,DNS:broker.example")
-    openssl(
-        *("x509", "-req", "-in", "broker.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-        *("-days", "2", "-extfile", "names", "-out", "broker.pem"),
-    )
-    openssl("rsa", "-aes256", "-in", "broker.key", "-out", "locked.key", "-passout", "pass:s3cret")
-    for path in folder.iterdir():
-        path.chmod(0o644)
-    folder.chmod(0o755)
-    return folder
-
-
-class Listeners:
-    """One Mosquitto with a listener of each kind."""
-
-    def __init__(self, mosquitto: MosquittoFactory, certificates: Path, folder: Path) -> None:
-        shutil.copytree(certificates, folder / "certs")
-        self.certificates = folder / "certs"
-        self.tls, self.ws, self.wss = free_port(), free_port(), free_port()
-        own = [
-            f"cafile {self.certificates}/ca.pem",
-            f"certfile {self.certificates}/broker.pem",
-            f"keyfile {self.certificates}/broker.key",
-        ]
-        lines = [f"listener {self.tls} {{bind}}", *own, f"listener {self.ws} {{bind}}", "protocol websockets"]
-        lines += [f"listener {self.wss} {{bind}}", "protocol websockets", *own]
-        self.broker: Broker = mosquitto(lines, persistence=folder, extra_ports=[self.tls, self.ws, self.wss])
-        self.plain = self.broker.port
+    return make_certificates(tmp_path_factory.mktemp("certs"))
 
 
 @pytest.fixture
@@ -230,38 +187,12 @@ def test_the_server_name_is_asked_for_and_expected(listeners: Listeners) -> None
         wait_until(lambda: session.came, "an echo")
 
 
-@contextmanager
-def proxy(kind: str, folder: Path) -> Iterator[Proxy]:
-    port = free_port()
-    if kind == "http":
-        config = folder / "tinyproxy.conf"
-        config.write_text(f"Port {port}\nListen 127.0.0.1\nBasicAuth user s3cret\nMaxClients 20\n")
-        command = ["tinyproxy", "-d", "-c", str(config)]
-    else:
-        command = ["microsocks", "-i", "127.0.0.1", "-p", str(port), "-u", "user", "-P", "s3cret"]
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_until(lambda: _listens(port), "the proxy")
-            yield Proxy(kind, "127.0.0.1", port, "user", "s3cret")  # type: ignore[arg-type]
-        finally:
-            process.kill()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("kind", ["http", "socks5"])
 def test_a_proxy_with_a_password_leads_to_the_broker(listeners: Listeners, tmp_path: Path, kind: str) -> None:
     session = Echo(b"1")
     tls = Tls(ca_file=str(listeners.certificates / "ca.pem"))
-    with proxy(kind, tmp_path) as way:
+    with RunningProxy(kind, tmp_path) as running_proxy:
+        way = running_proxy.place
         with running(session, Endpoint("localhost", listeners.tls, "tested", tls=tls, proxy=way)):
             wait_until(lambda: session.came, "an echo")
         wrong = Proxy(way.scheme, way.host, way.port, "user", "wrong")

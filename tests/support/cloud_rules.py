@@ -64,6 +64,7 @@ class RuledBroker(StubBroker):
         self._open: set[int] = set()
         self._came_s: deque[float] = deque()
         self._connected_s = -1e9
+        self._expires_s: dict[int, int] = {}  # of a connection, where its password says it
 
     def ended(self, connection: int) -> None:
         self._open.discard(connection)
@@ -75,6 +76,7 @@ class RuledBroker(StubBroker):
                 return CLOSE
             broken = [*self._connect(packet)]
             self._open.add(packet.connection)
+            self._expires_s[packet.connection] = _expiry_s(packet.password or "")
         elif packet.kind == PUBLISH:
             broken = [*self._publish(packet)]
         if broken:
@@ -125,6 +127,8 @@ class RuledBroker(StubBroker):
             yield f"a packet of {packet.size_bytes} bytes"
         if not rules.payload(packet.payload):
             yield f"the payload {packet.payload[:100]!r}"
+        if time.time() > self._expires_s[packet.connection]:
+            yield "a password that has run out"
         if rules.per_s is not None:
             now_s = time.monotonic()
             self._came_s.append(now_s)
@@ -160,6 +164,11 @@ def is_signature(key: str, resource: str) -> Callable[[str], bool]:
         return unquote(resource) == fields["sr"][0] and fields["sig"][0] == wanted.decode()
 
     return judge
+
+
+def _expiry_s(password: str) -> int:
+    """When a shared access signature runs out; other passwords do not."""
+    return int(parse_qs(password).get("se", ["9999999999"])[0])
 
 
 def _plain(payload: bytes) -> bytes:
