@@ -14,11 +14,12 @@ from gateway.app.storage import STOP_TIMEOUT_S, OpenBuffer, works
 from gateway.buffer.store import Store
 from gateway.cloud.auditor import Auditor
 from gateway.cloud.bridge import Bridge
+from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.config import Config
 from gateway.config.models import Cloud
-from gateway.config.specs import bridge_spec, downlink_settings, endpoint
+from gateway.config.specs import bridge_spec, confirm_settings, downlink_settings, endpoint
 from gateway.config.topics_model import uplink_topics
 from gateway.core.clock import Clock
 from gateway.flow.memory import MemoryBudget
@@ -33,7 +34,7 @@ from gateway.wire.uplink_topics import UplinkTopics
 
 
 class CloudPart(Part):
-    """`gateway.bridge-N`, `gateway.audit` and the downlink; without a cloud it has no connections.
+    """`gateway.bridge-N`, `gateway.audit`, `gateway.confirm`, the downlink; without a cloud no connections.
 
     When it stops, what was claimed and not acknowledged waits for the next start.
     """
@@ -44,6 +45,7 @@ class CloudPart(Part):
         self.bridges: list[Bridge] = []
         self.bridge_links: list[Link] = []
         self.downlink: CloudSide | None = None
+        self.confirmations: Confirmations | None = None
         self._auditor: Auditor | None = None
         self._other_links: list[Link] = []
         self._node: EdgeNode | None = None
@@ -60,6 +62,7 @@ class CloudPart(Part):
             self._status_topic = self._uplink.status if config.cloud.says_status else ""
             self._add_bridges(config, config.cloud, budget)
             self._add_audit(config.cloud)
+            self._add_confirmations(config.cloud)
             self._add_downlink(config, config.cloud)
             (self._share_one_link if config.cloud.one_connection else self._add_links)(config.cloud)
 
@@ -73,6 +76,8 @@ class CloudPart(Part):
             bridge.finish()
         if self._auditor is not None:
             self._auditor.finish()
+        if self.confirmations is not None:
+            self.confirmations.finish()
         if self.bridges and works(self._writer):
             self._writer.call(Store.release_all, STOP_TIMEOUT_S)
 
@@ -93,7 +98,25 @@ class CloudPart(Part):
             return
         topic, gateway_id = self._uplink.audit, self._topics.gateway_id
         self._auditor = Auditor(
-            topic, gateway_id, self._buffer.path, self._writer, self._now_ms, cloud.audit_s
+            topic,
+            gateway_id,
+            self._buffer.path,
+            self._writer,
+            self._now_ms,
+            cloud.audit_s,
+            confirm=cloud.confirm == "receiver",
+        )
+
+    def _add_confirmations(self, cloud: Cloud) -> None:
+        if cloud.confirm != "receiver":
+            return
+        self.confirmations = Confirmations(
+            self._topics,
+            self._buffer.path,
+            self._writer,
+            self._now_ms,
+            self._alert,
+            cloud.confirm_silent_after / 1000,
         )
 
     def _add_downlink(self, config: Config, cloud: Cloud) -> None:
@@ -113,17 +136,24 @@ class CloudPart(Part):
             self.bridge_links.append(self._link(f"bridge-{shard}", where, bridge))
         if self._auditor is not None:
             self._other_links.append(self._link("audit", endpoint(cloud, "-audit"), self._auditor))
+        if self.confirmations is not None:
+            where = endpoint(cloud, "-confirm", **confirm_settings(cloud))
+            self._other_links.append(self._link("confirm", where, self.confirmations))
         if self.downlink is not None:
             where = endpoint(cloud, "-downlink", **downlink_settings(cloud))
             self._other_links.append(self._link("downlink", where, self.downlink))
 
     def _share_one_link(self, cloud: Cloud) -> None:
         """Add one link for all parts, with the client identifier exactly as configured."""
-        members: list[Session] = [*self.bridges]
-        members += [each for each in (self._auditor, self.downlink) if each is not None]
-        session = SharedSession(members, self.downlink)
-        more = {} if self.downlink is None else downlink_settings(cloud)
-        where = endpoint(cloud, "", will=self._will(cloud), **more)
+        others = (self._auditor, self.confirmations, self.downlink)
+        members = [*self.bridges, *(each for each in others if each is not None)]
+        settings = downlink_settings(cloud) if self.downlink is not None else {}
+        readers: dict[str, Session] = {}
+        if self.confirmations is not None:
+            readers[self._topics.confirm] = self.confirmations
+            settings = confirm_settings(cloud) | settings
+        session = SharedSession(members, self.downlink, readers)
+        where = endpoint(cloud, "", will=self._will(cloud), **settings)
         self.bridge_links.append(self._link("bridge-0", where, session))
 
     def _will(self, cloud: Cloud) -> Will | None:

@@ -138,6 +138,7 @@ class _Graph:
             bridges=cloud.bridges,
             bridge_links=cloud.bridge_links,
             downlink=cloud.downlink,
+            confirmations=cloud.confirmations,
             workers=[worker for part in self.parts for worker in part.workers],
             drain=drain,
             history=History(),

@@ -89,6 +89,7 @@ class Processing:
             downsampling=self._downsampling(),
             backlog_rate=drain.backlog_rate,
             hold=self._hold(),
+            until_confirmed=config.cloud is not None and config.cloud.confirm == "receiver",
         )
 
     def _downsampling(self) -> Downsampling | None:

@@ -49,6 +49,14 @@ class EventSearch:
             (int(Status.PENDING), priority, to_id, limit),
         )
 
+    def oldest_synced(self, from_id: int, to_id: int, limit: int) -> list[int]:
+        """The ids of the oldest SYNCED events of an id range."""
+        return self._ids(
+            "SELECT json_group_array(id) FROM (SELECT id FROM buffer_events"
+            " WHERE id BETWEEN ? AND ? AND status = ? ORDER BY id LIMIT ?)",
+            (from_id, to_id, int(Status.SYNCED), limit),
+        )
+
     def oldest_undelivered(self, status: Status, to_id: int, limit: int) -> list[int]:
         """The ids of the oldest events that are FAILED, or CORRUPT."""
         return self._ids(

@@ -233,6 +233,19 @@ class Reader:
         """The newest windows that were published on these streams of aggregates."""
         return newest_of(self._connection, streams)
 
+    def stream_ids(self, names: Sequence[str]) -> dict[str, int]:
+        """The numbers of those streams that there are, by name."""
+        rows = self._connection.execute(
+            "SELECT name, id FROM streams WHERE name IN (SELECT value FROM json_each(?))",
+            (orjson.dumps([*names]).decode(),),
+        )
+        return dict(rows)
+
+    def id_range(self) -> tuple[int, int]:
+        """The lowest and the highest id in the buffer; (1, 0) when it is empty."""
+        (row,) = self._connection.execute("SELECT min(id), max(id) FROM buffer_events")
+        return (1, 0) if row[0] is None else (int(row[0]), int(row[1]))
+
     def arrays(self, sql: str, *values: object) -> list[list[Any]]:
         """The JSON arrays that a query gives in its one row."""
         return list(map(orjson.loads, self._row(sql, values)))

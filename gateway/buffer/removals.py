@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import apsw
 import orjson
 
+from gateway.buffer.confirmed_runs import CONFIRMED
 from gateway.buffer.proof.losses import Removal, note_losses
 from gateway.buffer.tally import Tally
 from gateway.core.errors import StoreError
@@ -29,15 +30,23 @@ class Removals:
         self._connection = connection
         self._tally = tally
 
-    def evict_synced(self, from_id: int, to_id: int, older_than_ms: int) -> int:
-        """Remove the SYNCED events of an id range that arrived before `older_than_ms`; return how many."""
+    def evict_synced(
+        self, from_id: int, to_id: int, older_than_ms: int, *, confirmed_only: bool = False
+    ) -> int:
+        """Remove the SYNCED events of an id range that arrived before `older_than_ms`; return how many.
+        `confirmed_only`: those that a receiver has on its disk."""
         return self._delete(
             "synced",
             Status.SYNCED,
             DeliveryEvent.EVICT,
-            "id BETWEEN ? AND ? AND status = ? AND ingest_time < ?",
+            "id BETWEEN ? AND ? AND status = ? AND ingest_time < ?"
+            + (f" AND {CONFIRMED}" if confirmed_only else ""),
             (from_id, to_id, int(Status.SYNCED), older_than_ms),
         )
+
+    def drop_unconfirmed(self, ids: Sequence[int]) -> Removal:
+        """Remove those of `ids` that are SYNCED, though no receiver has confirmed them, for want of room."""
+        return self._lose_these("unconfirmed", Status.SYNCED, DeliveryEvent.EVICT, ids)
 
     def evict_kept(self, from_id: int, to_id: int, older_than_ms: int) -> int:
         """Remove the KEPT events of an id range that arrived before `older_than_ms`; return how many. Their

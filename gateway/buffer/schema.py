@@ -179,6 +179,19 @@ class LossRun(Model):
         without_rowid = True
 
 
+class ConfirmedRun(Model):
+    """Numbers of a stream that a receiver has on its disk: first to last. No number stands in two of them."""
+
+    stream = IntegerField()
+    last_sequence = BigIntegerField()
+    first_sequence = BigIntegerField()
+
+    class Meta:
+        table_name = "confirmed_runs"
+        primary_key = CompositeKey("stream", "last_sequence")
+        without_rowid = True
+
+
 class ShedRangeRow(Model):
     """A time range in which messages of a stream were not taken in, with their number; see `shed`."""
 
@@ -255,6 +268,7 @@ MODELS: tuple[type[Model], ...] = (
     SeriesStart,
     LossRow,
     LossRun,
+    ConfirmedRun,
     ShedRangeRow,
     WindowState,
     CountRow,

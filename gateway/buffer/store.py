@@ -30,6 +30,7 @@ from gateway.buffer.backlog import Backlog
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims
 from gateway.buffer.compression import PayloadCompressor
+from gateway.buffer.confirmed_runs import ConfirmedRuns
 from gateway.buffer.connection import WAL_CHECKPOINT_PAGES
 from gateway.buffer.dropped_messages import DroppedRanges
 from gateway.buffer.event_search import EventSearch
@@ -51,6 +52,7 @@ from gateway.buffer.window_states import WindowStates
 from gateway.core.errors import StoreError
 from gateway.core.events import Status
 from gateway.core.identifiers import EventIds
+from gateway.core.sequence_sets import Stretch, Stretches
 from gateway.delivery.states import Backoff, DeliveryEvent, target
 
 CHECKPOINT_ID = "checkpoint_id"
@@ -110,6 +112,7 @@ class Store:
         self._receipt_table = ReceiptTable(connection, self.receipts)
         self.undated = PendingTime(connection)
         self.dropped = DroppedRanges(connection)
+        self.confirmed = ConfirmedRuns(connection)
         self.removals = Removals(connection, self._tally)
         self.search = EventSearch(connection)
         self.file = FileSpace(connection)
@@ -304,8 +307,19 @@ class Store:
         self.count("forwarded", by=forwarded)
         return forwarded
 
+    def confirm(self, topic: str, have: Sequence[Stretch]) -> bool:
+        """A receiver has these numbers of a stream on its disk. False, and nothing changes, where the buffer
+        never gave them out."""
+        stream = self._streams.known(topic)
+        if stream is None or (have and have[-1][1] > stream.last_sequence):
+            return False
+        self.confirmed.add(stream.id, have)
+        return True
+
     def resend(self, ids: Sequence[int]) -> int:
         """Send those of `ids` again that the cloud broker had, but no receiver; returns how many."""
+        for stream, numbers in self._numbers_of(ids).items():
+            self.confirmed.take_back(stream, numbers)
         resent = self.move(ids, Status.SYNCED, DeliveryEvent.RESEND)
         self.count("resent", by=resent)
         return resent
@@ -373,6 +387,19 @@ class Store:
             "INSERT OR REPLACE INTO refusals (id, reason) SELECT value, ? FROM json_each(?)",
             (reason, orjson.dumps(list(ids)).decode()),
         )
+
+    def _numbers_of(self, ids: Sequence[int]) -> dict[int, list[Stretch]]:
+        """The sequence numbers of those of `ids` that are SYNCED, by stream."""
+        where, *values = among(ids)
+        (found,) = self._connection.execute(
+            "SELECT json_group_array(stream), json_group_array(sequence_num) FROM"  # noqa: S608 - constants
+            f" (SELECT * FROM buffer_events WHERE {where} AND status = ? ORDER BY stream, sequence_num)",
+            (*values, int(Status.SYNCED)),
+        )
+        by_stream: dict[int, list[Stretch]] = {}
+        for stream, number in zip(*map(orjson.loads, found), strict=True):
+            by_stream.setdefault(stream, []).append((number, number))
+        return {stream: [*Stretches(numbers)] for stream, numbers in by_stream.items()}
 
     def _moved_to(self, status: Status, after: Status) -> int:
         changed = int(self._connection.changes())

@@ -74,9 +74,13 @@ class Streams:
             f"INSERT INTO loss_runs (stream, last_sequence, first_sequence, step, reason) {runs}", (value,)
         )
 
+    def known(self, name: str) -> StreamPosition | None:
+        """The stream of that name, if there is one."""
+        return self._by_name.get(name) or self._find(name)
+
     def mark(self, name: str) -> int | None:
         """The fingerprint of the newest payload on that stream; None where none is known."""
-        known = self._by_name.get(name) or self._find(name)
+        known = self.known(name)
         return None if known is None else known.mark
 
     def note_mark(self, name: str, mark: int) -> None:

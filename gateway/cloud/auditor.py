@@ -66,6 +66,8 @@ class Auditor(Session):
         writer: Writer,
         now_ms: Callable[[], int],
         interval_s: float = 60.0,
+        *,
+        confirm: bool = False,
     ) -> None:
         self.metrics = AuditorMetrics()
         self._topic = topic
@@ -74,6 +76,7 @@ class Auditor(Session):
         self._writer = writer
         self._now_ms = now_ms
         self._interval_s = interval_s
+        self._confirm = confirm
         self._session = uuid.uuid4().hex
         self._reader: Reader | None = None
         self._claimed: dict[int, int] = {}  # the last number of each stream that was claimed
@@ -161,6 +164,7 @@ class Auditor(Session):
         record = AuditRecord(
             *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold),
             self._reader.buffer_id,
+            self._confirm,
         )
         self._waiting.extend(audit_messages(record, self._limit_bytes(link)))
         self._next = (self._claimed | dict(now.settled), now.kept, shed)

@@ -240,6 +240,16 @@ class Cloud(Broker):
         description="What a message does for which the broker knows no subscriber (MQTT 5, reason 0x10): "
         "`wait` for one; `send`, and the broker throws it away; `auto`, wait where this topic has had one.",
     )
+    confirm: Literal["puback", "receiver"] = setting(
+        "puback",
+        description="What lets an event leave the buffer: `puback`, the cloud broker's acknowledgement; "
+        "`receiver`, the word of `gateway receive` that it is on its disk. What it misses is sent again.",
+    )
+    confirm_silent_after: PositiveDurationMs = setting(
+        "10m",
+        description="With `confirm: receiver`: an alert, when the receiver has confirmed nothing for so long "
+        "while events wait for it.",
+    )
     drain_target: PositiveDurationMs | None = setting(
         None, description="Thin out a backlog of raw events that could not drain in this time. Unset: never."
     )
@@ -274,6 +284,15 @@ class Cloud(Broker):
     def says_status(self) -> bool:
         """True if status and will are sent; an edge node has births and deaths instead."""
         return self.topics.status != OFF and self.format != SPARKPLUG
+
+    @model_validator(mode="after")
+    def _audits_what_is_confirmed(self) -> Cloud:
+        if self.confirm == "receiver" and self.audit_s is None:
+            raise fault(
+                "confirm: receiver needs audit records, and format: batch or event: "
+                "from them the receiver knows what it misses"
+            )
+        return self
 
     @property
     def audit_s(self) -> float | None:

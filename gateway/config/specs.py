@@ -20,6 +20,7 @@ from gateway.config.topics_model import uplink_topics
 from gateway.host.machine import memory_limit_bytes
 from gateway.mqtt.credentials import AzureSas, CommandPassword
 from gateway.mqtt.endpoint import Endpoint, Proxy, Tls
+from gateway.wire.confirmation import MAX_MESSAGE_BYTES
 
 _ANY_TOPIC_BYTES = 64 * 1024
 
@@ -94,10 +95,21 @@ def ingest_endpoint(local: Local) -> Endpoint:
 def downlink_settings(cloud: Cloud) -> dict[str, Any]:
     """Return what is particular to the connection on which commands come: the broker queues for it."""
     largest_bytes = max(entry.rule().max_bytes for entry in cloud.downlink)
+    if cloud.confirm == "receiver" and cloud.one_connection:
+        largest_bytes = max(largest_bytes, MAX_MESSAGE_BYTES)
     return {
         "persistent": True,
         "session_expiry_s": cloud.session_expiry // 1000,
         "max_packet_bytes": 2 * largest_bytes + _ANY_TOPIC_BYTES,
+    }
+
+
+def confirm_settings(cloud: Cloud) -> dict[str, Any]:
+    """Return what is particular to the connection on which receivers confirm: the broker queues for it."""
+    return {
+        "persistent": True,
+        "session_expiry_s": cloud.session_expiry // 1000,
+        "max_packet_bytes": MAX_MESSAGE_BYTES + _ANY_TOPIC_BYTES,
     }
 
 

@@ -94,6 +94,11 @@ def topics_problems(config: Config) -> Iterator[Problem]:
     used = "batch" if cloud.format == "batch" else "event"
     if getattr(cloud.topics, used) == OFF and cloud.format in ("batch", "event", "thingsboard"):
         yield Problem(("cloud", "topics", used), f"format: {cloud.format} needs this topic")
+    if cloud.confirm == "receiver" and (unread := set(cloud.topics.own) & {used, "audit"}):
+        named = " and ".join(f"cloud.topics.{key}" for key in sorted(unread))
+        yield Problem(
+            ("cloud", "confirm"), f"`gateway receive` does not read topics of your own: take out {named}"
+        )
 
 
 def topics_warnings(config: Config) -> Iterator[str]:

@@ -88,6 +88,11 @@ class OwnTopics:
         return f"{self.root}/audit"
 
     @property
+    def confirm(self) -> str:
+        """Topic on which receivers say what they have on their disks."""
+        return f"{self.root}/down/confirm"
+
+    @property
     def uplink_filters(self) -> tuple[str, str, str]:
         """The subscriptions that take everything that is sent up, audits included."""
         return self.batch("+"), self.event("#"), self.audit

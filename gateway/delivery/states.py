@@ -24,6 +24,7 @@ class DeliveryEvent(Enum):
     REJECTION = "rejection"  # the cloud broker says that it will never take it
     RETRY = "retry"  # an operator wants it sent again
     DROP = "drop"  # an operator gives it up; an alert says so
+    CONFIRM = "confirm"  # the receiver has it on its disk; noted by its number, see `buffer.confirmed_runs`
     EVICT = "evict"  # retention needs the room
     FORWARD = "forward"  # a kept event was requested
     RESEND = "resend"  # the receiver does not have it
@@ -46,6 +47,7 @@ TRANSITIONS: dict[tuple[Status, DeliveryEvent], Status | None] = {
     (Status.SYNCING, DeliveryEvent.EXHAUSTED): Status.FAILED,
     (Status.SYNCING, DeliveryEvent.REJECTION): Status.FAILED,
     (Status.SYNCING, DeliveryEvent.MISMATCH): Status.CORRUPT,
+    (Status.SYNCED, DeliveryEvent.CONFIRM): Status.SYNCED,
     (Status.SYNCED, DeliveryEvent.EVICT): GONE,
     (Status.SYNCED, DeliveryEvent.RESEND): Status.PENDING,
     (Status.KEPT, DeliveryEvent.FORWARD): Status.PENDING,

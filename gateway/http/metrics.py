@@ -45,6 +45,7 @@ class GatewayCollector(Collector):
                 self._certificates,
                 self._drain,
                 self._downlink,
+                self._confirmations,
                 self._flow,
                 partial(clock_metrics, self._status),
             ),
@@ -306,6 +307,43 @@ class GatewayCollector(Collector):
         for name in list(downlink.metrics.refused_filters):
             refused.add_metric([name], 1)
         yield from (family, refused)
+
+    def _confirmations(self) -> Iterator[Metric]:
+        session = self._status.confirmations
+        if session is None:
+            return
+        metrics = session.metrics
+        yield CounterMetricFamily(
+            "gateway_confirm_statements", "Statements of receivers.", value=metrics.statements
+        )
+        rejected = CounterMetricFamily(
+            "gateway_confirm_rejected", "Statements, or streams of them, ignored.", labels=["reason"]
+        )
+        for reason, count in list(metrics.rejected.items()):
+            rejected.add_metric([reason], count)
+        yield rejected
+        yield CounterMetricFamily(
+            "gateway_resent_events",
+            "Events sent again because a receiver misses them.",
+            value=self._status.store.counts["resent", ""],
+        )
+        yield CounterMetricFamily(
+            "gateway_confirm_gone_events",
+            "Events that a receiver misses and that are not in the buffer any more.",
+            value=metrics.gone,
+        )
+        unconfirmed = GaugeMetricFamily(
+            "gateway_unconfirmed_events",
+            "Events that wait for a receiver, as of the last look at the buffer.",
+        )
+        if metrics.unconfirmed is not None:
+            unconfirmed.add_metric([], metrics.unconfirmed)
+        yield unconfirmed
+        yield GaugeMetricFamily(
+            "gateway_confirm_silent",
+            "1: events wait, and no receiver has confirmed any for long.",
+            value=int(metrics.silent),
+        )
 
     def _flow(self) -> Iterator[Metric]:
         signal, load = self._status.signal, self._status.load

@@ -67,6 +67,7 @@ class Pipeline:
         downsampling: Downsampling | None = None,
         backlog_rate: Callable[[float], float | None] = lambda _measured_s: None,
         hold: Hold | None = None,
+        until_confirmed: bool = False,
     ) -> None:
         self.rebirths: dict[str, str] = {}
         """Sparkplug's edge nodes to ask for a birth, each with the reason; emptied once they are asked."""
@@ -86,7 +87,7 @@ class Pipeline:
             self.intake, hold or never(), clock, is_certain, max_size_bytes // 8
         )
         self.disk_guard = DiskGuard(
-            Retention(max_size_bytes, keep_synced_ms),
+            Retention(max_size_bytes, keep_synced_ms, until_confirmed=until_confirmed),
             self.alert,
             space,
             now_ms=clock.now_ms,

@@ -62,6 +62,7 @@ class GatewayWord(NamedTuple):
     time_ms: int
     buffer: dict[str, int]
     buffer_id: str = ""
+    confirm: bool = False
 
 
 class StreamLedger:
@@ -133,6 +134,10 @@ class Ledger:
         """Each series with its ledger, in the order of their names."""
         return ((series, self._streams[series]) for series in sorted(self._streams))
 
+    def of(self, series: Series) -> StreamLedger | None:
+        """Return the ledger of one series, if there is one."""
+        return self._streams.get(series)
+
     @property
     def streams(self) -> int:
         return len(self._streams)
@@ -177,7 +182,7 @@ class Ledger:
                     stream.claimed, stream.exempt = Stretches(), []
             self.shed.pop(record.gateway_id, None)
         self.words[record.gateway_id] = GatewayWord(
-            record.session, record.time_ms, dict(record.buffer), record.buffer_id
+            record.session, record.time_ms, dict(record.buffer), record.buffer_id, record.confirm
         )
         for claim in record.claims:
             news |= self._stream(Series(record.gateway_id, claim.stream, record.buffer_id)).claim(claim)

@@ -2,7 +2,7 @@
 
 Persist, then acknowledge: a message is acknowledged when its events, or its audit's claims, are on disk.
 What was not acknowledged comes again after a reconnect or a restart, and the ledger, rebuilt from the sink,
-knows it.
+knows it. A gateway that keeps its events until then is told what is on disk, see `confirming`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from gateway.core.errors import DecodeError
 from gateway.core.events import Message
 from gateway.core.own_topics import OwnTopics, UplinkTopic, parse_uplink_topic
 from gateway.mqtt.link import Link, Session
+from gateway.receiver.confirming import CONFIRM_EVERY_S, Confirming
 from gateway.receiver.ledger import Ledger, identity
 from gateway.receiver.sinks.sink import Received, Sink
 from gateway.wire.audit_record import AuditRecord, read_audit
@@ -35,7 +36,14 @@ class Receiver(Session):
     `prefix` is the gateways' topic prefix, `gateway_id` one of them or `+` for all.
     """
 
-    def __init__(self, prefix: str, gateway_id: str, sink: Sink, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        gateway_id: str,
+        sink: Sink,
+        ledger: Ledger,
+        confirm_every_s: float = CONFIRM_EVERY_S,
+    ) -> None:
         self.messages = 0
         self.written = 0
         self.rejected = 0
@@ -51,6 +59,7 @@ class Receiver(Session):
         self._sink = sink
         self._ledger = ledger
         self._unsaved = 0
+        self.confirming = Confirming(prefix, ledger, confirm_every_s)
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._quiet_since_s = time.monotonic()
@@ -62,11 +71,26 @@ class Receiver(Session):
         if taken:
             log.info("subscribed to %s", ", ".join(taken))
 
+    def published(self, link: Link, packet_id: int, reason_code: int) -> None:
+        self.confirming.answered(link, packet_id, reason_code)
+
+    def disconnected(self, link: Link) -> None:
+        self.confirming.disconnected()
+
+    def work(self, link: Link) -> float:
+        return self.confirming.work(link) if self.failure is None else 1.0
+
+    def leaving(self, link: Link) -> None:
+        if self.failure is None:
+            self.confirming.tell_all(link)
+
     def quiet_s(self) -> float:
         """Return for how long nothing has come: 0 while something is being written."""
         return 0.0 if self._is_taking else time.monotonic() - self._quiet_since_s
 
     def received(self, link: Link, messages: list[Message]) -> None:
+        if self.failure is not None:  # of a new connection: they are in the ledger, but not on the disk
+            return
         self._is_taking = True
         try:
             news = self._take(messages)
@@ -104,6 +128,7 @@ class Receiver(Session):
         take = self._ledger.take
         new = [each for each in events if take(identity(*each))]
         stored = self._sink.write(new)
+        self.confirming.stored(new)
         self._ledger.duplicates += len(new) - stored
         self.messages += len(messages)
         if stored and not self.written:
@@ -112,6 +137,8 @@ class Receiver(Session):
         self.written += stored
         self._unsaved += stored
         news = [self._ledger.hear(record) for record in audits]
+        for record in audits:
+            self.confirming.heard(record)
         self.audits += len(audits)
         if audits or self._unsaved >= SAVE_EVERY_EVENTS:
             self._save()

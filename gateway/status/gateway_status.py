@@ -16,6 +16,7 @@ from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.cloud.bridge import Bridge
+from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
 from gateway.core.clock import Clock
 from gateway.core.events import Status
@@ -70,6 +71,7 @@ class GatewayStatus:
     bridges: Sequence[Bridge]
     bridge_links: Sequence[Link]
     downlink: CloudSide | None
+    confirmations: Confirmations | None
     workers: Sequence[HasThread]
     """Everything that has a thread of its own."""
     drain: Progress

@@ -70,6 +70,7 @@ class AuditRecord(NamedTuple):
     `buffer` is how many events had which status in the gateway's buffer at `time_ms`, `shed` what it has not
     taken in at all: ranges that are new or have become longer. `buffer_id` is the buffer's own: numbers are
     claimed for it, and for no other buffer of the gateway. It is empty where an older gateway does not tell.
+    `confirm`: the gateway keeps events until a receiver says that it has them.
     """
 
     gateway_id: str
@@ -79,6 +80,7 @@ class AuditRecord(NamedTuple):
     claims: tuple[StreamClaim, ...]
     shed: tuple[DroppedRange, ...] = ()
     buffer_id: str = ""
+    confirm: bool = False
 
 
 def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iterator[bytes]:
@@ -123,6 +125,8 @@ def _message(record: AuditRecord, claims: Iterable[bytes], shed: Iterable[bytes]
     }
     if record.buffer_id:
         fields["buffer_id"] = record.buffer_id
+    if record.confirm:
+        fields["confirm"] = True
     return orjson.dumps(fields)
 
 
@@ -159,6 +163,7 @@ def read_audit(payload: bytes) -> AuditRecord:
         tuple(_claim(each) for each in streams),
         tuple(map(_shed_range, _objects(fields, "shed"))),
         _text(fields, "buffer_id") if "buffer_id" in fields else "",
+        fields.get("confirm") is True,
     )
 
 

@@ -308,3 +308,18 @@ windows:
   - {{name: w, route: r, fields: [a, b], compute: {json.dumps(compute)}, window: {{type: count, count: 5}}}}
 """
     assert told in only(text)
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ("audit: off", "needs audit records"),
+        ("topics: {audit: off}", "needs audit records"),
+        ("format: thingsboard", "needs audit records"),
+        ("topics: {batch: 'x/{id}'}", "take out cloud.topics.batch"),
+    ],
+)
+def test_only_what_gateway_receive_can_read_is_confirmed(more: str, problem: str) -> None:
+    found = only(f"{HEAD}{ROUTE}cloud: {{url: 'mqtt://cloud', confirm: receiver, {more}}}\n")
+    assert problem in found
+    assert "cloud" in found

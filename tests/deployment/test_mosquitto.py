@@ -378,6 +378,26 @@ def test_a_gateway_with_a_certificate_publishes_to_the_cloud_below_its_id_only(c
     receiver.leave()
 
 
+def test_only_the_receiver_confirms_to_a_gateway_and_only_that_gateway_hears_it(cloud: Shipped) -> None:
+    receiver = join(cloud.ports[1883], "receiver", "receiver", "rx", protocol=MQTTProtocolVersion.MQTTv5)
+    gateway = join(
+        cloud.ports[8883],
+        "gateway-plant-7",
+        protocol=MQTTProtocolVersion.MQTTv5,
+        secure=cloud.tls("plant-7"),
+    )
+    gateway.subscribe("gateway/plant-7/down/confirm")
+    gateway.subscribe("gateway/plant-8/down/confirm")
+
+    assert not receiver.publish("gateway/plant-8/down/confirm", b"another's").is_failure
+    assert not receiver.publish("gateway/plant-7/down/confirm", b"its own").is_failure
+    assert gateway.next()[:2] == ("gateway/plant-7/down/confirm", b"its own")
+    assert gateway.publish("gateway/plant-8/down/confirm", b"forged") == "Not authorized"
+    assert receiver.publish("gateway/plant-7/up/batch/0", b"forged") == "Not authorized"
+    gateway.leave()
+    receiver.leave()
+
+
 def test_the_cloud_broker_keeps_what_it_acknowledged_over_a_kill(cloud: Shipped) -> None:
     receiver = join(cloud.ports[1883], "receiver", "receiver", "rx")
     receiver.subscribe("gateway/#")

@@ -4,6 +4,8 @@
    oldest first.
 2. Above the soft mark, what could not be delivered: CORRUPT events, then FAILED ones, oldest first. They stay
    for inspection and for a retry by hand while there is room; what can still be delivered comes before that.
+   With `confirm: receiver` SYNCED events wait for the receiver in 1; above the hard mark the oldest of those
+   that it has not confirmed go first, because it most likely has them.
 3. Above the hard mark, thinning: of the older half of the pending raw events of normal and low priority every
    other one of each stream goes, then every other one of what is left, and so on. A trend survives that;
    dropping the oldest would cut it off.
@@ -41,7 +43,7 @@ _THINNEST = 6  # one in 64 is left; then whole stretches go
 class EvictedRange(NamedTuple):
     """Events that were removed before the cloud had them, all between two ids."""
 
-    reason: str  # corrupt, failed, thinned, oldest
+    reason: str  # corrupt, failed, unconfirmed, thinned, oldest
     removal: Removal
     first_id: int
     last_id: int
@@ -79,13 +81,15 @@ class Marks(NamedTuple):
 class Retention:
     """Keeps one buffer within `max_bytes`, its write-ahead log included. For the writer's thread."""
 
-    def __init__(self, max_bytes: int, keep_synced_ms: int) -> None:
+    def __init__(self, max_bytes: int, keep_synced_ms: int, *, until_confirmed: bool = False) -> None:
         self.finished = True
         """True if the last run found nothing more to remove."""
         self.starved = False
         """True if the last run ended because nothing more may be removed."""
         self.max_bytes = max_bytes
         self._keep_synced_ms = keep_synced_ms
+        self._until_confirmed = until_confirmed
+        self._unconfirmed_from = 0  # where the search for unconfirmed events goes on, in this time of need
         self._pressed = False  # above the hard mark, and not yet below that of relief
         self._step_ids = IDS_PER_RUN
         self._synced_from = 0  # where the search for SYNCED events goes on
@@ -117,6 +121,7 @@ class Retention:
             self._pressed = used_bytes > (marks.relief if self._pressed else marks.hard)
             if not self._pressed:
                 self._pass_end, self._level = None, 1  # the next time of need starts afresh
+                self._unconfirmed_from = 0
             if removed or self._synced_from:
                 if not self._pressed:
                     break
@@ -131,7 +136,11 @@ class Retention:
     def _next_loss(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
         loss = self._give_up(store, checkpoint_id)
         if loss is None and self._pressed:
-            loss = self._thin(store, checkpoint_id) or self._drop_oldest(store, checkpoint_id)
+            loss = (
+                self._drop_unconfirmed(store, checkpoint_id)
+                or self._thin(store, checkpoint_id)
+                or self._drop_oldest(store, checkpoint_id)
+            )
         return loss
 
     def _evict_done(self, store: Store, now_ms: int, older_than_ms: int, checkpoint_id: int) -> int:
@@ -145,7 +154,9 @@ class Retention:
             return 0
         end = min(checkpoint_id, oldest[0] + self._step_ids - 1)
         self._synced_from = end + 1
-        removed = store.removals.evict_synced(oldest[0], end, older_than_ms)
+        removed = store.removals.evict_synced(
+            oldest[0], end, older_than_ms, confirmed_only=self._until_confirmed
+        )
         if store.events_that_are(Status.KEPT):
             removed += store.removals.evict_kept(oldest[0], end, older_than_ms)
         return removed
@@ -164,6 +175,18 @@ class Retention:
             if ids:
                 return EvictedRange(status.name.lower(), store.removals.give_up(status, ids), ids[0], ids[-1])
         return None
+
+    def _drop_unconfirmed(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
+        """The oldest of what the cloud broker has, but no receiver is known to have."""
+        if not self._until_confirmed or not store.events_that_are(Status.SYNCED):
+            return None
+        ids = store.search.oldest_synced(self._unconfirmed_from, checkpoint_id, self._oldest_per_step(store))
+        self._unconfirmed_from = ids[-1] + 1 if ids else checkpoint_id + 1
+        return (
+            EvictedRange("unconfirmed", store.removals.drop_unconfirmed(ids), ids[0], ids[-1])
+            if ids
+            else None
+        )
 
     def _thin(self, store: Store, checkpoint_id: int) -> EvictedRange | None:
         """Thin one stretch of the current pass over the older half; the next pass thins more."""
