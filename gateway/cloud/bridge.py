@@ -448,6 +448,7 @@ class Bridge(Session):
         self.metrics.refused += 1
         self.metrics.refusal = reason
         if finding is Finding.FAIL:
+            self._pace.not_the_size()
             del self._in_flight[packet_id]
             self._writer.submit(FailEvents(message.events.ids, reason))
         elif not self._gave_up:

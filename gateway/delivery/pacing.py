@@ -10,7 +10,8 @@
   answer, so nothing overtakes its halves if it is refused for its size. A probe costs a round trip, so frames
   grow by doubling.
 - After a lost connection it begins again with a small frame, half as large each time nothing got through.
-- Where connections end time and again while a frame larger than any before is under way, that is too large.
+- Where connections end time and again while a frame larger than any before is under way, that is too large;
+  until one event turns out to be the cause.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Pace:
     def __init__(self, most_bytes_per_s: float = math.inf) -> None:
         self._most_bytes_per_s = most_bytes_per_s
         self._first_bytes = FIRST_FRAME_BYTES
-        self.limit_bytes: int | None = None  # the cloud broker found a larger frame too large
+        self._refused_bytes: int | None = None  # the cloud broker found a larger frame too large
+        self._guessed_bytes: int | None = None  # the same, as it seems from connections that ended
         self._event_bytes = _FIRST_EVENT_BYTES
         self._samples: deque[tuple[float, float]] = deque()  # (when, bytes per second), the rates falling
         self._round_trip_s = 0.0  # the shortest seen
@@ -60,6 +62,11 @@ class Pace:
     def rate_bytes_per_s(self) -> float:
         """The rate that the link is known to carry and the connection may use; 0 while it is unknown."""
         return min(self._samples[0][1], self._most_bytes_per_s) if self._samples else 0.0
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The largest frame that the broker takes, as far as is known."""
+        return min((each for each in (self._refused_bytes, self._guessed_bytes) if each), default=None)
 
     @property
     def frame_bytes(self) -> int:
@@ -118,7 +125,12 @@ class Pace:
 
     def too_large(self, size_bytes: int) -> None:
         """The cloud broker refused a frame for its size: stay below."""
-        self.limit_bytes = min(self.limit_bytes or size_bytes, size_bytes // 2)
+        self._refused_bytes = min(self._refused_bytes or size_bytes, size_bytes // 2)
+
+    def not_the_size(self) -> None:
+        """One event was the cause of closes that may have looked like a limit of size."""
+        self._guessed_bytes = None
+        self._lost_probes_bytes.clear()
 
     def lost(self) -> None:
         """The connection ended. If nothing got through, the next one begins with less."""
@@ -127,7 +139,7 @@ class Pace:
         elif self._probing and self._taken_bytes:
             self._lost_probes_bytes.append(self._probe_bytes)
             if len(self._lost_probes_bytes) >= _PROBES_LOST:
-                self.too_large(min(self._lost_probes_bytes))
+                self._guessed_bytes = min(self._lost_probes_bytes) // 2
                 self._lost_probes_bytes.clear()
         self._samples.clear()
         self._round_trip_s = 0.0

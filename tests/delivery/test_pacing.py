@@ -121,3 +121,14 @@ def test_a_bandwidth_bounds_frames_however_fast_the_link_answers() -> None:
         pace.answered(flight, second + 0.001, taken=True)
         assert pace.frame_bytes <= 4096
     assert pace.rate_bytes_per_s == 4096.0
+
+
+def test_closes_that_one_event_caused_leave_no_limit_of_size() -> None:
+    pace = Pace()
+    for _ in range(3):
+        pace.answered(pace.sent(1000, 0.0), 0.1, taken=True)
+        pace.sent(4000, 0.2)
+        pace.lost()
+    assert pace.limit_bytes == 2000
+    pace.not_the_size()
+    assert pace.limit_bytes is None
