@@ -152,6 +152,8 @@ class CloudPart(Part):
         if self.confirmations is not None:
             readers[self._topics.confirm] = self.confirmations
             settings = confirm_settings(cloud) | settings
+        if self._node is not None:
+            readers[self._node.topic("NCMD")] = self.bridges[0]
         session = SharedSession(members, self.downlink, readers)
         where = endpoint(cloud, "", will=self._will(cloud), **settings)
         self.bridge_links.append(self._link("bridge-0", where, session))

@@ -278,7 +278,7 @@ class Cloud(Broker):
     def one_connection(self) -> bool:
         """True if everything goes over one connection, whose client identifier is exactly `client_id`."""
         named = self.preset is not None or "client_id" in self.model_fields_set
-        return self.connections == 1 and named and self.format != SPARKPLUG
+        return self.connections == 1 and named
 
     @property
     def says_status(self) -> bool:

@@ -133,9 +133,12 @@ def _data(sent: list[Packet]) -> list[tuple[str, float]]:
     return found
 
 
-def test_a_host_asks_for_births_and_sees_the_node_leave(mosquitto: MosquittoFactory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {"client_id": "exact", "downlink": [{"topic": "commands/{device}"}]}])
+def test_a_host_asks_for_births_and_sees_the_node_leave(
+    mosquitto: MosquittoFactory, tmp_path: Path, more: dict[str, Any]
+) -> None:
     cloud = mosquitto()
-    config = cloud_config(url=cloud.url, format="sparkplug_b", sparkplug={"group": "plant"})
+    config = cloud_config(url=cloud.url, format="sparkplug_b", sparkplug={"group": "plant"}, **more)
     rebirth = Payload(metrics=[{"name": "Node Control/Rebirth", "boolean_value": True}]).SerializeToString()
     with Watcher(cloud.port, "spBv1.0/#") as host:
 
