@@ -21,6 +21,7 @@ import orjson
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import first_since
 from gateway.buffer.compression import PayloadDecompressor
+from gateway.buffer.confirmed_runs import CONFIRMED
 from gateway.buffer.connection import open_reader
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.identity import BUFFER_ID
@@ -240,6 +241,12 @@ class Reader:
             (orjson.dumps([*names]).decode(),),
         )
         return dict(rows)
+
+    def count_unconfirmed(self) -> int:
+        """Return the number of SYNCED events that no receiver has confirmed."""
+        sql = f"SELECT count(*) FROM buffer_events WHERE status = ? AND NOT {CONFIRMED}"  # noqa: S608 - constant
+        (row,) = self._connection.execute(sql, (int(Status.SYNCED),))
+        return int(row[0])
 
     def id_range(self) -> tuple[int, int]:
         """The lowest and the highest id in the buffer; (1, 0) when it is empty."""

@@ -51,13 +51,18 @@ def read_buffer(path: Path) -> Iterator[Reader]:
 def stats(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Count messages by outcome; for a running gateway, also show the drain and the background check."""
     path = buffer_path(config)
+    cloud = load_config(config).cloud
+    confirms = cloud is not None and cloud.confirm == "receiver"
     with read_buffer(path) as reader:
         counters = reader.counters()
         undated = reader.count_undated()
+        unconfirmed = reader.count_unconfirmed() if confirms else None
     numbers: dict[str, Any] = {}
     for (name, label), value in sorted(counters.items()):
         numbers.setdefault(_TITLES.get(name, name), {})[label.lower()] = value
     numbers["waiting_for_the_time"] = undated
+    if unconfirmed is not None:
+        numbers["not_confirmed_by_a_receiver"] = unconfirmed
     numbers["file_bytes"] = sum(f.stat().st_size for f in path.parent.glob(path.name + "*"))
     drain = _drain(path.with_name(SOCKET_FILE))
     if as_json:

@@ -24,7 +24,7 @@ from gateway.receiver.completeness import Completeness, judge
 from gateway.receiver.ledger import Ledger
 from gateway.receiver.session import Receiver
 from gateway.receiver.sinks.choice import is_there, place_of, sink_of
-from gateway.receiver.sinks.sink import OutputError, Sink, reread, resume
+from gateway.receiver.sinks.sink import OutputError, Sink, rebuild, reread, resume
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,13 @@ def receive(
         str,
         typer.Option("--max-age", help="Oldest age of the last audit record for --verify to say complete."),
     ] = "3m",
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Read the output, and ask gateways with cloud.confirm: receiver once for what it misses.",
+        ),
+    ] = False,
     gateway: Annotated[str, typer.Option("--gateway", help="Only this gateway's events.")] = "+",
     prefix: Annotated[str, typer.Option("--prefix", help="The gateways' topic prefix.")] = "gateway",
     once: Annotated[bool, typer.Option("--once", help="Stop when nothing has arrived for --idle.")] = False,
@@ -94,10 +101,14 @@ def receive(
             key_file=key_file,
             persistent=True,
         )
-        receiver, ledger, name, problem = _receive(endpoint, _sink(output), prefix, gateway, idle_s)
+        receiver, ledger, name, problem = _receive(
+            endpoint, _sink(output), prefix, gateway, idle_s, repair=repair
+        )
         report = summary(receiver, ledger)
         if not as_json:
             typer.echo(summary_text(receiver, ledger, name))
+    elif repair:
+        raise typer.BadParameter("is needed to --repair: the broker carries the request", param_hint="--url")
     elif not verify:
         raise typer.BadParameter("is needed, unless only to --verify", param_hint="--url")
     elif not is_there(output):
@@ -123,13 +134,15 @@ def _sink(output: str) -> Sink:
 
 
 def _receive(
-    endpoint: Endpoint, sink: Sink, prefix: str, gateway: str, idle_s: float | None
+    endpoint: Endpoint, sink: Sink, prefix: str, gateway: str, idle_s: float | None, *, repair: bool = False
 ) -> tuple[Receiver, Ledger, str, str]:
     """Receive until told to stop; what was received, the sink's name, and what went wrong."""
     try:
-        ledger = resume(sink)
+        ledger = rebuild(sink) if repair else resume(sink)
         name = sink.name
         receiver = Receiver(prefix, gateway, sink, ledger)
+        if repair:
+            _ask_for_missing(receiver)
         link = Link("receive", endpoint, receiver)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: receiver.done.set())
@@ -145,6 +158,16 @@ def _receive(
     finally:
         sink.close()
     return receiver, ledger, name, problem
+
+
+def _ask_for_missing(receiver: Receiver) -> None:
+    deaf = receiver.confirming.ask_for_all()
+    log.info("%d events are missing by what the gateways claim; asking for them", receiver.confirming.wanted)
+    if deaf:
+        log.warning(
+            "cannot ask %s: without cloud.confirm: receiver a gateway takes no requests",
+            ", ".join(deaf),
+        )
 
 
 def _verify(sink: Sink, max_age_s: float) -> Completeness:

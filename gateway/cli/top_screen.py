@@ -80,13 +80,20 @@ def _numbers(state: dict[str, Any]) -> RenderableType:
         ("on their way", f"{statuses['syncing']:,}"),
         ("of", format_bytes(buffer["max_bytes"])),
         ("results", f"{rates['results_per_s']:,.1f} /s"),
-        ("sent", f"{statuses['synced']:,}"),
+        _sent(statuses["synced"], buffer.get("unconfirmed")),
         ("given up", f"{statuses['failed'] + statuses['corrupt']:,}"),
     ]
     for row in range(3):
         pairs = cells[3 * row : 3 * row + 3]
         grid.add_row(*(part for name, value in pairs for part in (Text(name, style="dim"), Text(value))))
     return grid
+
+
+def _sent(synced: int, unconfirmed: int | None) -> tuple[str, str]:
+    """With `confirm: receiver`, also how many of the events sent wait for a receiver."""
+    if unconfirmed is None:
+        return "sent", f"{synced:,}"
+    return "sent, unconfirmed", f"{synced:,}, {unconfirmed:,}"
 
 
 def _course(buffer: dict[str, Any]) -> RenderableType:

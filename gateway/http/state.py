@@ -86,6 +86,7 @@ class State:
         groups = {name: _labels(counts, name) for name in ("outcome", "rejected", "appended", "evicted")}
         return {
             "statuses": {s.name.lower(): counts.get(("status", s.name), 0) for s in Status},
+            "unconfirmed": gateway.unconfirmed,
             "messages": groups["outcome"],
             "rejected": groups["rejected"],
             "appended": groups["appended"],

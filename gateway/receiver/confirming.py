@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from gateway.core.own_topics import OwnTopics
-from gateway.core.sequence_sets import Stretch, Stretches, without
+from gateway.core.sequence_sets import Stretch, Stretches, size_of, without
 from gateway.mqtt.link import Link
 from gateway.receiver.completeness import judge_stream
 from gateway.receiver.ledger import Ledger, Series
@@ -83,6 +83,11 @@ class Confirming:
                 else:
                     deaf.add(series.gateway_id)
         return sorted(deaf)
+
+    @property
+    def wanted(self) -> int:
+        """Numbers that gateways will be asked for."""
+        return sum(map(size_of, self._missing.values()))
 
     def _miss(self, series: Series, missing: Iterable[Stretch], as_of_ms: int) -> None:
         known = self._missing.get(series)

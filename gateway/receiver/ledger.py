@@ -13,7 +13,7 @@ was thinned out stays a few stretches too.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
@@ -85,10 +85,17 @@ class StreamLedger:
             self.exempt = [part for part in parts if part]
         self.exempt += claim.exempt
         self.claimed = self.claimed.united([(claim.first, claim.last)])
-        lost = [each.run.stretches() for each in claim.exempt if not each.kept]
+        self._see(claim.exempt)
+        return [*self.claimed] != before_claimed
+
+    def see_lost(self) -> None:
+        """Count as seen whatever is declared lost."""
+        self._see(self.exempt)
+
+    def _see(self, exempt: Iterable[Exempt]) -> None:
+        lost = [each.run.stretches() for each in exempt if not each.kept]
         if lost:
             self.seen = self.seen.united(*lost)
-        return [*self.claimed] != before_claimed
 
     def dump(self) -> list[Any]:
         """Plain values that `load` takes."""

@@ -116,6 +116,8 @@ class GatewayStatus:
         stalled_s = self.drain.stalled_s()
         if self.bridge_connected and stalled_s > CLOUD_STALLED_AFTER_S:
             yield f"connected to the cloud, but it has acknowledged nothing for {stalled_s:.0f} s"
+        if self.confirmations is not None and self.confirmations.metrics.silent:
+            yield f"{self.unconfirmed:,} events wait for a receiver, and none has confirmed any for long"
 
     @property
     def broken(self) -> str:
@@ -142,6 +144,11 @@ class GatewayStatus:
     @property
     def bridge_connected(self) -> bool:
         return any(link.connected for link in self.bridge_links)
+
+    @property
+    def unconfirmed(self) -> int | None:
+        """Events that were sent and wait for a receiver; None where they do not, or nothing is known yet."""
+        return None if self.confirmations is None else self.confirmations.metrics.unconfirmed
 
     # --- what came in and went out ---
 

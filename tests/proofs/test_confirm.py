@@ -165,6 +165,25 @@ def test_everything_is_at_the_receiver_once_whoever_dies(
     assert code == 0, report
 
 
+@pytest.mark.slow
+def test_repair_asks_for_what_the_output_has_lost(mosquitto: MosquittoFactory, tmp_path: Path) -> None:
+    local, cloud = mosquitto(), mosquitto()
+    config = gateway_config(tmp_path, local.url, cloud.url, cloud={"url": cloud.url, **CLOUD})
+    with GatewayProcess(config) as gateway, running(tmp_path, cloud) as receiver:
+        gateway.wait_ready()
+        receiver.run("--once", "--idle", "500ms")  # leaves its session behind
+        publish(local.port, numbered(0, 100))
+        wait_until(lambda: synced(gateway), "the broker takes them")
+        receiver.run("--once", "--idle", "2s")
+        assert has_all(receiver, 100)
+        kept = receiver.path.read_bytes().splitlines(keepends=True)
+        receiver.path.write_bytes(b"".join(kept[:20] + kept[60:]))
+        receiver.run("--once", "--idle", "2s", "--repair", "--verify")
+        assert has_all(receiver, 100)
+        assert set(receiver.numbers().values()) == {1}
+        assert counters(gateway)["resent", ""] == 40
+
+
 def test_events_stay_while_no_receiver_confirms(mosquitto: MosquittoFactory, tmp_path: Path) -> None:
     local, cloud = mosquitto(), mosquitto()
     buffer = {"checkpoint_interval": "200ms", "keep_synced": "100ms"}

@@ -95,8 +95,9 @@ export function showBuffer(buffer) {
   const forecast = byId("forecast");
   setText(forecast, courseOf(buffer.forecast));
   const rows = STATES.filter(([name]) => statuses[name] || name === "pending" || name === "synced");
-  show(byId("states"), statuses, () => [bar(statuses), facts(rows.map(([name, text, kind]) => [
-    element("span", { class: "dot-label" }, element("i", { class: `dot ${kind}`, "aria-hidden": "true" }), ` ${text}`), count(statuses[name])]), "states")]);
+  const noted = (name, text) => name === "synced" && buffer.unconfirmed ? `${text}; ${count(buffer.unconfirmed)} wait for a receiver` : text;
+  show(byId("states"), [statuses, buffer.unconfirmed], () => [bar(statuses), facts(rows.map(([name, text, kind]) => [
+    element("span", { class: "dot-label" }, element("i", { class: `dot ${kind}`, "aria-hidden": "true" }), ` ${noted(name, text)}`), count(statuses[name])]), "states")]);
 }
 
 function courseOf({ state, waiting, empty_in_s: empty, full_in_s: full }) {

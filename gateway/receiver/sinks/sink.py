@@ -82,6 +82,15 @@ def reread(sink: Sink) -> Ledger:
     return ledger
 
 
+def rebuild(sink: Sink) -> Ledger:
+    """Like `resume`, but by the rows themselves: what is not there any more may come again."""
+    ledger = reread(sink)
+    for _, stream in ledger:
+        stream.see_lost()
+    ledger.duplicates = ledger.reordered = ledger.renumbered = 0  # of this run
+    return ledger
+
+
 def _read(sink: Sink, state: bytes | None) -> Ledger:
     ledger, told = Ledger(), Ledger()
     try:
