@@ -10,7 +10,7 @@ from gateway.buffer.store import Store
 from gateway.buffer.writer import BULK_EVENTS, Command, Writer
 from tests.support.buffers import opened
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 AGES_S = 3600.0
 
 

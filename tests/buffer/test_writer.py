@@ -21,7 +21,7 @@ from gateway.core.events import Status
 from tests.support.buffers import event, events, opened, reading, sql
 from tests.support.disks import fill, mounted
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Append(Command):

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.threads import RoleThread
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def test_a_thread_is_well_before_its_start_and_while_it_runs_and_its_end_is_a_problem() -> None:

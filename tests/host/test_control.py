@@ -50,7 +50,7 @@ def silent(done: int, total: int) -> None:
 
 def raw(path: Path, request: bytes) -> list[dict[str, Any]]:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(path))
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
@@ -107,7 +107,7 @@ def test_a_client_that_goes_away_ends_its_own_work_only(path: Path) -> None:
     ended, go_on = Event(), Event()
 
     def work(request: Mapping[str, Any], report: Callable[[int, int], None]) -> Mapping[str, Any]:
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         try:
             for step in range(100_000):
                 report(step, 100_000)
@@ -122,7 +122,7 @@ def test_a_client_that_goes_away_ends_its_own_work_only(path: Path) -> None:
             connection.connect(str(path))
             connection.sendall(b'{"do": "work"}\n')
         go_on.set()
-        assert ended.wait(10)
+        assert ended.wait(60)
         assert ask(path, {"do": "echo", "word": 1}, silent) == {"echo": 1}
     finally:
         server.stop()
@@ -139,13 +139,13 @@ def test_a_stop_ends_the_work_under_way_and_tells_the_client(path: Path) -> None
     server = ControlServer(path)
     server.start({"work": work})
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(path))
         connection.sendall(b'{"do": "work"}\n')
-        assert working.wait(10)
+        assert working.wait(60)
         with connection.makefile("rb") as lines:
             server._stopping.set()
-            wait_until(lambda: b"stopping" in lines.readline(), "an answer that says why", 10)
+            wait_until(lambda: b"stopping" in lines.readline(), "an answer that says why")
     server.stop()
     assert not path.exists()
 

@@ -86,7 +86,7 @@ def test_a_connection_that_begins_a_request_and_does_not_end_it_is_closed(
     monkeypatch.setattr("gateway.http.connections.REQUEST_WITHIN_S", 0.3)
     with served(tmp_path) as (_, port), socket.create_connection((HOST, port)) as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
-        wait_until(lambda: is_closed(slow), "it is closed", 10)
+        wait_until(lambda: is_closed(slow), "it is closed")
         assert ask(port, "/healthz") == 200
 
 
@@ -162,11 +162,11 @@ def test_a_fault_of_the_disk_ends_neither_live_data_nor_history(
         with monkeypatch.context() as patch:
             patch.setattr("gateway.status.gateway_status.size_of", refuse)
             rows = len(gateway.status.history.rows())
-            wait_until(lambda: len(gateway.status.history.rows()) > rows + 1, "history goes on", 10)
+            wait_until(lambda: len(gateway.status.history.rows()) > rows + 1, "history goes on")
             assert [ask(port, path) for path in ("/metrics", "/api/state", "/healthz")] == [200] * 3
             assert gateway.status.buffer_bytes is None
         with monkeypatch.context() as patch:
             patch.setattr("gateway.http.state.State.whole", refuse)
-            wait_until(lambda: ask(port, "/healthz") == 503, "health says that there are no frames", 10)
-        wait_until(lambda: ask(port, "/healthz") == 200, "they are back", 10)
-        wait_until(lambda: stream.readline().startswith(b"data:"), "the same listener gets them", 10)
+            wait_until(lambda: ask(port, "/healthz") == 503, "health says that there are no frames")
+        wait_until(lambda: ask(port, "/healthz") == 200, "they are back")
+        wait_until(lambda: stream.readline().startswith(b"data:"), "the same listener gets them")

@@ -21,7 +21,7 @@ from tests.support.ports import free_port
 from tests.support.publishing import publish
 
 PAGE = ROOT / "gateway" / "http" / "page"
-PATIENCE_MS = 15_000
+PATIENCE_MS = 60_000
 PHONE = {"width": 390, "height": 844}
 
 

@@ -15,7 +15,7 @@ from tests.conftest import MosquittoFactory, broker_factory, no_broker
 from tests.support.broker_kinds import REASONS
 from tests.support.brokers import Broker, BrokerFailedError, ContainerBroker, ProgramBroker
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture(params=[ContainerBroker, ProgramBroker], ids=["container", "program"])

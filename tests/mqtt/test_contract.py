@@ -18,7 +18,7 @@ from tests.conftest import no_broker
 from tests.support.broker_kinds import why_no_program
 from tests.support.ports import free_port
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP = 2, 3, 4, 9, 13
 
 Embedded = EmbeddedBroker | MosquittoChild

@@ -18,7 +18,7 @@ from gateway.lab.fault_proxy import FaultProxy
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.loop_thread import free_port
 
-WAIT_S = 10.0  # how long a test waits for something that should come at once
+WAIT_S = 60.0  # how long a test waits for something that should come at once
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.support.places import ROOT
 from tests.support.ports import free_port
 from tests.support.publishing import publish
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 BUFFERED = 'gateway_messages_total{outcome="buffered"}'
 
 

@@ -29,7 +29,7 @@ from tests.support.shift import FILE, Shift, contents, number_of, what_was_sent
 PAGE_BYTES = 4096
 LOG = FILE + "-wal"
 NEXT_MESSAGE = 1_000_000
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 log = logging.getLogger(__name__)
 

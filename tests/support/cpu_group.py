@@ -40,5 +40,5 @@ def cpu_group(share: float) -> Iterator[tuple[str, ...]]:
             (folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
         yield "sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh"
     finally:
-        wait_until(lambda: not (folder / "cgroup.procs").read_text(), "the group's last process", 10)
+        wait_until(lambda: not (folder / "cgroup.procs").read_text(), "the group's last process")
         folder.rmdir()

@@ -52,7 +52,7 @@ def memory_group(limit_bytes: int) -> Iterator[MemoryGroup]:
         enter = f'echo $$ > {folder}/cgroup.procs && exec "$@"'
         yield MemoryGroup(folder, ("sh", "-c", enter, "sh"))
     finally:
-        wait_until(lambda: not (folder / "cgroup.procs").read_text(), "the group's last process", 10)
+        wait_until(lambda: not (folder / "cgroup.procs").read_text(), "the group's last process")
         folder.rmdir()
 
 
