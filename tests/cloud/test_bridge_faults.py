@@ -106,7 +106,7 @@ def test_one_lost_puback_among_others_is_noticed(mosquitto: MosquittoFactory, tm
     with (
         line.running(),
         Consumer(cloud.port) as consumer,
-        sending(tmp_path / "events.db", line.port, [], ack_timeout_s=0.5, batch_events=10) as sender,
+        sending(tmp_path / "events.db", line.port, [], ack_timeout_s=2.0, batch_events=10) as sender,
     ):
         wait_until(lambda: sender.links[0].connected, "the connection")
         line.lose_pubacks = True
