@@ -39,7 +39,7 @@ class TlsSection(Section):
     """Certificates of a TLS connection."""
 
     ca_file: FilePath | None = setting(
-        None, description="Certificates of the authorities that are trusted. Unset: those of the system."
+        None, description="Certificates of trusted authorities. Unset: those of the system."
     )
     cert_file: FilePath | None = setting(None, description="This gateway's certificate, for mutual TLS.")
     key_file: FilePath | None = setting(None, description="The key of `cert_file`.")
@@ -48,7 +48,7 @@ class TlsSection(Section):
     )
 
     key_password_file: FilePath | None = setting(
-        None, description="File with the password of `key_file`, where it has one."
+        None, description="File with the password of `key_file`, if it has one."
     )
     alpn: tuple[str, ...] = setting(
         (),
@@ -73,7 +73,11 @@ class AzureSasSection(Section):
     key_file: FilePath = Field(description="File with the device's primary key, as the console shows it.")
     ttl: PositiveDurationMs = setting("1h", description="How long each one is valid.")
     resource: str | None = setting(
-        None, description="What it is for. Unset: `{host of url}/devices/{client_id}`, as IoT Hub has it."
+        None,
+        description=(
+            "Resource that it gives access to. Unset: `{host of url}/devices/{client_id}`, as IoT Hub "
+            "expects."
+        ),
     )
 
 
@@ -81,7 +85,7 @@ class PasswordSource(Section):
     """A password that is made at each connect, and renewed before it runs out."""
 
     command: str | None = setting(None, description="Command that prints it.", min_length=1)
-    ttl: PositiveDurationMs = setting("30m", description="How long what `command` prints is valid.")
+    ttl: PositiveDurationMs = setting("30m", description="How long the printed password is valid.")
     azure_sas: AzureSasSection | None = setting(
         None, description="A shared access signature of Azure IoT Hub or Event Grid."
     )
@@ -115,9 +119,10 @@ class Broker(Section):
     )
     keepalive: PositiveDurationMs = setting(
         "30s",
-        description="How long the broker may hear nothing of this client. After a third of it without a "
-        "message the broker is asked for a sign of life; after another third without an answer it counts as "
-        "gone.",
+        description=(
+            "MQTT keepalive. After a third of it without a message the gateway asks the broker for a sign "
+            "of life; after another third without an answer the connection counts as lost."
+        ),
     )
     reconnect_max: PositiveDurationMs = setting(
         "30s",

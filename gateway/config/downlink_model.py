@@ -39,7 +39,7 @@ class DownlinkEntry(Section):
         "command of last week should not run again.",
     )
     allow: tuple[str, ...] = setting(
-        (), description="Local topic filters of which one must match. Empty: whatever `to` gives."
+        (), description="Filters for local topics, one of which must match. Empty: any topic that `to` gives."
     )
 
     @field_validator("to")

@@ -123,12 +123,17 @@ class PayloadModel(Section):
         "such as `utf-16` or `cp1252`.",
     )
     encoding: Literal["none", "base64", "hex"] = setting(
-        "none", description="Text that stands for bytes, which are then unpacked and decoded."
+        "none",
+        description=(
+            "Encoding of payloads that are bytes written as text; they are turned back into bytes first."
+        ),
     )
     duplicates: Literal["last", "number"] = setting(
         "last",
-        description="Of a JSON object that has a key twice: the `last` value stays, or all do, the second as "
-        "`name-2` (`number`), which is counted.",
+        description=(
+            "For JSON objects that have a key twice. `last`: the last value is used. `number`: all are "
+            "used, the second as `name-2`; this is counted."
+        ),
     )
 
     def spec(self) -> PayloadSpec:
@@ -152,7 +157,7 @@ class CsvModel(Section):
     columns: tuple[FieldName, ...] = setting(
         (), description="Names of the columns. Unset: those of the header, else `c1`, `c2`, …"
     )
-    separator: Separator = setting(",", description="What stands between two cells; or `tab`.")
+    separator: Separator = setting(",", description="Character between two cells, or `tab`.")
     decimal: Literal[".", ","] = setting(".", description="The decimal sign.")
     header: bool = setting(False, description="Whether the first line of each payload names the columns.")
 

@@ -16,12 +16,15 @@ _EVERY = "every"
 
 
 class ForwardModel(Section):
-    """Either key: what does not fulfil it is kept at the edge."""
+    """Condition for sending messages to the cloud; others stay at the edge."""
 
     on_change: dict[str, Difference | PositiveDurationMs] | None = setting(
         None,
-        description="Field to the least difference that counts, from what was sent last; text and switches "
-        "whenever they change. `every`: after so long the next message goes in any case.",
+        description=(
+            "Smallest change of each field that is sent, compared with what was sent last; texts and "
+            "booleans are sent whenever they change. `every`: after this time the next message is sent in "
+            "any case."
+        ),
         examples=[{"power": 5.0, "every": "10m"}],
     )
     where: FormulaText | None = setting(

@@ -95,24 +95,31 @@ class Local(Broker):
     )
     broker: Literal["auto", "amqtt", "mosquitto"] = setting(
         "auto",
-        description="What `embedded` runs: the program `mosquitto` as a child, its data in `data_dir`; "
-        "`amqtt` inside of the gateway (MQTT 3.1.1, in memory; for trying out and light use); or `auto`, the "
-        "first where it is installed, else the second.",
+        description=(
+            "The broker that `embedded` runs. `mosquitto`: the program of that name, as a child process "
+            "with its data in `data_dir`. `amqtt`: a broker inside the gateway (MQTT 3.1.1, in memory; to "
+            "try things out and for light use). `auto`: Mosquitto if it is installed, else amqtt."
+        ),
     )
     protocol: Protocol = setting("3.1.1", description="MQTT version.")
     receive_maximum: int = setting(
-        1000, ge=1, le=65535, description="MQTT 5: messages that the broker may have in flight to us."
+        1000,
+        ge=1,
+        le=65535,
+        description="MQTT 5: unacknowledged messages that the broker may send to the gateway at a time.",
     )
     session_expiry: DurationMs = setting(
-        "7d", description="MQTT 5: how long the broker keeps our messages while we are away."
+        "7d", description="MQTT 5: how long the broker keeps messages for the gateway while it is away."
     )
     max_packet_size: SizeBytes | None = setting(
-        None, description="MQTT 5: largest packet that the broker may send us; larger ones it drops."
+        None, description="MQTT 5: largest packet that the gateway accepts; the broker drops larger ones."
     )
     share: Name | None = setting(
         None,
-        description="MQTT 5: a group of gateways that share the messages, each of which goes to one of them "
-        "(`$share/GROUP/…`). Windows then see only a part: see deployment.md.",
+        description=(
+            "MQTT 5: name of a group of gateways that share the messages: each message goes to one of them "
+            "(`$share/GROUP/…`). Windows then see only a part of the messages: see deployment.md."
+        ),
     )
     listen: Listen = setting("127.0.0.1:1883", description="Address of the embedded broker.")
 
@@ -162,59 +169,80 @@ class Cloud(Broker):
 
     preset: str | None = setting(
         None,
-        description="A service whose keys are known ([clouds.md](clouds.md)): what the section itself says "
-        "comes first.",
+        description=(
+            "Ready-made settings for a cloud service ([clouds.md](clouds.md)). Keys in this section "
+            "replace its own."
+        ),
         json_schema_extra={"enum": [*CLOUD_PRESETS, None]},
     )
     url: BrokerUrls = Field(
-        description="`mqtt://host:1883`, `mqtts://host:8883`, `ws://host:80/path` or `wss://host:443/path`, "
-        "or a list of them. The next of a list is tried when one does not answer; the first is looked for "
-        "again. Required, unless a preset brings it."
+        description=(
+            "`mqtt://host:1883`, `mqtts://host:8883`, `ws://host:80/path` or `wss://host:443/path`, or a "
+            "list of them. If one does not answer, the next is tried; the gateway goes back to the first "
+            "when it answers again. Required, unless a preset sets it."
+        )
     )
     protocol: Protocol = setting(
         "5",
-        description="MQTT version. With 3.1.1 a broker acknowledges also what it refuses, so an event may "
-        "count as synced that was not taken.",
+        description=(
+            "MQTT version. With 3.1.1 a broker acknowledges even messages that it refuses, so an event may "
+            "count as synced although the broker dropped it."
+        ),
     )
     format: UplinkFormat = setting(
         "batch",
-        description="`batch`: compressed frames of many events. `event`: one message per event, for any "
-        "consumer. `thingsboard`: many events in one message, as ThingsBoard takes them from a gateway. "
-        "`sparkplug_b`: an edge node with its devices (the extra `sparkplug`). Or an encoder of your own "
-        "([plugins.md](plugins.md)).",
+        description=(
+            "`batch`: compressed frames of many events. `event`: one message per event, for any consumer. "
+            "`thingsboard`: many events in one message, in ThingsBoard's format for gateways. "
+            "`sparkplug_b`: an edge node with its devices (needs the extra `sparkplug`). Or an encoder of "
+            "your own ([plugins.md](plugins.md))."
+        ),
     )
-    sparkplug: SparkplugSection = setting({}, description="With `format: sparkplug_b`.")
+    sparkplug: SparkplugSection = setting(
+        {}, description=("Names of the edge node, for `format: sparkplug_b`.")
+    )
     encoding: Encoding = setting(
         "zstd",
-        description="How a batch is written: `zstd`, the binary frame with its body compressed; `none`, the "
-        "same without compression; `json`, lines of JSON.",
+        description=(
+            "How a batch is written. `zstd`: binary, with a compressed body. `none`: the same without "
+            "compression. `json`: lines of JSON."
+        ),
     )
     envelope: Literal["auto", "always", "never"] = setting(
         "auto",
-        description="Where the identity of an event is (`format: event`): `auto`, in user properties with "
-        "MQTT 5, in a JSON envelope with 3.1.1, which has none; `always`, in an envelope; `never`, with "
-        "3.1.1 nowhere, for services that take plain values only: what comes twice then counts twice.",
+        description=(
+            "Where to put the identity of an event (`format: event`). `auto`: in user properties with MQTT "
+            "5; in a JSON envelope with 3.1.1, which has no properties. `always`: in an envelope. `never`: "
+            "with 3.1.1 nowhere, for services that accept plain values only; an event that is sent twice "
+            "then counts twice."
+        ),
     )
-    topics: TopicsSection = setting({}, description="Topics of your own for the uplink.")
+    topics: TopicsSection = setting({}, description="Topics of your own for messages to the cloud.")
     client_id: str = setting(
         CLIENT_ID,
         min_length=1,
         max_length=256,
-        description="MQTT client identifier. Where it or a preset is given, and `connections` is 1, one "
-        "connection of exactly this name carries everything: events, status, audit, commands. Else each has "
-        "its own, which ends in `-0`, `-1`, …, `-audit`, `-downlink`.",
+        description=(
+            "MQTT client identifier. If you set it or a preset, and `connections` is 1, a single "
+            "connection with exactly this name carries everything: events, status, audit, commands. "
+            "Otherwise each has its own connection, with a suffix: `-0`, `-1`, …, `-audit`, `-downlink`."
+        ),
     )
     connections: int = setting(1, ge=1, le=64, description="Connections; streams are spread over them.")
-    bandwidth: RateBytesPerS | None = setting(None, description="Bound on the uplink. Unset: none.")
+    bandwidth: RateBytesPerS | None = setting(
+        None, description=("Most bytes per second to the cloud. Unset: no limit.")
+    )
     messages: RatePerS | None = setting(
         None,
-        description="Bound on the messages of the uplink in a second, on all connections together; each then "
-        "carries more events. Status and audit are not counted. Unset: none.",
+        description=(
+            "Most messages per second to the cloud, over all connections together; each message then "
+            "carries more events. Status and audit are not counted. Unset: no limit."
+        ),
     )
-    batch_events: int = setting(1000, ge=1, le=65_535, description="Events per frame at most.")
+    batch_events: int = setting(1000, ge=1, le=65_535, description="Most events per frame.")
     in_flight: int = setting(8, ge=1, le=65535, description="Unacknowledged frames per connection.")
     ack_timeout: PositiveDurationMs = setting(
-        "30s", description="Wait for an acknowledgement before the connection is made anew."
+        "30s", description="How long to wait for an acknowledgement before connecting again."
     )
     order: Literal["oldest", "newest"] = setting(
         "oldest",
@@ -222,23 +250,34 @@ class Cloud(Broker):
     )
     retain: bool = setting(
         True,
-        description="Whether status and will are retained. Where the broker says that it keeps no "
-        "retained messages, they are not.",
+        description=(
+            "Whether status and will are retained. If the broker says that it does not support this, they "
+            "are not."
+        ),
     )
     will: bool = setting(
-        True, description="Whether the broker is given a will, which says that this gateway is offline."
+        True,
+        description="Whether the gateway gives the broker a will, which says that this gateway is offline.",
     )
     session_expiry: DurationMs = setting(
-        "7d", description="MQTT 5: how long the broker keeps commands for us (`downlink`) while we are away."
+        "7d",
+        description=(
+            "MQTT 5: how long the broker keeps commands (`downlink`) for the gateway while it is away."
+        ),
     )
     max_packet_size: SizeBytes | None = setting(
         None,
-        description="Largest packet that the broker takes. Unset: as it says itself, which only MQTT 5 does.",
+        description=(
+            "Largest packet that the broker accepts. Unset: what the broker itself says (MQTT 5 only)."
+        ),
     )
     no_subscriber: Literal["auto", "wait", "send"] = setting(
         "auto",
-        description="What a message does for which the broker knows no subscriber (MQTT 5, reason 0x10): "
-        "`wait` for one; `send`, and the broker throws it away; `auto`, wait where this topic has had one.",
+        description=(
+            "What to do when the broker says that a message has no subscriber (MQTT 5, reason 0x10). "
+            "`wait`: keep it until there is one. `send`: the broker drops it. `auto`: wait if this topic "
+            "has had a subscriber before."
+        ),
     )
     confirm: Literal["puback", "receiver"] = setting(
         "puback",
@@ -251,7 +290,10 @@ class Cloud(Broker):
         "while events wait for it.",
     )
     drain_target: PositiveDurationMs | None = setting(
-        None, description="Thin out a backlog of raw events that could not drain in this time. Unset: never."
+        None,
+        description=(
+            "Thin out a backlog of raw events that could not be sent within this time. Unset: never."
+        ),
     )
     audit: Annotated[PositiveDurationMs | None, BeforeValidator(none_if_off), OrOff] = setting(
         "1m",
@@ -259,7 +301,7 @@ class Cloud(Broker):
         "missing. `off`: never.",
     )
     downlink: tuple[DownlinkEntry, ...] = setting(
-        (), description="Commands: what is taken from the cloud broker and published on the local one."
+        (), description="Commands: messages from the cloud broker that are published on the local one."
     )
 
     @model_validator(mode="before")
@@ -304,7 +346,7 @@ class HomeAssistant(Section):
     """Announcements for Home Assistant: what it shows without being configured."""
 
     discovery_prefix: str = setting(
-        "homeassistant", description="Where Home Assistant looks for announcements."
+        "homeassistant", description="Topic prefix under which Home Assistant looks for announcements."
     )
 
     @field_validator("discovery_prefix")
@@ -317,7 +359,7 @@ class HomeAssistant(Section):
 class Config(Section):
     """The whole configuration file."""
 
-    gateway: GatewaySection = Field(description="Who this gateway is.")
+    gateway: GatewaySection = Field(description="Name and data directory of this gateway.")
     local: Local = setting({}, description="The broker that the devices publish to.")
     routes: tuple[RouteModel, ...] = setting(
         (),
@@ -330,12 +372,12 @@ class Config(Section):
         None, description="The broker that the buffer is sent to. Unset: no bridge."
     )
     time: Time = setting({}, description="Clocks: the gateway's own and those of the devices.")
-    flow: Flow = setting({}, description="What the gateway may use of the machine.")
+    flow: Flow = setting({}, description="How much memory the gateway may use.")
     http: Annotated[Http | None, BeforeValidator(none_if_off), OrOff] = setting(
         Http(), description="Metrics, health and dashboard. `off`: none."
     )
     home_assistant: Annotated[HomeAssistant | None, BeforeValidator(none_if_off), OrOff] = setting(
-        None, description="Announce gateway and aggregates to Home Assistant. Unset: not."
+        None, description="Announce gateway and aggregates to Home Assistant. Unset: no announcements."
     )
     plugins: Plugins = setting({}, description="Where window plugins come from.")
     log: Log = setting({}, description="What is logged, and how.")

@@ -70,8 +70,11 @@ class RouteModel(Section):
 
     preset: str | None = setting(
         None,
-        description="A system that is known, see [devices](devices.md): it brings all other keys, and some "
-        "bring further routes. What stands beside it goes before it. With a `topic` it is one route.",
+        description=(
+            "Ready-made route for a known system, see [devices](devices.md). It sets all other keys, and "
+            "some presets add further routes. Keys beside it replace its own. With a `topic` it is one "
+            "route only."
+        ),
         examples=["tasmota"],
     )
     name: Name = Field(
@@ -88,8 +91,8 @@ class RouteModel(Section):
         description="Format of the payload, or a plugin that reads it (docs/plugins.md). `cbor` and "
         "`sparkplug_b` need an extra package. What cannot be decoded is still kept and bridged as bytes.",
     )
-    payload: PayloadModel = setting({}, description="What lies around what the decoder reads.")
-    csv: CsvModel | None = setting(None, description="How the lines of the decoder `csv` are cut.")
+    payload: PayloadModel = setting({}, description="Compression, character set and encoding of the payload.")
+    csv: CsvModel | None = setting(None, description="Columns and separators for the decoder `csv`.")
     fields: Fields = setting(
         {},
         description="Reading fields: name to JMESPath expression, to `{level}` for a level of the topic, or "
@@ -106,14 +109,19 @@ class RouteModel(Section):
     )
     where: FormulaText | None = setting(
         None,
-        description="Which readings count, as a [CEL](https://cel.dev) expression over fields, members of "
-        "the item and levels of the topic. Others are kept and bridged, counted, and in no window.",
+        description=(
+            "Which readings count, as a [CEL](https://cel.dev) expression over fields, members of the item "
+            "and levels of the topic. Others are in no window; they are counted, and their message is "
+            "stored and sent to the cloud."
+        ),
         examples=["quality == 'good' && t > -40.0"],
     )
     timestamp_path: Expression | None = setting(
         None,
-        description="Where the device's time stands; looked up in the item first, then in the whole "
-        "message. Unset: arrival time (`sparkplug_b` and `senml` bring their own).",
+        description=(
+            "Where to find the device's time; looked up in the item first, then in the whole message. "
+            "Unset: arrival time (`sparkplug_b` and `senml` have times of their own)."
+        ),
     )
     timestamp_format: TimestampFormat | None = setting(
         None,
@@ -123,19 +131,25 @@ class RouteModel(Section):
     )
     timestamp_timezone: TimeZoneName = setting(
         "UTC",
-        description="Time zone of times that carry none. Of a local time that occurs twice, when clocks go "
-        "back, the first is taken.",
+        description=(
+            "Time zone of times without one. If a local time occurs twice because clocks go back, the "
+            "first is taken."
+        ),
         examples=["Europe/Berlin"],
     )
     timestamp: Literal["normalize", "trusted", "ingest"] = setting(
         "normalize",
-        description="`normalize`: believe the device's clock within the bounds of `time`. `trusted`: always "
-        "believe it, for devices that save up readings. `ingest`: use the arrival time.",
+        description=(
+            "`normalize`: trust the device's clock within the limits in `time`. `trusted`: always trust "
+            "it, for devices that save readings and send them later. `ingest`: use the arrival time."
+        ),
     )
     timestamp_min: Bound | None = setting(
         None,
-        description="Earliest plausible device time: a date, or how long before the arrival. What is earlier "
-        "counts as no time.",
+        description=(
+            "Earliest plausible device time: a date, or how long before the arrival. An earlier time "
+            "counts as none."
+        ),
         examples=["2020-01-01", "30d"],
     )
     timestamp_max: Bound | None = setting(
@@ -145,13 +159,16 @@ class RouteModel(Section):
     )
     retained: Annotated[Literal["store", "window", "ignore"], BeforeValidator(_as_before)] = setting(
         "store",
-        description="What to do with retained messages, which a broker sends again on each subscription and "
-        "which may be of any age. `store`: keep them with a flag and out of the windows; the bytes that are "
-        "stored already are only counted. `window` (formerly `keep`): store each, also into the windows. "
-        "`ignore`: count and skip them.",
+        description=(
+            "What to do with retained messages, which a broker sends again on each subscription and which "
+            "may be of any age. `store`: store them with a flag, but not in windows; one that is stored "
+            "already, byte for byte, is only counted. `window` (formerly `keep`): store each and use it in "
+            "windows. `ignore`: count and skip them."
+        ),
     )
     priority: PriorityName = setting(
-        "normal", description="Order on the way to the cloud; the lowest is given up first."
+        "normal",
+        description="Order in which messages are sent to the cloud; the lowest priority is given up first.",
     )
     sampling: Literal["allow", "never"] = setting(
         "never", description="Whether messages may be thinned out under overload (each is counted)."
@@ -159,8 +176,10 @@ class RouteModel(Section):
 
     forward: bool | ForwardModel = setting(
         True,
-        description="What goes to the cloud. `false`: nothing, and `{on_change: …}` or `{where: …}`: only a "
-        "part; the rest is kept in the buffer, in windows, and sent by `gateway buffer forward`.",
+        description=(
+            "What is sent to the cloud. `false`: nothing. `{on_change: …}` or `{where: …}`: only a part. "
+            "The rest is stored and used in windows, and `gateway buffer forward` can send it later."
+        ),
         examples=[False, {"on_change": {"power": 5.0, "every": "10m"}}],
     )
 

@@ -63,7 +63,7 @@ class Retry(Section):
 
 
 class Backup(Section):
-    """The copy that a start falls back on when nothing of the buffer itself can be read."""
+    """Backup copy of the buffer; a start uses it if the buffer itself cannot be read."""
 
     every: PositiveDurationMs = setting(
         "1d", description="How often the whole buffer is copied to `events.db.backup`, beside it."
@@ -73,21 +73,25 @@ class Backup(Section):
 class Buffer(Section):
     """The store-and-forward buffer on disk."""
 
-    max_size: SizeBytes = setting("2GiB", description="Room on disk. What happens beyond it: docs/buffer.md.")
+    max_size: SizeBytes = setting(
+        "2GiB", description=("Maximum size on disk. What happens when it is full: docs/buffer.md.")
+    )
     group_commit: PositiveDurationMs = setting(
         "100ms", description="Longest wait for a common commit; a group commits earlier when it can."
     )
-    group_limit: int = setting(2000, ge=1, le=100_000, description="Events in one transaction at most.")
+    group_limit: int = setting(2000, ge=1, le=100_000, description="Most events in one transaction.")
     synchronous: Literal["full", "normal"] = setting(
         "full",
-        description="`full`: an acknowledged message survives a power cut. `normal`: it may not; spares "
-        "flash memory.",
+        description=(
+            "`full`: an acknowledged message survives a power cut. `normal`: it may not, but flash memory "
+            "lasts longer."
+        ),
     )
-    keep_synced: DurationMs = setting("1h", description="How long events stay after the cloud has them.")
+    keep_synced: DurationMs = setting("1h", description="How long events stay after they are in the cloud.")
     checkpoint_interval: PositiveDurationMs = setting(
         "5s", description="How often the state of the windows is saved."
     )
-    retry: Retry = setting({}, description="What happens to events that the cloud did not take.")
+    retry: Retry = setting({}, description="What happens to events that the cloud refused.")
     backup: Annotated[Backup | None, BeforeValidator(none_if_off), OrOff] = setting(
         {}, description="Copies of the buffer while it runs. `off`: none."
     )
@@ -127,18 +131,26 @@ class Time(Section):
     )
     min_poll: PositiveDurationMs = setting(
         "64s",
-        description="How often an NTP server is asked at most. Public servers refuse more frequent requests.",
+        description=(
+            "Shortest interval between requests to an NTP server. Public servers refuse more frequent ones."
+        ),
     )
     hold: DurationMs = setting(
         "5m",
-        description="How long messages wait for the time after a start with a clock that was never set. Then "
-        "they go on with a flag. `0s` does not wait.",
+        description=(
+            "How long messages wait for the correct time after a start with a clock that was never set. "
+            "Then they are processed, with a flag. `0s`: they do not wait."
+        ),
     )
     future_tolerance: DurationMs = setting(
         "5s", description="A device time further ahead than this is replaced by the arrival time."
     )
-    acceptable_skew: DurationMs = setting("1s", description="A device time no further off is taken as it is.")
-    max_clock_skew: DurationMs = setting("1h", description="A device time further off is flagged.")
+    acceptable_skew: DurationMs = setting(
+        "1s", description=("A device time that is off by no more than this is used as it is.")
+    )
+    max_clock_skew: DurationMs = setting(
+        "1h", description=("A device time that is off by more than this is flagged.")
+    )
     correction_factor: float = setting(
         1.0,
         ge=0,
@@ -191,7 +203,7 @@ class Http(Section):
 
     listen: Listen = setting(
         "127.0.0.1:8080",
-        description="Address of the HTTP server. One that other machines can reach needs a token.",
+        description="Address of the HTTP server. An address that other machines can reach needs a token.",
     )
     token_file: FilePath | None = setting(None, description="File with the token.")
     token: Annotated[SecretStr | None, BeforeValidator(blank_as_none)] = setting(
@@ -201,8 +213,10 @@ class Http(Section):
     )
     hosts: tuple[str, ...] = setting(
         (),
-        description="Names of the gateway in addition to `localhost` and addresses: `[gateway.lan]`. "
-        "Others are refused, so that no foreign page can pass as this one.",
+        description=(
+            "Names of the gateway in addition to `localhost` and addresses: `[gateway.lan]`. Requests for "
+            "other names are refused, so that no other web page can read this one through a browser."
+        ),
     )
 
     @field_validator("token")
@@ -242,7 +256,7 @@ class Plugins(Section):
 class Log(Section):
     """Level and format of the log."""
 
-    level: Literal["debug", "info", "warning", "error"] = setting("info", description="Least level shown.")
+    level: Literal["debug", "info", "warning", "error"] = setting("info", description="Lowest level shown.")
     format: Literal["auto", "text", "json"] = setting(
         "auto", description="`auto`: text on a terminal, JSON lines elsewhere."
     )

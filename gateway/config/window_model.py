@@ -80,9 +80,11 @@ class CalendarWindow(Section):
 
     type: Literal["calendar"]
     every: Literal["hour", "day", "week", "month", "year"] = Field(
-        description="What a window is. A day has 23 or 25 hours when the clocks change."
+        description="Length of a window. A day has 23 or 25 hours when the clocks change."
     )
-    timezone: TimeZoneName = setting("UTC", description="Whose midnights.", examples=["Europe/Berlin"])
+    timezone: TimeZoneName = setting(
+        "UTC", description=("Time zone in which a day begins at midnight."), examples=["Europe/Berlin"]
+    )
     week_starts: Weekday = setting("monday", description="First day of a week.")
 
 
@@ -105,7 +107,7 @@ class Trigger(Section):
 
     count: int | None = setting(None, ge=1, description="After this many readings.")
     every: PositiveDurationMs | None = setting(
-        None, description="Interval by the gateway's time, if something is new."
+        None, description="Interval by the gateway's clock; only if something is new."
     )
 
 
@@ -115,7 +117,7 @@ class Global(Section):
     type: Literal["global"]
     trigger: Trigger = Field(description="When a result is given.")
     mode: Literal["accumulating", "discarding"] = setting(
-        "accumulating", description="The window's `accumulation`, by its older name."
+        "accumulating", description="Older name of the window's `accumulation`."
     )
 
     @field_validator("trigger")
@@ -134,7 +136,7 @@ class Early(Section):
     """Results before a window ends."""
 
     every: PositiveDurationMs | None = setting(
-        None, description="Interval by the gateway's time, if something is new."
+        None, description="Interval by the gateway's clock; only if something is new."
     )
     count: int | None = setting(
         None, ge=1, description="After this many readings; checked once for all readings of a message."
@@ -170,8 +172,10 @@ class ShownAs(Section):
 
     value: str = setting(
         "",
-        description="The number in the result that is shown, such as `mean` or `p95`; with dots for what is "
-        "further inside. Empty: the likeliest one.",
+        description=(
+            "The number in the result that is shown, such as `mean` or `p95`; with dots for nested values. "
+            "Empty: the gateway chooses one."
+        ),
     )
     unit: str | None = setting(None, description="Its unit.", examples=["°C"])
     device_class: str | None = setting(
@@ -181,7 +185,10 @@ class ShownAs(Section):
         Literal["measurement", "total", "total_increasing"] | None, BeforeValidator(none_if_off), OrOff
     ] = setting("measurement", description="How Home Assistant keeps statistics of it. `off`: none.")
     expire_after: PositiveDurationMs | None = setting(
-        None, description="Time without a new one until the value is shown as unavailable. Unset: never."
+        None,
+        description=(
+            "Time without a new result after which the value is shown as unavailable. Unset: never."
+        ),
     )
 
     def shown(self) -> Shown:
@@ -195,7 +202,9 @@ class Publish(Section):
     retain: bool = setting(False, description="Whether the broker keeps the last aggregate of each key.")
     home_assistant: Annotated[ShownAs | None, BeforeValidator(none_if_off), OrOff] = setting(
         {},
-        description="How Home Assistant shows them, where the section `home_assistant` is given. `off`: not.",
+        description=(
+            "How Home Assistant shows them, if there is a section `home_assistant`. `off`: not at all."
+        ),
     )
 
 
@@ -247,9 +256,9 @@ class Window(Section):
     topic: Template | None = setting(
         None, description="Instead of `route`: topic filter over all routes, with named levels for the key."
     )
-    field: FieldName | None = setting(None, description="Field that it reads; `value` unless said otherwise.")
+    field: FieldName | None = setting(None, description="Field that it reads. Unset: `value`.")
     fields: tuple[FieldName, ...] | None = setting(
-        None, min_length=1, description="Instead of `field`: several, each a reading of its own."
+        None, min_length=1, description="Instead of `field`: several fields, side by side in one result."
     )
     compute: Annotated[Mapping[FieldName, str], PlainSerializer(dict, return_type=dict[str, str])] = setting(
         {},
@@ -258,14 +267,17 @@ class Window(Section):
     )
     key: str = setting(
         "",
-        description="What is gathered together: a template over named levels and fields. Empty: everything.",
+        description=(
+            "Readings with the same key are aggregated together: a template of named levels and fields. "
+            "Empty: all readings together."
+        ),
         examples=["{device}"],
     )
     plugin: Name = setting("stats", description="Plugin that aggregates.")
     options: Options = setting({}, description="Options of the plugin.")
-    window: Shape = Field(description="The span: its type and the sizes that belong to it.")
+    window: Shape = Field(description="Type and size of the window.")
     out_of_orderness: DurationMs = setting(
-        "0", description="How far readings may come out of order before a window waits no longer."
+        "0", description="How long a window waits for readings that come out of order."
     )
     allowed_lateness: DurationMs = setting(
         "0", description="How long after its end a window still takes late readings and sends corrections."
@@ -277,31 +289,39 @@ class Window(Section):
     )
     watermark: Literal["shared", "per_key"] | None = setting(
         None,
-        description="`shared`: the slowest active source decides when windows end. `per_key`: each key for "
-        "itself. Unset: `per_key` where the key is made of all levels of the topic, so that one topic "
-        "feeds one key; else `shared`.",
+        description=(
+            "`shared`: the slowest active source decides when windows end. `per_key`: each key for itself. "
+            "Unset: `per_key` if the key contains all levels of the topic that vary, so that one topic "
+            "feeds one key; else `shared`."
+        ),
     )
     max_future_skew: PositiveDurationMs | None = setting(
-        None, description="How far ahead of its arrival a reading may push the watermark. Unset: no bound."
+        None, description="How far ahead of its arrival a reading may push the watermark. Unset: no limit."
     )
     early: Early | None = setting(None, description="Results before the window ends.")
     accumulation: Literal["accumulating", "discarding"] | None = setting(
         None,
-        description="What a result after the first one of a window covers: `accumulating` (unless said "
-        "otherwise), everything so far; `discarding`, what is new since the one before.",
+        description=(
+            "What the second and further results of a window cover. `accumulating` (the default): "
+            "everything so far. `discarding`: only what is new since the result before."
+        ),
     )
     corrections: Annotated[Corrections | None, BeforeValidator(none_if_off), OrOff] = setting(
         {},
-        description="Results after late readings: one for each, unless `every` gathers them. "
-        "`off`: none, and each is counted.",
+        description=(
+            "Results after late readings: one for each, unless `every` collects them. `off`: none, and "
+            "each is counted."
+        ),
     )
     max_keys: MaxKeys | None = setting(
         None,
-        description="Bound on the keys held at a time: a number, or `{limit, policy}`. Unset: as many as the "
-        "memory for windows has room for the names of (docs/flow.md).",
+        description=(
+            "Most keys at a time: a number, or `{limit, policy}`. Unset: as many as their names fit into "
+            "the memory for windows (docs/flow.md)."
+        ),
     )
     ttl: PositiveDurationMs | None = setting(
-        None, description="Silence after which the state of a key is given up. Unset: never."
+        None, description="Silence after which a key is forgotten. Unset: never."
     )
     forward: bool = setting(
         True,
@@ -310,11 +330,13 @@ class Window(Section):
     )
     on_change: Literal["drop", "replay"] = setting(
         "drop",
-        description="What becomes of its open windows when its plugin, options or shape change: `drop`, or "
-        "`replay` them out of what the buffer still has.",
+        description=(
+            "What happens to open windows when plugin, options or shape change: `drop` them, or `replay` "
+            "the messages that are still in the buffer."
+        ),
     )
     publish: Publish = setting({}, description="How aggregates are published on the local broker.")
-    priority: PriorityName = setting("normal", description="Order of the aggregates on the way out.")
+    priority: PriorityName = setting("normal", description="Order in which aggregates are sent to the cloud.")
 
     @model_validator(mode="before")
     @classmethod
