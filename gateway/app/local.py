@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -23,14 +24,17 @@ from gateway.local.ingest import Ingest
 from gateway.local.leftovers import Leftovers
 from gateway.local.republish import Republish, status_payload
 from gateway.local.subscriptions import MEMORY_FILE, Memory, Report, Subscriptions, session_name
-from gateway.mqtt.embedded import EmbeddedBroker, check_loopback
 from gateway.mqtt.endpoint import Will
 from gateway.mqtt.link import Link, stop_links
+from gateway.mqtt.loopback import check_loopback
 from gateway.mqtt.mosquitto_child import MosquittoChild, embedded_program
 from gateway.pipeline.commands import AppendBatch
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.alarms import alarm_state
 from gateway.wire.home_assistant import Discovery
+
+if TYPE_CHECKING:
+    from gateway.mqtt.embedded import EmbeddedBroker
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +46,8 @@ def make_broker(local: Local, data_dir: Path) -> EmbeddedBroker | MosquittoChild
     program = embedded_program(local.broker)
     where = local.places[0].address
     if program is None:
+        from gateway.mqtt.embedded import EmbeddedBroker  # noqa: PLC0415 - amqtt takes long to import
+
         log.info("the embedded broker is amqtt, in memory")
         return EmbeddedBroker(*where, username=local.username, password=password)
     if local.username is None:

@@ -16,7 +16,7 @@ from gateway.core.errors import StoreError
 from gateway.host.files import replace_file
 
 if TYPE_CHECKING:
-    from playhouse.apsw_ext import APSWDatabase
+    from gateway.buffer.orm import APSWDatabase
 
 log = logging.getLogger(__name__)
 

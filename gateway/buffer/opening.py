@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import apsw
-from peewee import PeeweeException
 
 from gateway.buffer.connection import wal_pages
+from gateway.buffer.orm import PeeweeException
 from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.damage import using
 from gateway.buffer.repair.recovery import Recovery, recover

@@ -11,8 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from peewee import (
+from gateway.buffer.connection import BUSY_TIMEOUT_S, PAGE_BYTES, WAL_CHECKPOINT_PAGES, teach
+from gateway.buffer.migration import migrate
+from gateway.buffer.orm import (
     SQL,
+    APSWDatabase,
     AutoField,
     BigIntegerField,
     BlobField,
@@ -21,10 +24,6 @@ from peewee import (
     Model,
     TextField,
 )
-from playhouse.apsw_ext import APSWDatabase
-
-from gateway.buffer.connection import BUSY_TIMEOUT_S, PAGE_BYTES, WAL_CHECKPOINT_PAGES, teach
-from gateway.buffer.migration import migrate
 
 # Later they change nothing, and yet `auto_vacuum` writes: on a full disk the file could not be opened.
 _FOR_A_NEW_FILE = (("page_size", PAGE_BYTES), ("auto_vacuum", "incremental"))

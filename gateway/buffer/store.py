@@ -24,7 +24,6 @@ from typing import Literal, NamedTuple
 
 import apsw
 import orjson
-from peewee import PeeweeException
 
 from gateway.buffer.backlog import Backlog
 from gateway.buffer.checksum import event_checksum
@@ -39,6 +38,7 @@ from gateway.buffer.identity import BufferIdentity
 from gateway.buffer.insertion import insert_events
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.newest_results import Row, save_newest
+from gateway.buffer.orm import PeeweeException
 from gateway.buffer.pending_time import PendingTime
 from gateway.buffer.receipts import Receipts, ReceiptTable
 from gateway.buffer.removals import Removals

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from zlib import crc32
 
 import orjson
-from peewee import fn
-from playhouse.apsw_ext import APSWDatabase
 
+from gateway.buffer.orm import APSWDatabase, fn
 from gateway.buffer.schema import BufferEvent, Stream
 
 CACHED_STREAMS = 100_000  # about 25 MB; a million topics must not fill the memory

@@ -20,9 +20,9 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import apsw
-from peewee import DataError, IntegrityError, PeeweeException, ProgrammingError
 
 from gateway.buffer.commit_pace import CommitPace
+from gateway.buffer.orm import DataError, IntegrityError, PeeweeException, ProgrammingError
 from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.store import Store
 from gateway.core.errors import DisplacedError, LogHeldError, StoreError, plain_reason

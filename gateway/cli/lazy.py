@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -39,7 +40,11 @@ class LazyGroup(TyperGroup):
                 raise typer.BadParameter(f"there is no command {cmd_name!r}; did you mean {near[0]!r}?")
             return None
         module, attribute, summary = self.listed[cmd_name]
-        found = getattr(importlib.import_module(f"gateway.cli.{module}"), attribute)
+        gc.disable()  # nothing that an import makes is garbage
+        try:
+            found = getattr(importlib.import_module(f"gateway.cli.{module}"), attribute)
+        finally:
+            gc.enable()
         if not isinstance(found, typer.Typer):
             single = typer.Typer(add_completion=False, rich_markup_mode=None)
             single.command(name=cmd_name)(found)

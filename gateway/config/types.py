@@ -45,7 +45,12 @@ class Section(BaseModel):
     """Base of every part of the configuration: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True, populate_by_name=True
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        defer_build=True,  # a section is built once, as part of the file, and not when it is defined, too
     )
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import math
 from collections import deque
@@ -55,10 +54,11 @@ from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import ApplicationMessage, Session
 
-from gateway.core.errors import BrokerError, ConfigError, plain_reason
+from gateway.core.errors import BrokerError, plain_reason
 from gateway.core.threads import RoleThread
 from gateway.mqtt.first_packet import read_connect, refuse
 from gateway.mqtt.loop_thread import LoopThread, free_port
+from gateway.mqtt.loopback import check_loopback
 
 log = logging.getLogger(__name__)
 
@@ -421,22 +421,6 @@ class EmbeddedBroker:
 def _note_failure(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     """A task of amqtt that nobody waits for has failed, such as one whose client is gone."""
     log.debug("amqtt: %s: %r", context.get("message"), context.get("exception"))
-
-
-def check_loopback(host: str) -> None:
-    """Raise ConfigError when others reach `host`: without a password a broker is for this machine only."""
-    if not _is_loopback(host):
-        raise ConfigError(
-            f"the embedded broker would be open to everyone who reaches {host}",
-            hint="listen on 127.0.0.1, or give it a username and a password",
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _silence_amqtt() -> None:

@@ -86,3 +86,19 @@ def test_a_command_reads_a_buffer_without_what_writes_one(
 def test_the_version_needs_no_command(option: str) -> None:
     done, _ = run(option)
     assert (done.returncode, done.stdout) == (0, f"{__version__}\n")
+
+
+def test_a_gateway_imports_neither_a_broker_nor_drivers_of_other_databases() -> None:
+    code = "import gateway.cli, gateway.cli.run, gateway.app.web, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert {"amqtt", "psycopg", "rich"} & {*done.stdout.split()} == set()
+
+
+def test_a_database_driver_can_be_imported_once_peewee_was() -> None:
+    code = "import gateway.buffer.schema, psycopg, peewee; print(peewee.psycopg, psycopg.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["None", "psycopg"]

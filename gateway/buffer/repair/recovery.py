@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import apsw
-from peewee import PeeweeException
 
+from gateway.buffer.orm import PeeweeException
 from gateway.buffer.repair.damage import forget_damage, noted_damage
 from gateway.buffer.repair.rescue import rescued_path
 from gateway.buffer.repair.row_validation import unfit

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import apsw
-from peewee import PeeweeException
 
+from gateway.buffer.orm import PeeweeException
 from gateway.buffer.repair.recovery import check
 from gateway.buffer.store import Store
 from gateway.core.errors import StoreError

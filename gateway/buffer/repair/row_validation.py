@@ -7,9 +7,9 @@ text into bytes that are none, and `quick_check` says "ok". Events need none of 
 from __future__ import annotations
 
 import apsw
-from peewee import BlobField, Field, Model, TextField
 
 from gateway.buffer.identity import BUFFER_ID, GATEWAY_ID, ID_BYTES
+from gateway.buffer.orm import BlobField, Field, Model, TextField
 from gateway.buffer.schema import MODELS, BufferEvent, MetaRow, ReceiptGroup
 
 SMALL: dict[str, type[Model]] = {

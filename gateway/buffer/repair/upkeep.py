@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
-from peewee import PeeweeException
 
+from gateway.buffer.orm import PeeweeException
 from gateway.buffer.reader import Reader
 from gateway.buffer.repair.backup import back_up
 from gateway.buffer.repair.damage import note_damage, noted_damage
