@@ -148,6 +148,38 @@ class SeriesStart(Model):
         table_name = "series_starts"
 
 
+class SealedStream(Model):
+    """The position up to which the delivered events of a stream are sealed; see `evidence_table`."""
+
+    stream = IntegerField(primary_key=True)
+    sequence = BigIntegerField()
+
+    class Meta:
+        table_name = "sealed_streams"
+
+
+class SignedChain(Model):
+    """The newest signed audit record of a buffer: its number and hash; see `evidence_table`."""
+
+    buffer_id = TextField(primary_key=True)
+    number = BigIntegerField()
+    hash = BlobField()
+
+    class Meta:
+        table_name = "signed_chains"
+        without_rowid = True
+
+
+class SignedRecordRow(Model):
+    """A signed audit record that the cloud broker has not acknowledged; see `evidence_table`."""
+
+    number = IntegerField(primary_key=True)
+    payload = BlobField()
+
+    class Meta:
+        table_name = "signed_records"
+
+
 class LossRow(Model):
     """The number of events that retention removed from a stream before the cloud had them, by reason."""
 
@@ -265,6 +297,9 @@ MODELS: tuple[type[Model], ...] = (
     Held,
     Refusal,
     SeriesStart,
+    SealedStream,
+    SignedChain,
+    SignedRecordRow,
     LossRow,
     LossRun,
     ConfirmedRun,

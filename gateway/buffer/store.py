@@ -9,7 +9,7 @@ Invariants:
 
 What leaves the buffer does so through `removals`; `search` finds what may. `file` is the space on the disk,
 `windows` the checkpointed window states, `dictionaries` those of the compressor, `undated` and `dropped` the
-messages that wait for a time or were not taken in.
+messages that wait for a time or were not taken in, `evidence` the signed audit records that wait.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from gateway.buffer.confirmed_runs import ConfirmedRuns
 from gateway.buffer.connection import WAL_CHECKPOINT_PAGES
 from gateway.buffer.dropped_messages import DroppedRanges
 from gateway.buffer.event_search import EventSearch
+from gateway.buffer.evidence_table import EvidenceTable
 from gateway.buffer.file_space import FileSpace
 from gateway.buffer.identity import BufferIdentity
 from gateway.buffer.insertion import insert_events
@@ -117,6 +118,7 @@ class Store:
         self.search = EventSearch(connection)
         self.file = FileSpace(connection)
         self.identity = BufferIdentity(connection)
+        self.evidence = EvidenceTable(connection)
         self.dictionaries = StoredDictionaries(connection, self.compressor)
 
     def _begin(self) -> None:

@@ -3,7 +3,7 @@
 A claim is about the numbers `first` to `last` of one stream: the cloud broker has acknowledged each of them,
 but for those that the claim names, one by one, as lost (evicted, by reason) or kept (failed or corrupt, still
 in the buffer). So a receiver that compares its numbers with the claims knows exactly which ones are missing.
-docs/wire-format.md specifies the JSON.
+A gateway that signs adds seals over the events themselves. docs/wire-format.md specifies the JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gateway.core.errors import DecodeError
 from gateway.core.packed_json import packed
 from gateway.core.sequence_sets import Run
 from gateway.flow.dropped_ranges import DroppedRange
+from gateway.wire.evidence import Seal, read_seal, seal_fields
 
 VERSION = 1
 RECORD_BYTES = 64 * 1024  # of claims in one record: far below what any broker takes
@@ -81,48 +82,55 @@ class AuditRecord(NamedTuple):
     shed: tuple[DroppedRange, ...] = ()
     buffer_id: str = ""
     confirm: bool = False
+    seals: tuple[Seal, ...] = ()
 
 
 def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iterator[bytes]:
     """The payloads of a record, in as many messages as it takes; at least one. `limit_bytes`: of a payload.
     Only a claim that does not fit alone, for its stream's name, is in one that is larger."""
-    limit_bytes = max(1, min(limit_bytes, RECORD_BYTES) - len(_message(record, [], [])))
+    limit_bytes = max(1, min(limit_bytes, RECORD_BYTES) - len(_message(record, [])))
     most_runs = max(1, min(MAX_RUNS, limit_bytes // _RUN_BYTES))
-    claims = [packed(_claim_fields(part)) for whole in record.claims for part in whole.parts(most_runs)]
-    batches = list(_batches(claims, limit_bytes))
-    for claimed in batches[:-1]:
-        yield _message(record, claimed, [])
-    shed = list(_batches([packed(one._asdict()) for one in record.shed], limit_bytes))
-    if len(shed) == 1 and sum(len(one) + 1 for one in batches[-1] + shed[0]) <= limit_bytes:
-        yield _message(record, batches[-1], shed[0])
-        return
-    yield _message(record, batches[-1], [])
-    yield from (_message(record, [], ranges) for ranges in shed)
+    parts = [
+        ("streams", packed(_claim_fields(part))) for each in record.claims for part in each.parts(most_runs)
+    ]
+    parts += [("shed", packed(one._asdict())) for one in record.shed]
+    parts += [("seals", packed(seal_fields(one))) for one in record.seals]
+    return (_message(record, batch) for batch in _batches(parts, limit_bytes))
 
 
-def _batches(encoded: Iterable[bytes], limit_bytes: int) -> Iterator[list[bytes]]:
+_Part = tuple[str, bytes]
+"""The list that an entry belongs to, and the entry as JSON."""
+
+
+def _batches(parts: Iterable[_Part], limit_bytes: int) -> Iterator[list[_Part]]:
     """Yield batches of at most `limit_bytes`, or with one part that is larger; at least one."""
-    batch: list[bytes] = []
+    batch: list[_Part] = []
     batch_bytes = 0
-    for one in encoded:
-        if batch and batch_bytes + len(one) + 1 > limit_bytes:
+    for one in parts:
+        part_bytes = len(one[1]) + 1  # and a comma
+        if batch and batch_bytes + part_bytes > limit_bytes:
             yield batch
             batch, batch_bytes = [], 0
         batch.append(one)
-        batch_bytes += len(one) + 1  # and a comma
+        batch_bytes += part_bytes
     yield batch
 
 
-def _message(record: AuditRecord, claims: Iterable[bytes], shed: Iterable[bytes]) -> bytes:
+def _message(record: AuditRecord, parts: Iterable[_Part]) -> bytes:
+    entries: dict[str, list[orjson.Fragment]] = {"streams": [], "shed": [], "seals": []}
+    for name, entry in parts:
+        entries[name].append(orjson.Fragment(entry))
     fields: dict[str, object] = {
         "version": VERSION,
         "gateway": record.gateway_id,
         "session": record.session,
         "time_ms": record.time_ms,
         "buffer": dict(record.buffer),
-        "streams": [orjson.Fragment(claim) for claim in claims],
-        "shed": [orjson.Fragment(one) for one in shed],
+        "streams": entries["streams"],
+        "shed": entries["shed"],
     }
+    if entries["seals"]:
+        fields["seals"] = entries["seals"]
     if record.buffer_id:
         fields["buffer_id"] = record.buffer_id
     if record.confirm:
@@ -164,7 +172,15 @@ def read_audit(payload: bytes) -> AuditRecord:
         tuple(map(_shed_range, _objects(fields, "shed"))),
         _text(fields, "buffer_id") if "buffer_id" in fields else "",
         fields.get("confirm") is True,
+        tuple(map(_seal, _objects(fields, "seals"))),
     )
+
+
+def _seal(fields: dict[str, Any]) -> Seal:
+    try:
+        return read_seal(fields)
+    except ValueError as exc:
+        raise _refusal(str(exc)) from exc
 
 
 def _shed_range(fields: dict[str, Any]) -> DroppedRange:

@@ -1,0 +1,175 @@
+"""Seals: what a gateway signs about the events that it has delivered, so that nobody can change one unseen.
+
+A seal names the numbers of one stream and holds the root of a Merkle tree over the hashes of their events
+(RFC 6962: leaf = SHA-256(0 | event), node = SHA-256(1 | left | right)). Its marks are the first two bytes of
+each hash: where the root does not fit, they tell which event was changed. docs/evidence.md has the format.
+"""
+
+from __future__ import annotations
+
+import struct
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from gateway.core.events import WireEvent
+from gateway.core.identifiers import split_ids
+from gateway.core.sequence_sets import Run, runs_of
+from gateway.wire.frame import ABSENT_MS, EventColumns
+
+HASH_BYTES = 32
+MARK_BYTES = 2
+MAX_LEAVES = 4096
+"""In one seal: its marks take 11 kB of a record. More would only save roots."""
+MAX_RUNS = 300
+"""In one seal, as in a stream of which every other event stays at the edge."""
+
+_COLUMNS = struct.Struct(">16sqqqqBBIII")  # then the stream and the payload
+_LEAF, _NODE = b"\0", b"\1"
+_MAX_NUMBER = 2**63 - 1
+
+
+class Seal(NamedTuple):
+    """The sealed numbers of a stream, in `runs` that rise and do not overlap."""
+
+    stream: str
+    runs: tuple[Run, ...]
+    root: bytes
+    marks: bytes
+
+    @property
+    def leaves(self) -> int:
+        """Number of sealed events."""
+        return sum(run.size for run in self.runs)
+
+    @property
+    def first(self) -> int:
+        return self.runs[0].first
+
+    @property
+    def last(self) -> int:
+        return self.runs[-1].last
+
+    def position(self, number: int) -> int | None:
+        """Return the position of the leaf of `number`; None if the seal is not about it."""
+        before = 0
+        for first, last, step in self.runs:
+            if first <= number <= last and not (number - first) % step:
+                return before + (number - first) // step
+            if number < first:
+                return None
+            before += (last - first) // step + 1
+        return None
+
+    def numbers(self) -> Iterator[int]:
+        """Yield the sealed numbers in the order of the leaves."""
+        for first, last, step in self.runs:
+            yield from range(first, last + 1, step)
+
+    def mark(self, position: int) -> bytes:
+        """Return the mark of one leaf."""
+        return self.marks[MARK_BYTES * position : MARK_BYTES * (position + 1)]
+
+
+def seal_of(stream: str, numbers: Sequence[int], hashes: Sequence[bytes]) -> Seal:
+    """Seal events by their rising numbers and their hashes."""
+    marks = b"".join([one[:MARK_BYTES] for one in hashes])
+    return Seal(stream, tuple(runs_of(numbers)), merkle_root(hashes), marks)
+
+
+def event_hashes(columns: EventColumns) -> list[bytes]:
+    """Return the hash of each event."""
+    names = {name: name.encode() for name in {*columns.streams}}
+    streams = [names[stream] for stream in columns.streams]
+    return list(map(_leaf, split_ids(columns.event_ids), streams, *columns[2:]))
+
+
+def event_hash(event: WireEvent) -> bytes:
+    """Return the hash of one event. Raises ValueError for numbers that no event has."""
+    event_id, stream, number, event_ms, ingest_ms, device_ms, priority, kind, flags, payload = event
+    times = (number, event_ms, ingest_ms, device_ms)
+    try:
+        return _leaf(event_id, stream.encode(), *times, priority, kind, flags, payload)
+    except struct.error as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def _leaf(
+    event_id: bytes,
+    stream: bytes,
+    number: int,
+    event_ms: int,
+    ingest_ms: int,
+    device_ms: int | None,
+    priority: int,
+    kind: int,
+    flags: int,
+    payload: bytes,
+) -> bytes:
+    device_ms = ABSENT_MS if device_ms is None else device_ms
+    times = (number, event_ms, ingest_ms, device_ms)
+    packed = _COLUMNS.pack(event_id, *times, priority, kind, flags, len(stream), len(payload))
+    return sha256(_LEAF + packed + stream + payload).digest()
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the root of the tree over at least one leaf."""
+    level = list(leaves)
+    while len(level) > 1:
+        level = _next_level(level)
+    return level[0]
+
+
+def merkle_path(leaves: Sequence[bytes], position: int) -> list[tuple[str, bytes]]:
+    """Return the neighbours on the way from a leaf to the root, each with its side: left or right."""
+    path, level = [], list(leaves)
+    while len(level) > 1:
+        neighbour = position ^ 1
+        if neighbour < len(level):
+            path.append(("left" if neighbour < position else "right", level[neighbour]))
+        level, position = _next_level(level), position // 2
+    return path
+
+
+def _next_level(level: list[bytes]) -> list[bytes]:
+    """Hash pairs; a last one without a partner goes up as it is, which gives the tree of RFC 6962."""
+    pairs = zip(level[::2], level[1::2], strict=False)
+    above = [sha256(_NODE + left + right).digest() for left, right in pairs]
+    return above + level[len(level) & ~1 :]
+
+
+def seal_fields(seal: Seal) -> dict[str, object]:
+    """Return a seal as plain values, for JSON."""
+    return {
+        "stream": seal.stream,
+        "numbers": [list(run) for run in seal.runs],
+        "root": b64encode(seal.root).decode(),
+        "marks": b64encode(seal.marks).decode(),
+    }
+
+
+def read_seal(fields: Any) -> Seal:
+    """Read what `seal_fields` gave. Raises ValueError for anything else."""
+    try:
+        runs = tuple(_run(*run) for run in fields["numbers"])
+        root, marks = (b64decode(fields[name], validate=True) for name in ("root", "marks"))
+        seal = Seal(fields["stream"], runs, root, marks)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ValueError(f"not a seal: {exc!r}") from exc
+    rising = all(left.last < right.first for left, right in pairwise(runs))
+    if not isinstance(seal.stream, str) or not runs or not rising or len(root) != HASH_BYTES:
+        raise ValueError("not a seal")
+    if seal.leaves > MAX_LEAVES or len(marks) != MARK_BYTES * seal.leaves:
+        raise ValueError("the marks of a seal do not fit its numbers")
+    return seal
+
+
+def _run(first: object, last: object, step: object) -> Run:
+    if not (type(first) is type(last) is type(step) is int):
+        raise ValueError("a number of a seal is no number")
+    run = Run(first, last, step)
+    if not 1 <= run.first <= run.last <= _MAX_NUMBER or run.step < 1 or (run.last - run.first) % run.step:
+        raise ValueError(f"{run} is no run of numbers")
+    return run
