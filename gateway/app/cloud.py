@@ -16,10 +16,17 @@ from gateway.cloud.auditor import Auditor
 from gateway.cloud.bridge import Bridge
 from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
+from gateway.cloud.record_signer import RecordSigner
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.config import Config
 from gateway.config.models import Cloud
-from gateway.config.specs import bridge_spec, confirm_settings, downlink_settings, endpoint
+from gateway.config.specs import (
+    bridge_spec,
+    confirm_settings,
+    downlink_settings,
+    endpoint,
+    signing_key,
+)
 from gateway.config.topics_model import uplink_topics
 from gateway.core.clock import Clock
 from gateway.flow.memory import MemoryBudget
@@ -30,6 +37,7 @@ from gateway.mqtt.shared_session import SharedSession
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.command_topics import Downlink
 from gateway.wire.sparkplug_node import EdgeNode
+from gateway.wire.signatures import SigningKey
 from gateway.wire.uplink_topics import UplinkTopics
 
 
@@ -61,7 +69,7 @@ class CloudPart(Part):
             self._uplink = uplink_topics(config, config.cloud)
             self._status_topic = self._uplink.status if config.cloud.says_status else ""
             self._add_bridges(config, config.cloud, budget)
-            self._add_audit(config.cloud)
+            self._add_audit(config.cloud, signing_key(config))
             self._add_confirmations(config.cloud)
             self._add_downlink(config, config.cloud)
             (self._share_one_link if config.cloud.one_connection else self._add_links)(config.cloud)
@@ -93,10 +101,11 @@ class CloudPart(Part):
             bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket, self._alert)
             self.bridges.append(bridge)
 
-    def _add_audit(self, cloud: Cloud) -> None:
+    def _add_audit(self, cloud: Cloud, key: SigningKey | None) -> None:
         if cloud.audit_s is None:
             return
         topic, gateway_id = self._uplink.audit, self._topics.gateway_id
+        signer = None if key is None else RecordSigner(key, self._writer)
         self._auditor = Auditor(
             topic,
             gateway_id,
@@ -105,6 +114,7 @@ class CloudPart(Part):
             self._now_ms,
             cloud.audit_s,
             confirm=cloud.confirm == "receiver",
+            signer=signer,
         )
 
     def _add_confirmations(self, cloud: Cloud) -> None:

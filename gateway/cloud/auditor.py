@@ -6,7 +6,8 @@ Invariants:
 - Claims are remembered as made only after all of their messages were acknowledged; else they are made again.
 - What was claimed is claimed again, some streams in each record, and a record goes even when nothing is new:
   what the cloud broker lost, with or without its claim, shows although its stream is idle.
-- It only reads. Where it has a connection of its own, a large audit holds up neither the drain nor live data;
+- It only reads, except for what it signs (`record_signer`). Where it has a connection of its own, a large
+  audit holds up neither the drain nor live data;
   where it shares the bridge's, packet ids that are not its own are the bridge's.
 - A broker that ends the connection over an audit record may not do so again at once: another session on the
   connection would take the blame. After each such end in a row the next audit waits twice as long.
@@ -23,12 +24,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gateway.buffer.dropped_messages import shed_ranges
+from gateway.buffer.proof.evidence import IdBounds, id_bounds
 from gateway.buffer.proof.positions import StreamPositions, lost, standing
 from gateway.buffer.reader import Reader
 from gateway.buffer.writer import Writer
+from gateway.cloud.record_signer import RecordSigner
 from gateway.flow.dropped_ranges import DroppedRange
 from gateway.mqtt.link import TOO_LARGE, Link, Session
 from gateway.wire.audit_record import RECORD_BYTES, AuditRecord, Exempt, StreamClaim, audit_messages
+from gateway.wire.evidence import Seal
+from gateway.wire.signatures import SIGNATURE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +41,7 @@ _Told = tuple[dict[int, int], Mapping[int, tuple[Exempt, ...]], frozenset[Droppe
 
 _IN_FLIGHT = 8
 _LOOK_EVERY_S = 1.0
+_LOOK_AGAIN_S = 0.05  # while signed records are on their way to the disk
 _BACKLOG_EVENTS = 1000  # once this many have drained, their audit does not wait for its turn
 _REST = 20  # an audit that takes long is made seldom: it may take a twentieth of the time
 _REPEATED = 32  # streams that are claimed again in one record: about 2 kB
@@ -68,6 +74,7 @@ class Auditor(Session):
         interval_s: float = 60.0,
         *,
         confirm: bool = False,
+        signer: RecordSigner | None = None,
     ) -> None:
         self.metrics = AuditorMetrics()
         self._topic = topic
@@ -77,6 +84,7 @@ class Auditor(Session):
         self._now_ms = now_ms
         self._interval_s = interval_s
         self._confirm = confirm
+        self._signer = signer
         self._session = uuid.uuid4().hex
         self._reader: Reader | None = None
         self._claimed: dict[int, int] = {}  # the last number of each stream that was claimed
@@ -116,6 +124,8 @@ class Auditor(Session):
             self._claimed, self._kept, self._told = self._next
             self._next = None
             self.metrics.audits += 1
+            if self._signer is not None:
+                self._signer.acknowledge()
 
     def disconnected(self, link: Link) -> None:
         if self._in_flight:
@@ -127,12 +137,14 @@ class Auditor(Session):
         self._give_up()
 
     def work(self, link: Link) -> float:
+        if self._signer is not None:
+            self._collect(self._signer)
         if self._next is None and self._is_due():
             self._audit(link)
         while self._waiting and len(self._in_flight) < _IN_FLIGHT and not link.congested:
             self._in_flight.add(link.publish(self._topic, self._waiting.popleft()))
             self.metrics.messages += 1
-        return _LOOK_EVERY_S
+        return _LOOK_AGAIN_S if self._signer is not None and self._signer.is_waiting else _LOOK_EVERY_S
 
     def finish(self) -> None:
         """Close what this session opened, after the link has stopped."""
@@ -142,21 +154,31 @@ class Auditor(Session):
     # --- inside ---
 
     def _is_due(self) -> bool:
+        if self._signer is not None and self._signer.is_waiting:
+            return False
         pending = self._writer.pending_events
         drained = self._behind and pending == 0
         self._behind = pending > _BACKLOG_EVENTS or (self._behind and not drained)
-        return drained or time.monotonic() >= self._due_s
+        is_sealing = self._signer is not None and self._signer.is_behind
+        return drained or is_sealing or time.monotonic() >= self._due_s
 
     def _audit(self, link: Link) -> None:
         started_s = time.monotonic()
+        seals: tuple[Seal, ...] = ()
         if self._reader is None:
             self._reader = Reader(self._path)
+        if self._signer is not None and self._is_told_again(self._signer, self._reader):
+            return
         with self._reader.snapshot():
             now = standing(self._reader)
             wanted = self._wanted(now)
             claims = list(_claims(self._reader, now, wanted))
             claims += _few(_claims(self._reader, now, self._again(wanted)))
             shed = frozenset(shed_ranges(self._reader))
+            ids = id_bounds(self._reader) if self._signer is not None else IdBounds()
+        limit_bytes = self._limit_bytes(link)
+        if self._signer is not None:
+            seals = tuple(self._signer.seals(self._reader, now, ids, limit_bytes))
         ended_s = time.monotonic()
         self.metrics.last_s = ended_s - started_s
         self._due_s = ended_s + max(self._interval_s, _REST * self.metrics.last_s)
@@ -165,9 +187,29 @@ class Auditor(Session):
             *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold),
             self._reader.buffer_id,
             self._confirm,
+            seals,
         )
-        self._waiting.extend(audit_messages(record, self._limit_bytes(link)))
+        if self._signer is None:
+            self._waiting.extend(audit_messages(record, limit_bytes))
+        else:
+            self._signer.sign(record.buffer_id, audit_messages(record, limit_bytes - SIGNATURE_BYTES))
         self._next = (self._claimed | dict(now.settled), now.kept, shed)
+
+    def _collect(self, signer: RecordSigner) -> None:
+        """Send what was signed once it is on the disk. After a reconnect it is told from there."""
+        signed = signer.signed()
+        if signed is not None and self._next is not None:
+            self._waiting.extend(signed)
+            if not signed:
+                self._give_up()
+
+    def _is_told_again(self, signer: RecordSigner, reader: Reader) -> bool:
+        """Send what was signed and not acknowledged, before anything new; True if there is any."""
+        unsent = signer.start(reader)
+        if unsent:
+            self._waiting.extend(unsent)
+            self._next = (self._claimed, self._kept, self._told)
+        return bool(unsent)
 
     def _wanted(self, now: StreamPositions) -> dict[int, int]:
         """The streams that have come further, and from where; from 1 where what is kept has changed."""

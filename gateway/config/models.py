@@ -24,10 +24,12 @@ from gateway.config.service_models import Buffer, Flow, Http, Log, Plugins, Time
 from gateway.config.topics_model import OFF, TopicsSection
 from gateway.config.types import (
     EMBEDDED,
+    MAX_SECRET_BYTES,
     AnyPath,
     BrokerPlace,
     BrokerUrls,
     DurationMs,
+    FilePath,
     Listen,
     LocalUrl,
     Name,
@@ -47,9 +49,11 @@ from gateway.config.window_model import Window
 from gateway.core.topics import TopicTemplate, check_topic, covers
 from gateway.decode.routes import RouteSpec
 from gateway.host.certificates import CertificateFile
+from gateway.host.files import read_regular
 from gateway.timekeeping.normalize import SkewPolicy
 from gateway.windows.spec import WindowSpec
 from gateway.wire.encodings import Encoding
+from gateway.wire.signatures import KeyFileError, SigningKey
 
 BUFFER_FILE = "events.db"
 
@@ -64,6 +68,18 @@ class GatewaySection(Section):
     topic_prefix: str = setting(
         "gateway", description="First level, or levels, of this gateway's own topics."
     )
+    signing_key_file: FilePath | None = setting(
+        None,
+        description="File with the key that signs the audit records (`gateway keys new`; see evidence.md). "
+        "Unset: they are not signed.",
+    )
+
+    @field_validator("signing_key_file")
+    @classmethod
+    def _is_signing_key(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_signing_key(path)
+        return path
 
     @property
     def buffer_path(self) -> Path:
@@ -75,6 +91,16 @@ class GatewaySection(Section):
     def _is_topic(cls, prefix: str) -> str:
         check_prefix(prefix)
         return prefix
+
+
+def read_signing_key(path: Path) -> SigningKey:
+    """Read the key that signs audit records. Raises a fault."""
+    try:
+        return SigningKey(read_regular(path, MAX_SECRET_BYTES))
+    except OSError as exc:
+        raise fault(f"cannot read the key: {exc.strerror}") from exc
+    except KeyFileError as exc:
+        raise fault(str(exc), exc.hint or "") from exc
 
 
 def check_prefix(prefix: str) -> None:

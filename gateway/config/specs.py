@@ -14,13 +14,14 @@ from gateway.buffer.repair.upkeep import BackupPlan
 from gateway.cloud.bridge_spec import BridgeSpec
 from gateway.config.broker_model import Broker, PasswordSource
 from gateway.config.encoder_model import edge_node, encoder_factory
-from gateway.config.models import Cloud, Config, Local
+from gateway.config.models import Cloud, Config, Local, read_signing_key
 from gateway.config.service_models import Buffer, Flow
 from gateway.config.topics_model import uplink_topics
 from gateway.host.machine import memory_limit_bytes
 from gateway.mqtt.credentials import AzureSas, CommandPassword
 from gateway.mqtt.endpoint import Endpoint, Proxy, Tls
 from gateway.wire.confirmation import MAX_MESSAGE_BYTES
+from gateway.wire.signatures import SigningKey
 
 _ANY_TOPIC_BYTES = 64 * 1024
 
@@ -33,6 +34,12 @@ def memory_bytes(flow: Flow) -> int:
 def backup_plan(buffer: Buffer) -> BackupPlan | None:
     """Return how the buffer is backed up; None where it is not."""
     return None if buffer.backup is None else BackupPlan(buffer.backup.every, buffer.max_size)
+
+
+def signing_key(config: Config) -> SigningKey | None:
+    """Return the key that signs the audit records; None where they are not signed."""
+    path = config.gateway.signing_key_file
+    return None if path is None else read_signing_key(path)
 
 
 def endpoint(broker: Local | Cloud, suffix: str, **more: Any) -> Endpoint:
