@@ -36,8 +36,8 @@ from gateway.mqtt.link import Link, Session, stop_links
 from gateway.mqtt.shared_session import SharedSession
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.command_topics import Downlink
-from gateway.wire.sparkplug_node import EdgeNode
 from gateway.wire.signatures import SigningKey
+from gateway.wire.sparkplug_node import EdgeNode
 from gateway.wire.uplink_topics import UplinkTopics
 
 

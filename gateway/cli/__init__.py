@@ -31,6 +31,7 @@ class _Commands(LazyGroup):
         "buffer": Listed("buffer_commands", "app", "Inspect and change a buffer."),
         "clock": Listed("clock", "app", "Show the gateway's time, and devices with wrong clocks."),
         "plugin": Listed("plugin", "app", "List, check and create plugins."),
+        "keys": Listed("keys", "app", "Make and show the keys that sign audit records."),
         "bench": Listed("bench", "bench", "Measure the message rate of this machine."),
     }
 

@@ -8,23 +8,36 @@ import logging
 import signal
 import socket
 import time
+import uuid
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from gateway.cli import connecting
-from gateway.cli.receive_report import summary, summary_text, unreadable_text, verdict_fields, verdict_text
+from gateway.cli.receive_report import (
+    evidence_fields,
+    evidence_text,
+    summary,
+    summary_text,
+    unreadable_text,
+    verdict_fields,
+    verdict_text,
+)
 from gateway.core.errors import UnitError
 from gateway.core.units import parse_duration_ms
 from gateway.host.logs import set_up_logging
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.link import Link
 from gateway.receiver.completeness import Completeness, judge
+from gateway.receiver.evidence import Evidence, Examination, proof_fields, prove, read_records
 from gateway.receiver.ledger import Ledger
 from gateway.receiver.session import Receiver
 from gateway.receiver.sinks.choice import is_there, place_of, sink_of
 from gateway.receiver.sinks.sink import OutputError, Sink, rebuild, reread, resume
+from gateway.receiver.stored_output import events_of_output
+from gateway.wire.signatures import KeyFileError, PublicKeys
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +63,16 @@ def receive(
         bool,
         typer.Option("--verify", help="At the end, compare the output with the gateways' audit records."),
     ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key", help="With --verify: the gateway's public keys; also check what it has signed."
+        ),
+    ] = None,
+    prove_event: Annotated[
+        str | None,
+        typer.Option("--prove", help="Print the proof of the event with this id, as JSON; needs --key."),
+    ] = None,
     max_age: Annotated[
         str,
         typer.Option("--max-age", help="Oldest age of the last audit record for --verify to say complete."),
@@ -82,9 +105,13 @@ def receive(
     Stop it with Ctrl-C; the next run continues where it was, with the same output.
     A message that cannot be read is kept in FILE.rejected, or in the table gateway_rejected.
     Exits with 0, or with 1 when it could not connect or not write, or when --verify finds
-    something missing or still open, or when a topic could not be read.
+    something missing, still open or not as it was signed, or when a topic could not be read.
     """
     set_up_logging("info", "text")
+    keys = None if key is None else _public_keys(key)
+    if prove_event is not None:
+        _prove(_sink(output), output, prove_event, keys)
+        return
     idle_s = _seconds(idle, "--idle") if once else None
     max_age_s = _seconds(max_age, "--max-age")
     report: dict[str, object] = {}
@@ -113,16 +140,21 @@ def receive(
         raise typer.BadParameter("is needed, unless only to --verify", param_hint="--url")
     elif not is_there(output):
         raise typer.BadParameter(f"there is no {output} to verify", param_hint="--output")
-    verdict = _verify(_sink(output), max_age_s) if verify else None
-    if verdict is not None:
-        report["verify"] = verdict_fields(verdict)
+    is_whole = True
+    if verify:
+        verdict, evidence = _verify(_sink(output), output, max_age_s, keys)
+        is_whole = verdict.complete and (evidence is None or evidence.sound)
+        fields = verdict_fields(verdict)
+        report["verify"] = fields if evidence is None else fields | {"evidence": evidence_fields(evidence)}
         if not as_json:
             typer.echo(verdict_text(verdict))
+            if evidence is not None:
+                typer.echo(evidence_text(evidence))
     if as_json:
         typer.echo(json.dumps(report))
     if problem:
         typer.echo(f"error: {problem}", err=True)
-    if problem or (verdict is not None and not verdict.complete):
+    if problem or not is_whole:
         raise typer.Exit(1)
 
 
@@ -170,14 +202,53 @@ def _ask_for_missing(receiver: Receiver) -> None:
         )
 
 
-def _verify(sink: Sink, max_age_s: float) -> Completeness:
+def _verify(
+    sink: Sink, output: str, max_age_s: float, keys: PublicKeys | None
+) -> tuple[Completeness, Evidence | None]:
+    """Compare with the audit records: with all of them, or with those that one of `keys` has signed."""
+    not_before_ms = int((time.time() - max_age_s) * 1000)
     try:
-        return judge(reread(sink), int((time.time() - max_age_s) * 1000))
+        if keys is None:
+            return judge(reread(sink), not_before_ms), None
+        sink.open()
+        records = read_records(sink.records(), keys)
+        sink.close()
+        verdict = judge(reread(sink, records.ledger()), not_before_ms)
+        examination = Examination(records)
+        for stored in events_of_output(output):
+            examination.take(stored)
+        return verdict, examination.verdict()
     except OSError as exc:
         typer.echo(f"Cannot use {sink.name}: {exc.strerror or exc}", err=True)
         raise typer.Exit(1) from exc
     finally:
         sink.close()
+
+
+def _prove(sink: Sink, output: str, event_id: str, keys: PublicKeys | None) -> None:
+    """Print the proof of one event. Raises EvidenceError or typer.BadParameter."""
+    if keys is None:
+        raise typer.BadParameter("is needed to --prove", param_hint="--key")
+    try:
+        wanted = uuid.UUID(event_id).bytes
+    except ValueError as exc:
+        raise typer.BadParameter(f"{event_id!r} is not a UUID", param_hint="--prove") from exc
+    try:
+        sink.open()
+        records = read_records(sink.records(), keys)
+    finally:
+        sink.close()
+    proof = prove(wanted, records, lambda: events_of_output(output))
+    typer.echo(json.dumps(proof_fields(proof), indent=1))
+
+
+def _public_keys(path: Path) -> PublicKeys:
+    try:
+        return PublicKeys(path.read_bytes())
+    except OSError as exc:
+        raise typer.BadParameter(f"{path}: {exc.strerror}", param_hint="--key") from exc
+    except KeyFileError as exc:
+        raise typer.BadParameter(f"{path}: {exc}; {exc.hint}", param_hint="--key") from exc
 
 
 def _seconds(text: str, option: str) -> float:

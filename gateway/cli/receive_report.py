@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
+from uuid import UUID
 
 from gateway.receiver.completeness import Completeness
+from gateway.receiver.evidence import EventName, Evidence, Findings
 from gateway.receiver.ledger import Gap, Ledger
 from gateway.receiver.session import Receiver
 
@@ -112,6 +114,55 @@ def verdict_text(verdict: Completeness) -> str:
         lines.append(f"twice       {verdict.duplicates:,} events stand twice in the output")
     lines += [f"no audit    {name} has sent nothing to compare with" for name in verdict.silent]
     return "\n".join(lines)
+
+
+def evidence_fields(evidence: Evidence) -> dict[str, object]:
+    """The verdict on what was signed, for `--json`."""
+    fields: dict[str, object] = {
+        "sound": evidence.sound,
+        "records": evidence.records,
+        "faults": evidence.faults[:_LISTED_GAPS],
+        "proven": evidence.proven,
+        "unsealed": evidence.unsealed,
+    }
+    for name, found in _kinds(evidence):
+        fields[name] = found.total
+        fields[f"{name}_events"] = [one._asdict() for one in found]
+    return fields
+
+
+def evidence_text(evidence: Evidence) -> str:
+    """The same for people."""
+    if not evidence.records and not evidence.faults:
+        return "UNSIGNED    no signed audit record has arrived"
+    verdict = "signed    " if evidence.sound else "NOT AS SIGNED"
+    lines = [f"{verdict}  {evidence.proven:,} events are as {evidence.records:,} signed records say"]
+    if evidence.unsealed:
+        lines.append(
+            f"unsealed    {evidence.unsealed:,} events were delivered, but their content is not signed"
+        )
+    for name, found in _kinds(evidence):
+        if found.total:
+            lines.append(f"{name:<11} {found.total:,} events")
+            lines += [f"            {_event(one)}" for one in found[:_SHOWN_GAPS]]
+    lines += [f"record      {fault}" for fault in evidence.faults[:_SHOWN_GAPS]]
+    if len(evidence.faults) > _SHOWN_GAPS:
+        lines.append(f"            and {len(evidence.faults) - _SHOWN_GAPS:,} more faults of records")
+    return "\n".join(lines)
+
+
+def _kinds(evidence: Evidence) -> Iterable[tuple[str, Findings]]:
+    return (
+        ("changed", evidence.changed),
+        ("added", evidence.added),
+        ("absent", evidence.missing),
+    )
+
+
+def _event(one: EventName) -> str:
+    event_id = f" {UUID(one.event_id)}" if one.event_id else ""
+    which = f"{one.number}" if one.number == one.last else f"one of {one.number}–{one.last}"
+    return f"{one.gateway_id} {one.stream} {which}{event_id}"
 
 
 def _headline(verdict: Completeness) -> str:

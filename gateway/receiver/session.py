@@ -21,6 +21,7 @@ from gateway.receiver.sinks.sink import Received, Sink
 from gateway.wire.audit_record import AuditRecord, read_audit
 from gateway.wire.encodings import decode_frame
 from gateway.wire.event_format import buffer_of_message, event_from_message
+from gateway.wire.signatures import read_signed
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +119,10 @@ class Receiver(Session):
         """Store the messages; whether they say anything new."""
         events: list[Received] = []
         audits: list[AuditRecord] = []
+        signed: list[bytes] = []
         for message in messages:
             try:
-                self._decode(message, events, audits)
+                self._decode(message, events, audits, signed)
             except DecodeError as exc:
                 self.rejected += 1
                 log.warning("%s: rejected: %s", message.topic, exc)
@@ -136,6 +138,8 @@ class Receiver(Session):
             log.info("first event: %s of %s", first.event.stream, first.gateway_id)
         self.written += stored
         self._unsaved += stored
+        if signed:
+            self._sink.keep_records(signed)
         news = [self._ledger.hear(record) for record in audits]
         for record in audits:
             self.confirming.heard(record)
@@ -153,7 +157,9 @@ class Receiver(Session):
         self._sink.save(self._ledger.dump())
         self._unsaved = 0
 
-    def _decode(self, message: Message, events: list[Received], audits: list[AuditRecord]) -> None:
+    def _decode(
+        self, message: Message, events: list[Received], audits: list[AuditRecord], signed: list[bytes]
+    ) -> None:
         topic = parse_uplink_topic(self._prefix, message.topic)
         if topic is None:
             self._count_unreadable(message.topic)
@@ -162,6 +168,8 @@ class Receiver(Session):
             record = read_audit(message.payload)
             _check_sender(record.gateway_id, topic)
             audits.append(record)
+            if read_signed(message.payload) is not None:
+                signed.append(message.payload)
         elif topic.form == "event":
             event = event_from_message(topic.rest, message.properties, message.payload)
             buffer_id = buffer_of_message(message.properties, message.payload)

@@ -14,8 +14,9 @@ from typing import Any
 
 import apsw
 
+from gateway.core.errors import DecodeError
 from gateway.core.events import WireEvent
-from gateway.receiver.event_lines import StoredLine, kind_number, priority_number
+from gateway.receiver.event_lines import StoredLine, event_of_line, kind_number, priority_number
 from gateway.receiver.sinks.choice import POSTGRES, SQLITE
 from gateway.receiver.sinks.rows import COLUMNS
 from gateway.receiver.sinks.sink import OutputError
@@ -27,6 +28,19 @@ _FIRST_ID = bytes(16)
 
 Page = Callable[[bytes], Sequence[Sequence[Any]]]
 """Gives the next rows behind an id, in the order of the ids."""
+
+
+def events_of_output(place: str) -> Iterator[StoredLine]:
+    """The events of any output of `gateway receive`. Raises OutputError or OSError."""
+    if is_table(place):
+        yield from events_of_table(place)
+        return
+    with Path(place).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield event_of_line(line)
+            except DecodeError as exc:
+                raise OutputError(f"{place}, line {number}: {exc}") from exc
 
 
 def is_table(place: str) -> bool:

@@ -114,7 +114,7 @@ def test_what_is_no_seal_is_refused(change: dict[str, object]) -> None:
 
 def test_seals_travel_in_records_and_a_record_without_them_is_as_before() -> None:
     seals = tuple(seal_of(f"t/{n}", [*range(1, 400)], [bytes(32)] * 399) for n in range(100))
-    record = AuditRecord("g", "s", 1, {}, (), (), "b", seals)
+    record = AuditRecord("g", "s", 1, {}, (), (), "b", seals=seals)
     messages = [*audit_messages(record, 10_000)]
     assert len(messages) > 5
     assert max(map(len, messages)) <= 10_000

@@ -1,7 +1,7 @@
 """A file of event lines, with the receiver's state beside it.
 
 `FILE.state` says up to which byte of the file it holds; a line that a crash left unfinished is cut off. What
-could not be read is in `FILE.rejected`.
+could not be read is in `FILE.rejected`, signed audit records are in `FILE.records`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class EventFile:
         self.path = path
         self._state_path = path.with_name(path.name + ".state")
         self._rejected_path = path.with_name(path.name + ".rejected")
+        self._records_path = path.with_name(path.name + ".records")
         self._file: io.FileIO | None = None
         self._position = 0  # what the state knows
 
@@ -89,6 +90,20 @@ class EventFile:
             rejected.write(_rejected_line(message, error))
             rejected.flush()
             os.fsync(rejected.fileno())
+
+    def keep_records(self, payloads: Sequence[bytes]) -> None:
+        is_new = not self._records_path.exists()
+        with self._records_path.open("ab") as records:
+            records.write(b"".join(payload.replace(b"\n", b" ") + b"\n" for payload in payloads))
+            records.flush()
+            os.fsync(records.fileno())
+        if is_new:
+            sync_folder(self._records_path.parent)
+
+    def records(self) -> Iterator[bytes]:
+        if self._records_path.exists():
+            with self._records_path.open("rb") as records:
+                yield from (line[:-1] for line in records if line.endswith(b"\n"))
 
     def close(self) -> None:
         if self._file is not None:

@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS gateway_rejected (
   topic text NOT NULL, arrival_ms bigint NOT NULL, reason text NOT NULL, error text NOT NULL, payload bytea);
 CREATE TABLE IF NOT EXISTS gateway_receiver (
   id integer PRIMARY KEY CHECK (id = 1), place bigint NOT NULL, state bytea NOT NULL);
+CREATE TABLE IF NOT EXISTS gateway_records (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, payload bytea NOT NULL);
 """
 _TYPES = ("uuid", "text", "text", *("bigint",) * 4, "text", "text", "integer", "text", "bytea", "text")
 # One statement for all rows: a round trip for each would be most of the time.
@@ -106,6 +108,17 @@ class EventDatabase:
                 self._open_connection.execute(
                     "INSERT INTO gateway_rejected VALUES (%s, %s, %s, %s, %s)", values
                 )
+
+    def keep_records(self, payloads: Sequence[bytes]) -> None:
+        with self._errors(), self._open_connection.transaction():
+            self._open_connection.execute(
+                "INSERT INTO gateway_records (payload) SELECT * FROM unnest(%s::bytea[])", (list(payloads),)
+            )
+
+    def records(self) -> Iterator[bytes]:
+        with self._errors(), self._open_connection.transaction():
+            rows = self._open_connection.execute("SELECT payload FROM gateway_records ORDER BY id")
+            yield from (bytes(payload) for (payload,) in rows)
 
     def close(self) -> None:
         if self._connection is not None:

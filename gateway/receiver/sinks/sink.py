@@ -57,6 +57,12 @@ class Sink(Protocol):
     def reject(self, message: Message, error: DecodeError) -> None:
         """Keep a message that could not be read."""
 
+    def keep_records(self, payloads: Sequence[bytes]) -> None:
+        """Keep signed audit records as they came, durably."""
+
+    def records(self) -> Iterator[bytes]:
+        """The signed audit records, in the order in which they came; some may come twice."""
+
     def close(self) -> None:
         """Without effect when it is not open."""
 
@@ -71,12 +77,12 @@ def resume(sink: Sink) -> Ledger:
     return ledger
 
 
-def reread(sink: Sink) -> Ledger:
-    """Rebuild the ledger from the rows themselves, with the claims that were kept. Raises OutputError or
-    OSError."""
+def reread(sink: Sink, told: Ledger | None = None) -> Ledger:
+    """Rebuild the ledger from the rows themselves, with the claims that were kept, or with those that `told`
+    has heard. Raises OutputError or OSError."""
     state = sink.open()
     ledger = Ledger()
-    ledger.adopt_claims(_read(sink, state))
+    ledger.adopt_claims(told or _read(sink, state))
     for found in sink.everything():
         ledger.take(found)
     return ledger

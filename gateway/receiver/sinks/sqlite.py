@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS gateway_rejected (
   topic TEXT NOT NULL, arrival_ms INTEGER NOT NULL, reason TEXT NOT NULL, error TEXT NOT NULL, payload BLOB);
 CREATE TABLE IF NOT EXISTS gateway_receiver (
   id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL, state BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS gateway_records (id INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 """
 _INSERT = (
     f"INSERT INTO gateway_events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - question marks
@@ -107,6 +108,17 @@ class EventTable:
                 "INSERT INTO gateway_rejected VALUES (?, ?, ?, ?, ?)",
                 (message.topic, message.arrival_ms, error.reason, str(error), message.payload),
             )
+
+    def keep_records(self, payloads: Sequence[bytes]) -> None:
+        connection = self._open_connection
+        with self._errors(), connection:
+            rows = [(payload,) for payload in payloads]
+            connection.executemany("INSERT INTO gateway_records (payload) VALUES (?)", rows)
+
+    def records(self) -> Iterator[bytes]:
+        with self._errors():
+            rows = self._open_connection.execute("SELECT payload FROM gateway_records ORDER BY id")
+            yield from (bytes(payload) for (payload,) in rows)
 
     def close(self) -> None:
         for each in (self._connection, self._lock):

@@ -1,0 +1,32 @@
+"""Check what `gateway receive --prove` printed, without the gateway: check_proof.py PROOF.json KEY.pub"""
+
+import base64
+import hashlib
+import json
+import struct
+import sys
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+proof = json.loads(Path(sys.argv[1]).read_text())
+event, record = proof["event"], proof["record"]
+stream, payload = event["stream"].encode(), base64.b64decode(event["payload"])
+device_ms = -(2**63) if event["device_time_ms"] is None else event["device_time_ms"]
+numbers = (event["sequence_num"], event["event_time_ms"], event["ingest_time_ms"], device_ms)
+nature = (event["priority"], event["kind"], event["flags"], len(stream), len(payload))
+packed = struct.pack(">16sqqqqBBIII", bytes.fromhex(event["event_id"]), *numbers, *nature)
+found = hashlib.sha256(b"\0" + packed + stream + payload).digest()
+for side, neighbour in proof["path"]:
+    pair = (bytes.fromhex(neighbour), found) if side == "left" else (found, bytes.fromhex(neighbour))
+    found = hashlib.sha256(b"\1" + b"".join(pair)).digest()
+claims = json.loads(record)
+roots = [base64.b64decode(seal["root"]) for seal in claims["seals"] if seal["stream"] == event["stream"]]
+if found not in roots:
+    sys.exit("the event is not the one that the record seals")
+signed, _, signature = record.rpartition(',"signature":"')
+end = "-----END PUBLIC KEY-----"
+keys = [load_pem_public_key((pem + end).encode()) for pem in Path(sys.argv[2]).read_text().split(end)[:-1]]
+(key,) = (k for k in keys if hashlib.sha256(k.public_bytes_raw()).hexdigest()[:16] == claims["key"])
+key.verify(base64.b64decode(signature[:-2]), signed.encode())  # raises InvalidSignature
+sys.stdout.write(f"signed by {claims['gateway']} in record {claims['number']}: {payload!r}\n")

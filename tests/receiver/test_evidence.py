@@ -1,0 +1,167 @@
+"""What `gateway receive --verify --key` says of events and records that somebody has touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from gateway.core.events import WireEvent
+from gateway.core.sequence_sets import Run
+from gateway.receiver.event_lines import StoredLine
+from gateway.receiver.evidence import EventName, Evidence, Examination, read_records
+from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim, audit_messages
+from gateway.wire.evidence import event_hash, seal_of
+from gateway.wire.signatures import Place, PublicKeys, SigningKey, new_key
+
+PRIVATE, PUBLIC = new_key()
+
+
+def event(stream: str, number: int, payload: bytes | None = None) -> StoredLine:
+    event_id = b"%-8d" % number + stream.encode().ljust(8)[:8]
+    body = b"%d" % number if payload is None else payload
+    return StoredLine("g", WireEvent(event_id, stream, number, 1, 2, None, 2, 0, 0, body), "buffer1")
+
+
+EVENTS = [event(stream, number) for number in range(1, 101) for stream in ("a", "b")]
+
+
+class Past:
+    """Records over events, ten of each stream in a record; further claims on request."""
+
+    def __init__(self, key: SigningKey | None = None) -> None:
+        self.place = Place()
+        self.payloads: list[bytes] = []
+        self._key = key or SigningKey(PRIVATE)
+
+    def all(self) -> list[bytes]:
+        for first in range(1, 101, 10):
+            self.record(first, first + 9)
+        return self.payloads
+
+    def record(self, first: int, last: int, exempt: Sequence[Exempt] = (), **more: Any) -> bytes:
+        of = [
+            [one for one in EVENTS if one.event.stream == stream and first <= one.event.sequence_num <= last]
+            for stream in ("a", "b")
+        ]
+        seals = tuple(
+            seal_of(some[0].event.stream, range(first, last + 1), [event_hash(one.event) for one in some])
+            for some in of
+        )
+        claims = tuple(StreamClaim(stream, first, last, tuple(exempt)) for stream in ("a", "b"))
+        made = AuditRecord("g", "session", 1000 + first, {}, claims, (), "buffer1", seals=seals)._replace(
+            **more
+        )
+        (plain,) = audit_messages(made)
+        signed, self.place = self._key.sign(plain, self.place)
+        self.payloads.append(signed)
+        return signed
+
+
+def examined(events: Sequence[StoredLine], payloads: Sequence[bytes], public: bytes = PUBLIC) -> Evidence:
+    examination = Examination(read_records(payloads, PublicKeys(public)))
+    for one in events:
+        examination.take(one)
+    return examination.verdict()
+
+
+@pytest.fixture
+def payloads() -> list[bytes]:
+    return Past().all()
+
+
+def test_what_nobody_has_touched_is_sound_in_any_order_and_with_repeated_records(
+    payloads: list[bytes],
+) -> None:
+    for events in (EVENTS, EVENTS[::-1]):
+        found = examined(events, [*payloads, payloads[3], payloads[0]])
+        assert found.sound
+        assert (found.proven, found.records, found.unsealed) == (200, 10, 0)
+
+
+@pytest.mark.parametrize("at", [0, 77, 199])
+def test_a_changed_event_is_named(payloads: list[bytes], at: int) -> None:
+    events = [*EVENTS]
+    events[at] = events[at]._replace(event=events[at].event._replace(payload=b"other"))
+    found = examined(events, payloads)
+    stream, number = events[at].event[1:3]
+    assert found.changed == [EventName("g", stream, number, number)]
+    assert (found.added.total, found.missing.total, found.proven) == (0, 0, 190)
+    assert not found.sound
+
+
+def test_a_missing_event_is_named_and_a_changed_one_beside_it(payloads: list[bytes]) -> None:
+    events = [*EVENTS]
+    events[3] = event("b", 2, b"other")
+    del events[7]
+    found = examined(events, payloads)
+    assert found.missing == [EventName("g", "b", 4, 4)]
+    assert found.changed == [EventName("g", "b", 2, 2)]
+
+
+@pytest.mark.parametrize("behind", [0, 50, 200])
+def test_of_two_events_with_a_number_the_one_of_the_gateway_is_known(
+    payloads: list[bytes], behind: int
+) -> None:
+    forged = event("a", 20, b"other")
+    found = examined([*EVENTS[:behind], forged, *EVENTS[behind:]], payloads)
+    assert [one[:4] for one in found.added] == [("g", "a", 20, 20)]
+    assert (found.changed.total, found.missing.total) == (0, 0)
+
+
+def test_an_event_that_the_gateway_declares_lost_was_added() -> None:
+    past = Past()
+    past.record(1, 10, (), seals=())
+    past.record(11, 20, [Exempt("oldest", Run(12, 12))], seals=())
+    mine = [one for one in EVENTS if one.event.sequence_num < 31]
+    found = examined(mine, past.payloads)
+    assert [one[1:4] for one in found.added] == [("a", 12, 12), ("b", 12, 12)]
+    assert found.added[0].event_id == event("a", 12).event.event_id.hex()
+    assert found.unsealed == 38  # claimed without a seal; what is behind the last claim is open
+    assert not found.sound
+
+
+def test_a_forged_record_is_named_and_proves_nothing(payloads: list[bytes]) -> None:
+    forged = Past(SigningKey(new_key()[0]))
+    forged.place = Place(10, bytes(32))
+    found = examined(EVENTS, [*payloads, forged.record(1, 10)])
+    assert found.faults == ["a forged record of g, number 11: wrong signature or key"]
+    assert (found.records, found.sound) == (10, False)
+
+
+def test_a_changed_record_is_named(payloads: list[bytes]) -> None:
+    payloads[4] = payloads[4].replace(b'"time_ms":1041', b'"time_ms":1042')
+    faults = examined(EVENTS, payloads).faults
+    assert faults[0] == "a forged record of g, number 5: wrong signature or key"
+    assert faults[1] == "records 5 to 5 of g are missing"
+
+
+@pytest.mark.parametrize(("gone", "told"), [(slice(0, 2), "1 to 2"), (slice(5, 6), "6 to 6")])
+def test_missing_records_are_named(payloads: list[bytes], gone: slice, told: str) -> None:
+    del payloads[gone]
+    assert examined(EVENTS, payloads).faults == [f"records {told} of g are missing"]
+
+
+def test_two_records_with_one_number_are_named(payloads: list[bytes]) -> None:
+    second = Past()
+    second.place = Place(6, json.loads(payloads[6])["previous"].encode())
+    assert "two records with the number 7" in examined(EVENTS, [*payloads, second.record(1, 10)]).faults[0]
+
+
+def test_a_new_key_goes_on_with_the_chain_and_the_old_one_may_not() -> None:
+    private, public = new_key()
+    past = Past()
+    past.record(1, 50)
+    past._key = SigningKey(private)
+    past.record(51, 100)
+    assert examined(EVENTS, past.payloads, PUBLIC + public).sound
+    past._key = SigningKey(PRIVATE)
+    past.record(91, 100)
+    faults = examined(EVENTS, past.payloads, PUBLIC + public).faults
+    assert faults == ["record 3 of g is signed with a key that was replaced before"]
+
+
+def test_no_record_at_all_is_not_sound() -> None:
+    assert not examined(EVENTS, []).sound
