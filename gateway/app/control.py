@@ -15,6 +15,8 @@ from gateway.status.gateway_status import GatewayStatus
 
 log = logging.getLogger(__name__)
 
+_LOG_BYTES = 1024 * 1024
+
 
 class ControlPart(Part):
     """`gateway.control`: the socket for commands of the same machine. It can be done without."""
@@ -33,6 +35,7 @@ class ControlPart(Part):
         asked = {
             **operations(self._actions),
             "forecast": lambda _request, _report: status.course(),
+            "log": lambda _request, _report: {"lines": _last_lines(status)},
             "health": lambda _request, _report: {"problems": status.readiness()},
         }
         try:
@@ -51,3 +54,7 @@ class ControlPart(Part):
     @property
     def workers(self) -> Sequence[HasThread]:
         return (self._server,)
+
+
+def _last_lines(status: GatewayStatus) -> list[str]:
+    return [line for keeper in status.log_lines for line in keeper.newest(_LOG_BYTES)]

@@ -14,9 +14,10 @@ from typing import Annotated
 
 import typer
 
+from gateway.app.configuration import Configuration, Loaded, load_file
 from gateway.app.gateway import Gateway
 from gateway.cli.settings import DEFAULT_CONFIG
-from gateway.config import Config, load_config, warnings_of
+from gateway.config import Config, warnings_of
 from gateway.config.differences import changed_keys
 from gateway.core.errors import ConfigError, DamageError, GatewayError
 from gateway.host.files import PRIVATE
@@ -86,29 +87,33 @@ def run(
     """
     os.umask(PRIVATE)
     signals, service, mending = Signals(), Service(), Mending()
-    settings: Config | None = _load(config)
-    proven: Config | None = None  # what ran before the current settings
+    configuration = Configuration(config)
+    settings: Loaded | None = configuration.first()
+    proven: Loaded | None = None  # what ran before the current settings
     while settings is not None:
-        gateway = Gateway(settings)
+        _announce(settings)
+        gateway = Gateway(settings.config, settings.origin, configuration)
         try:
             gateway.start()
         except DamageError as exc:
             mending.again(str(exc))
             continue
         except Exception as exc:  # whatever a new configuration leads to, the one that ran can go on
-            if proven is None:
+            instead = configuration.instead_of(settings, exc, proven)
+            if instead is None:
                 raise
             trace = None if isinstance(exc, GatewayError) else exc
             log.error(
                 "the new configuration cannot be started, the old one stays active: %s", exc, exc_info=trace
             )
-            settings, proven = proven, None
+            settings, proven = instead, None
             continue
         try:
             proven = settings
+            configuration.started(settings)
             service.ready()
             _leave_out_of_collections()
-            settings = _next_settings(config, signals, service, gateway, mending)
+            settings = _next_settings(config, signals, service, gateway, mending, configuration, settings)
         finally:
             gateway.stop()
 
@@ -124,8 +129,14 @@ def _leave_out_of_collections() -> None:
 
 
 def _next_settings(
-    config: Path, signals: Signals, service: Service, gateway: Gateway, mending: Mending
-) -> Config | None:
+    config: Path,
+    signals: Signals,
+    service: Service,
+    gateway: Gateway,
+    mending: Mending,
+    configuration: Configuration,
+    running: Loaded,
+) -> Loaded | None:
     """Wait for a reason to start anew: the configuration to go on with, or None when it is time to stop."""
     health = _HealthLog()
     while True:
@@ -136,30 +147,31 @@ def _next_settings(
             return None
         if gateway.status.broken:
             mending.again(gateway.status.broken)
-            return gateway.config
+            return running
         if gateway.status.displaced:
             log.error("the gateway starts anew with what it held: %s", gateway.status.displaced)
-            return gateway.config
+            return running
         health.look(gateway.status.health())
-        if not told:
-            continue
-        settings = _load_again(config, gateway.config)
+        settings = configuration.news(running, gateway.status)
+        if settings is None and told:
+            found = _load_again(config, running.config)
+            settings = configuration.reloaded(found) if found is not None else None
         if settings is not None:
             service.reloading()
             return settings
 
 
-def _load_again(config: Path, before: Config) -> Config | None:
-    """Return the configuration as it is now; None, with the reasons in the log, where it cannot be used."""
+def _load_again(config: Path, before: Config) -> Loaded | None:
+    """Return the file as it is now; None, with the reasons in the log, where it cannot be used."""
     try:
-        settings = _load(config)
+        found = load_file(config)
     except ConfigError as exc:
         log.error("the configuration is not reloaded: %s", "; ".join([str(exc), *exc.problems]))
         return None
     except (Exception, SystemExit):  # a fault of ours, or of a plugin, must not end what runs
         log.exception("the configuration is not reloaded")
         return None
-    changed = changed_keys(before, settings)
+    changed = changed_keys(before, found.config)
     if changed:
         log.info("the configuration is reloaded; changed: %s", ", ".join(changed))
     elif _is_mounted_alone(config):
@@ -170,7 +182,7 @@ def _load_again(config: Path, before: Config) -> Config | None:
         )
     else:
         log.info("the configuration has not changed; plugins and the files that it names are read again")
-    return settings
+    return found
 
 
 def _is_mounted_alone(config: Path) -> bool:
@@ -195,9 +207,10 @@ class _HealthLog:
         self._known = {*problems}
 
 
-def _load(config: Path) -> Config:
-    settings = load_config(config)
+def _announce(loaded: Loaded) -> None:
+    settings = loaded.config
     set_up_logging(settings.log.level, settings.log.format)
     for warning in warnings_of(settings):
         log.warning("%s", warning)
-    return settings
+    if loaded.origin.problem:
+        log.error("%s", loaded.origin.problem)

@@ -28,6 +28,7 @@ from gateway.cloud.bridge_spec import BridgeMetrics, BridgeSpec
 from gateway.cloud.claim_prefetcher import IDLE_S, LINGER_S, ClaimPrefetcher
 from gateway.cloud.commands import FailEvents, RefuseEvents, SettleEvents
 from gateway.cloud.frame_builder import FrameBuilder, Outgoing
+from gateway.cloud.notices import Notices
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.cloud.subscribers import NO_SUBSCRIBER, Subscribers
 from gateway.core.events import Message
@@ -54,7 +55,6 @@ log = logging.getLogger(__name__)
 _REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
 _EVENTS_IN_FLIGHT = 100  # of the event format, one message each
 _SEARCHES = 12  # closes in a row that cost no long pause, because each tells more: halvings of a frame
-_STATUS_CLOSES = 6  # in a row, before the status was answered: three of them without retain
 # A lone event that may have ended a connection, or that found no subscriber, gives way to others for so
 # long; no attempt is counted.
 _ASIDE = Backoff(min_ms=1_000, max_ms=30_000, max_attempts=2**31 - 1)
@@ -101,8 +101,7 @@ class Bridge(Session):
         self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
         self._suspects = Suspects()
         self.subscribers = Subscribers(spec.no_subscriber, writer, alert)
-        self._status_id: int | None = None  # until it is answered
-        self._status_closes = 0  # in a row, before the status was answered
+        self.notices = Notices(spec.status_topic if shard == 0 else "", spec.retain)
         self._searches = _SEARCHES
         self._gave_up = False  # this connection, rather than that the broker ended it
         self._counted_bytes = self._prepaid_bytes = 0
@@ -125,10 +124,10 @@ class Bridge(Session):
         if self._spec.node is not None:
             self._announce(link, self._spec.node.connected(self._now_ms()))
             link.subscribe([(self._spec.node.topic("NCMD"), 0)])
-        self._say(link, "online")
+        self.notices.connected(link, status_payload("online"))
 
     def leaving(self, link: Link) -> None:
-        self._say(link, "offline")
+        self.notices.leaving(link, status_payload("offline"))
         if self._spec.node is not None:
             link.publish(self._spec.node.topic("NDEATH"), self._spec.node.death())
 
@@ -147,9 +146,8 @@ class Bridge(Session):
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         sent = self._in_flight.pop(packet_id, None)
         if sent is None:
-            if packet_id == self._status_id:
-                self._status_id, self._status_closes = None, 0
-            return  # our status; paho has left out what the broker acknowledges twice, or without having it
+            self.notices.answered(packet_id)
+            return  # our own; paho has left out what the broker acknowledges twice, or without having it
         now_s = self._last_ack_s = time.monotonic()
         self._pace.answered(sent.flight, now_s, taken=reason_code < REFUSED)
         self._newest_acked = max(self._newest_acked, sent.number)
@@ -174,9 +172,7 @@ class Bridge(Session):
     def disconnected(self, link: Link) -> None:
         """Mark everything on this connection without a PUBACK as failed."""
         self._settle()
-        if self._status_id is not None:
-            self._status_closes += 1
-            self._status_id = None
+        self.notices.disconnected()
         if self._in_flight and (self._gave_up or not link.ended_by_us):
             self._note_close(link, link.farewell_code)
         lost = [i for sent in self._in_flight.values() for i in sent.message.events.ids]
@@ -198,6 +194,7 @@ class Bridge(Session):
         now_s = time.monotonic()
         self._check_overdue(link, now_s)
         self._count_wire(link)
+        self.notices.work(link)
         if now_s < self._paused_until_s:
             return min(self._paused_until_s - now_s, 1.0)
         if self._ready is None:
@@ -216,13 +213,23 @@ class Bridge(Session):
         """Close what this session opened, after the link has stopped."""
         self._supply.close()
 
+    def tell_status(self, payload: bytes) -> None:
+        """Renew the retained status. On any thread."""
+        self.notices.put_status(payload)
+        self._wake()
+
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Publish a message about the gateway itself, unretained. On any thread."""
+        self.notices.put(topic, payload)
+        self._wake()
+
     def stored(self) -> None:
         """Note that a commit has stored events. Called on the writer's thread."""
         if self._idle:
             self._wake()
 
     def _wake(self) -> None:
-        """Wake the bridge to send. Called on the writer's thread."""
+        """Wake the bridge to send. On any thread."""
         if self._link is not None:
             self._link.wake()
 
@@ -318,17 +325,6 @@ class Bridge(Session):
         self._counted_bytes += gone_bytes
         self._prepaid_bytes = 0
         self.metrics.wire_bytes = self._counted_bytes
-
-    def _say(self, link: Link, state: str) -> None:
-        if self._shard == 0 and self._spec.status_topic:
-            if self._status_closes == _STATUS_CLOSES:
-                self._status_closes += 1  # so that it is said once
-                topic = self._spec.status_topic
-                log.warning("bridge-0: the broker ends the connection over %s; no status is sent", topic)
-            if self._status_closes < _STATUS_CLOSES:
-                self._status_id = link.publish(
-                    self._spec.status_topic, status_payload(state), retain=self._spec.retain
-                )
 
     # --- answers ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from gateway.config.checks import Parts, cross_check
 from gateway.config.document import MAX_FILE_BYTES, Document, Problem, read_document
 from gateway.config.downlink_model import downlink_problems
 from gateway.config.encoder_model import format_problems
+from gateway.config.far_model import far_problems
 from gateway.config.models import Config
 from gateway.config.problems import describe, from_pydantic
 from gateway.config.route_model import RouteModel
@@ -24,6 +26,8 @@ from gateway.host.files import read_regular
 
 Model = TypeVar("Model", bound=BaseModel)
 
+
+_DATA_DIR = re.compile(r"\bdata_dir:\s*([^,}#\n]+)")
 
 Inspect = Callable[[Config], Iterable[Problem]]
 """A further check of a configuration that is sound in itself, such as one that runs foreign code."""
@@ -37,6 +41,11 @@ def load_config(
     Raises ConfigError with every problem; ConfigFileError, which is one, where the file cannot be read.
     """
     path = Path(path)
+    return parse_config(read_config(path), path.parent, path.name, environ, inspect)
+
+
+def read_config(path: Path) -> str:
+    """Return the text of a configuration file. Raises ConfigError; ConfigFileError where it has none."""
     try:
         content = read_regular(path, MAX_FILE_BYTES + 1)
     except OSError as exc:
@@ -44,10 +53,9 @@ def load_config(
             f"cannot read {path}: {plain_reason(exc)}", hint="name the configuration file with -c FILE"
         ) from exc
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise _refused(path.name, [f"{path.name}:1: not UTF-8 text (byte {exc.start})"]) from exc
-    return parse_config(text, path.parent, path.name, environ, inspect)
 
 
 def parse_config(
@@ -74,6 +82,18 @@ def parse_config(
     return config
 
 
+def data_dir_of(text: str, base_dir: Path, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the data directory that a configuration names, though it may have problems; None if it is
+    unknown."""
+    data = read_document(text, environ).data
+    section = data.get("gateway") if isinstance(data, dict) else None
+    named = section.get("data_dir", "data") if isinstance(section, dict) else None
+    if named is None:  # no YAML: look for the line itself
+        found = _DATA_DIR.search(text)
+        named = found[1].strip().strip("'\"") if found else None
+    return base_dir.absolute() / Path(named).expanduser() if isinstance(named, str) else None
+
+
 def _context(data: object, base_dir: Path) -> dict[str, Any]:
     """Return facts that one section needs about another: routes name decoders in the plugins' folder."""
     plugins = data.get("plugins") if isinstance(data, dict) else None
@@ -89,8 +109,8 @@ def _validate(document: Document, context: dict[str, Any]) -> tuple[Config | Non
         errors = exc.errors(include_url=False, include_context=True)
         found = [from_pydantic(error, Config, document) for error in errors]
         return None, found + list(cross_check(_salvage(document.data, context)))
-    between = [*downlink_problems(config), *topics_problems(config), *format_problems(config)]
-    return config, [*cross_check(Parts.of(config)), *between]
+    checks: tuple[Inspect, ...] = (downlink_problems, topics_problems, format_problems, far_problems)
+    return config, [*cross_check(Parts.of(config)), *(each for check in checks for each in check(config))]
 
 
 def _salvage(data: object, context: dict[str, Any]) -> Parts:

@@ -240,6 +240,20 @@ class Http(Section):
         return self
 
 
+class Metrics(Section):
+    """Numbers by MQTT."""
+
+    publish: Annotated[PositiveDurationMs | None, BeforeValidator(none_if_off), OrOff] = setting(
+        None,
+        description="How often all metrics are published as JSON, on `gateway/{id}/metrics` at both brokers. "
+        "Unset: never; Prometheus fetches them from `/metrics`.",
+        examples=["1m"],
+    )
+    status: PositiveDurationMs = setting(
+        "1m", description="How often the retained status is renewed; a new problem is told within seconds."
+    )
+
+
 class Plugins(Section):
     """Window plugins from a folder, in addition to installed ones."""
 
@@ -259,4 +273,11 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = setting("info", description="Lowest level shown.")
     format: Literal["auto", "text", "json"] = setting(
         "auto", description="`auto`: text on a terminal, JSON lines elsewhere."
+    )
+    publish: Annotated[Literal["info", "warning", "error"] | None, BeforeValidator(none_if_off), OrOff] = (
+        setting(
+            None,
+            description="Least level of the lines that are also published, on `gateway/{id}/log` at the "
+            "cloud broker, 20 a minute at most; others are counted. Unset: none.",
+        )
     )

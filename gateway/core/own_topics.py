@@ -72,7 +72,17 @@ class OwnTopics:
     def late(self, window: str) -> str:
         return f"{self.root}/late/{window}"
 
+    @property
+    def metrics(self) -> str:
+        """Topic of all metrics as JSON, also on the cloud broker."""
+        return f"{self.root}/metrics"
+
     # --- on the cloud broker ---
+
+    @property
+    def log(self) -> str:
+        """Topic of log lines."""
+        return f"{self.root}/log"
 
     def batch(self, shard: int | str) -> str:
         """Return the topic for frames of connection number `shard`."""

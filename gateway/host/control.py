@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 SOCKET_FILE = "control.sock"
 REQUEST_BYTES = 1024 * 1024  # some 25,000 event ids
-ANSWER_BYTES = 64 * 1024
+ANSWER_BYTES = 4 * 1024 * 1024  # a support bundle asks for the last lines of the log
 _CLIENT_PATIENCE_S = 5.0  # to send its request, and to take an answer
 _SERVER_PATIENCE_S = 60.0  # between two answers; it may be busy with another request
 

@@ -59,6 +59,13 @@ class GatewayCollector(Collector):
     def _about(self) -> Iterator[Metric]:
         about = {"version": __version__, "id": self._status.gateway_id}
         yield InfoMetricFamily("gateway", "Name and version of the gateway.", value=about)
+        origin = self._status.config_origin
+        used = {"source": origin.source, "version": origin.version, "hash": origin.hash}
+        yield InfoMetricFamily("gateway_config", "The configuration in use.", value=used)
+        for keeper in self._status.log_lines:
+            yield CounterMetricFamily(
+                "gateway_log_lines_dropped", "Log lines above the rate of log.publish.", value=keeper.dropped
+            )
         yield GaugeMetricFamily(
             "gateway_start_time_seconds",
             "Start of the gateway, Unix time.",

@@ -57,6 +57,7 @@ class State:
             "status": "failing" if gateway.health() else "degraded" if problems else "ok",
             "problems": problems,
             "listens": list(gateway.topic_filters),
+            "config": gateway.configuration(),
         }
 
     def progress(self) -> dict[str, float | None]:

@@ -34,6 +34,7 @@ IN_FLIGHT = 100
 CHUNK = 200
 SAVE_EVERY = 500
 MAX_COMMANDS = 1000
+MAX_NOTICES = 50
 
 
 class _Waiting(NamedTuple):
@@ -69,6 +70,10 @@ class Republish(Session):
         self._backpressure_topic = backpressure_topic
         self._backpressure: bytes | None = None  # what is to be said of it
         self._told = b""
+        self._status = b""  # the newest, b"" before the first
+        self._notices: deque[tuple[str, bytes]] = deque(maxlen=MAX_NOTICES)
+        self.alarms_on: set[str] = set()
+        """Topics of the alarms that went on since the start."""
         self._commands: deque[tuple[str, bytes]] = deque(maxlen=MAX_COMMANDS)
         self._retained = retained
         self._discovery = discovery
@@ -99,6 +104,17 @@ class Republish(Session):
         if self._link is not None:
             self._link.wake()
 
+    def tell_status(self, payload: bytes) -> None:
+        """Renew the retained status. On any thread."""
+        self._status = payload
+        self.tell(self._status_topic, b"")
+
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Publish a message about the gateway itself, unretained, if there is a connection. On any thread."""
+        if self._link is not None:
+            self._notices.append((topic, payload))
+            self._link.wake()
+
     def command(self, topic: str, payload: bytes) -> None:
         """Publish this to a device at QoS 0, if there is a connection; a device that needs it asks again."""
         if self._link is not None:
@@ -109,7 +125,7 @@ class Republish(Session):
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
-        link.publish(self._status_topic, status_payload("online"), qos=1, retain=True)
+        link.publish(self._status_topic, self._status or status_payload("online"), qos=1, retain=True)
         self._backpressure = self._told or None
         self._news = True
         if self._discovery is not None:
@@ -162,6 +178,7 @@ class Republish(Session):
         self._in_flight.clear()
         self._waiting.clear()
         self._commands.clear()
+        self._notices.clear()
 
     def leaving(self, link: Link) -> None:
         """Publish the offline status: after a clean DISCONNECT the broker does not publish the will."""
@@ -173,6 +190,9 @@ class Republish(Session):
             link.publish(self._backpressure_topic, told, qos=1, retain=True)
         if self._leftovers is not None:
             self._leftovers.work(link)
+        while self._notices and not link.congested:
+            topic, payload = self._notices.popleft()
+            link.publish(topic, payload or self._status, qos=1, retain=topic == self._status_topic)
         while self._commands and not link.congested:
             link.publish(*self._commands.popleft(), qos=0)
         if not self._waiting and self._news:
@@ -234,6 +254,7 @@ class Republish(Session):
             self._waiting.append(waiting)
             return
         self._alarm_id = buffer_id
+        (self.alarms_on.add if alarm.on else self.alarms_on.discard)(alarm.topic)
         self._waiting.append(waiting._replace(buffer_id=buffer_id - 1))
         self._waiting.append(_Waiting(buffer_id, alarm.topic, alarm.payload))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gateway.buffer.writer import Writer
 from gateway.cloud.bridge import Bridge
 from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
+from gateway.config.origin import ConfigOrigin, FromFar
 from gateway.core.clock import Clock
 from gateway.core.events import Status
 from gateway.core.own_topics import OwnTopics
@@ -27,6 +28,7 @@ from gateway.delivery.forecast import Forecast, Progress, Totals
 from gateway.flow.capacity import Load, Signal
 from gateway.host.certificates import CertificateWatch
 from gateway.host.files import size_of
+from gateway.host.log_lines import LogLines
 from gateway.local.subscriptions import Subscriptions
 from gateway.mqtt.link import Link
 from gateway.pipeline.backpressure import Backpressure
@@ -46,6 +48,8 @@ class GatewayStatus:
     """The parts of one running gateway, to be read."""
 
     gateway_id: str
+    config_origin: ConfigOrigin
+    from_far: FromFar | None
     started_ms: int
     running: threading.Event
     """Set between the end of the start and the beginning of the stop."""
@@ -76,6 +80,8 @@ class GatewayStatus:
     """Everything that has a thread of its own."""
     drain: Progress
     history: History
+    log_lines: list[LogLines] = field(default_factory=list)
+    """Keepers of the last log lines; none before the part that keeps them has started."""
 
     # --- how it is ---
 
@@ -100,6 +106,8 @@ class GatewayStatus:
     def _obstacles(self) -> Iterator[str]:
         if not self.running.is_set():
             yield "the gateway is starting or stopping"
+        if self.config_origin.source == "last_good":
+            yield self.config_origin.problem
         if not self.ingest_link.connected:
             yield f"not connected to the local broker: {self.ingest_link.metrics.last_error}"
         elif awaited := self.subscriptions.awaited:
@@ -118,6 +126,11 @@ class GatewayStatus:
             yield f"connected to the cloud, but it has acknowledged nothing for {stalled_s:.0f} s"
         if self.confirmations is not None and self.confirmations.metrics.silent:
             yield f"{self.unconfirmed:,} events wait for a receiver, and none has confirmed any for long"
+
+    def configuration(self) -> dict[str, str]:
+        """Return which configuration is in use, and what became of the last that came from far."""
+        outcome = self.from_far.outcome if self.from_far is not None else ""
+        return self.config_origin.describe() | ({"outcome": outcome} if outcome else {})
 
     @property
     def broken(self) -> str:

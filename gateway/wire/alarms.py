@@ -13,10 +13,11 @@ _NOT_THE_VALUE = frozenset(("alert", "limit", "since_ms", "repeated"))
 
 
 class AlarmState(NamedTuple):
-    """A retained message."""
+    """A retained message, and whether the alarm is on."""
 
     topic: str
     payload: bytes
+    on: bool
 
 
 def alarm_state(topics: OwnTopics, topic: str, payload: bytes, time_ms: int) -> AlarmState | None:
@@ -42,4 +43,4 @@ def alarm_state(topics: OwnTopics, topic: str, payload: bytes, time_ms: int) -> 
         "value": next((value for name, value in result.items() if name not in _NOT_THE_VALUE), None),
         "limit": result.get("limit"),
     }
-    return AlarmState(topics.alarm(alert["window"], alert["key"]), orjson.dumps(told))
+    return AlarmState(topics.alarm(alert["window"], alert["key"]), orjson.dumps(told), state == "on")

@@ -85,6 +85,8 @@ def test_an_unchanged_file_is_said_and_one_that_is_mounted_alone_is_a_warning(
     monkeypatch.setattr("gateway.cli.run.os.path.ismount", lambda _: alone)
     monkeypatch.setattr("gateway.cli.run.set_up_logging", lambda *_: None)
     with caplog.at_level(logging.INFO):
-        assert _load_again(config, before) == before
+        found = _load_again(config, before)
+    assert found is not None
+    assert found.config == before
     assert "has not changed" in caplog.text
     assert ("mount its folder instead" in caplog.text) == alone

@@ -1,0 +1,72 @@
+"""The section `config`: the configuration's own version, and configurations that come from far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import field_validator, model_validator
+
+from gateway.config.document import Problem
+from gateway.config.types import FilePath, PositiveDurationMs, Section, fault, reading, setting
+from gateway.core.topics import check_topic
+
+if TYPE_CHECKING:
+    from gateway.config.models import Config
+
+FAR_TOPIC = "gateway/{id}/down/config"
+
+
+class FarConfig(Section):
+    """The configuration itself: its version, and new ones that come signed over the cloud broker."""
+
+    version: str = setting(
+        "", max_length=64, description="Name of this configuration, shown in status, page and metrics."
+    )
+    accept: Literal["no", "signed"] = setting(
+        "no",
+        description="`signed`: take configurations on `topic` that `gateway config sign` made with the "
+        "private key of `public_key_file` (extra `signed`).",
+    )
+    public_key_file: FilePath | None = setting(
+        None, description="Ed25519 public key (PEM) that configurations must be signed with."
+    )
+    topic: str = setting(
+        FAR_TOPIC, description="Topic at the cloud broker where they come; `{id}` is the gateway's id."
+    )
+    watch: PositiveDurationMs = setting(
+        "2m", description="How long a new one is watched. If the gateway is worse off then, it goes back."
+    )
+
+    @field_validator("accept", mode="before")
+    @classmethod
+    def _no(cls, accept: object) -> object:
+        return "no" if accept is False else accept  # YAML reads `no` as false
+
+    @field_validator("topic")
+    @classmethod
+    def _is_topic(cls, topic: str) -> str:
+        reading(check_topic)(topic.replace("{id}", "x"))
+        return topic
+
+    @model_validator(mode="after")
+    def _has_its_key(self) -> FarConfig:
+        if self.accept == "signed" and self.public_key_file is None:
+            raise fault("accept: signed needs public_key_file", "gateway config keygen makes a pair of keys")
+        return self
+
+    @property
+    def signed(self) -> bool:
+        return self.accept == "signed"
+
+
+def far_problems(config: Config) -> Iterator[Problem]:
+    """Yield why configurations could not come from far."""
+    if not config.config.signed:
+        return
+    if config.cloud is None:
+        yield Problem(("config", "accept"), "signed configurations come over the cloud broker: set cloud.url")
+    elif config.cloud.one_connection:
+        yield Problem(
+            ("config", "accept"), "needs a connection of its own, and cloud.client_id or preset allows one"
+        )

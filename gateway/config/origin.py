@@ -1,0 +1,44 @@
+"""Identity of the configuration in use: where it came from, and which one it is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+_HASH_CHARS = 12
+
+
+@dataclass(frozen=True)
+class ConfigOrigin:
+    """Origin of the configuration in use.
+
+    `hash` is the same on each machine for the same text; `version` is `config.version` of the file, or the
+    number of a signed one. `problem` says why something else than the file is in use.
+    """
+
+    source: Literal["file", "last_good", "signed"] = "file"
+    hash: str = ""
+    version: str = ""
+    problem: str = ""
+
+    def describe(self) -> dict[str, str]:
+        """Return it as plain values, for status and page."""
+        told = {"source": self.source, "hash": self.hash, "version": self.version, "problem": self.problem}
+        return {name: value for name, value in told.items() if value}
+
+
+def text_hash(text: str) -> str:
+    """Return the beginning of the SHA-256 of a configuration's text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARS]
+
+
+class FromFar(Protocol):
+    """Judges configurations that come over the cloud broker, and remembers what became of the last."""
+
+    def offer(self, payload: bytes) -> None:
+        """Judge one. Raises OSError when it cannot be kept."""
+
+    @property
+    def outcome(self) -> str:
+        """Say what became of the last; empty where none came."""
