@@ -1,12 +1,16 @@
-"""Receipts of committed QoS 1 messages whose acknowledgement may be lost in a crash.
+"""Receipts of committed messages whose acknowledgement may be lost in a crash.
 
 A broker redelivers what it has no PUBACK for, marked DUP, under the same packet id. A DUP whose packet id
 and content match a receipt was committed before the crash: it is acknowledged and not stored again.
+
+With QoS 2 the mark is not needed: until its PUBREL a packet id belongs to one message. Aedes sets none.
 
 Invariants:
 - A receipt is committed in the transaction of its message.
 - A receipt is void once its packet id comes back without DUP (the id was reused), or when the broker says
   that there is no session (all ids start anew).
+- A message of QoS 2 is open from its commit until that of its PUBREL. PUBCOMP, after which the broker may
+  give the packet id to another message, comes behind both.
 - Only the newest KEPT receipts count. Brokers hand out packet ids in turn, so an id cannot come round
   again within them; and no in-flight window is that large.
 """
@@ -22,6 +26,10 @@ KEPT = 32_768  # half of the packet id space
 
 _HASH_BITS = 48
 _HASH_MASK = (1 << _HASH_BITS) - 1
+# Entries of packet id 0, which no message has: the packet id in the low bits was opened, or released.
+_OPENED, _RELEASED = 1 << 16, 2 << 16
+_ID_MASK = 0xFFFF
+_EXACTLY_ONCE = 2
 
 
 def fingerprint(topic: str, payload: bytes) -> int:
@@ -34,21 +42,40 @@ class Receipts:
 
     def __init__(self) -> None:
         self._by_packet_id: dict[int, tuple[int, int]] = {}  # mark, and which receipt it was
+        # Of QoS 2: marks by packet id, the oldest first. Only Aedes has more than one message of the same id.
+        self._open: dict[int, list[int]] = {}
         self._group: list[int] = []
         self._noted = 0
 
-    def seen(self, packet_id: int, dup: bool, topic: str, payload: bytes) -> bool:
+    def seen(self, packet_id: int, dup: bool, topic: str, payload: bytes, qos: int = 1) -> bool:
         """Return True if this message was committed before; otherwise store its receipt."""
         mark = fingerprint(topic, payload)
         if dup and self._is_known(packet_id, mark):
             return True
+        if qos == _EXACTLY_ONCE and mark in self._open.get(packet_id, ()):
+            return True
         self._note(packet_id, mark)
         self._group.append(packet_id << _HASH_BITS | mark)
+        if qos == _EXACTLY_ONCE:
+            self._open.setdefault(packet_id, []).append(mark)
+            self._group.append(_OPENED | packet_id)
         return False
+
+    def release(self, packet_id: int) -> None:
+        """The broker has sent the PUBREL of this packet id: what comes under it next is another message."""
+        if packet_id in self._open:
+            self._close(packet_id)
+            self._group.append(_RELEASED | packet_id)
 
     def _is_known(self, packet_id: int, mark: int) -> bool:
         known, number = self._by_packet_id.get(packet_id, (None, 0))
         return known == mark and self._noted - number < KEPT
+
+    def _close(self, packet_id: int) -> None:
+        marks = self._open[packet_id]
+        marks.pop(0)
+        if not marks:
+            del self._open[packet_id]
 
     def _note(self, packet_id: int, mark: int) -> None:
         self._noted += 1
@@ -67,11 +94,19 @@ class Receipts:
         self.clear()
         for entries in groups:
             for entry in array("Q", entries):
-                self._note(entry >> _HASH_BITS, entry & _HASH_MASK)
+                packet_id = entry >> _HASH_BITS
+                if packet_id:
+                    self._note(packet_id, entry & _HASH_MASK)
+                elif entry & _OPENED:
+                    mark, _ = self._by_packet_id.get(entry & _ID_MASK, (0, 0))
+                    self._open.setdefault(entry & _ID_MASK, []).append(mark)
+                elif entry & _ID_MASK in self._open:
+                    self._close(entry & _ID_MASK)
 
     def clear(self) -> None:
         """Forget all receipts: the broker starts a new session."""
         self._by_packet_id.clear()
+        self._open.clear()
         self._group = []
         self._noted = 0
 

@@ -25,6 +25,22 @@ MakeAppend = Callable[[Sequence[Message], Acknowledge, GiveBack], Command]
 when they cannot be stored at all."""
 
 
+class Release(Command):
+    """Forgets that a packet id is a QoS 2 message's; calls `then` after the commit."""
+
+    urgent = True  # the next message waits for it
+
+    def __init__(self, packet_id: int, then: Callable[[], None]) -> None:
+        self._packet_id = packet_id
+        self._then = then
+
+    def apply(self, store: Store) -> None:
+        store.receipts.release(self._packet_id)
+
+    def committed(self) -> None:
+        self._then()
+
+
 class Ingest(Session):
     """The session of `gateway.ingest`. It decodes nothing and never touches the database.
 
@@ -44,6 +60,7 @@ class Ingest(Session):
         self._make_append = make_append
         self._writer = writer
         self._committed: deque[tuple[float, Sequence[Message]]] = deque()  # bounded by what was submitted
+        self._completed: deque[tuple[int, int]] = deque()  # (epoch, packet id), as many as were released
         self._received = self._released = 0
         self._window = receive_maximum or _STOCK_WINDOW
         self._window_is_known = receive_maximum is not None
@@ -92,6 +109,10 @@ class Ingest(Session):
         if messages:
             self._submit(messages)
 
+    def released(self, link: Link, packet_id: int) -> None:
+        """Forget a QoS 2 message on disk, too, before its packet id may be another's."""
+        self._writer.submit(Release(packet_id, partial(self._complete, link.epoch, packet_id)))
+
     def disconnected(self, link: Link) -> None:
         """Forget messages without an acknowledgement: they come again, marked DUP, and receipts tell which
         are stored."""
@@ -102,6 +123,10 @@ class Ingest(Session):
 
     def work(self, link: Link) -> float:
         self._subscriptions.work(link)
+        while self._completed:
+            epoch, packet_id = self._completed.popleft()
+            if epoch == link.epoch:
+                link.complete(packet_id)
         now_s = time.monotonic()
         while self._committed:
             due_s, messages = self._committed[0]
@@ -127,6 +152,11 @@ class Ingest(Session):
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Let the link acknowledge messages that are on disk."""
         self._committed.append((time.monotonic() + self.ack_delay_s, messages))
+        if self._link is not None:
+            self._link.wake()
+
+    def _complete(self, epoch: int, packet_id: int) -> None:
+        self._completed.append((epoch, packet_id))
         if self._link is not None:
             self._link.wake()
 

@@ -67,6 +67,11 @@ class Session:
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         """The broker answered a QoS 1 publish. `reason_code` >= 128 is a refusal (MQTT 5)."""
 
+    def released(self, link: Link, packet_id: int) -> None:
+        """The broker will not send the QoS 2 message of this packet id again. Call `Link.complete` once that
+        needs no remembering: then it may give the id to another message."""
+        link.complete(packet_id)
+
     def disconnected(self, link: Link) -> None:
         """The connection is gone, with everything that was not acknowledged on it."""
 
@@ -196,6 +201,11 @@ class Link:
         if self._connection is not None:
             self._connection.ack(messages)
 
+    def complete(self, packet_id: int) -> None:
+        """Answer `Session.released`, on the connection on which it was called."""
+        if self._connection is not None:
+            self._connection.complete(packet_id)
+
     def publish(
         self,
         topic: str,
@@ -263,6 +273,9 @@ class Link:
     def published(self, packet_id: int, reason_code: int) -> None:
         self._concessions.answered(packet_id)
         self._session.published(self, packet_id, reason_code)
+
+    def released(self, packet_id: int) -> None:
+        self._session.released(self, packet_id)
 
     def subscribed(self, codes: dict[str, int]) -> None:
         self._session.subscribed(self, codes)

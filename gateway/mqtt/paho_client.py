@@ -3,7 +3,7 @@
 All of it runs on the thread of the `Link` that made it, and a connection is used once:
 - nothing is acknowledged before its owner says so: neither QoS 1 (PUBACK) nor QoS 2 (PUBREC), also where a
   broker delivers QoS 2 although it granted QoS 1;
-- a PUBREL is answered at once, because its message was committed before the PUBREC;
+- a PUBREL is handed on, and answered (PUBCOMP) when its owner says so;
 - whole PUBLISH packets of QoS 0 and 1 do not reach paho (`publishes`), unless it is amid another packet.
 """
 
@@ -25,6 +25,7 @@ from gateway.core.errors import BrokerError, SilentBrokerError
 from gateway.core.events import Message
 from gateway.delivery.refusals import reason_name, reason_text
 from gateway.mqtt.endpoint import Endpoint
+from gateway.mqtt.handshakes import Handshakes
 from gateway.mqtt.liveness import Liveness
 from gateway.mqtt.publishes import Kept, Splitter, acknowledgements
 from gateway.mqtt.sockets import BufferedSocket
@@ -47,6 +48,8 @@ _HINTS = {
     0x9D: "change url",
 }
 _PUBCOMP = b"\x70\x02"
+_PUBREC = b"\x50\x02"
+_QOS_2 = 2
 _PINGREQ = b"\xc0\x00"
 
 
@@ -69,6 +72,9 @@ class Listener(Protocol):
 
     def published(self, packet_id: int, reason_code: int) -> None:
         """The broker answered a QoS 1 publish."""
+
+    def released(self, packet_id: int) -> None:
+        """The broker sent the PUBREL of a QoS 2 message."""
 
     def subscribed(self, codes: dict[str, int]) -> None:
         """The broker answered a SUBSCRIBE: the granted QoS by filter, or a reason >= 128."""
@@ -98,6 +104,8 @@ class Connection:
         self._refused = ""
         self._asked: dict[int, list[str]] = {}  # filters by the packet id of their (UN)SUBSCRIBE
         self._client = self._make_client()
+        self._handshakes = Handshakes()
+        self._brings_qos_2 = False
         self._liveness = Liveness(endpoint.keepalive_s, time.monotonic())
 
     # --- for the loop ---
@@ -161,6 +169,7 @@ class Connection:
             client.excuse()
         _check(client.loop_misc())
         self._raise_refusal()
+        self._go_on_with_handshakes()
         if self.accepted:
             self._ask_for_life(now_s, listening=listening)
 
@@ -220,6 +229,20 @@ class Connection:
         """Acknowledge what came on this connection. Written past paho's queue, which costs more than all the
         rest of it; the socket takes whole packets only, so the order of packets is all that differs."""
         self._client.connection.send(acknowledgements(messages, self._epoch))
+        if self._brings_qos_2:
+            self._handshakes.add(m.packet_id for m in messages if m.qos == _QOS_2 and m.epoch == self._epoch)
+            self._go_on_with_handshakes()
+
+    def complete(self, packet_id: int) -> None:
+        """Answer a PUBREL."""
+        self._client.connection.send(_PUBCOMP + packet_id.to_bytes(2, "big"))
+        self._handshakes.completed(packet_id)
+        self._go_on_with_handshakes()
+
+    def _go_on_with_handshakes(self) -> None:
+        packet_id = self._handshakes.due(time.monotonic())
+        if packet_id is not None:
+            self._client.connection.send(_PUBREC + packet_id.to_bytes(2, "big"))
 
     @property
     def full(self) -> bool:
@@ -278,6 +301,7 @@ class Connection:
         client.on_publish = self._on_publish
         client.suback = self._on_suback
         client.refused = self._on_refused
+        client.pubrel = self._on_pubrel
         client.on_unsubscribe = self._on_unsubscribe
         client.on_disconnect = self._on_disconnect
         return client
@@ -322,13 +346,15 @@ class Connection:
         except UnicodeDecodeError:
             # Not valid MQTT, but lost if it were refused: keep it under a name that can be stored.
             topic = message._topic.decode("utf-8", "backslashreplace")
+        exactly_once = message.qos == _QOS_2
+        self._brings_qos_2 |= exactly_once
         self._inbox.append(
             Message(
                 topic,
                 bytes(message.payload),
                 message.qos,
                 message.retain,
-                message.dup,
+                message.dup or (exactly_once and self._handshakes.is_repeated(message.mid)),
                 message.mid,
                 self._epoch,
                 self._now_ms(),
@@ -341,6 +367,10 @@ class Connection:
 
     def _on_suback(self, packet_id: int, codes: Sequence[int]) -> None:
         self._listener.subscribed(dict(zip(self._asked.pop(packet_id, []), codes, strict=False)))
+
+    def _on_pubrel(self, packet_id: int) -> None:
+        self._handshakes.released(packet_id)
+        self._listener.released(packet_id)
 
     def _on_unsubscribe(self, _client: Any, _data: Any, mid: int, _reasons: Any, _properties: Any) -> None:
         self._listener.unsubscribed(self._asked.pop(mid, []))
@@ -379,6 +409,7 @@ class _Client(paho.Client):
     """The server that it refers us to."""
     suback: Callable[[int, Sequence[int]], None]
     refused: Callable[[int, str], None]
+    pubrel: Callable[[int], None]
 
     @property
     def wire_bytes(self) -> int:
@@ -465,11 +496,11 @@ class _Client(paho.Client):
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _handle_pubrel(self) -> MQTTErrorCode:
-        """Answer PUBCOMP, whatever the packet id: the broker has our PUBREC, so the message is on disk."""
+        """Hand it on, whatever the packet id: the broker has our PUBREC, so the message is on disk."""
         packet_id = bytes(self._in_packet["packet"][:2])
         if len(packet_id) < 2:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        self.connection.send(_PUBCOMP + packet_id)
+        self.pubrel(int.from_bytes(packet_id, "big"))
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _create_socket(self) -> Any:

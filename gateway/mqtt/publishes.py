@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 from gateway.core.events import Message
 
 _KNOWN_BLOCKS = 1024
-_ACKNOWLEDGEMENT = {1: b"\x40\x02", 2: b"\x50\x02"}  # PUBACK, PUBREC; the packet id follows
+_PUBACK = b"\x40\x02"  # the packet id follows
 
 
 class Kept(NamedTuple):
@@ -113,13 +113,13 @@ class Splitter:
 
 
 def acknowledgements(messages: Iterable[Message], epoch: int) -> bytes:
-    """The packets that acknowledge `messages`, in order. Not those that came on another connection: their
-    packet ids may be other messages' now. Nor those of QoS 0, which have none."""
+    """The packets that acknowledge `messages` of QoS 1, in order. Not those that came on another connection:
+    their packet ids may be other messages' now."""
     return b"".join(
         [
-            _ACKNOWLEDGEMENT[message.qos] + message.packet_id.to_bytes(2, "big")
+            _PUBACK + message.packet_id.to_bytes(2, "big")
             for message in messages
-            if message.qos and message.epoch == epoch
+            if message.qos == 1 and message.epoch == epoch
         ]
     )
 

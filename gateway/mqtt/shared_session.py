@@ -60,6 +60,10 @@ class SharedSession(Session):
         for reader, names in self._by_reader(filters, lambda name: name):
             reader.unsubscribed(link, names)
 
+    def released(self, link: Link, packet_id: int) -> None:
+        if self._reader is not None:
+            self._reader.released(link, packet_id)
+
     def received(self, link: Link, messages: list[Message]) -> None:
         for reader, some in self._by_reader(messages, lambda message: message.topic):
             reader.received(link, some)

@@ -88,7 +88,8 @@ class Intake:
         doubt = 0 if certain else _TIME_UNCERTAIN
         seen = store.receipts.seen
         for message in messages:
-            if message.qos and seen(message.packet_id, message.dup, message.topic, message.payload):
+            qos = message.qos
+            if qos and seen(message.packet_id, message.dup, message.topic, message.payload, qos):
                 outcomes["outcome", "duplicate"] += 1
                 continue
             if message.retain and self._is_repeated(store, message, retained):

@@ -79,7 +79,7 @@ class PendingTimeQueue:
         now_ms, uptime_ms = self._clock.now_ms(), self._hold.uptime_ms()
         kept = []
         for one in self._restamped(messages):
-            if one.qos and store.receipts.seen(one.packet_id, one.dup, one.topic, one.payload):
+            if one.qos and store.receipts.seen(one.packet_id, one.dup, one.topic, one.payload, one.qos):
                 store.count("outcome", "duplicate")
                 continue
             age_ms = now_ms - one.arrival_ms

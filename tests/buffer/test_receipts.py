@@ -11,10 +11,18 @@ from gateway.buffer.store import Store
 from tests.support.buffers import opened, sql
 
 
-def take_in(store: Store, packet_id: int, payload: bytes = b"20.5", *, dup: bool = False) -> bool:
+def take_in(
+    store: Store, packet_id: int, payload: bytes = b"20.5", *, dup: bool = False, qos: int = 1
+) -> bool:
     """Whether the message was recognised as stored already."""
     with store.transaction():
-        return store.receipts.seen(packet_id, dup, "t", payload)
+        return store.receipts.seen(packet_id, dup, "t", payload, qos)
+
+
+def release(store: Store, packet_id: int) -> None:
+    """The broker's PUBREL came."""
+    with store.transaction():
+        store.receipts.release(packet_id)
 
 
 def test_a_redelivered_message_is_recognised(tmp_path: Path) -> None:
@@ -130,3 +138,53 @@ def test_the_table_keeps_the_newest_receipts_and_does_not_grow(tmp_path: Path) -
     with opened(path) as store:
         for newest in range(packet_id, packet_id - KEPT, -group):
             assert take_in(store, newest & 0xFFFF, b"on", dup=True)
+
+
+def test_a_message_of_qos_2_is_recognised_without_dup_until_it_is_released(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    with opened(path) as store:
+        assert not take_in(store, 5, qos=2)
+        assert take_in(store, 5, qos=2)
+        assert not take_in(store, 6, qos=2)
+    with opened(path) as store:
+        assert take_in(store, 5, qos=2)
+        assert take_in(store, 6, qos=2)
+        release(store, 6)
+        assert not take_in(store, 6, qos=2), "another message that looks like the first one"
+
+
+def test_a_release_survives_a_restart_and_one_that_was_rolled_back_never_was(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    with opened(path) as store:
+        assert not take_in(store, 5, qos=2)
+        assert not take_in(store, 6, qos=2)
+        release(store, 5)
+        release(store, 7)  # of an earlier life
+        with pytest.raises(RuntimeError), store.transaction():
+            store.receipts.release(6)
+            raise RuntimeError
+        with store.transaction():
+            store.reload()
+        assert take_in(store, 6, qos=2)
+    with opened(path) as store:
+        assert take_in(store, 6, qos=2)
+        assert not take_in(store, 5, qos=2)
+        assert take_in(store, 5, dup=True, qos=2)
+
+
+def test_two_messages_under_one_packet_id_are_told_apart_until_both_are_released(tmp_path: Path) -> None:
+    """Aedes begins each connection with a packet id by chance, which may be in use."""
+    path = tmp_path / "events.db"
+    with opened(path) as store:
+        assert not take_in(store, 5, b"first", qos=2)
+        assert not take_in(store, 5, b"second", qos=2)
+    for _ in range(2):
+        with opened(path) as store:
+            assert take_in(store, 5, b"first", qos=2)
+            assert take_in(store, 5, b"second", qos=2)
+    with opened(path) as store:
+        release(store, 5)
+        assert take_in(store, 5, b"second", qos=2)
+    with opened(path) as store:
+        assert take_in(store, 5, b"second", qos=2)
+        assert not take_in(store, 5, b"first", qos=2)

@@ -32,6 +32,9 @@ class Silent:
     def accepted(self, connack: Connack) -> None:
         self.told.append(connack)
 
+    def released(self, packet_id: int) -> None:
+        self.told.append(("released", packet_id))
+
     def published(self, packet_id: int, reason_code: int) -> None:
         self.told.append(("published", packet_id, reason_code))
 
@@ -239,7 +242,7 @@ def test_a_turn_takes_no_more_than_its_limit() -> None:
 def test_acknowledgements_are_those_of_this_connection_in_order() -> None:
     came = [("a", 1, 300, 7), ("b", 0, 0, 7), ("c", 2, 2, 7), ("d", 1, 9, 6), ("e", 1, 1, 7)]
     messages = [Message(topic, b"", qos, False, False, mid, epoch, 0) for topic, qos, mid, epoch in came]
-    assert acknowledgements(messages, 7) == b"\x40\x02\x01\x2c\x50\x02\x00\x02\x40\x02\x00\x01"
+    assert acknowledgements(messages, 7) == b"\x40\x02\x01\x2c\x40\x02\x00\x01"
 
 
 def test_messages_count_as_a_sign_of_life() -> None:

@@ -18,6 +18,7 @@ from gateway.wire.frame import decode_batch
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE = 1, 2, 3, 4, 8, 9, 10
 UNSUBACK, PINGREQ, DISCONNECT = 11, 12, 14
+PUBREC, PUBREL, PUBCOMP = 5, 6, 7
 
 
 class Packet(NamedTuple):
@@ -239,6 +240,8 @@ def _parsed(packet: Packet, first: int, body: bytes) -> Packet:
         return _publish(packet, first, _Fields(body))
     if packet.kind in (SUBSCRIBE, UNSUBSCRIBE):
         return _subscribe(packet, _Fields(body))
+    if packet.kind in (PUBREC, PUBCOMP):
+        return packet._replace(packet_id=int.from_bytes(body[:2], "big"))
     return packet
 
 
