@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,8 @@ from gateway.receiver.completeness import Completeness, judge
 from gateway.receiver.evidence import Evidence, Examination, proof_fields, prove, read_records
 from gateway.receiver.ledger import Ledger
 from gateway.receiver.session import Receiver
-from gateway.receiver.sinks.choice import is_there, place_of, sink_of
+from gateway.receiver.sharing import Heir
+from gateway.receiver.sinks.choice import is_shared, is_there, place_of, shared_sink_of, sink_of
 from gateway.receiver.sinks.sink import OutputError, Sink, rebuild, reread, resume
 from gateway.receiver.stored_output import events_of_output
 from gateway.wire.signatures import KeyFileError, PublicKeys
@@ -84,6 +86,14 @@ def receive(
             help="Read the output, and ask gateways with cloud.confirm: receiver once for what it misses.",
         ),
     ] = False,
+    share: Annotated[
+        str | None,
+        typer.Option(
+            "--share",
+            metavar="GROUP",
+            help="One of several receivers that share the work and a PostgreSQL output.",
+        ),
+    ] = None,
     gateway: Annotated[str, typer.Option("--gateway", help="Only this gateway's events.")] = "+",
     prefix: Annotated[str, typer.Option("--prefix", help="The gateways' topic prefix.")] = "gateway",
     once: Annotated[bool, typer.Option("--once", help="Stop when nothing has arrived for --idle.")] = False,
@@ -110,10 +120,11 @@ def receive(
     set_up_logging("info", "text")
     keys = None if key is None else _public_keys(key)
     if prove_event is not None:
-        _prove(_sink(output), output, prove_event, keys)
+        _prove(_sink(output, share), output, prove_event, keys)
         return
     idle_s = _seconds(idle, "--idle") if once else None
     max_age_s = _seconds(max_age, "--max-age")
+    _check_share(share, protocol, client_id)
     report: dict[str, object] = {}
     problem = ""
     if url is not None:
@@ -129,7 +140,7 @@ def receive(
             persistent=True,
         )
         receiver, ledger, name, problem = _receive(
-            endpoint, _sink(output), prefix, gateway, idle_s, repair=repair
+            endpoint, _sink(output, share), prefix, gateway, idle_s, repair=repair
         )
         report = summary(receiver, ledger)
         if not as_json:
@@ -142,7 +153,7 @@ def receive(
         raise typer.BadParameter(f"there is no {output} to verify", param_hint="--output")
     is_whole = True
     if verify:
-        verdict, evidence = _verify(_sink(output), output, max_age_s, keys)
+        verdict, evidence = _verify(_sink(output, share), output, max_age_s, keys)
         is_whole = verdict.complete and (evidence is None or evidence.sound)
         fields = verdict_fields(verdict)
         report["verify"] = fields if evidence is None else fields | {"evidence": evidence_fields(evidence)}
@@ -158,9 +169,23 @@ def receive(
         raise typer.Exit(1)
 
 
-def _sink(output: str) -> Sink:
+def _check_share(group: str | None, protocol: str, client_id: str | None) -> None:
+    problem = ""
+    if group is None:
+        return
+    if not group or set(group) & set("/+#"):
+        problem = "is a name without / + #"
+    elif protocol != "5":
+        problem = "needs --protocol 5: shared subscriptions are new there"
+    elif client_id is not None:
+        problem = "gives each member a client id of its own: leave out --client-id"
+    if problem:
+        raise typer.BadParameter(problem, param_hint="--share")
+
+
+def _sink(output: str, share: str | None) -> Sink:
     try:
-        return sink_of(output)
+        return sink_of(output) if share is None else shared_sink_of(output, share)
     except OutputError as exc:
         raise typer.BadParameter(f"{exc}; {exc.hint}", param_hint="--output") from exc
 
@@ -172,14 +197,23 @@ def _receive(
     try:
         ledger = rebuild(sink) if repair else resume(sink)
         name = sink.name
-        receiver = Receiver(prefix, gateway, sink, ledger)
+        group = sink if is_shared(sink) else None
+        receiver = Receiver(prefix, gateway, sink, ledger, shared=group)
         if repair:
             _ask_for_missing(receiver)
+        heir = None
+        if group is not None:
+            member = group.join()
+            heir = Heir(group, receiver, lambda number: _as_member(endpoint, group.group, number))
+            endpoint = _as_member(endpoint, group.group, member)
+            log.info("member %d of %s", member, group.group)
         link = Link("receive", endpoint, receiver)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: receiver.done.set())
         link.start()
-        problem = _wait(receiver, link, idle_s)
+        problem = _wait(receiver, link, idle_s, heir)
+        if heir is not None:
+            heir.stop()
         link.stop()
         receiver.finish()
         if receiver.unreadable and not problem:
@@ -264,12 +298,18 @@ def default_client_id(output: str) -> str:
     return f"gateway-receive-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
-def _wait(receiver: Receiver, link: Link, idle_s: float | None) -> str:
+def _as_member(endpoint: Endpoint, group: str, number: int) -> Endpoint:
+    return replace(endpoint, client_id=f"gateway-receive-{group}-{number}")
+
+
+def _wait(receiver: Receiver, link: Link, idle_s: float | None, heir: Heir | None) -> str:
     """Run until it is told to stop, cannot continue, or was idle for the given time; returns the error."""
     console = Console(stderr=True)
     told, told_s = 0, time.monotonic()
     with console.status("connecting …") as status:
         while not receiver.done.wait(0.2):
+            if heir is not None and link.connected:
+                heir.step()
             quiet_s = receiver.quiet_s()
             status.update(f"{receiver.written:,} events" if link.connected else "waiting for the broker …")
             if receiver.written > told and time.monotonic() - told_s >= _PROGRESS_EVERY_S:

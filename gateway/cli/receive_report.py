@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from uuid import UUID
 
 from gateway.receiver.completeness import Completeness
@@ -19,6 +18,7 @@ _LISTED_GAPS = 1000  # in the JSON; the numbers beside it count all
 
 def summary(receiver: Receiver, ledger: Ledger) -> dict[str, object]:
     """Return the result of a run, for `--json`."""
+    gaps = [] if receiver.is_shared else [*ledger.gaps()]
     return {
         "messages": receiver.messages,
         "events": receiver.written,
@@ -31,16 +31,17 @@ def summary(receiver: Receiver, ledger: Ledger) -> dict[str, object]:
         "audits": receiver.audits,
         "gateways": ledger.gateways,
         "streams": ledger.streams,
-        "missing": _size(ledger.gaps()),
+        "missing": None if receiver.is_shared else _size(gaps),
         "gaps": [
-            _gap_fields(gap, len(ledger.buffers.get(gap.gateway_id, ())) > 1)
-            for gap in islice(ledger.gaps(), _LISTED_GAPS)
+            _gap_fields(gap, len(ledger.buffers.get(gap.gateway_id, ())) > 1) for gap in gaps[:_LISTED_GAPS]
         ],
     }
 
 
 def summary_text(receiver: Receiver, ledger: Ledger, output: str) -> str:
     """The same for people."""
+    if receiver.is_shared:
+        return "\n".join(_shared_lines(receiver, ledger, output))
     gaps = list(ledger.gaps())
     lines = [
         f"received    {receiver.written:,} new events in {receiver.messages:,} messages",
@@ -55,6 +56,15 @@ def summary_text(receiver: Receiver, ledger: Ledger, output: str) -> str:
     if receiver.rejected:
         lines.append(f"rejected    {receiver.rejected:,} messages, kept beside the events")
     return "\n".join(lines)
+
+
+def _shared_lines(receiver: Receiver, ledger: Ledger, output: str) -> Iterator[str]:
+    """One of several receivers knows nothing of gaps: the others have a part of each stream."""
+    yield f"received    {receiver.written:,} new events in {receiver.messages:,} messages"
+    yield f"output      {output}, shared with the other members of the group"
+    yield f"duplicates  {ledger.duplicates:,} left out"
+    if receiver.rejected:
+        yield f"rejected    {receiver.rejected:,} messages, kept beside the events"
 
 
 def verdict_fields(verdict: Completeness) -> dict[str, object]:

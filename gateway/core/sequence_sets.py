@@ -130,6 +130,11 @@ class Stretches:
         if self._lasts:
             self._lasts[-1] = min(self._lasts[-1], number - 1)
 
+    def keep_newest(self, runs: int) -> None:
+        """Remove the lower half of the runs when there are more than `runs`."""
+        if len(self._firsts) > runs:
+            del self._firsts[: -runs // 2], self._lasts[: -runs // 2]
+
     def gaps(self) -> Iterator[Stretch]:
         """First and last of every run that is missing between two stretches."""
         for last, first in zip(self._lasts, self._firsts[1:], strict=False):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gateway.core.own_topics import OwnTopics
 from gateway.core.sequence_sets import Stretch, Stretches, size_of, without
@@ -24,15 +24,28 @@ from gateway.wire.confirmation import Confirmation, StreamConfirmation, confirma
 log = logging.getLogger(__name__)
 
 CONFIRM_EVERY_S = 5.0
+SHARED_GRACE_S = 15.0  # so long another member may take to write what it got before a claim
+_HELD_RECORDS = 1000  # gateways repeat their claims for ever
 _IN_FLIGHT = 8
 _NEWEST_RUNS = 50  # of a stream with many; all of them with the next claim about it
 _REFUSED = 0x80
 
 
+LookUp = Callable[[Series, Sequence[Stretch]], list[Stretch]]
+"""Gives those numbers of a series that are in the output, whoever wrote them."""
+
+
 class Confirming:
     """Statements that are still to be sent. All of it runs on the receiving link's thread."""
 
-    def __init__(self, prefix: str, ledger: Ledger, every_s: float = CONFIRM_EVERY_S) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        ledger: Ledger,
+        every_s: float = CONFIRM_EVERY_S,
+        look_up: LookUp | None = None,
+        grace_s: float = SHARED_GRACE_S,
+    ) -> None:
         self.messages = 0
         self.refused = 0
         self.asked = 0
@@ -41,6 +54,9 @@ class Confirming:
         self._ledger = ledger
         self._every_s = every_s
         self._due_s = 0.0
+        self._look_up = look_up
+        self._grace_s = grace_s
+        self._later: deque[tuple[float, AuditRecord]] = deque(maxlen=_HELD_RECORDS)
         self._changed: dict[Series, None] = {}
         self._claimed: defaultdict[Series, list[StreamClaim]] = defaultdict(list)
         self._missing: dict[Series, Stretches] = {}
@@ -59,14 +75,25 @@ class Confirming:
                 self._changed[Series(gateway_id, event.stream, buffer_id)] = None
 
     def heard(self, record: AuditRecord) -> None:
-        """A gateway claims to have sent this; what came before the record is on the disk."""
+        """A gateway claims to have sent this; what came before the record is on the disk, unless another
+        member of the group still writes it."""
         if not record.confirm:
             return
+        if self._look_up is None:
+            self._compare(record)
+        else:
+            self._later.append((time.monotonic() + self._grace_s, record))
+
+    def _compare(self, record: AuditRecord) -> None:
         for claim in record.claims:
             series = Series(record.gateway_id, claim.stream, record.buffer_id)
             stream = self._ledger.of(series)
             self._claimed[series].append(claim)
             kept = [each.run.stretches() for each in claim.exempt if each.kept]
+            if self._look_up is not None and stream is not None:
+                unknown = [*without([(claim.first, claim.last)], stream.seen, *kept)]
+                stream.seen = stream.seen.united(self._look_up(series, unknown))
+                kept = [each.run.stretches() for each in claim.exempt if each.kept]
             seen: Iterable[Stretch] = stream.seen if stream is not None else ()
             self._miss(series, without([(claim.first, claim.last)], seen, *kept), record.time_ms)
 
@@ -102,6 +129,8 @@ class Confirming:
     def work(self, link: Link) -> float:
         """Tell it, when it is time; returns how many seconds it may wait."""
         now_s = time.monotonic()
+        while self._later and self._later[0][0] <= now_s:
+            self._compare(self._later.popleft()[1])
         if not (self._changed or self._claimed or self._missing):
             return 1.0
         if now_s < self._due_s:

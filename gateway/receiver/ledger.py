@@ -45,6 +45,11 @@ class Series(NamedTuple):
     buffer_id: str  # empty until the gateway names it: older ones do not
 
 
+def series_of(event: Identity) -> Series:
+    """Return the series that an event belongs to."""
+    return Series(event.gateway_id, event.stream, event.buffer_id)
+
+
 class Gap(NamedTuple):
     """Sequence numbers of one series that have not arrived."""
 
@@ -197,6 +202,13 @@ class Ledger:
             self.shed[record.gateway_id] = told(self.shed.get(record.gateway_id, ()), record.shed)
         return news
 
+    def bound(self, some: Iterable[Series], runs: int) -> None:
+        """Forget the oldest numbers of those series that are in more than `runs` pieces."""
+        for series in some:
+            stream = self._streams.get(series)
+            if stream is not None:
+                stream.seen.keep_newest(runs)
+
     def gaps(self) -> Iterator[Gap]:
         """Yield numbers missing between the first and the last event of every stream, and not declared
         lost."""
@@ -206,11 +218,29 @@ class Ledger:
 
     def adopt_claims(self, other: Ledger) -> None:
         """Take over what `other` was told, but not what it has seen."""
-        self.words, self.shed = dict(other.words), dict(other.shed)
-        self.buffers = {gateway_id: [*known] for gateway_id, known in other.buffers.items()}
+        self.words, self.shed, self.buffers = {}, {}, {}
+        self.add_claims(other)
+
+    def add_claims(self, other: Ledger) -> None:
+        """Take over the claims of further gateways, and nothing that was seen."""
+        self.words |= other.words
+        self.shed |= other.shed
+        self.buffers |= {gateway_id: [*known] for gateway_id, known in other.buffers.items()}
         for series, stream in other:
             own = self._stream(series)
             own.claimed, own.exempt = stream.claimed, stream.exempt
+
+    def claims_of(self, gateway_id: str) -> Ledger:
+        """Return a ledger that knows what this one was told by one gateway."""
+        found = Ledger()
+        found.words = {name: word for name, word in self.words.items() if name == gateway_id}
+        found.shed = {name: shed for name, shed in self.shed.items() if name == gateway_id}
+        found.buffers = {name: [*known] for name, known in self.buffers.items() if name == gateway_id}
+        for series, stream in self:
+            if series.gateway_id == gateway_id:
+                own = found._stream(series)
+                own.claimed, own.exempt = stream.claimed, [*stream.exempt]
+        return found
 
     def dump(self) -> bytes:
         """Return everything but the latest ids, for `load` after a restart."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message
 from gateway.core.own_topics import OwnTopics, UplinkTopic, parse_uplink_topic
+from gateway.core.sequence_sets import Stretch
 from gateway.mqtt.link import Link, Session
 from gateway.receiver.confirming import CONFIRM_EVERY_S, Confirming
-from gateway.receiver.ledger import Ledger, identity
+from gateway.receiver.ledger import Ledger, Series, identity, series_of
 from gateway.receiver.sinks.sink import Received, Sink
 from gateway.wire.audit_record import AuditRecord, read_audit
 from gateway.wire.encodings import decode_frame
@@ -28,13 +31,29 @@ log = logging.getLogger(__name__)
 _REFUSED = 0x80
 _NAMED_TOPICS = 100  # that cannot be read; the messages of further ones are counted together
 
+_SHARED_RUNS = 1000  # of a stream; each frame that another member gets leaves a gap
 SAVE_EVERY_EVENTS = 1_000_000  # read again after a crash, at most
+
+
+class Shared(Protocol):
+    """An output that several receivers write; see `gateway.receiver.sinks.postgres_shared`."""
+
+    @property
+    def group(self) -> str:
+        """Name of the shared subscription."""
+
+    def hear(self, record: AuditRecord) -> None:
+        """Keep the claims of a record."""
+
+    def present(self, series: Series, wanted: Sequence[Stretch]) -> list[Stretch]:
+        """Return those of the numbers `wanted` that are in the output."""
 
 
 class Receiver(Session):
     """The session of the receiving connection. When it cannot go on, `failure` says why, and `done` is set.
 
-    `prefix` is the gateways' topic prefix, `gateway_id` one of them or `+` for all.
+    `prefix` is the gateways' topic prefix, `gateway_id` one of them or `+` for all. With `shared` it is one
+    of several receivers: the ledger then knows only a part of each stream.
     """
 
     def __init__(
@@ -44,6 +63,7 @@ class Receiver(Session):
         sink: Sink,
         ledger: Ledger,
         confirm_every_s: float = CONFIRM_EVERY_S,
+        shared: Shared | None = None,
     ) -> None:
         self.messages = 0
         self.written = 0
@@ -56,15 +76,25 @@ class Receiver(Session):
         self.done = threading.Event()
         self.failure: Exception | None = None
         self._prefix = prefix
-        self._filters = OwnTopics(prefix, gateway_id).uplink_filters
+        group = "" if shared is None else f"$share/{shared.group}/"
+        self.filters = [group + name for name in OwnTopics(prefix, gateway_id).uplink_filters]
+        self.lock = threading.Lock()
+        """Held by whoever uses the sink or the ledger: with a group, several links bring messages."""
+        self._shared = shared
         self._sink = sink
         self._ledger = ledger
         self._unsaved = 0
-        self.confirming = Confirming(prefix, ledger, confirm_every_s)
+        look_up = None if shared is None else shared.present
+        self.confirming = Confirming(prefix, ledger, confirm_every_s, look_up)
+
+    @property
+    def is_shared(self) -> bool:
+        """True for one of several receivers."""
+        return self._shared is not None
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._quiet_since_s = time.monotonic()
-        link.subscribe([(topic_filter, 1) for topic_filter in self._filters])
+        link.subscribe([(topic_filter, 1) for topic_filter in self.filters])
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
         super().subscribed(link, codes)
@@ -73,23 +103,31 @@ class Receiver(Session):
             log.info("subscribed to %s", ", ".join(taken))
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
-        self.confirming.answered(link, packet_id, reason_code)
+        with self.lock:
+            self.confirming.answered(link, packet_id, reason_code)
 
     def disconnected(self, link: Link) -> None:
-        self.confirming.disconnected()
+        with self.lock:
+            self.confirming.disconnected()
 
     def work(self, link: Link) -> float:
-        return self.confirming.work(link) if self.failure is None else 1.0
+        with self.lock:
+            return self.confirming.work(link) if self.failure is None else 1.0
 
     def leaving(self, link: Link) -> None:
-        if self.failure is None:
-            self.confirming.tell_all(link)
+        with self.lock:
+            if self.failure is None:
+                self.confirming.tell_all(link)
 
     def quiet_s(self) -> float:
         """Return for how long nothing has come: 0 while something is being written."""
         return 0.0 if self._is_taking else time.monotonic() - self._quiet_since_s
 
     def received(self, link: Link, messages: list[Message]) -> None:
+        with self.lock:
+            self._receive(link, messages)
+
+    def _receive(self, link: Link, messages: list[Message]) -> None:
         if self.failure is not None:  # of a new connection: they are in the ledger, but not on the disk
             return
         self._is_taking = True
@@ -142,7 +180,11 @@ class Receiver(Session):
             self._sink.keep_records(signed)
         news = [self._ledger.hear(record) for record in audits]
         for record in audits:
+            if self._shared is not None:
+                self._shared.hear(record)
             self.confirming.heard(record)
+        if self._shared is not None:
+            self._ledger.bound({series_of(identity(*each)) for each in new}, _SHARED_RUNS)
         self.audits += len(audits)
         if audits or self._unsaved >= SAVE_EVERY_EVENTS:
             self._save()

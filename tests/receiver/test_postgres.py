@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -22,39 +20,15 @@ from gateway.receiver.sinks.sink import OutputError, Received, Sink, reread, res
 from gateway.receiver.stored_output import count_of_table, events_of_table
 from gateway.wire.audit_record import AuditRecord, StreamClaim
 from tests.support.ports import free_port
+from tests.support.postgres import postgres_server
 
 psycopg = pytest.importorskip("psycopg")
-PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The URL of a server of its own. As root it runs as the user `postgres`: it refuses root."""
-    if not PROGRAMS:
-        pytest.skip("there is no PostgreSQL below /usr/lib/postgresql (Debian's package postgresql)")
-    with TemporaryDirectory(prefix="gateway-postgres-") as folder:
-        port, data = free_port(), Path(folder) / "data"
-        Path(folder).chmod(0o777)
-        command(["initdb", "-D", str(data), "-A", "trust", "-U", "gateway", "--no-sync"])
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        command(["pg_ctl", "-D", str(data), "-o", options, "-l", f"{folder}/log", "-w", "start"])
-        try:
-            yield f"postgresql://gateway@127.0.0.1:{port}"
-        finally:
-            command(["pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop"])
-
-
-def command(words: list[str]) -> None:
-    prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    program = str(PROGRAMS[-1] / words[0])
-    done = subprocess.run(
-        [*prefix, program, *words[1:]],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        check=False,
-        cwd="/",
-    )
-    assert done.returncode == 0, done.stderr
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture

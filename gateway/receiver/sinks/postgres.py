@@ -12,7 +12,7 @@ import psycopg
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message
-from gateway.receiver.ledger import Identity
+from gateway.receiver.ledger import Identity, Ledger
 from gateway.receiver.sinks.rows import COLUMNS, IDENTITY, row_of
 from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received
 
@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS gateway_receiver (
   id integer PRIMARY KEY CHECK (id = 1), place bigint NOT NULL, state bytea NOT NULL);
 CREATE TABLE IF NOT EXISTS gateway_records (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, payload bytea NOT NULL);
+CREATE TABLE IF NOT EXISTS gateway_claims (gateway text PRIMARY KEY, state bytea NOT NULL);
 """
 _TYPES = ("uuid", "text", "text", *("bigint",) * 4, "text", "text", "integer", "text", "bytea", "text")
 # One statement for all rows: a round trip for each would be most of the time.
@@ -45,7 +46,8 @@ INSERT INTO gateway_receiver SELECT 1, coalesce((SELECT max(place) FROM gateway_
 ON CONFLICT (id) DO UPDATE SET place = excluded.place, state = excluded.state
 """
 _REJECT = "INSERT INTO gateway_rejected VALUES (%s, %s, %s, %s, %s)"
-_ADVISORY_LOCK = int.from_bytes(b"gateway", "big")
+ADVISORY_LOCK = int.from_bytes(b"gateway", "big")
+_SCHEMA_LOCK = int.from_bytes(b"schema", "big")
 
 
 class EventDatabase:
@@ -64,14 +66,12 @@ class EventDatabase:
 
     def open(self) -> bytes | None:
         with self._errors():
-            connection = self._connection = psycopg.connect(self._url, connect_timeout=10)
-            (locked,) = self._one("SELECT pg_try_advisory_lock(%s)", _ADVISORY_LOCK)
+            connection = self._connect()
+            (locked,) = self._one("SELECT pg_try_advisory_lock(%s)", ADVISORY_LOCK)
             if not locked:
                 raise OutputError(f"another process writes to {self.name}", hint=IN_USE_HINT)
-            connection.execute(_SCHEMA)
-            # Of this session: a server may be set to answer before the disk has it.
-            connection.execute("SET synchronous_commit = on")
-            connection.commit()
+            with self._schema_lock():
+                self._create(connection)
             row = connection.execute("SELECT place, state FROM gateway_receiver").fetchone()
             connection.commit()
             if row is None:
@@ -79,8 +79,37 @@ class EventDatabase:
             self._position = row[0]
             return bytes(row[1])
 
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        self._connection = psycopg.connect(self._url, connect_timeout=10)
+        # Of this session: a server may be set to answer before the disk has it.
+        self._connection.execute("SET synchronous_commit = on")
+        return self._connection
+
+    @contextmanager
+    def _schema_lock(self) -> Iterator[None]:
+        """One process at a time; another that creates the same tables would fail."""
+        with self._open_connection.transaction():
+            self._one("SELECT pg_advisory_xact_lock(%s)", _SCHEMA_LOCK)
+            yield
+        self._open_connection.commit()
+
+    def _create(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        connection.execute(_SCHEMA)
+
     def claims(self) -> bytes | None:
-        return None
+        """Those that a group of receivers has kept."""
+        with self._errors(), self._open_connection.transaction():
+            rows = self._open_connection.execute(
+                "SELECT state FROM gateway_claims ORDER BY gateway"
+            ).fetchall()
+        if not rows:
+            return None
+        ledger = Ledger()
+        for (state,) in rows:
+            one = Ledger()
+            one.load(bytes(state))
+            ledger.add_claims(one)
+        return ledger.dump()
 
     def behind_state(self) -> Iterator[Identity]:
         return self._read(self._position)
@@ -100,6 +129,7 @@ class EventDatabase:
     def save(self, state: bytes) -> None:
         with self._errors(), self._open_connection.transaction():
             self._open_connection.execute(_SAVE, (state,))
+            self._open_connection.execute("DELETE FROM gateway_claims")
 
     def reject(self, message: Message, error: DecodeError) -> None:
         with self._errors():
@@ -122,6 +152,10 @@ class EventDatabase:
 
     def close(self) -> None:
         if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):  # the server ends the session, and its locks, later
+                self._connection.rollback()
+                self._connection.execute("SELECT pg_advisory_unlock_all()")
+                self._connection.commit()
             with contextlib.suppress(psycopg.Error):
                 self._connection.close()
             self._connection = None
