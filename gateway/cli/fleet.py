@@ -81,6 +81,7 @@ def run(
     folder = work or output.with_name(output.name + ".work")
     task = local.Task(config, inputs, folder, wanted, flush=not no_flush)
     started_s = time.monotonic()
+    local.prepare()
     with _progress() as progress:
         report = local.run(task, output, workers or os.cpu_count() or 1, progress)
     took_s = time.monotonic() - started_s

@@ -102,7 +102,7 @@ class GatewayFold:
 
     def _take(self, record: StoredRecord, ingest_ms: int) -> Iterator[bytes]:
         try:
-            event = event_of_line(record.line).event
+            message = _message_of(record, ingest_ms)
         except DecodeError as exc:
             self.troubles.append(Trouble(int(record.file), int(record.offset), str(exc)))
             return iter(())
@@ -112,7 +112,7 @@ class GatewayFold:
         self.events += 1
         if self.until_ms is None or ingest_ms > self.until_ms:
             self.until_ms = ingest_ms
-        return self._lines(self._run.feed(Recorded(event.stream, event.payload, ingest_ms, event.flags)))
+        return self._lines(self._run.feed(message))
 
     def finish(self) -> Iterator[bytes]:
         """Yield the lines of windows that the end of the input closes."""
@@ -157,6 +157,15 @@ class GatewayFold:
             if line is not None:
                 self.results += 1
                 yield self._head + line[1:]
+
+
+def _message_of(record: StoredRecord, ingest_ms: int) -> Recorded:
+    """Raises DecodeError."""
+    payload_at = int(record.payload_at)
+    if payload_at:
+        return Recorded(record.stream.decode(), record.line[payload_at:-2], ingest_ms, 0)
+    event = event_of_line(record.line).event
+    return Recorded(event.stream, event.payload, ingest_ms, event.flags)
 
 
 def name_of(gateway: bytes) -> str:

@@ -121,7 +121,7 @@ def _here(task: Task, steps: Sequence[Step]) -> Iterator[None]:
 def _in_processes(task: Task, steps: Sequence[Step], workers: int) -> Iterator[None]:
     """Do steps in worker processes; ends early when a worker has died."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare) as pool:
         waiting: set[Future[None]] = {pool.submit(_do, task, step) for step in steps}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -132,7 +132,8 @@ def _in_processes(task: Task, steps: Sequence[Step], workers: int) -> Iterator[N
                 yield
 
 
-def _prepare() -> None:
+def prepare() -> None:
+    """Tell the garbage collector of a process that folds how little it has to do."""
     gc.freeze()
     gc.set_threshold(_GARBAGE)
 

@@ -25,12 +25,14 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 _LINE = re.compile(
     rb'\{"event_id":"([0-9a-f-]{36})","gateway":"([^"\\]+)","stream":"([^"\\]+)","sequence_num":(\d+),'
     rb'"event_time_ms":-?\d+,"ingest_time_ms":(-?\d+),"device_time_ms":[^,]+,'
-    rb'"priority":[^,]+,"kind":("raw"|[^,]+),"flags":[^]]*\](?:,"stands_for":\d+)?(?:,"buffer":"([^"\\]*)")?'
+    rb'"priority":[^,]+,"kind":("raw"|[^,]+),"flags":\[([^]]*\](?:,"stands_for":\d+)?)'
+    rb'(?:,"buffer":"([^"\\]*)")?(,"payload":[^"])?'
 )
 """The beginning of a line as `event_line` writes it; any other spelling is parsed as a whole."""
 _SEPARATOR = b"\0"  # stands in no JSON text
 
 RAW = b'"raw"'
+_NO_FLAGS = b"]"
 
 
 class StoredRecord(NamedTuple):
@@ -44,6 +46,8 @@ class StoredRecord(NamedTuple):
     buffer_id: bytes
     file: bytes
     offset: bytes
+    payload_at: bytes
+    """Where the payload begins in a line without flags, which ends with it; `0`: the line is to be parsed."""
     line: bytes
 
 
@@ -57,7 +61,7 @@ class Trouble(NamedTuple):
 
 def read_record(packed: bytes) -> StoredRecord:
     """The record that `pack` made."""
-    return StoredRecord(*packed.split(_SEPARATOR, 8))
+    return StoredRecord(*packed.split(_SEPARATOR, 9))
 
 
 def pack(line: bytes, file: int, offset: int) -> tuple[bytes, bytes, bytes] | None:
@@ -65,10 +69,10 @@ def pack(line: bytes, file: int, offset: int) -> tuple[bytes, bytes, bytes] | No
     found = _LINE.match(line)
     if found is None or not line.endswith(b"}\n"):
         return _pack_slowly(line, file, offset)
-    event_id, gateway, stream, number, ingest_ms, kind, buffer_id = found.groups(b"")
+    event_id, gateway, stream, number, ingest_ms, kind, flags, buffer_id, payload = found.groups(b"")
     if kind != RAW:
         return None
-    place = b"%d\0%d" % (file, offset)
+    place = b"%d\0%d\0%d" % (file, offset, found.end() - 1 if payload and flags == _NO_FLAGS else 0)
     return (
         gateway,
         stream,
@@ -86,7 +90,7 @@ def pack_event(stored: StoredLine, file: int, offset: int) -> tuple[bytes, bytes
         return None
     line = event_line(*stored)
     gateway, stream = (orjson.dumps(text)[1:-1] for text in (stored.gateway_id, stored.event.stream))
-    event, place = stored.event, b"%d\0%d" % (file, offset)
+    event, place = stored.event, b"%d\0%d\x000" % (file, offset)
     numbers = (b"%d" % event.sequence_num, b"%d" % event.ingest_time_ms, stored.buffer_id.encode())
     return gateway, stream, _SEPARATOR.join((gateway, line[13:49], stream, *numbers, place, line))
 
