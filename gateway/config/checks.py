@@ -143,7 +143,7 @@ def known_fields(routes: list[RouteModel]) -> set[str] | None:
 def _names_of(path: Path, window: Window, levels: set[str], fields: set[str] | None) -> Iterator[Problem]:
     if fields is None:
         return
-    for name in window.field_names:
+    for name in window.read_names:
         if name not in fields:
             known = sorted(fields)
             where = "field" if window.fields is None else "fields"
@@ -229,10 +229,12 @@ def _share_warnings(config: Config) -> Iterator[str]:
     if config.local.share is None:
         return
     group = f"local.share ({config.local.share})"
-    if config.windows:
+    parted = [window.name for window in config.windows if not window.publish.partial]
+    if parted:
         yield (
-            f"{group}: each window sees only the messages that this gateway gets, a part of each stream; "
-            "give each gateway topics of its own instead"
+            f"{group}: each window sees only the messages that this gateway gets, a part of each stream: "
+            f"{', '.join(parted)}; set publish: {{partial: true}} and merge the parts in a window with "
+            "merge: true (docs/scale.md), or give each gateway topics of its own"
         )
     if any(route.decoder == "sparkplug_b" for route in config.routes):
         yield f"{group}: sparkplug_b needs all messages of a node in their order; give each gateway its own"

@@ -66,7 +66,7 @@ def _misspelt_names(window: Window, config: Config) -> Iterator[str]:
     topic = window.topic or (route.topic if route else None)
     levels = TopicTemplate(topic).names if topic else frozenset()
     typical = _typical(route)
-    for name in window.field_names:
+    for name in window.read_names:
         near = _near(name, typical)
         if near:
             yield f"window {window.name}: no message has the field {name}; did you mean {near}?"

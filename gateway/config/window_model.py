@@ -40,6 +40,7 @@ from gateway.core import units
 from gateway.core.errors import ConfigError
 from gateway.core.topics import TopicTemplate, placeholders
 from gateway.decode.formulas import Formula
+from gateway.windows import merged
 from gateway.windows.spec import WindowSpec, WindowType
 from gateway.wire.home_assistant import Shown
 
@@ -200,6 +201,11 @@ class Publish(Section):
     """Publishing of aggregates on the local broker."""
 
     retain: bool = setting(False, description="Whether the broker keeps the last aggregate of each key.")
+    partial: bool = setting(
+        False,
+        description="Whether aggregates carry the plugin's accumulator, for a window with `merge: true` in "
+        "another gateway.",
+    )
     home_assistant: Annotated[ShownAs | None, BeforeValidator(none_if_off), OrOff] = setting(
         {},
         description=(
@@ -275,6 +281,11 @@ class Window(Section):
     )
     plugin: Name = setting("stats", description="Plugin that aggregates.")
     options: Options = setting({}, description="Options of the plugin.")
+    merge: bool = setting(
+        False,
+        description="Whether it merges aggregates that other gateways published with `partial: true`. "
+        "Plugin, options and fields are those of their windows; the span is theirs or a multiple.",
+    )
     window: Shape = Field(description="Type and size of the window.")
     out_of_orderness: DurationMs = setting(
         "0", description="How long a window waits for readings that come out of order."
@@ -394,10 +405,36 @@ class Window(Section):
             raise fault("does not go with a count window: each one begins anew")
         return accumulation
 
+    @field_validator("publish")
+    @classmethod
+    def _can_be_merged(cls, publish: Publish, info: ValidationInfo) -> Publish:
+        if not publish.partial:
+            return publish
+        hint = "partial goes with tumbling and calendar windows that accumulate"
+        if isinstance(info.data.get("window"), Hopping):
+            raise fault("of windows that overlap", "publish tumbling ones, and merge these in hopping ones")
+        if not isinstance(info.data.get("window"), Tumbling | CalendarWindow | None):
+            raise fault("the bounds of this window differ from one gateway to another", hint)
+        if info.data.get("accumulation") == "discarding":
+            raise fault("of a window that discards, only the last part would be merged", hint)
+        return publish
+
+    @field_validator("window")
+    @classmethod
+    def _merges_spans(cls, shape: AnyShape, info: ValidationInfo) -> AnyShape:
+        if info.data.get("merge") and not isinstance(shape, Tumbling | Hopping | CalendarWindow):
+            raise fault("merge goes with tumbling, hopping and calendar windows")
+        return shape
+
     @property
     def field_names(self) -> tuple[str, ...]:
-        """The fields that this window reads."""
+        """The fields that this window gathers."""
         return self.fields or (self.field or "value",)
+
+    @property
+    def read_names(self) -> tuple[str, ...]:
+        """The fields of messages that it reads."""
+        return merged.FIELDS if self.merge else self.field_names
 
     def spec(self, route_topic: str | None) -> WindowSpec:
         """Return the record for `gateway.windows`; the key names levels of `route_topic`."""
@@ -429,6 +466,8 @@ class Window(Section):
             ttl_ms=self.ttl,
             on_change=self.on_change,
             retain=self.publish.retain,
+            partial=self.publish.partial,
+            merge=self.merge,
             forward=self.forward,
             priority=int(self.priority),
         )

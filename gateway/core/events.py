@@ -114,6 +114,7 @@ class Emission(NamedTuple):
     identity: str
     event_time_ms: int
     reason: str = ""
+    partial: bytes | None = None  # the accumulator as JSON, where the window publishes it
 
 
 class WireEvent(NamedTuple):

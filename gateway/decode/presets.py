@@ -131,6 +131,15 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
             "fields": {"value": "scalar(@)"},
         },
         "ems_esp": {"topic": "ems-esp/{section}", "readings": "[switches(flat(@))]"},
+        # What other gateways publish with `publish: {partial: true}`, for windows with `merge: true`.
+        "partials": {
+            "topic": "gateway/{source}/aggregates/{window}/{key...}",
+            "readings": "[@][?partial].{partial: to_string(partial), source: source, revision: revision, "
+            "kind: kind, count: count}",
+            "timestamp_path": "start_ms",
+            "timestamp_format": "unix_ms",
+            "timestamp": "trusted",
+        },
         "dsmr_reader": {
             "topic": "dsmr/json",
             "timestamp_path": "timestamp || read_at",

@@ -47,7 +47,7 @@ class StoredRecord(NamedTuple):
     file: bytes
     offset: bytes
     payload_at: bytes
-    """Where the payload begins in a line without flags, which ends with it; `0`: the line is to be parsed."""
+    """Offset of the payload in a line without flags, which ends with it; `0`: the line is to be parsed."""
     line: bytes
 
 

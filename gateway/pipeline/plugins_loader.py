@@ -92,6 +92,11 @@ def load_window_plugin(spec: WindowSpec, found: dict[str, FoundPlugin]) -> Combi
     _set_up(plugin, spec, found[spec.plugin])
     if len(spec.fields) > 1 and hasattr(plugin, "report") and not getattr(plugin, "takes_all_fields", False):
         raise PluginError(f"{where}: plugin {spec.plugin!r} takes one field", hint="make a window per field")
+    if spec.partial and hasattr(plugin, "report"):
+        raise PluginError(
+            f"{where}: plugin {spec.plugin!r} compares windows, so parts of them cannot be merged",
+            hint="publish the parts of another plugin, such as stats",
+        )
     check_contract(plugin, f"{spec.plugin} ({found[spec.plugin].origin})")
     if not isinstance(plugin, CombineFn):  # check_contract has said so already; this is for the types
         raise PluginError(f"plugin {spec.plugin!r} is no CombineFn")

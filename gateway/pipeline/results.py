@@ -35,6 +35,9 @@ class WindowResults:
     def event_of(self, emission: Emission) -> NewEvent:
         """The event that carries an emission; its id is the same whenever the emission is."""
         topic, kind, priority = self._destination(emission)
+        fields = emission_json(emission)
+        if emission.partial is not None:
+            fields["source"] = self._topics.gateway_id
         return NewEvent(
             topic,
             DERIVED_FAMILY,
@@ -44,7 +47,7 @@ class WindowResults:
             priority,
             kind,
             0,
-            packed(emission_json(emission)),
+            packed(fields),
             aggregate_id(self._topics.gateway_id, emission.identity),
             kind is Kind.AGGREGATE and emission.window in self._kept,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import orjson
+
 from gateway.core.events import Emission
 
 Bounds = tuple[int, int]
@@ -37,7 +39,7 @@ def emission_json(emission: Emission) -> dict[str, object]:
             "reason": emission.reason,
             "dropped": emission.result,
         }
-    return {
+    fields: dict[str, object] = {
         "window": emission.window,
         "key": emission.key,
         "start_ms": emission.start_ms,
@@ -48,3 +50,6 @@ def emission_json(emission: Emission) -> dict[str, object]:
         "result": emission.result,
         "replaces": [list(bounds) for bounds in emission.replaces],
     }
+    if emission.partial is not None:
+        fields["partial"] = orjson.Fragment(emission.partial)
+    return fields

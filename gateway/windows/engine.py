@@ -19,6 +19,7 @@ from gateway.core.events import Emission, Sample
 from gateway.core.topics import TopicTemplate
 from gateway.windows.checkpoint import Checkpoint, Restoration
 from gateway.windows.counters import Counters
+from gateway.windows.merged import MergedPartials
 from gateway.windows.operators.calendar import CalendarOperator
 from gateway.windows.operators.grid import GridOperator
 from gateway.windows.operators.operator import Binding, Operator
@@ -40,8 +41,8 @@ STATE_FIELDS = (
     *("size_ms", "slide_ms", "gap_ms", "offset_ms", "count", "trigger_count", "trigger_every_ms"),
 )
 """Settings that a window's state depends on. A change of anything else keeps the state."""
-CALENDAR_FIELDS = ("every", "timezone", "week_starts")
-"""The same of calendar windows: in a fingerprint only where given, so that older state still fits."""
+LATER_FIELDS = ("every", "timezone", "week_starts", "merge")
+"""The same of what came later: in a fingerprint only where given, so that older state still fits."""
 
 _Bound = tuple[tuple[Operator[Any], Binding[Any]], ...]
 
@@ -62,7 +63,7 @@ OPERATORS: dict[str, type[Operator[Any]]] = {
 def fingerprint(spec: WindowSpec, plugin: str) -> str:
     """Changes when state made before no longer fits: other plugin code, other options, another shape."""
     shape = {name: getattr(spec, name) for name in STATE_FIELDS} | {"code": plugin}
-    shape |= {name: value for name in CALENDAR_FIELDS if (value := getattr(spec, name)) is not None}
+    shape |= {name: value for name in LATER_FIELDS if (value := getattr(spec, name)) not in (None, False)}
     dump = orjson.dumps(shape, default=_plain, option=orjson.OPT_SORT_KEYS)
     return blake2b(dump, digest_size=16).hexdigest()
 
@@ -295,6 +296,8 @@ class WindowEngine:
 def _operator(spec: WindowSpec, plugin: CombineFn, code: str) -> Operator[Any]:
     takes_all = len(spec.fields) == 1 or getattr(plugin, "takes_all_fields", False)
     applied = plugin if takes_all else PerField(plugin, spec.fields)
+    if spec.merge:
+        applied = MergedPartials(applied)
     overlaps = spec.type == "hopping" and (spec.slide_ms or 0) < (spec.size_ms or 0)
     kind = PaneOperator if overlaps and spec.mode == "discarding" else OPERATORS[spec.type]
     return kind(spec, applied, fingerprint(spec, code))

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from gateway.core.events import Emission, Reading
+from gateway.core.packed_json import packed
 from gateway.windows.computed import Computed
 from gateway.windows.counters import Counters
 from gateway.windows.emission import Bounds, identity
@@ -50,14 +51,23 @@ class PluginRunner:
     """Builds the emissions of one window out of what its plugin returns or raises."""
 
     def __init__(
-        self, window: str, plugin: CombineFn, counters: Counters, computed: Computed | None = None
+        self,
+        window: str,
+        plugin: CombineFn,
+        counters: Counters,
+        computed: Computed | None = None,
+        *,
+        partial: bool = False,
     ) -> None:
         self._computed = computed
+        self._partial = partial
         self.drops = 0  # makes the identity of each dropped reading a different one
         self.plugin = plugin
         self._window = window
         self._counters = counters
         self._extract_between: Callable[..., Any] | None = getattr(plugin, "extract_between", None)
+        self._count_of: Callable[[Any], int] | None = getattr(plugin, "count_of", None)
+        self._partial_of: Callable[[Any], Any] = getattr(plugin, "partial_of", _itself)
         self._report: Callable[[Any, Any], tuple[Any, Any]] | None = getattr(plugin, "report", None)
 
     def emit(
@@ -77,12 +87,18 @@ class PluginRunner:
 
         `firing` tells results apart whose bounds do not: those of windows without a grid.
         """
+        part = None
         try:
-            output = self._output(kind, key, accumulators, bounds)
+            whole = self._whole(accumulators)
+            output = self._output(kind, key, whole, bounds)
+            if self._partial:
+                part = packed(self._partial_of(whole))
+            if self._count_of is not None:
+                count = self._count_of(whole)
         except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
             self.failed(key, exc, bounds[1], {"bounds": list(bounds), "count": count}, out)
             return
-        if output is None:
+        if output is None and part is None:
             self._counters.held_back += 1
             return
         self._counters.emitted += 1
@@ -91,10 +107,12 @@ class PluginRunner:
         place = firing or f"{bounds[0]}/{bounds[1]}"
         name = identity(self._window, key.name, place, kind, revision)
         record = (self._window, key.name, kind, *bounds, revision, count, output, tuple(replaces), name)
-        out.append(Emission(*record, event_time_ms=bounds[1]))
+        out.append(Emission(*record, event_time_ms=bounds[1], partial=part))
 
-    def _output(self, kind: str, key: Key, accumulators: Sequence[Accumulator], bounds: Bounds) -> Any:
-        whole = accumulators[0] if len(accumulators) == 1 else self.plugin.merge_accumulators(accumulators)
+    def _whole(self, accumulators: Sequence[Accumulator]) -> Accumulator:
+        return accumulators[0] if len(accumulators) == 1 else self.plugin.merge_accumulators(accumulators)
+
+    def _output(self, kind: str, key: Key, whole: Accumulator, bounds: Bounds) -> Any:
         if self._extract_between is None or kind == "early":
             output = self.plugin.extract_output(whole)
         else:
@@ -135,3 +153,7 @@ class PluginRunner:
         self.drops += 1
         name = identity(self._window, key, f"{reason} {self.drops}", "dropped", 0)
         out.append(Emission(self._window, key, "dropped", None, None, 0, 0, what, (), name, time_ms, reason))
+
+
+def _itself(accumulator: Accumulator) -> Accumulator:
+    return accumulator

@@ -17,7 +17,7 @@ class ReadingExtractor:
 
     def __init__(self, spec: WindowSpec, plugin: CombineFn, counters: Counters) -> None:
         self.needs_all_fields = bool(getattr(plugin, "takes_all_fields", False))
-        self._fields = spec.fields
+        self._fields = spec.read_fields
         self._value = value_reader(plugin)
         self._template = KeyTemplate(spec.key)
         self._plugin_key: Callable[[Reading], Any] | None = None

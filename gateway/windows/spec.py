@@ -52,8 +52,15 @@ class WindowSpec:
     ttl_ms: int | None = None
     on_change: Literal["drop", "replay"] = "drop"
     retain: bool = False
+    partial: bool = False  # results carry their accumulators
+    merge: bool = False  # reads such results
     forward: bool = True
     priority: int = 2
+
+    @property
+    def read_fields(self) -> tuple[str, ...]:
+        """The fields of a sample that it reads; `fields` are those of the readings behind partial results."""
+        return ("partial",) if self.merge else self.fields
 
     @property
     def has_order(self) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.config import parse_config, warnings_of
 from gateway.core.errors import ConfigError
+from gateway.core.events import Reading
 from tests.conftest import MosquittoFactory
 from tests.proofs.test_end_to_end import drained, receive, received_events
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
-from tests.support.publishing import publish
+from tests.support.publishing import Watcher, publish
+from tests.support.windowing import shipped
 
 SENT = 3000
 
@@ -61,6 +65,78 @@ def test_two_gateways_share_a_broker_and_each_message_is_taken_by_one_of_them(
         assert Counter(event["payload"]["v"] for event in events) == Counter(range(SENT))
 
 
+SPAN_MS = 5000
+WINDOW = {
+    "name": "part",
+    "route": "sensors",
+    "field": "v",
+    "key": "{device}",
+    "window": {"type": "tumbling", "size": "5s"},
+    "allowed_lateness": "1h",
+    "idle_timeout": "1s",
+    "publish": {"partial": True},
+}
+MERGED = {name: value for name, value in WINDOW.items() if name not in ("route", "publish")} | {
+    "topic": "gateway/{source}/aggregates/part/{device}",
+    "merge": True,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plugin", ["stats", "percentiles"])
+def test_parts_of_gateways_that_share_are_merged_by_a_third(
+    mosquitto: MosquittoFactory, tmp_path: Path, plugin: str
+) -> None:
+    broker = mosquitto(["max_queued_messages 100000"])
+    pair = [shared_gateway(tmp_path, name, broker.url, plugin) for name in ("a", "b")]
+    (home := tmp_path / "top").mkdir()
+    more: dict[str, Any] = {
+        "gateway": {"id": "top", "data_dir": "data"},
+        "routes": [{"preset": "partials"}],
+        "windows": [MERGED | {"plugin": plugin}],
+    }
+    top = GatewayProcess(gateway_config(home, broker.url, **more))
+    values = [(f"d{n % 7}", n, 1_790_000_000_000 + 20 * n) for n in range(2100)]
+    with pair[0], pair[1], top, Watcher(broker.port, "gateway/top/aggregates/#") as watcher:
+        for each in (*pair, top):
+            each.wait_ready()
+        publish(broker.port, [(f"sensors/{name}", f'{{"v": {v}, "t": {t}}}') for name, v, t in values])
+        expected = whole_windows(values, plugin)
+        wait_until(lambda: newest(watcher) == expected, "every window whole")
+        assert min(map(buffered, pair)) > 100
+
+
+def shared_gateway(folder: Path, name: str, url: str, plugin: str) -> GatewayProcess:
+    (home := folder / name).mkdir()
+    more: dict[str, Any] = {
+        "gateway": {"id": name, "data_dir": "data"},
+        "local": {"url": url, "protocol": 5, "share": "site"},
+        "windows": [WINDOW | {"plugin": plugin}],
+    }
+    return GatewayProcess(gateway_config(home, url, **more))
+
+
+def whole_windows(values: list[tuple[str, int, int]], plugin: str) -> dict[tuple[str, int], object]:
+    """What one gateway would give that has all readings."""
+    found: dict[tuple[str, int], Any] = {}
+    one = shipped(plugin)
+    for name, value, time_ms in values:
+        at = name, time_ms - time_ms % SPAN_MS
+        reading = Reading(value, time_ms, {}, name)
+        found[at] = one.add_input(found.get(at, one.create_accumulator()), reading)
+    return {at: rounded(one.extract_output(accumulator)) for at, accumulator in found.items()}
+
+
+def newest(watcher: Watcher) -> dict[tuple[str, int], object]:
+    results = [json.loads(message.payload) for message in watcher.messages]
+    ordered = sorted(results, key=lambda one: one["revision"])
+    return {(one["key"], one["start_ms"]): rounded(one["result"]) for one in ordered}
+
+
+def rounded(result: Any) -> object:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in result.items()}
+
+
 def config(local: str, more: str = "") -> str:
     return f"gateway: {{id: g1}}\nlocal: {local}\nroutes: [{{name: r, topic: sensors/+}}]\n{more}"
 
@@ -74,6 +150,14 @@ def test_a_share_needs_mqtt_5() -> None:
 def test_windows_over_a_share_are_warned_of() -> None:
     window = "windows: [{name: w, route: r, field: value, key: k, window: {type: count, count: 3}}]"
     shared = parse_config(config("{url: 'mqtt://b:1883', protocol: 5, share: site}", window))
-    assert any("sees only" in warning for warning in warnings_of(shared))
+    assert any("publish: {partial: true}" in warning for warning in warnings_of(shared))
+    merged = parse_config(
+        config(
+            "{url: 'mqtt://b:1883', protocol: 5, share: site}",
+            "windows: [{name: w, route: r, field: value, key: k, window: {type: tumbling, size: 1m}, "
+            "publish: {partial: true}}]",
+        )
+    )
+    assert not any("sees only" in warning for warning in warnings_of(merged))
     alone = parse_config(config("{url: 'mqtt://b:1883', protocol: 5}", window))
     assert not any("sees only" in warning for warning in warnings_of(alone))

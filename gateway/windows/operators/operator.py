@@ -54,7 +54,7 @@ class Operator(ABC, Generic[K]):
         self.fingerprint = fingerprint
         self.counters = Counters()
         computed = Computed(spec.compute, spec.fields, self.counters) if spec.compute else None
-        self.border = PluginRunner(spec.name, plugin, self.counters, computed)
+        self.border = PluginRunner(spec.name, plugin, self.counters, computed, partial=spec.partial)
         self.keys: Keyspace[K] = Keyspace(spec, self.counters)
         self.shared: SharedClock | None = None
         if self.uses_watermark and spec.watermark == "shared":
@@ -64,6 +64,7 @@ class Operator(ABC, Generic[K]):
         self._due_keys: list[str] = []  # whose own watermarks have reached what waits for them
         self.ticks: ProcessingTimeTimers[K] = ProcessingTimeTimers(self)
         self._plugin = plugin
+        self._field = spec.read_fields[0]
         self._intake = ReadingExtractor(spec, plugin, self.counters)
         self._early = spec.early_every_ms is not None or spec.early_count is not None
         self._ripe: list[K] = []  # keys with windows that have the number of readings for an early result
@@ -122,7 +123,7 @@ class Operator(ABC, Generic[K]):
         so that the order in which a device lists its readings makes none of them late.
         """
         counters = self.counters
-        field = self.spec.fields[0]
+        field = self._field
         needs_all_fields = self._intake.needs_all_fields
         topic = binding.topic
         last: K | None = None
