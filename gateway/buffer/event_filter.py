@@ -70,10 +70,10 @@ class EventFilter:
                 None if ids is None else tuple(uuid.UUID(one) for one in ids),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as exc:
-            raise StoreError(f"the choice of events cannot be read: {exc}") from exc
+            raise StoreError(f"the filter of events cannot be read: {exc}") from exc
         unknown = found.keys() - chosen.as_json().keys()
         if unknown or not _is_plain(chosen):
-            raise StoreError(f"the choice of events cannot be read: {', '.join(unknown) or found}")
+            raise StoreError(f"the filter of events cannot be read: {', '.join(unknown) or found}")
         return chosen
 
 

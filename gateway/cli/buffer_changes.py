@@ -108,7 +108,7 @@ def drop(
     _require_choice(choice, everything)
     if choice.status is not None and choice.status not in sources(DeliveryEvent.DROP):
         raise typer.BadParameter(
-            f"what is {choice.status.name.lower()} cannot be dropped", param_hint="--status"
+            f"{choice.status.name.lower()} events cannot be dropped", param_hint="--status"
         )
     if not yes:
         wanted = _count(buffer_path(config), choice)
@@ -169,8 +169,8 @@ def restore(
     )
     if not done.numbers_known:
         typer.echo(
-            "the buffer before could not be read: sequence numbers that were given out after the backup are"
-            " given out again",
+            "the replaced buffer could not be read: sequence numbers that were used after the backup are"
+            " used again",
             err=True,
         )
 
@@ -197,7 +197,7 @@ def adopt(
             old_client = "" if leave_session or not foreign else _left_session(settings, path)
             if old_client and not yes:
                 typer.confirm(
-                    f"What the local broker has queued for {old_client!r} is dropped. Go on?",
+                    f"Messages that the local broker has queued for {old_client!r} are dropped. Continue?",
                     abort=True,
                     err=True,
                 )
@@ -208,7 +208,11 @@ def adopt(
                 opened.marker.write(opened.store.last_id())
         finally:
             opened.store.close()
-    text = f"the buffer of {owner!r} belongs to {settings.gateway.id!r} now" if foreign else "it is its own"
+    text = (
+        f"the buffer of {owner!r} belongs to {settings.gateway.id!r} now"
+        if foreign
+        else "the buffer belongs to this gateway already"
+    )
     _tell(Done({"before": owner, "ended_session": old_client}, live=False), as_json, text)
 
 

@@ -60,7 +60,9 @@ class _Page(NamedTuple):
             raise BadQueryError(f"format is json, ndjson or csv, not {form!r}")
         limit = _number(query, "limit", JSON_ROWS if form == "json" else None)
         if limit is not None and (limit < 1 or (form == "json" and limit > MOST_JSON_ROWS)):
-            raise BadQueryError(f"limit is 1 or more, and as JSON up to {MOST_JSON_ROWS}; ndjson has no end")
+            raise BadQueryError(
+                f"limit is at least 1, and for JSON at most {MOST_JSON_ROWS}; ndjson has no limit"
+            )
         return cls(form, limit, _number(query, "after", 0) or 0)
 
 
@@ -89,7 +91,9 @@ class HistoryApi:
         try:
             page = _Page.of(query)
             if self._at_work >= MAX_READING:
-                return PlainTextResponse(f"{MAX_READING} read the past already", 503, {"Retry-After": "5"})
+                return PlainTextResponse(
+                    f"{MAX_READING} requests for history are running", 503, {"Retry-After": "5"}
+                )
             rows = self._counted(_first(rows_of(query, page.after), page.limit))
             rows = _resumed(
                 await anext(rows, []), rows

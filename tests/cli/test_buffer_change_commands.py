@@ -154,7 +154,7 @@ def test_a_drop_asks_first_and_a_no_changes_nothing(config: Path, buffer: Path) 
     [
         (("retry",), "--all"),
         (("drop", "--yes"), "--all"),
-        (("drop", "--yes", "--status", "synced"), "what is synced cannot be dropped"),
+        (("drop", "--yes", "--status", "synced"), "synced events cannot be dropped"),
         (("retry", "x"), "not a UUID"),
         (("retry", "--stream", "a/#/b"), "--stream"),
         (("drop", "--yes", "--older-than", "soon"), "--older-than"),

@@ -241,7 +241,7 @@ def test_a_server_that_finds_us_too_fast_is_asked_half_as_often_for_good() -> No
     [
         (partial(right_answer, first=0xE4), "the server has no time itself"),
         (partial(right_answer, stratum=16), "the server has no time itself"),
-        (partial(right_answer, first=0x23), "the answer is no NTP server's"),
+        (partial(right_answer, first=0x23), "the answer is not from an NTP server"),
         (lambda asked: right_answer(b"\0" * 48), "no answer"),
         (lambda asked: b"", "no answer"),
     ],

@@ -135,7 +135,7 @@ class GpsSource:
 
     def _measured(self, now_s: float, offset_s: float, uncertainty_s: float) -> Measured:
         if not math.isfinite(offset_s + uncertainty_s):
-            raise ValueError("gpsd sent a number that is none")
+            raise ValueError("gpsd sent an invalid number")
         self.problem = ""
         self._next_s = now_s + _SILENT_AFTER_S
         return Measured(self.name, OffsetSample(now_s, offset_s, uncertainty_s))

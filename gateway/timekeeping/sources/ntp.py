@@ -138,7 +138,7 @@ class NtpSource:
         """Return why this answer gives no time; obeys a Kiss-o'-Death."""
         packet = _parse(answer)
         if packet is None or packet.mode != _SERVER:
-            return "the answer is no NTP server's"
+            return "the answer is not from an NTP server"
         if packet.stratum == 0:
             return self._obey(answer[12:16].decode("ascii", "replace"))
         if packet.leap == _UNSYNCHRONISED or packet.stratum > 15 or not packet.tx_timestamp:
