@@ -124,7 +124,7 @@ def list_command(
     short: Annotated[bool, typer.Option("--short", help="Cut topics so that lines have 80 columns.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The oldest events that fit, without their payloads."""
+    """List the oldest events that the options select, without their payloads."""
     choice = choice_of(status, kind, stream, older_than, newer_than)
     rows = []
     with read_buffer(buffer_path(config)) as reader:

@@ -23,7 +23,7 @@ def backup(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy the buffer as it is now, verify the copy, and keep it as the backup. The gateway goes on."""
+    """Copy the buffer as it is now, verify the copy, and keep it as the backup. The gateway keeps running."""
     with progress_bar() as progress:
         task = progress.add_task("copying", total=None)
         path = back_up(

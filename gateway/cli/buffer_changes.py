@@ -80,7 +80,7 @@ def retry(
     everything: All = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send failed events again: they become pending, with all their attempts, and no stream waits."""
+    """Send failed events again: they become pending, their attempts start at zero, and no stream pauses."""
     choice = choice_of(None, kind, stream, older_than, newer_than, event_ids or ())
     _require_choice(choice, everything)
     done = _change(config, {"do": "retry", "choice": choice.as_json()}, "retrying")
@@ -100,7 +100,7 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove events for good: failed and corrupt ones, or with --status pending what still waits.
+    """Remove events for good: failed and corrupt ones, or with --status pending those that wait.
 
     Each loss is counted, and announced on the gateway's alerts topic.
     """
@@ -129,7 +129,7 @@ def forward(
     everything: All = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send what was kept at the edge to the cloud after all: those events become pending."""
+    """Send events to the cloud that were kept at the edge: they become pending."""
     choice = replace(
         choice_of(None, kind, stream, None, None, event_ids or ()),
         from_ms=moment_ms(from_time, "--from"),
@@ -142,7 +142,7 @@ def forward(
 
 
 def compact(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Give free space inside of the file back to the file system. A running gateway goes on meanwhile."""
+    """Give free space in the file back to the file system. A running gateway keeps running."""
     done = _change(config, {"do": "compact"}, "compacting")
     before, after = (format_bytes(done.result[name]) for name in ("before_bytes", "after_bytes"))
     _tell(done, as_json, f"{before} → {after}")
@@ -155,7 +155,7 @@ def restore(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a backup in the place of the buffer of a stopped gateway. What was there is kept aside."""
+    """Replace the buffer of a stopped gateway by a backup. The replaced files stay beside it."""
     settings = load_config(config)
     path = settings.gateway.buffer_path
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,10 +183,10 @@ def adopt(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take the buffer of a stopped gateway over under the configured gateway.id, with what waits in it.
+    """Take over the buffer of a stopped gateway under the configured gateway.id, with its waiting events.
 
-    The old session at the local broker is ended, with what is queued in it: run the gateway under its old id
-    until that is empty, before.
+    The old session at the local broker is ended, with the messages queued in it: run the gateway under its
+    old id first, until that queue is empty.
     """
     settings, path = load_config(config), buffer_path(config)
     with _stopped(path, "adopt"):

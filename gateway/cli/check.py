@@ -22,7 +22,7 @@ from gateway.mqtt.mosquitto_child import embedded_program
 from gateway.pipeline.plugins_loader import find_plugins, load_window_plugin
 from gateway.windows.spec import WindowSpec
 
-ConfigPath = Annotated[Path | None, typer.Option("--config", "-c", help="The configuration file.")]
+ConfigPath = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file (YAML).")]
 Schema = Annotated[bool, typer.Option("--schema", help="Print the JSON Schema for editors instead.")]
 Samples = Annotated[
     Path | None,
@@ -40,7 +40,7 @@ def check(
 
     With --against it also tells which fields and parts of keys none of the recorded messages has.
 
-    Exits with 0 when it is sound, 1 when it has problems, 2 when it cannot be read.
+    Exits with 0 when it is valid, 1 when it has problems, 2 when it cannot be read.
     """
     if schema:
         typer.echo(json.dumps(json_schema(), indent=2))

@@ -49,7 +49,7 @@ def demo(
 ) -> None:
     """Show everything at work: sensors, a broker, the gateway, and a cloud that is cut off for a while.
 
-    It needs nothing but this process, listens on this machine only, and leaves nothing behind.
+    It needs no broker, listens on this machine only, and leaves nothing behind.
     Exits with 0 when the balance at the end is right, else with 1.
     """
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):

@@ -169,8 +169,8 @@ def check(
     plugins: Folder = DEFAULT_FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a plugin keeps the contract: merging gives what adding gives, and so on. A decoder is given
-    random payloads, an encoder some events.
+    """Check that a plugin keeps the contract, for example that merging gives the same as adding. A decoder
+    is given random payloads, an encoder some events.
 
     Exits with 0 when it does, 1 when it does not.
     """
@@ -245,7 +245,7 @@ def new(
         typer.Option("--kind", help="For windows, to decode payloads, or to make messages for the cloud."),
     ] = "window",
 ) -> None:
-    """Write a plugin to start from: it works, and says where to change what."""
+    """Write a working plugin to start from, with comments on what to change."""
     if not name.isidentifier() or name.startswith("_"):
         raise typer.BadParameter(
             f"{name!r}: letters, digits and underscores, not beginning with a digit or _"

@@ -74,7 +74,7 @@ def simulate(
     key_file: connecting.KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Publish as a fleet of devices, until --seconds or --count is over or Ctrl-C.
+    """Publish like a fleet of devices, until --seconds or --count is reached, or Ctrl-C.
 
     Connections that break are made again, and what was not acknowledged is sent again.
     Exits with 0 when the broker acknowledged everything, else with 1.

@@ -31,8 +31,12 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where such 
 
 def top(
     *,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Its configuration file.")] = None,
-    url: Annotated[str | None, typer.Option("--url", help="Its page: http://127.0.0.1:8080.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Configuration file of the gateway.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Address of its page: http://127.0.0.1:8080.")
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="File with http.token, if the gateway has one.")
     ] = None,
@@ -40,7 +44,7 @@ def top(
 ) -> None:
     """Show what a running gateway does, once a second. j and k scroll the windows, q ends it.
 
-    Give its configuration file, or the address of its page. Where the output is no terminal it is shown once.
+    Give its configuration file, or the address of its page. Prints once if the output is not a terminal.
     """
     ask = _asking(*_address(config, url, token_file))
     console = Console()
