@@ -14,6 +14,7 @@ from gateway.config import Config, parse_config
 from gateway.config.differences import changed_keys
 from gateway.core.errors import ConfigError, DecodeError
 from gateway.host.files import replace_file
+from gateway.wire.signatures import KeyFileError
 from gateway.wire.signed_config import read_signed_config
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class SignedConfigs:
         """Judge a message; what is right waits to be taken. Raises OSError when it cannot be written."""
         try:
             found = read_signed_config(payload, self._config.gateway.id, self._public_key)
-        except DecodeError as exc:
+        except (DecodeError, KeyFileError) as exc:
             log.error("a configuration from far is refused: %s %s", exc, exc.hint)
             with self._lock:
                 self._kept.outcome = f"refused: {exc}"

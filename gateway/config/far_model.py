@@ -26,7 +26,7 @@ class FarConfig(Section):
     accept: Literal["no", "signed"] = setting(
         "no",
         description="`signed`: take configurations on `topic` that `gateway config sign` made with the "
-        "private key of `public_key_file` (extra `signed`).",
+        "private key of `public_key_file` (extra `evidence`).",
     )
     public_key_file: FilePath | None = setting(
         None, description="Ed25519 public key (PEM) that configurations must be signed with."
@@ -52,7 +52,7 @@ class FarConfig(Section):
     @model_validator(mode="after")
     def _has_its_key(self) -> FarConfig:
         if self.accept == "signed" and self.public_key_file is None:
-            raise fault("accept: signed needs public_key_file", "gateway config keygen makes a pair of keys")
+            raise fault("accept: signed needs public_key_file", "gateway keys new makes a pair of keys")
         return self
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,7 +55,7 @@ class SigningKey:
     """A private key. Raises KeyFileError unless `pem` is an Ed25519 key without a password."""
 
     def __init__(self, pem: bytes) -> None:
-        self._key = _private_key(pem)
+        self._key = private_key(pem)
         self.key_id = key_id(self._key.public_key())
 
     def sign(self, payload: bytes, place: Place) -> tuple[bytes, Place]:
@@ -82,6 +83,16 @@ class PublicKeys:
             )
         self._keys = {key_id(key): key for key in keys}
         self.ids: Sequence[str] = [*self._keys]
+
+    def any_signed(self, signature: bytes, body: bytes) -> bool:
+        """Return True if one of the keys has made `signature` over `body`."""
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra
+
+        for key in self._keys.values():
+            with suppress(InvalidSignature):
+                key.verify(signature, body)
+                return True
+        return False
 
     def is_signed(self, record: SignedRecord) -> bool:
         """Return True if one of the keys has signed exactly these bytes."""
@@ -137,7 +148,8 @@ def key_id(key: Ed25519PublicKey) -> str:
     return sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
-def _private_key(pem: bytes) -> Ed25519PrivateKey:
+def private_key(pem: bytes) -> Ed25519PrivateKey:
+    """Return a private key. Raises KeyFileError unless `pem` is Ed25519 without a password."""
     serialization, ed25519 = _cryptography()
     try:
         key = serialization.load_pem_private_key(pem, password=None)
