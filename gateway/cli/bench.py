@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ HOST = "127.0.0.1"
 DEVICES = 1000
 _CLIENT = "gateway-bench"
 _TIMEOUT_S = 300.0
+_START_TIMEOUT_S = 30.0
 _LOOK_EVERY_S = 0.1  # each look costs the gateway some milliseconds
 
 
@@ -54,45 +56,58 @@ def bench(
 
 
 def _bare(messages: int, in_flight: int) -> float:
-    with _broker(in_flight) as port:
+    with _broker(in_flight) as (port, _):
         reserve_session(HOST, port, _CLIENT, "bench/+")
         publish_all(HOST, port, _fleet(messages))
         return receive_all(HOST, port, _CLIENT, messages)
 
 
 def _gateway(messages: int, in_flight: int, label: str) -> dict[str, float]:
-    """The rates at which queued messages become durable, and at which they reach the cloud broker."""
+    """The rates at which queued messages become durable, and at which they reach the cloud broker.
+
+    The local broker holds still until the gateway can be looked at, so that nothing comes unseen.
+    """
     with ExitStack() as stack:
-        local, cloud = stack.enter_context(_broker(in_flight)), stack.enter_context(_broker(1000))
+        local, holder = stack.enter_context(_broker(in_flight))
+        cloud, _ = stack.enter_context(_broker(1000))
         reserve_session(HOST, local, _CLIENT, "bench/+")
         publish_all(HOST, local, _fleet(messages))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         http = free_port(HOST)
         config = folder / "bench.yaml"
         config.write_text(yaml.safe_dump(_config(local, cloud, http)))
+        holder.send_signal(signal.SIGSTOP)
+        stack.callback(holder.send_signal, signal.SIGCONT)  # or it could not end
         stack.enter_context(_running([sys.executable, "-m", "gateway", "run", "-c", str(config)]))
+        _wait_until_seen(http)
+        holder.send_signal(signal.SIGCONT)
         durable, synced = _watch(http, messages)
         return {f"gateway, durable, {label}": durable, f"gateway, in the cloud, {label}": synced}
 
 
 def _watch(http_port: int, messages: int) -> tuple[float, float]:
-    """Messages per second until all are buffered, and until all are synced, from the first one seen."""
-    first: tuple[float, float] | None = None
-    durable_s = 0.0
-    deadline_s = time.monotonic() + _TIMEOUT_S
+    """Messages per second until all are buffered, and until all are synced."""
+    began_s, durable_s = time.monotonic(), 0.0
+    deadline_s = began_s + _TIMEOUT_S
     while time.monotonic() < deadline_s:
         numbers = _scrape(http_port)
         buffered = numbers.get('gateway_messages_total{outcome="buffered"}', 0.0)
         synced = numbers.get('gateway_buffer_events{status="synced"}', 0.0)
-        now_s = time.monotonic()
-        if first is None and buffered > 0:
-            first = (now_s, buffered)
-        if first is not None and not durable_s and buffered >= messages:
-            durable_s = now_s - first[0]
-        if first is not None and synced >= messages:
-            return (messages - first[1]) / durable_s, (messages - first[1]) / (now_s - first[0])
+        took_s = time.monotonic() - began_s
+        if not durable_s and buffered >= messages:
+            durable_s = took_s
+        if durable_s and synced >= messages:
+            return messages / durable_s, messages / took_s
         time.sleep(_LOOK_EVERY_S)
     raise GatewayError(f"the gateway did not take {messages} messages in {_TIMEOUT_S:g} s")
+
+
+def _wait_until_seen(http_port: int) -> None:
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while not _scrape(http_port):
+        if time.monotonic() > deadline_s:
+            raise GatewayError(f"the gateway did not start in {_START_TIMEOUT_S:g} s")
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _scrape(port: int) -> dict[str, float]:
@@ -146,7 +161,7 @@ def _config(local: int, cloud: int, http: int) -> dict[str, object]:
 
 
 @contextmanager
-def _broker(in_flight: int) -> Iterator[int]:
+def _broker(in_flight: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
     if program is None:
         raise GatewayError("the program mosquitto is not here", hint="install the package mosquitto")
@@ -157,16 +172,16 @@ def _broker(in_flight: int) -> Iterator[int]:
             f"listener {port} {HOST}\nallow_anonymous true\npersistence false\n"
             f"max_queued_messages 0\nmax_inflight_messages {in_flight}\nset_tcp_nodelay true\n"
         )
-        with _running([program, "-c", str(config)]):
+        with _running([program, "-c", str(config)]) as process:
             _wait_for(port)
-            yield port
+            yield port, process
 
 
 @contextmanager
-def _running(command: list[str]) -> Iterator[None]:
+def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:

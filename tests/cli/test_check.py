@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from gateway.cli.check import check
+from gateway.local.subscriptions import MEMORY_FILE, Memory
 
 APP = typer.Typer()
 APP.command()(check)
@@ -88,3 +89,29 @@ def test_the_schema_needs_no_file() -> None:
     result = run("--schema")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["required"] == ["gateway"]
+
+
+@pytest.mark.parametrize(
+    ("broker", "program", "said"),
+    [
+        ("amqtt", None, "amqtt, in memory"),
+        ("auto", None, "amqtt, in memory"),
+        ("auto", "/usr/sbin/mosquitto", "/usr/sbin/mosquitto, data in "),
+    ],
+)
+def test_the_program_of_the_embedded_broker_is_named(
+    file: Path, broker: str, program: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mqtt.mosquitto_child.find_mosquitto", lambda: program and Path(program))
+    file.write_text(f"{SOUND}local: {{url: embedded, broker: {broker}}}\n")
+    result = run("-c", file)
+    assert f"devices  embedded broker on 127.0.0.1:1883: {said}" in result.stdout
+
+
+def test_since_when_the_broker_keeps_messages_is_told(file: Path) -> None:
+    file.write_text(f"{SOUND}local: {{url: 'mqtt://edge:1883'}}\n")
+    file.write_text(file.read_text().replace("{id: g}", f"{{id: g, data_dir: {file.parent}}}"))
+    assert "session none yet: what the broker acknowledges before the first start" in run("-c", file).stdout
+    known = Memory("gateway-g at mqtt://edge:1883", ["a/+"], 1_700_000_000_000)
+    known.write(file.parent / MEMORY_FILE)
+    assert "session gateway-g, subscribed since 2023-11-14T22:13:20" in run("-c", file).stdout

@@ -11,10 +11,12 @@ import pytest
 from gateway.mqtt.concessions import Concessions
 from gateway.mqtt.endpoint import Will
 from tests.support.buffers import events
+from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.sending import check_complete, sending
 from tests.support.stub_broker import (
     CLOSE,
     CONNECT,
+    PINGREQ,
     PUBLISH,
     Answer,
     Packet,
@@ -88,3 +90,25 @@ def test_an_outage_that_looks_like_a_refused_will_costs_the_will_no_longer_than_
     concessions.ended(None, None, False)  # it was the will after all
     assert concessions.will is not None
     assert not concessions.will.retain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("protocol", "rule"), [("5", announced), ("5", by_disconnect), ("3.1.1", without_a_word)]
+)
+def test_the_local_side_goes_on_without_retained_messages(
+    tmp_path: Path, protocol: str, rule: Callable[[Packet], Answer | None]
+) -> None:
+    broker = StubBroker(rule)
+    local = {"url": broker.url, "protocol": protocol, "reconnect_max": "300ms"}
+    config = gateway_config(tmp_path, broker.url, local=local)
+    with broker.running(), GatewayProcess(config) as gateway:
+        wait_until(
+            lambda: [p for p in broker.of(PUBLISH, "/status") if not p.retain],
+            "a status that is not retained",
+        )
+        gateway.wait_ready()
+        made = broker.connections
+        wait_until(lambda: gateway.metric('gateway_link_up{link="republish"}') == 1, gateway.log())
+        wait_until(lambda: broker.of(PINGREQ) or gateway.metric("gateway_commits_total") > 3, "some time")
+        assert broker.connections == made

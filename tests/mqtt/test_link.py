@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import os
+import resource
 import socket
 import threading
 import time
@@ -371,3 +373,21 @@ def test_a_corrected_password_file_is_read_with_the_next_connection(
         wait_until(lambda: link.connected, "the connection")
         secret.unlink()
     assert link.endpoint.current_password() == "wrong", "the last one that is known"
+
+
+def test_a_process_with_more_than_a_thousand_descriptors_connects(mosquitto: MosquittoFactory) -> None:
+    """`select` cannot watch a descriptor beyond 1,023."""
+    broker, session = mosquitto(), Recorder((("t", 1),))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.dup(0) for _ in range(1100)]
+    try:
+        with running(session, port=broker.port) as link:
+            wait_until(lambda: session.sessions, "the connection")
+            session.do(link, lambda link: link.publish("t", b"1"))
+            wait_until(lambda: session.messages and session.answers, "the message and its PUBACK")
+            assert link.metrics.failures == 0
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -174,6 +174,14 @@ def test_every_event_becomes_one_line_however_often_it_is_sent(receiver: Receive
     assert (summary["missing"], summary["reordered"], summary["rejected"]) == (0, 0, 0)
 
 
+def test_what_goes_well_is_in_the_log_too(receiver: Receiver, cloud: Cloud) -> None:
+    receiver.subscribe()
+    cloud.send(events(range(1, 4)))
+    _, log = receiver.start("--once", "--idle", "1s").communicate(timeout=WAIT_S)
+    for said in ("connected to", "subscribed to", "first event: tele/a of plant-7"):
+        assert said in log
+
+
 def test_both_event_forms_arrive_as_the_frames_do(broker: Broker, receiver: Receiver, cloud: Cloud) -> None:
     receiver.subscribe()
     old_cloud = Cloud(broker.port, MQTTProtocolVersion.MQTTv311)
