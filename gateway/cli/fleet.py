@@ -15,11 +15,20 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from gateway.cli import connecting, fleet_screen
 from gateway.cli.settings import DEFAULT_CONFIG
+from gateway.core.errors import UnitError
+from gateway.core.units import parse_duration_ms
 
 if TYPE_CHECKING:
+    from gateway.fleet.board import Board
     from gateway.fleet.job import Input
     from gateway.fleet.report import FleetReport
+    from gateway.mqtt.endpoint import Endpoint
+
+_CONNECT_S = 15.0
+_RETAINED_S = 1.0
+"""Time for retained statuses: they come at once, one after the other."""
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work with what many gateways have sent.")
 
@@ -88,6 +97,86 @@ def run(
     typer.echo(json.dumps(_fields(report, took_s)) if as_json else _text(report, took_s), err=not as_json)
     if not report.complete:
         raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    *,
+    url: connecting.Url,
+    wait: Annotated[
+        str,
+        typer.Option("--for", help="How long to wait for audit records: gateways send one a minute."),
+    ] = "70s",
+    prefix: Annotated[str, typer.Option("--prefix", help="The gateways' topic prefix.")] = "gateway",
+    username: connecting.Username = None,
+    password_file: connecting.PasswordFile = None,
+    ca_file: connecting.CaFile = None,
+    cert_file: connecting.CertFile = None,
+    key_file: connecting.KeyFile = None,
+    protocol: connecting.Protocol = "5",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Show how each gateway of a fleet is: what has arrived until when, what is open, what is wrong.
+
+    It reads the status and audit records on the cloud broker and ends once each gateway that is online has
+    sent one. Exits with 1 when a gateway has an alarm or nothing is known of it, or there is none.
+    """
+    from gateway.fleet.board import Board  # noqa: PLC0415 - `--help` needs none of it
+
+    endpoint = connecting.endpoint(
+        url,
+        f"gateway-fleet-{os.getpid()}",
+        protocol=protocol,
+        username=username,
+        password_file=password_file,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
+    board = Board()
+    problem = _listen(board, endpoint, prefix, _seconds(wait))
+    now_ms = time.time_ns() // 1_000_000
+    states = board.states(now_ms)
+    if as_json:
+        typer.echo(json.dumps({"time_ms": now_ms, "gateways": [one._asdict() for one in states]}))
+    else:
+        fleet_screen.show(states, now_ms)
+    if problem:
+        typer.echo(f"error: {problem}", err=True)
+    if problem or not states or any(one.alarms or one.audited_ms is None for one in states):
+        raise typer.Exit(1)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration_ms(text) / 1000
+    except UnitError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--for") from exc
+
+
+def _listen(board: Board, endpoint: Endpoint, prefix: str, wait_s: float) -> str:
+    """Fill the board until every online gateway has sent a record; returns why it could not."""
+    from gateway.fleet.listener import FleetListener  # noqa: PLC0415 - see above
+    from gateway.mqtt.link import Link  # noqa: PLC0415 - see above
+
+    listener = FleetListener(board, prefix)
+    link = Link("fleet", endpoint, listener)
+    link.start()
+    try:
+        if not listener.subscribed_once.wait(min(wait_s, _CONNECT_S)):
+            return f"no connection to {endpoint.place}"
+        quiet_until_s = time.monotonic() + _RETAINED_S
+        end_s = time.monotonic() + wait_s
+        while time.monotonic() < end_s:
+            with listener.lock:
+                is_done = not board.waits_for and not board.is_empty
+            if is_done and time.monotonic() > quiet_until_s:
+                break
+            listener.heard.clear()
+            listener.heard.wait(0.2)
+        return f"{listener.unreadable} audit records could not be read" if listener.unreadable else ""
+    finally:
+        link.stop()
 
 
 def _inputs(places: list[str]) -> tuple[Input, ...]:
