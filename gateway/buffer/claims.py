@@ -35,11 +35,10 @@ _NOT_HELD = (
     " AND held.priority = buffer_events.priority AND refused_at <= ? AND retry_at > ?)"
 )
 _REFUSED = """
-SELECT json_group_array(json_array(stream, priority, first, before)) FROM (
-  SELECT events.stream, events.priority, min(events.id) AS first,
-         coalesce(max(refusals) FILTER (WHERE first_id = events.id), 0) AS before
-  FROM buffer_events AS events LEFT JOIN held USING (stream, priority)
-  WHERE events.id IN (SELECT value FROM json_each(?)) GROUP BY events.stream, events.priority)
+SELECT json_group_array(json_array(stream, priority, first, coalesce(refusals, 0))) FROM (
+  SELECT stream, priority, min(id) AS first FROM buffer_events
+  WHERE id IN (SELECT value FROM json_each(?)) GROUP BY stream, priority)
+LEFT JOIN (SELECT stream, priority, first_id AS first, refusals FROM held) USING (stream, priority, first)
 """
 _EXHAUSTED = """
 SELECT json_group_array(id) FROM buffer_events JOIN held USING (stream, priority)

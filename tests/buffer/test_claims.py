@@ -70,6 +70,25 @@ def test_events_that_come_back_are_found_though_a_claim_had_passed_them(tmp_path
         assert claim(store, 1) == others
 
 
+def test_an_event_that_comes_first_anew_has_been_refused_once_whatever_those_behind_it_were(
+    tmp_path: Path,
+) -> None:
+    """The first frame's answer was lost with the connection, those behind it were refused twice by then."""
+    with opened(tmp_path / "events.db") as store:
+        append(store, events(3, "t/a"))
+        now_ms = 0
+        with store.transaction():
+            store.move(store.claim(3, now_ms=now_ms)[:1], Status.SYNCING, DeliveryEvent.FAILURE)
+        refuse(store, [2, 3], now_ms)
+        for _ in range(2):
+            now_ms += 60_000
+            assert claim(store, now_ms) == [1, 2, 3]
+            assert refuse(store, [1, 2, 3], now_ms) == 0
+        now_ms += 60_000
+        assert claim(store, now_ms) == [1, 2, 3]
+        assert refuse(store, [1, 2, 3], now_ms) == 3
+
+
 def test_the_pause_survives_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     with opened(path) as store:
