@@ -23,6 +23,7 @@ from gateway.core.topics import check_filter
 if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.pipeline.recordings import Recording
+    from gateway.pipeline.rehearsal import WindowDifference
     from gateway.pipeline.replay import Recorded, Replay
     from gateway.windows.counters import Counters
     from gateway.windows.engine import WindowEngine
@@ -63,6 +64,14 @@ def replay(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output file of results, as JSON lines.")
     ] = None,
+    what_if: Annotated[
+        Path | None,
+        typer.Option("--what-if", help="Another configuration: print what would differ, window by window."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="With --what-if: draw the cost of each setting as SVG.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --what-if: print JSON.")] = False,
     no_flush: Annotated[
         bool, typer.Option("--no-flush", help="Leave windows open at the end of the input.")
     ] = False,
@@ -71,8 +80,13 @@ def replay(
 
     The input is what `gateway receive` or `gateway buffer export` wrote, the buffer itself, also of a running
     gateway, or lines {"topic": ..., "payload": ..., "time_ms": ...} in the order of arrival. Each result is a
-    line of the output, and so is each reading that came too late.
+    line of the output, and so is each reading that came too late. With --what-if it runs two configurations
+    and prints their differences instead.
     """
+    if what_if is None and (as_json or plot is not None):
+        raise typer.BadParameter("is for --what-if", param_hint="--json" if as_json else "--plot")
+    if what_if is not None and output is not None:
+        raise typer.BadParameter("is not for --what-if, which prints differences", param_hint="--output")
     from gateway.decode.routes import RouteTable  # noqa: PLC0415 - `--help` needs none of them
     from gateway.pipeline.replay import Replay  # noqa: PLC0415 - see above
 
@@ -80,6 +94,9 @@ def replay(
     recording = open_recording(
         settings, config, events, from_buffer=from_buffer, period=(since, until), stream=stream, of=gateway
     )
+    if what_if is not None:
+        _compare(settings, load_config(what_if), recording, flush=not no_flush, as_json=as_json, plot=plot)
+        return
     engine = make_engine(settings)
     gc.freeze()
     gc.set_threshold(_GARBAGE)
@@ -91,6 +108,33 @@ def replay(
         typer.echo(f"error: {exc.filename or events}: {exc.strerror}", err=True)
         raise typer.Exit(2) from exc
     _report(run, results, engine, recording)
+
+
+def _compare(
+    before: Config, after: Config, recording: Recording, *, flush: bool, as_json: bool, plot: Path | None
+) -> None:
+    from gateway.cli.what_if import what_if_json, what_if_svg, what_if_text  # noqa: PLC0415 - see above
+
+    differences, messages = rehearse(before, after, recording, flush=flush)
+    typer.echo((what_if_json if as_json else what_if_text)(differences, messages))
+    if plot is not None:
+        plot.write_text(what_if_svg(differences))
+
+
+def rehearse(
+    before: Config, after: Config, recording: Recording, *, flush: bool
+) -> tuple[list[WindowDifference], int]:
+    """Run two configurations over a recording; return their differences, and the number of messages."""
+    from gateway.decode.routes import RouteTable  # noqa: PLC0415 - `--help` needs none of them
+    from gateway.pipeline.rehearsal import Rehearsal, Side  # noqa: PLC0415 - see above
+
+    sides = [Side(RouteTable(one.route_specs()), make_engine(one)) for one in (before, after)]
+    gc.freeze()
+    gc.set_threshold(_GARBAGE)
+    rehearsal = Rehearsal(*sides)
+    for event in with_progress(recording):
+        rehearsal.feed(event)
+    return rehearsal.finish(flush=flush), rehearsal.messages
 
 
 def open_recording(

@@ -124,6 +124,11 @@ class WindowEngine:
         return {name: operator.counters for name, operator in self._operators.items()}
 
     @property
+    def operators(self) -> Mapping[str, Operator[Any]]:
+        """The windows at work, by name."""
+        return self._operators
+
+    @property
     def progressed(self) -> bool:
         """True if the last `advance` changed any state. The caller then takes a checkpoint with it."""
         return self._progressed
