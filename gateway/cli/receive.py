@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -26,12 +27,13 @@ from gateway.cli.receive_report import (
     verdict_fields,
     verdict_text,
 )
-from gateway.core.errors import UnitError
+from gateway.core.errors import TopicError, UnitError
 from gateway.core.units import parse_duration_ms
 from gateway.host.logs import set_up_logging
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.link import Link
 from gateway.receiver.completeness import Completeness, judge
+from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.evidence import Evidence, Examination, proof_fields, prove, read_records
 from gateway.receiver.ledger import Ledger
 from gateway.receiver.session import Receiver
@@ -94,6 +96,14 @@ def receive(
             help="One of several receivers that share the work and a PostgreSQL output.",
         ),
     ] = None,
+    route: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--route",
+            metavar="TOPIC",
+            help="Topic with the level {device}, for the column of that name. May be repeated.",
+        ),
+    ] = None,
     gateway: Annotated[str, typer.Option("--gateway", help="Only this gateway's events.")] = "+",
     prefix: Annotated[str, typer.Option("--prefix", help="The gateways' topic prefix.")] = "gateway",
     once: Annotated[bool, typer.Option("--once", help="Stop when nothing has arrived for --idle.")] = False,
@@ -120,7 +130,7 @@ def receive(
     set_up_logging("info", "text")
     keys = None if key is None else _public_keys(key)
     if prove_event is not None:
-        _prove(_sink(output, share), output, prove_event, keys)
+        _prove(_sink(output, share, route), output, prove_event, keys)
         return
     idle_s = _seconds(idle, "--idle") if once else None
     max_age_s = _seconds(max_age, "--max-age")
@@ -140,7 +150,7 @@ def receive(
             persistent=True,
         )
         receiver, ledger, name, problem = _receive(
-            endpoint, _sink(output, share), prefix, gateway, idle_s, repair=repair
+            endpoint, _sink(output, share, route), prefix, gateway, idle_s, repair=repair
         )
         report = summary(receiver, ledger)
         if not as_json:
@@ -153,7 +163,7 @@ def receive(
         raise typer.BadParameter(f"there is no {output} to verify", param_hint="--output")
     is_whole = True
     if verify:
-        verdict, evidence = _verify(_sink(output, share), output, max_age_s, keys)
+        verdict, evidence = _verify(_sink(output, share, route), output, max_age_s, keys)
         is_whole = verdict.complete and (evidence is None or evidence.sound)
         fields = verdict_fields(verdict)
         report["verify"] = fields if evidence is None else fields | {"evidence": evidence_fields(evidence)}
@@ -183,9 +193,13 @@ def _check_share(group: str | None, protocol: str, client_id: str | None) -> Non
         raise typer.BadParameter(problem, param_hint="--share")
 
 
-def _sink(output: str, share: str | None) -> Sink:
+def _sink(output: str, share: str | None, routes: Sequence[str] | None) -> Sink:
     try:
-        return sink_of(output) if share is None else shared_sink_of(output, share)
+        devices = DeviceNames(routes or ())
+    except (TopicError, ValueError) as exc:
+        raise typer.BadParameter(str(exc), param_hint="--route") from exc
+    try:
+        return sink_of(output, devices) if share is None else shared_sink_of(output, share, devices)
     except OutputError as exc:
         raise typer.BadParameter(f"{exc}; {exc.hint}", param_hint="--output") from exc
 

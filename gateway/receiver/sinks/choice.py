@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
+from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.sinks.ndjson import EventFile
 from gateway.receiver.sinks.sink import OutputError, Sink
 from gateway.receiver.sinks.sqlite import EventTable
@@ -18,7 +19,7 @@ SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
 
 
-def shared_sink_of(output: str, group: str) -> SharedDatabase:
+def shared_sink_of(output: str, group: str, devices: DeviceNames | None = None) -> SharedDatabase:
     """Return the sink of one of several receivers, not yet open. Raises OutputError like `sink_of`."""
     if not output.startswith(POSTGRES):
         raise OutputError(
@@ -27,7 +28,7 @@ def shared_sink_of(output: str, group: str) -> SharedDatabase:
     with _needs_psycopg():
         from gateway.receiver.sinks.postgres_shared import SharedDatabase  # noqa: PLC0415 - as below
 
-        return SharedDatabase(output, group)
+        return SharedDatabase(output, group, devices)
 
 
 def is_shared(sink: Sink) -> TypeGuard[SharedDatabase]:
@@ -35,15 +36,15 @@ def is_shared(sink: Sink) -> TypeGuard[SharedDatabase]:
     return hasattr(sink, "join")
 
 
-def sink_of(output: str) -> Sink:
+def sink_of(output: str, devices: DeviceNames | None = None) -> Sink:
     """The sink, not yet open. Raises OutputError when it is none, or its driver is not installed."""
     if output.startswith(SQLITE):
-        return EventTable(Path(output.removeprefix(SQLITE)))
+        return EventTable(Path(output.removeprefix(SQLITE)), devices)
     if output.startswith(POSTGRES):
         with _needs_psycopg():
             from gateway.receiver.sinks.postgres import EventDatabase  # noqa: PLC0415 - an extra that few need
 
-            return EventDatabase(output)
+            return EventDatabase(output, devices)
     if "://" in output:
         raise OutputError("is no output that is known", hint=f"a path, {SQLITE}path, or {POSTGRES[0]}host/db")
     return EventFile(Path(output))

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from gateway.core.sequence_sets import Stretch
+from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.ledger import Identity, Ledger, Series
 from gateway.receiver.sinks.postgres import ADVISORY_LOCK, EventDatabase
 from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError
@@ -37,8 +38,8 @@ _LOOKED_UP = 100_000  # numbers in one question
 class SharedDatabase(EventDatabase):
     """A sink of one member of the group `share`."""
 
-    def __init__(self, url: str, share: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, share: str, devices: DeviceNames | None = None) -> None:
+        super().__init__(url, devices)
         self.group = share
         self._members: set[int] = set()
 

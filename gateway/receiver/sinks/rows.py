@@ -9,13 +9,15 @@ COLUMNS = (
     *("event_id", "gateway", "stream", "sequence_num", "event_time_ms", "ingest_time_ms"),
     *("device_time_ms", "priority", "kind", "flags", "payload", "payload_bytes", "buffer"),
 )
+WRITTEN = (*COLUMNS, "device")
+"""All columns; the last one is not the event's, but found in its topic."""
 IDENTITY = ("gateway", "event_id", "stream", "sequence_num", "ingest_time_ms", "buffer")
 
 Row = tuple[object, ...]
 
 
-def row_of(received: Received, event_id: object) -> Row:
-    """The values of COLUMNS. A payload that is text is in `payload`, any other in `payload_bytes`."""
+def row_of(received: Received, event_id: object, device: str | None) -> Row:
+    """Return the values of WRITTEN. A payload that is text is in `payload`, any other in `payload_bytes`."""
     gateway_id, event, buffer_id = received
     text = _text(event.payload)
     return (
@@ -32,6 +34,7 @@ def row_of(received: Received, event_id: object) -> Row:
         text,
         event.payload if text is None else None,
         buffer_id,
+        device,
     )
 
 

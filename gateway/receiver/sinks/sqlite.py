@@ -14,9 +14,11 @@ import apsw
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message
+from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.ledger import Identity
-from gateway.receiver.sinks.rows import COLUMNS, IDENTITY, row_of
+from gateway.receiver.sinks.rows import IDENTITY, WRITTEN, row_of
 from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received
+from gateway.receiver.sinks.views import INDICES, SQLITE_VIEWS
 from gateway.wire.event_format import id_text
 
 _SCHEMA = """
@@ -24,7 +26,7 @@ CREATE TABLE IF NOT EXISTS gateway_events (
   event_id TEXT PRIMARY KEY, gateway TEXT NOT NULL, stream TEXT NOT NULL, sequence_num INTEGER NOT NULL,
   event_time_ms INTEGER NOT NULL, ingest_time_ms INTEGER NOT NULL, device_time_ms INTEGER,
   priority TEXT NOT NULL, kind TEXT NOT NULL, flags INTEGER NOT NULL, payload TEXT, payload_bytes BLOB,
-  buffer TEXT NOT NULL DEFAULT '');
+  buffer TEXT NOT NULL DEFAULT '', device TEXT);
 CREATE TABLE IF NOT EXISTS gateway_rejected (
   topic TEXT NOT NULL, arrival_ms INTEGER NOT NULL, reason TEXT NOT NULL, error TEXT NOT NULL, payload BLOB);
 CREATE TABLE IF NOT EXISTS gateway_receiver (
@@ -32,7 +34,7 @@ CREATE TABLE IF NOT EXISTS gateway_receiver (
 CREATE TABLE IF NOT EXISTS gateway_records (id INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 """
 _INSERT = (
-    f"INSERT INTO gateway_events ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - question marks
+    f"INSERT INTO gateway_events ({', '.join(WRITTEN)}) VALUES ({', '.join('?' * len(WRITTEN))})"  # noqa: S608 - question marks
     " ON CONFLICT (event_id) DO NOTHING"
 )
 _READ = f"SELECT {', '.join(IDENTITY)} FROM gateway_events WHERE rowid > ? ORDER BY rowid"  # noqa: S608
@@ -41,8 +43,9 @@ _READ = f"SELECT {', '.join(IDENTITY)} FROM gateway_events WHERE rowid > ? ORDER
 class EventTable:
     """A sink: `gateway_events` in the file at `path`. See `receiver.sinks.sink` for what each method does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, devices: DeviceNames | None = None) -> None:
         self.path = path
+        self._devices = devices or DeviceNames()
         self._lock: io.FileIO | None = None
         self._connection: apsw.Connection | None = None
         self._position = 0
@@ -63,7 +66,9 @@ class EventTable:
             self._connection.execute("PRAGMA journal_mode = wal")
             self._connection.execute("PRAGMA synchronous = full")
             self._connection.execute(_SCHEMA)
-            self._add_buffer(self._connection)
+            self._add_columns(self._connection)
+            self._connection.execute(INDICES)
+            self._connection.execute(SQLITE_VIEWS)
             row = self._open_connection.execute("SELECT position, state FROM gateway_receiver").fetchone()
             if row is None:
                 return None
@@ -71,11 +76,13 @@ class EventTable:
             return bytes(row[1])
 
     @staticmethod
-    def _add_buffer(connection: apsw.Connection) -> None:
-        """A table of an earlier version does not have the column."""
+    def _add_columns(connection: apsw.Connection) -> None:
+        """Add what a table of an earlier version does not have."""
         columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(gateway_events)")}
         if "buffer" not in columns:
             connection.execute("ALTER TABLE gateway_events ADD COLUMN buffer TEXT NOT NULL DEFAULT ''")
+        if "device" not in columns:
+            connection.execute("ALTER TABLE gateway_events ADD COLUMN device TEXT")
 
     def claims(self) -> bytes | None:
         return None
@@ -87,7 +94,8 @@ class EventTable:
         return self._read(0)
 
     def write(self, events: Sequence[Received]) -> int:
-        rows = [row_of(each, id_text(each.event.event_id)) for each in events]
+        device = self._devices.of
+        rows = [row_of(one, id_text(one.event.event_id), device(one.event.stream)) for one in events]
         connection = self._open_connection
         before = connection.total_changes()
         with self._errors(), connection:
