@@ -12,15 +12,19 @@ from gateway.app.part import Part
 from gateway.app.processing import Processing
 from gateway.app.storage import STOP_TIMEOUT_S, OpenBuffer, works
 from gateway.buffer.store import Store
+from gateway.cloud.alarm_requests import AlarmRequests
 from gateway.cloud.auditor import Auditor
+from gateway.cloud.backfills import Backfills
 from gateway.cloud.bridge import Bridge
 from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
 from gateway.cloud.record_signer import RecordSigner
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.config import Config
+from gateway.config.backfill_model import keeps_something
 from gateway.config.models import Cloud
 from gateway.config.specs import (
+    backfill_settings,
     bridge_spec,
     confirm_settings,
     downlink_settings,
@@ -42,18 +46,26 @@ from gateway.wire.uplink_topics import UplinkTopics
 
 
 class CloudPart(Part):
-    """`gateway.bridge-N`, `gateway.audit`, `gateway.confirm`, the downlink; without a cloud no connections.
+    """`gateway.bridge-N`, `gateway.audit`, `gateway.confirm`, `gateway.backfill` and the downlink; without a
+    cloud no connections.
 
     When it stops, what was claimed and not acknowledged waits for the next start.
     """
 
     def __init__(
-        self, config: Config, clock: Clock, budget: MemoryBudget, buffer: OpenBuffer, processing: Processing
+        self,
+        config: Config,
+        clock: Clock,
+        budget: MemoryBudget,
+        buffer: OpenBuffer,
+        processing: Processing,
+        alarms: AlarmRequests | None = None,
     ) -> None:
         self.bridges: list[Bridge] = []
         self.bridge_links: list[Link] = []
         self.downlink: CloudSide | None = None
         self.confirmations: Confirmations | None = None
+        self.backfills: Backfills | None = None
         self._auditor: Auditor | None = None
         self._other_links: list[Link] = []
         self._node: EdgeNode | None = None
@@ -71,6 +83,7 @@ class CloudPart(Part):
             self._add_bridges(config, config.cloud, budget)
             self._add_audit(config.cloud, signing_key(config))
             self._add_confirmations(config.cloud)
+            self._add_backfills(config, config.cloud, alarms)
             self._add_downlink(config, config.cloud)
             (self._share_one_link if config.cloud.one_connection else self._add_links)(config.cloud)
 
@@ -86,6 +99,8 @@ class CloudPart(Part):
             self._auditor.finish()
         if self.confirmations is not None:
             self.confirmations.finish()
+        if self.backfills is not None:
+            self.backfills.finish()
         if self.bridges and works(self._writer):
             self._writer.call(Store.release_all, STOP_TIMEOUT_S)
 
@@ -129,6 +144,12 @@ class CloudPart(Part):
             cloud.confirm_silent_after / 1000,
         )
 
+    def _add_backfills(self, config: Config, cloud: Cloud, alarms: AlarmRequests | None) -> None:
+        if cloud.backfill is not None and keeps_something(config):
+            self.backfills = Backfills(
+                self._topics, self._buffer.path, self._writer, self._now_ms, cloud.backfill, alarms
+            )
+
     def _add_downlink(self, config: Config, cloud: Cloud) -> None:
         if not cloud.downlink:
             return
@@ -149,16 +170,22 @@ class CloudPart(Part):
         if self.confirmations is not None:
             where = endpoint(cloud, "-confirm", **confirm_settings(cloud))
             self._other_links.append(self._link("confirm", where, self.confirmations))
+        if self.backfills is not None:
+            where = endpoint(cloud, "-backfill", **backfill_settings(cloud))
+            self._other_links.append(self._link("backfill", where, self.backfills))
         if self.downlink is not None:
             where = endpoint(cloud, "-downlink", **downlink_settings(cloud))
             self._other_links.append(self._link("downlink", where, self.downlink))
 
     def _share_one_link(self, cloud: Cloud) -> None:
         """Add one link for all parts, with the client identifier exactly as configured."""
-        others = (self._auditor, self.confirmations, self.downlink)
+        others = (self._auditor, self.confirmations, self.backfills, self.downlink)
         members = [*self.bridges, *(each for each in others if each is not None)]
         settings = downlink_settings(cloud) if self.downlink is not None else {}
         readers: dict[str, Session] = {}
+        if self.backfills is not None:
+            readers[self._topics.backfill] = self.backfills
+            settings = backfill_settings(cloud) | settings
         if self.confirmations is not None:
             readers[self._topics.confirm] = self.confirmations
             settings = confirm_settings(cloud) | settings

@@ -21,7 +21,9 @@ from gateway.app.processing import Processing
 from gateway.app.reports import ReportPart
 from gateway.app.storage import OpenBuffer, Writing
 from gateway.buffer.retention.policy import usable_bytes
+from gateway.cloud.alarm_requests import AlarmRequests
 from gateway.config import Config
+from gateway.config.backfill_model import alarm_backfills
 from gateway.config.origin import ConfigOrigin, FromFar
 from gateway.config.specs import memory_bytes
 from gateway.core.clock import SteadyClock
@@ -103,8 +105,9 @@ class _Graph:
         budget = memory_budget(memory_bytes(config.flow))
         drain = Progress()
         processing = Processing(config, clock, budget, buffer, drain)
-        republish = RepublishPart(config, clock, processing, buffer.store, buffer.path)
-        cloud = CloudPart(config, clock, budget, buffer, processing)
+        alarms = AlarmRequests(alarm_backfills(config), clock.now_ms)
+        republish = RepublishPart(config, clock, processing, buffer.store, buffer.path, alarms.raised)
+        cloud = CloudPart(config, clock, budget, buffer, processing, alarms)
         ingest = IngestPart(config, clock, processing)
         self.parts: list[Part] = [
             Writing(
@@ -156,6 +159,7 @@ class _Graph:
             bridge_links=cloud.bridge_links,
             downlink=cloud.downlink,
             confirmations=cloud.confirmations,
+            backfills=cloud.backfills,
             workers=[worker for part in self.parts for worker in part.workers],
             drain=drain,
             history=History(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ from gateway.mqtt.loopback import check_loopback
 from gateway.mqtt.mosquitto_child import MosquittoChild, embedded_program
 from gateway.pipeline.commands import AppendBatch
 from gateway.status.gateway_status import GatewayStatus
-from gateway.wire.alarms import alarm_state
+from gateway.wire.alarms import AlarmState, alarm_state
 from gateway.wire.home_assistant import Discovery
 
 if TYPE_CHECKING:
@@ -59,7 +59,13 @@ class RepublishPart(Part):
     """`gateway.republish`: publishes results, status and backpressure for the devices' side."""
 
     def __init__(
-        self, config: Config, clock: Clock, processing: Processing, store: Store, buffer_path: Path
+        self,
+        config: Config,
+        clock: Clock,
+        processing: Processing,
+        store: Store,
+        buffer_path: Path,
+        on_alarm: Callable[[bytes, bytes], object] = lambda _alert, _state: None,
     ) -> None:
         topics, discovery = processing.topics, _discovery(config, processing.topics)
         prefixes = _retained_prefixes(config, topics)
@@ -75,7 +81,7 @@ class RepublishPart(Part):
             partial(_begins_with, prefixes),
             store.meta_int(REPUBLISHED_ID),
             discovery,
-            partial(alarm_state, topics),
+            _told(partial(alarm_state, topics), on_alarm),
             frozenset(spec.name for spec in config.window_specs() if not spec.has_order),
             self._leftovers,
         )
@@ -95,6 +101,20 @@ class RepublishPart(Part):
     @property
     def links(self) -> Sequence[Link]:
         return (self._link,)
+
+
+def _told(
+    state_of: Callable[[str, bytes, int], AlarmState | None], on_alarm: Callable[[bytes, bytes], object]
+) -> Callable[[str, bytes, int], AlarmState | None]:
+    """`state_of`, which also tells `on_alarm` the alert and the state that it brings."""
+
+    def state(topic: str, payload: bytes, time_ms: int) -> AlarmState | None:
+        found = state_of(topic, payload, time_ms)
+        if found is not None:
+            on_alarm(payload, found.payload)
+        return found
+
+    return state
 
 
 class IngestPart(Part):

@@ -16,7 +16,7 @@ from gateway.core.events import Kind, Status
 @dataclass(frozen=True)
 class EventFilter:
     """All conditions hold at once; one that is None holds always. `stream` is a topic or a topic filter;
-    `from_ms` (included) and `before_ms` bound the arrival time."""
+    `from_ms` (included) and `before_ms` bound the arrival time, the other two the time of the event."""
 
     status: Status | None = None
     stream: str | None = None
@@ -24,6 +24,8 @@ class EventFilter:
     from_ms: int | None = None
     before_ms: int | None = None
     event_ids: tuple[uuid.UUID, ...] | None = None
+    happened_from_ms: int | None = None
+    happened_before_ms: int | None = None
 
     @property
     def is_everything(self) -> bool:
@@ -38,6 +40,8 @@ class EventFilter:
             "kind = ?": None if self.kind is None else int(self.kind),
             "ingest_time >= ?": self.from_ms,
             "ingest_time < ?": self.before_ms,
+            "event_time >= ?": self.happened_from_ms,
+            "event_time < ?": self.happened_before_ms,
             "lower(hex(event_id)) IN (SELECT value FROM json_each(?))": ids,
         }
         given = {sql: value for sql, value in conditions.items() if value is not None}
@@ -53,6 +57,8 @@ class EventFilter:
             "from_ms": self.from_ms,
             "before_ms": self.before_ms,
             "event_ids": ids,
+            "happened_from_ms": self.happened_from_ms,
+            "happened_before_ms": self.happened_before_ms,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -68,6 +74,8 @@ class EventFilter:
                 found.get("from_ms"),
                 found.get("before_ms"),
                 None if ids is None else tuple(uuid.UUID(one) for one in ids),
+                found.get("happened_from_ms"),
+                found.get("happened_before_ms"),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as exc:
             raise StoreError(f"the filter of events cannot be read: {exc}") from exc
@@ -78,5 +86,6 @@ class EventFilter:
 
 
 def _is_plain(choice: EventFilter) -> bool:
-    times = all(isinstance(at, (int, type(None))) for at in (choice.from_ms, choice.before_ms))
+    bounds = (choice.from_ms, choice.before_ms, choice.happened_from_ms, choice.happened_before_ms)
+    times = all(isinstance(at, (int, type(None))) for at in bounds)
     return times and isinstance(choice.stream, (str, type(None)))

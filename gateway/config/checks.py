@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
+from gateway.config.backfill_model import backfill_warnings
 from gateway.config.document import Path, Problem
 from gateway.config.downlink_model import downlink_warnings
 from gateway.config.encoder_model import format_warnings
@@ -170,6 +171,7 @@ def warnings_of(config: Config) -> tuple[str, ...]:
         *downlink_warnings(config),
         *topics_warnings(config),
         *format_warnings(config),
+        *backfill_warnings(config),
         *_storage_warnings(config),
         *_time_warnings(config),
     )

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from gateway.config.backfill_model import backfill_problems
 from gateway.config.checks import Parts, cross_check
 from gateway.config.document import MAX_FILE_BYTES, Document, Problem, read_document
 from gateway.config.downlink_model import downlink_problems
@@ -109,7 +110,13 @@ def _validate(document: Document, context: dict[str, Any]) -> tuple[Config | Non
         errors = exc.errors(include_url=False, include_context=True)
         found = [from_pydantic(error, Config, document) for error in errors]
         return None, found + list(cross_check(_salvage(document.data, context)))
-    checks: tuple[Inspect, ...] = (downlink_problems, topics_problems, format_problems, far_problems)
+    checks: tuple[Inspect, ...] = (
+        downlink_problems,
+        topics_problems,
+        format_problems,
+        backfill_problems,
+        far_problems,
+    )
     return config, [*cross_check(Parts.of(config)), *(each for check in checks for each in check(config))]
 
 

@@ -316,6 +316,12 @@ class Cloud(Broker):
         description="With `confirm: receiver`: an alert, when the receiver has confirmed nothing for so long "
         "while events wait for it.",
     )
+    backfill: Annotated[RatePerS | None, BeforeValidator(none_if_off), OrOff] = setting(
+        "1000/s",
+        description="Events per second that are sent up at a request for what `forward` keeps "
+        "([bridge.md](bridge.md)). `off`: no requests are taken. Where everything is forwarded, nothing is "
+        "subscribed to.",
+    )
     drain_target: PositiveDurationMs | None = setting(
         None,
         description=(

@@ -20,6 +20,7 @@ from gateway.config.topics_model import uplink_topics
 from gateway.host.machine import memory_limit_bytes
 from gateway.mqtt.credentials import AzureSas, CommandPassword
 from gateway.mqtt.endpoint import Endpoint, Proxy, Tls
+from gateway.wire.backfill import MAX_REQUEST_BYTES
 from gateway.wire.confirmation import MAX_MESSAGE_BYTES
 from gateway.wire.signatures import SigningKey
 
@@ -117,6 +118,15 @@ def confirm_settings(cloud: Cloud) -> dict[str, Any]:
         "persistent": True,
         "session_expiry_s": cloud.session_expiry // 1000,
         "max_packet_bytes": MAX_MESSAGE_BYTES + _ANY_TOPIC_BYTES,
+    }
+
+
+def backfill_settings(cloud: Cloud) -> dict[str, Any]:
+    """Return what is particular to the connection on which requests come: the broker queues for it."""
+    return {
+        "persistent": True,
+        "session_expiry_s": cloud.session_expiry // 1000,
+        "max_packet_bytes": MAX_REQUEST_BYTES + _ANY_TOPIC_BYTES,
     }
 
 

@@ -254,6 +254,13 @@ Options = Annotated[
 ]
 
 
+class AlarmBackfillSection(Section):
+    """Raw events to send up around an alarm."""
+
+    before: DurationMs = setting("10m", description="How long before its beginning.")
+    after: DurationMs = setting("10m", description="How long after its beginning.")
+
+
 class Window(Section):
     """One aggregation: a source, a key, a span and a plugin."""
 
@@ -338,6 +345,9 @@ class Window(Section):
         True,
         description="Whether aggregates go to the cloud. `false`: they are published locally and kept in the "
         "buffer, and `gateway buffer forward` sends them.",
+    )
+    backfill: AlarmBackfillSection | None = setting(
+        None, description="Raw events around each alarm that are sent up, where `forward` keeps them."
     )
     on_change: Literal["drop", "replay"] = setting(
         "drop",

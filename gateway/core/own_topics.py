@@ -103,6 +103,16 @@ class OwnTopics:
         return f"{self.root}/down/confirm"
 
     @property
+    def backfill(self) -> str:
+        """Topic on which anybody who may asks for what is kept at the edge."""
+        return f"{self.root}/down/backfill"
+
+    @property
+    def backfill_answers(self) -> str:
+        """Topic of the answers."""
+        return f"{self.root}/backfill"
+
+    @property
     def uplink_filters(self) -> tuple[str, str, str]:
         """The subscriptions that take everything that is sent up, audits included."""
         return self.batch("+"), self.event("#"), self.audit

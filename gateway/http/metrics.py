@@ -46,6 +46,7 @@ class GatewayCollector(Collector):
                 self._drain,
                 self._downlink,
                 self._confirmations,
+                self._backfills,
                 self._flow,
                 partial(clock_metrics, self._status),
             ),
@@ -351,6 +352,21 @@ class GatewayCollector(Collector):
             "1: events wait, and no receiver has confirmed any for long.",
             value=int(metrics.silent),
         )
+
+    def _backfills(self) -> Iterator[Metric]:
+        session = self._status.backfills
+        if session is None:
+            return
+        metrics = session.metrics
+        requests, events = "Requests for what is kept at the edge.", "Kept events that went up at a request."
+        yield CounterMetricFamily("gateway_backfill_requests", requests, value=metrics.requests)
+        yield CounterMetricFamily("gateway_backfill_events", events, value=metrics.events)
+        rejected = CounterMetricFamily(
+            "gateway_backfill_rejected", "Requests that were refused.", labels=["reason"]
+        )
+        for reason, count in list(metrics.rejected.items()):
+            rejected.add_metric([reason], count)
+        yield rejected
 
     def _flow(self) -> Iterator[Metric]:
         signal, load = self._status.signal, self._status.load

@@ -15,6 +15,7 @@ from gateway.buffer.repair.upkeep import Upkeep
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
+from gateway.cloud.backfills import Backfills
 from gateway.cloud.bridge import Bridge
 from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
@@ -76,6 +77,7 @@ class GatewayStatus:
     bridge_links: Sequence[Link]
     downlink: CloudSide | None
     confirmations: Confirmations | None
+    backfills: Backfills | None
     workers: Sequence[HasThread]
     """Everything that has a thread of its own."""
     drain: Progress

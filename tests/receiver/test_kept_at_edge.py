@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.conftest import MosquittoFactory
@@ -55,3 +56,33 @@ def raw_of(folder: Path) -> list[int]:
     """The raw messages that the receiver has."""
     lines = map(json.loads, (folder / "events.ndjson").read_text().splitlines())
     return [line["payload"]["n"] for line in lines if line["kind"] == "raw"]
+
+
+@pytest.mark.slow
+def test_aggregates_alone_take_a_fraction_of_the_bytes_and_the_receiver_is_complete(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    """20 devices, one reading each every second, for five minutes: 100 aggregates of a minute each."""
+    readings = [
+        (f"sensors/d{n % 20}", json.dumps({"t": 1_700_000_000_000 + n * 50, "v": n % 97, "n": n}))
+        for n in range(6000)
+    ]
+    sent_bytes = {}
+    for forward in (True, False):
+        folder = tmp_path / str(forward)
+        folder.mkdir()
+        local, cloud = mosquitto(KEEPS_ALL), mosquitto(KEEPS_ALL)
+        path = gateway_config(folder, local.url, cloud={"url": cloud.url, "audit": "5s"})
+        settings = yaml.safe_load(path.read_text())
+        settings["routes"][0]["forward"] = forward
+        path.write_text(yaml.safe_dump(settings))
+        consumer = Consumer(cloud, str(folder / "events.ndjson"))
+        consumer.once()
+        with GatewayProcess(path) as gateway:
+            gateway.wait_ready()
+            publish(local.port, readings)
+            found = consumer.wait_until_audited(gateway, local, 6000)
+            assert found["complete"], found
+            assert found["declared"].get("kept", 0) >= (0 if forward else 6000)
+            sent_bytes[forward] = gateway.metric("gateway_bridge_wire_bytes_total")
+    assert sent_bytes[False] < 0.1 * sent_bytes[True]

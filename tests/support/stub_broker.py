@@ -118,6 +118,12 @@ class StubBroker:
     def ended(self, connection: int) -> None:
         """Override to be told of the end of a connection."""
 
+    def send_all(self, data: bytes) -> None:
+        """Send bytes on every open connection."""
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.sendall(data)
+
     def drop_all(self) -> None:
         """Close every connection."""
         for each in self._sockets:

@@ -1,0 +1,39 @@
+"""Which streams and which time an alarm asks for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.cloud.alarm_requests import AlarmRequests
+from gateway.delivery.alarm_backfill import AlarmBackfill
+from gateway.wire.backfill import BackfillRequest
+
+
+@pytest.mark.parametrize(
+    ("topic", "key", "value", "streams"),
+    [
+        ("tele/{device}/SENSOR", "{device}", "d1", "tele/d1/SENSOR"),
+        ("{hall}/{device}/t", "{hall}/{device}", "h1/d1", "h1/d1/t"),
+        ("{hall}/{device}/t", "{hall}", "h1", "h1/+/t"),
+        ("{hall}/{device}/t", "all", "all", "+/+/t"),
+        ("tele/{device}/SENSOR", "{device}:{channel}", "d1:3", "tele/d1/SENSOR"),
+        ("tele/{device}/SENSOR", "{device}", "with/slash", "tele/+/SENSOR"),
+        ("tele/+/{rest...}", "x", "x", "tele/+/#"),
+    ],
+)
+def test_the_key_of_a_window_says_which_streams(topic: str, key: str, value: str, streams: str) -> None:
+    assert AlarmBackfill(topic, key, 1, 1).streams(value) == streams
+
+
+def test_an_alarm_asks_at_once_for_what_was_before_and_later_for_what_came_after() -> None:
+    requests = AlarmRequests({"hot": AlarmBackfill("tele/{device}", "{device}", 10, 20)}, lambda: 104)
+    alert = json.dumps({"window": "hot", "key": "d1"}).encode()
+    requests.raised(alert, json.dumps({"state": "on", "since_ms": 100}).encode())
+    requests.raised(alert, json.dumps({"state": "off", "since_ms": 110}).encode())
+    requests.raised(json.dumps({"window": "other", "key": "d1"}).encode(), b'{"state":"on","since_ms":1}')
+    assert requests.due(105) == [BackfillRequest("tele/d1", 90, 100, "alarm hot/d1")]
+    assert requests.due(123) == []
+    assert requests.due(124) == [BackfillRequest("tele/d1", 100, 120, "alarm hot/d1")]
+    assert requests.due(10_000) == []
