@@ -32,6 +32,7 @@ class Suspects:
 
     def __init__(self) -> None:
         self._strikes: dict[int, int] = {}  # of an event, by its id
+        self._closed_alone: set[int] = set()  # events of which a close came while nothing else was on its way
         self._unsettled: set[int] = set()  # on their way at the last close
         self._closes = 0  # in a row
         self._careful_messages = 0
@@ -47,6 +48,7 @@ class Suspects:
         if self._strikes:
             for each in ids:
                 self._strikes.pop(each, None)
+            self._closed_alone.difference_update(ids)
         if self._unsettled:
             self._unsettled.difference_update(ids)
             self._careful_messages += 1
@@ -62,6 +64,7 @@ class Suspects:
         """Forget events that have failed, or were refused in another way."""
         for each in ids:
             self._strikes.pop(each, None)
+            self._closed_alone.discard(each)
             self._unsettled.discard(each)
 
     def closed(self, in_flight: Sequence[Sequence[int]], *, named: bool) -> Finding:
@@ -78,6 +81,9 @@ class Suspects:
             return Finding.FAIL
         if len(self._strikes) > _MOST_EVENTS:
             self._strikes.clear()
+            self._closed_alone.clear()
+        if alone and len(oldest) == 1:
+            self._closed_alone.add(oldest[0])
         self._strikes |= dict.fromkeys(oldest, max(strikes, STRIKES) if named else strikes)
         return Finding.ASIDE if alone and len(oldest) == 1 and strikes > STRIKES else Finding.AGAIN
 
@@ -113,7 +119,7 @@ class Suspects:
     def witness(self, ids: Sequence[int], streams: Sequence[int], start: int) -> int | None:
         """The event to send before the suspect at `start`, to see whether this connection takes anything:
         with few strikes, and the first of another stream, so that it overtakes nothing; where there is none
-        and the suspect is a single event, one of its own stream. None without need, or choice."""
+        and a close came over the suspect alone, one of its own stream. None without need, or choice."""
         if self._taken_here or not self.suspicious(ids[start]):
             return None
         known, suspected = self._strikes, self._strikes[ids[start]]
@@ -121,7 +127,7 @@ class Suspects:
         firsts.pop(streams[start], None)
         # Suspects that wait before it would be overtaken by the first event of their stream without strikes.
         others = [at for at in firsts.values() if known.get(ids[at], 0) < suspected]
-        if not others and self.end(ids, start, len(ids)) == start + 1:
+        if not others and ids[start] in self._closed_alone:
             behind = [at for at in range(start + 1, len(ids)) if streams[at] == streams[start]]
             others = [at for at in behind if known.get(ids[at], 0) < suspected]
         return min(others, key=lambda at: (known.get(ids[at], 0), at), default=None)

@@ -80,6 +80,15 @@ def test_after_two_closes_in_a_row_messages_go_one_at_a_time_until_what_was_unde
     assert not suspects.careful
 
 
+def test_an_event_is_tried_alone_before_another_of_its_stream_may_overtake_it() -> None:
+    suspects = Suspects()
+    for _ in range(STRIKES):
+        broken_over(suspects, [1, 2])
+    assert suspects.witness([1, 2, 3], [10, 10, 10], 0) is None
+    broken_over(suspects, [1])
+    assert suspects.witness([1, 2, 3], [10, 10, 10], 0) == 2
+
+
 def test_the_witness_is_of_another_stream_where_there_is_one() -> None:
     suspects = Suspects()
     for _ in range(STRIKES):
