@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from gateway.app.part import Part
-from gateway.buffer.reader import Reader
+from gateway.buffer.reader import Reader, ReadError
 from gateway.cloud.bridge import Bridge
 from gateway.config import Config
 from gateway.core.errors import StoreError
@@ -81,7 +81,7 @@ class ReportPart(Part):
             for bridge in self._bridges:
                 bridge.tell(self._topics.log, line.encode())
         # A disk that refuses must not keep the status from being told: that is when it matters.
-        with contextlib.suppress(OSError, StoreError):
+        with contextlib.suppress(OSError, StoreError, ReadError):
             self._tell_status(now_s)
         if self._metrics_every_s is not None and now_s - self._metrics_at_s >= self._metrics_every_s:
             self._metrics_at_s = now_s

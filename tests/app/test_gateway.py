@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from gateway.app.gateway import Gateway
+from gateway.app.signed_configs import SignedConfigs
 from gateway.buffer.compression import Training
 from gateway.config import load_config
 from gateway.core.errors import GatewayError
 from gateway.host.control import SOCKET_FILE, ask
+from gateway.wire.signatures import new_key
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import HOST, gateway_config, wait_until
 from tests.support.places import DOCS
@@ -43,9 +45,11 @@ class Running:
     def __init__(self, folder: Path) -> None:
         local = {"url": "embedded", "broker": "amqtt", "listen": f"{HOST}:{free_port()}"}
         cloud = {"url": NOBODY, "downlink": [{"topic": "a", "to": "b"}]}
-        config = gateway_config(folder, NOBODY, local=local, cloud=cloud)
+        (folder / "fleet.pub").write_bytes(new_key()[1])
+        far = {"accept": "signed", "public_key_file": "fleet.pub"}
+        config = gateway_config(folder, NOBODY, local=local, cloud=cloud, config=far)
         self.settings = load_config(config)
-        self.gateway = Gateway(self.settings)
+        self.gateway = Gateway(self.settings, from_far=SignedConfigs.of(self.settings, config))
 
     def healthz(self) -> tuple[int, list[str]]:
         assert self.settings.http is not None
@@ -113,6 +117,10 @@ def break_broker(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
     loop.call_soon_threadsafe(sys.exit, "injected")  # any other error asyncio keeps to itself
 
 
+def break_reports(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("gateway.app.reports.ReportPart._look", fail)
+
+
 def break_link(role: str) -> Callable[[Gateway, pytest.MonkeyPatch], None]:
     def break_it(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
         link = next(link for link in gateway.status.links if link.name == role)
@@ -131,9 +139,10 @@ BREAKS: dict[str, Callable[[Gateway, pytest.MonkeyPatch], None]] = {
     "dictionaries": break_dictionaries,
     "control": break_control,
     "broker": break_broker,
+    "reports": break_reports,
     **{
         role: break_link(role)
-        for role in ("republish", "ingest", "bridge-0", "audit", "downlink-local", "downlink")
+        for role in ("republish", "ingest", "bridge-0", "audit", "downlink-local", "downlink", "config")
     },
 }
 
@@ -169,6 +178,11 @@ def test_the_end_of_the_http_server_is_said_on_the_control_socket(running: Runni
         "the control socket says it",
         NAMED_WITHIN_S,
     )
+
+
+def test_no_thread_is_left_out_of_these_tests(running: Running) -> None:
+    watched = {thread.role for thread in running.gateway.status.threads}
+    assert watched | {"dictionaries"} == {*BREAKS, "http"}
 
 
 def test_a_start_that_fails_half_way_leaves_nothing_running(tmp_path: Path) -> None:
