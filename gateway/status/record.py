@@ -38,10 +38,17 @@ def status_record(status: GatewayStatus, reader: Reader, alarms: int) -> dict[st
         },
         "disk_free_bytes": status.space.free_bytes,
         "clock": {"state": clock.state, "source": clock.source, "uncertainty_s": clock.uncertainty_s},
+        "certificate_days": _certificate_days(status),
         "alarms": alarms,
         "devices": {"known": len(devices), "silent": sum(device.silent for device in devices)},
         "subscribed_since_ms": status.subscriptions.since_ms,
     }
+
+
+def _certificate_days(status: GatewayStatus) -> float | None:
+    """Return the days until the first certificate of the configuration expires; None without any."""
+    left_s = min((left_s for _, left_s in status.certificates.left_s()), default=None)
+    return None if left_s is None else round(left_s / 86_400, 2)
 
 
 def oldest_pending_ms(reader: Reader) -> int | None:
