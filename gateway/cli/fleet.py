@@ -143,7 +143,7 @@ def status(
         fleet_screen.show(states, now_ms)
     if problem:
         typer.echo(f"error: {problem}", err=True)
-    if problem or not states or any(one.alarms or one.audited_ms is None for one in states):
+    if problem or not states or any(one.alarms or one.told_ms is None for one in states):
         raise typer.Exit(1)
 
 

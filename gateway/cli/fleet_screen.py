@@ -24,7 +24,7 @@ def show(states: Sequence[GatewayState], now_ms: int) -> None:
         console = Console(width=_PIPED)
     table = Table(box=None, pad_edge=False)
     for name in _COLUMNS:
-        is_number = name in ("open", "lag", "empty in", "clock")
+        is_number = name in ("open", "lag", "empty in")
         table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "alarms")
     for one in states:
         cells = row(one)
@@ -42,10 +42,15 @@ def row(one: GatewayState) -> tuple[str, ...]:
         "?" if one.open is None else f"{one.open:,}",
         "?" if one.lag_ms is None else _span(one.lag_ms / 1000),
         "" if one.empty_in_s == 0 else "?" if one.empty_in_s is None else _span(one.empty_in_s),
-        "?" if one.clock_ms is None else f"{one.clock_ms / 1000:+.1f} s",
+        _clock(one),
         one.version or "?",
         ", ".join(one.alarms),
     )
+
+
+def _clock(one: GatewayState) -> str:
+    offset = "" if one.clock_ms is None else f"{one.clock_ms / 1000:+.1f} s"
+    return " ".join(filter(None, (one.clock, offset))) or "?"
 
 
 def summary(states: Sequence[GatewayState], now_ms: int) -> str:
@@ -53,10 +58,10 @@ def summary(states: Sequence[GatewayState], now_ms: int) -> str:
     if not states:
         return "no gateway has left a status on this broker"
     alarms = sum(bool(one.alarms) for one in states)
-    unknown = sum(one.audited_ms is None for one in states)
+    unknown = sum(one.told_ms is None for one in states)
     known = [one.complete_until_ms for one in states]
     until = "not complete" if None in known else f"complete until {_time(min(filter(None, known)))}"
-    missing = f", {unknown} without an audit record" if unknown else ""
+    missing = f", {unknown} of which nothing is known" if unknown else ""
     return f"{len(states)} gateways, {alarms} with alarms{missing}; {until}"
 
 

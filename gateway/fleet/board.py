@@ -1,14 +1,16 @@
 """The state of each gateway of a fleet, from its status and audit records alone.
 
-An audit record says how many events have which status in the gateway's buffer, and when that was. So a
-gateway whose buffer held nothing open has brought everything to the cloud that it had taken in by then. Two
-records tell how fast the rest drains, and the arrival of a record how far the gateway's clock is off.
+A status record says how many events wait and when the oldest of them came in: everything before it is in the
+cloud. Gateways of an earlier version say only that they are online; then the audit records have to do. These
+say how many events have which status: a gateway without open ones has brought everything to the cloud that it
+had taken in by then, two records tell how fast the rest drains. The arrival of a record shows how far the
+gateway's clock is off.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -30,13 +32,16 @@ class GatewayState(NamedTuple):
     """`online` or `offline`, as its retained status or its will says."""
     version: str | None
     complete_until_ms: int | None
-    """Time of the last record with nothing open."""
+    """Everything that it took in before is in the cloud."""
     open: int | None
     lag_ms: int | None
     """Age of `complete_until_ms`."""
-    audited_ms: int | None
+    told_ms: int | None
+    """Time of its newest record with numbers."""
+    clock: str | None
+    """State of its clock as it says itself."""
     clock_ms: int | None
-    """Its clock minus that of this machine, of the newest record that was not kept for us."""
+    """Its clock minus that of this machine, of its newest audit record."""
     empty_in_s: float | None
     """Forecast: when what is open will have drained. None: not known, or it does not drain."""
     alarms: tuple[str, ...]
@@ -47,6 +52,7 @@ class GatewayState(NamedTuple):
 class _Known:
     def __init__(self) -> None:
         self.status: Mapping[str, Any] = {}
+        self.status_ms: int | None = None
         self.heard_ms: int | None = None
         self.record: AuditRecord | None = None
         self.open_before: tuple[int, int] | None = None  # time and open events of the record before
@@ -54,6 +60,23 @@ class _Known:
         self.clock_ms: int | None = None
         self.shed: dict[tuple[str, str, int], int] = {}
         self.lost: dict[tuple[str, str, int], int] = {}
+
+    def reached(self, until_ms: int | None) -> None:
+        if until_ms is not None and (self.complete_until_ms is None or until_ms > self.complete_until_ms):
+            self.complete_until_ms = until_ms
+
+    @property
+    def told_ms(self) -> int | None:
+        """Time of the newest record."""
+        times = (self.status_ms, None if self.record is None else self.record.time_ms)
+        return max((one for one in times if one is not None), default=None)
+
+    @property
+    def open(self) -> int | None:
+        """Open events, by the newest record."""
+        if self.record is None or (self.status_ms is not None and self.status_ms >= self.record.time_ms):
+            return None if self.status_ms is None else int(self.status["pending"])
+        return open_events(self.record)
 
 
 class Board:
@@ -65,11 +88,11 @@ class Board:
 
     @property
     def waits_for(self) -> list[str]:
-        """The gateways that are online and have not sent a record yet."""
+        """The gateways that are online and have not told any numbers yet."""
         return sorted(
             name
             for name, known in self._known.items()
-            if known.record is None and known.status.get("state") == "online"
+            if known.record is None and known.status_ms is None and known.status.get("state") == "online"
         )
 
     @property
@@ -83,8 +106,16 @@ class Board:
             fields = orjson.loads(payload or b"{}")
         except orjson.JSONDecodeError:
             fields = {"state": "unreadable"}
-        if isinstance(fields, dict) and fields:
-            self._of(gateway).status = fields
+        if not isinstance(fields, dict) or not fields:
+            return
+        known = self._of(gateway)
+        known.status = fields
+        said_ms, waiting = fields.get("time_ms"), fields.get("pending")
+        if type(said_ms) is not int or type(waiting) is not int:
+            return  # of an earlier version, or the last will
+        known.status_ms = said_ms
+        oldest_ms = fields.get("oldest_pending_ms")
+        known.reached(oldest_ms if waiting and type(oldest_ms) is int else None if waiting else said_ms)
 
     def take_audit(self, record: AuditRecord, arrived_ms: int) -> None:
         """Take an audit record, or a part of one."""
@@ -97,7 +128,7 @@ class Board:
         known.heard_ms = arrived_ms
         known.clock_ms = record.time_ms - arrived_ms
         if not open_events(record):
-            known.complete_until_ms = record.time_ms
+            known.reached(record.time_ms)
         for one in record.shed:
             known.shed[one.reason, one.stream, one.first_ms] = one.messages
         for claim in record.claims:
@@ -114,36 +145,44 @@ class Board:
         return self._known.setdefault(gateway, _Known())
 
     def _state(self, name: str, known: _Known, now_ms: int) -> GatewayState:
-        record, until_ms = known.record, known.complete_until_ms
-        status = dict(known.status)
+        until_ms = known.complete_until_ms
+        more = {name: value for name, value in known.status.items() if name not in ("state", "version")}
         return GatewayState(
             gateway=name,
-            state=_text(status.pop("state", None)),
-            version=_text(status.pop("version", None)),
+            state=_text(known.status.get("state")),
+            version=_text(known.status.get("version")),
             complete_until_ms=until_ms,
-            open=None if record is None else open_events(record),
+            open=known.open,
             lag_ms=None if until_ms is None else max(0, now_ms - until_ms),
-            audited_ms=None if record is None else record.time_ms,
+            told_ms=known.told_ms,
+            clock=_text(_part(known.status, "clock").get("state")),
             clock_ms=known.clock_ms,
             empty_in_s=_empty_in_s(known),
             alarms=tuple(self._alarms(known, now_ms)),
-            more=status,
+            more=more,
         )
 
-    def _alarms(self, known: _Known, now_ms: int) -> list[str]:
-        record, state = known.record, known.status.get("state")
-        found = [] if state in ("online", None) else [str(state)]
-        if known.heard_ms is not None and now_ms - known.heard_ms > self._silent_after_ms:
-            found.append("silent")
-        if record is not None:
-            found += [f"{record.buffer[name]:,} {name}" for name in _BAD if record.buffer.get(name)]
-        found += [f"{count:,} lost: {reason}" for reason, count in _by_reason(known.lost)]
-        found += [f"{count:,} not taken in: {reason}" for reason, count in _by_reason(known.shed)]
+    def _alarms(self, known: _Known, now_ms: int) -> Iterator[str]:
+        state = known.status.get("state")
+        if state not in ("online", None):
+            yield str(state)
+        heard_ms = max((one for one in (known.status_ms, known.heard_ms) if one is not None), default=None)
+        if heard_ms is not None and now_ms - heard_ms > self._silent_after_ms:
+            yield "silent"
+        problems = known.status.get("problems")
+        yield from map(str, problems if isinstance(problems, list) else ())
+        if (raised := known.status.get("alarms")) and type(raised) is int:
+            yield f"{raised:,} of its windows"
+        buffer = {} if known.record is None else known.record.buffer
+        for name in _BAD:
+            if count := max(buffer.get(name, 0), _count(known.status.get(name))):
+                yield f"{count:,} {name}"
+        yield from (f"{count:,} lost: {reason}" for reason, count in _by_reason(known.lost))
+        yield from (f"{count:,} not taken in: {reason}" for reason, count in _by_reason(known.shed))
         if known.clock_ms is not None and abs(known.clock_ms) > CLOCK_WRONG_MS:
-            found.append("clock")
-        if record is not None and open_events(record) and _grows(known):
-            found.append("falls behind")
-        return found
+            yield "clock"
+        if _falls_behind(known):
+            yield "falls behind"
 
 
 def _by_reason(ranges: Mapping[tuple[str, str, int], int]) -> list[tuple[str, int]]:
@@ -167,17 +206,30 @@ def _drain_per_s(known: _Known) -> float | None:
 
 
 def _empty_in_s(known: _Known) -> float | None:
-    if known.record is None:
-        return None
-    left, rate = open_events(known.record), _drain_per_s(known)
-    if not left:
+    left = known.open
+    if left == 0:
         return 0.0
-    return left / rate if rate is not None and rate > 0 else None
-
-
-def _grows(known: _Known) -> bool:
+    told = _part(known.status, "drain").get("empty_in_s")
+    if isinstance(told, (int, float)):
+        return float(told)
     rate = _drain_per_s(known)
-    return rate is not None and rate < 0
+    return left / rate if left and rate is not None and rate > 0 else None
+
+
+def _falls_behind(known: _Known) -> bool:
+    if known.status_ms is not None:
+        return _part(known.status, "drain").get("state") == "growing"
+    rate = _drain_per_s(known)
+    return bool(known.open) and rate is not None and rate < 0
+
+
+def _part(status: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = status.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int else 0
 
 
 def _text(value: object) -> str | None:
