@@ -36,7 +36,7 @@ class ControlPart(Part):
             **operations(self._actions),
             "forecast": lambda _request, _report: status.course(),
             "log": lambda _request, _report: {"lines": _last_lines(status)},
-            "health": lambda _request, _report: {"problems": status.readiness()},
+            "health": lambda _request, _report: _health(status),
         }
         try:
             self._server.start(asked)
@@ -54,6 +54,17 @@ class ControlPart(Part):
     @property
     def workers(self) -> Sequence[HasThread]:
         return (self._server,)
+
+
+def _health(status: GatewayStatus) -> dict[str, object]:
+    counters = status.window_counters.values()
+    return {
+        "problems": status.readiness(),
+        "started_ms": status.started_ms,
+        "configuration": status.config_origin.hash,
+        "readings": sum(each.events for each in counters),
+        "plugin_errors": sum(each.plugin_errors + each.skipped for each in counters),
+    }
 
 
 def _last_lines(status: GatewayStatus) -> list[str]:

@@ -25,6 +25,7 @@ class _Commands(LazyGroup):
         "check": Listed("check", "check", "Check a configuration file, or print its JSON Schema."),
         "explain": Listed("explain", "explain_message", "Show what the gateway makes of one message."),
         "replay": Listed("replay", "replay", "Run the windows over recorded events, without a broker."),
+        "apply": Listed("apply", "apply", "Rehearse a new configuration, take it up, go back if it is bad."),
         "receive": Listed("receive", "receive", "Receive events from gateways: the cloud side."),
         "fleet": Listed("fleet", "app", "Work with what many gateways have sent."),
         "simulate": Listed("simulate", "simulate", "Publish messages like a fleet of devices."),
