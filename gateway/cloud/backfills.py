@@ -95,7 +95,7 @@ class Backfills(Session):
         self._now_ms = now_ms
         self._events_per_s = events_per_s
         self._portion = int(max(1, min(PORTION, events_per_s)))
-        self._alarms = alarms or AlarmRequests({})
+        self.alarms = alarms or AlarmRequests({})
         self._requests: deque[BackfillRequest] = deque()  # at most WAITING
         self._serving: Iterator[float] | None = None
         self._resume_at_s = 0.0
@@ -138,7 +138,7 @@ class Backfills(Session):
         now_s = time.monotonic()
         if self.metrics.refused_code and now_s >= self._subscribe_at_s:
             self._subscribe(link)
-        for request in self._alarms.due(self._now_ms()):
+        for request in self.alarms.due(self._now_ms(), WAITING - len(self._requests)):
             self._queue(request)
         wait_s = self._serve(now_s)
         while self._answers and not link.congested:

@@ -366,6 +366,7 @@ class GatewayCollector(Collector):
         )
         for reason, count in list(metrics.rejected.items()):
             rejected.add_metric([reason], count)
+        rejected.add_metric(["too_many_alarms"], session.alarms.too_many)
         yield rejected
 
     def _flow(self) -> Iterator[Metric]:

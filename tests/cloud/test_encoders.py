@@ -12,6 +12,7 @@ import yaml
 from gateway.config import load_config, warnings_of
 from gateway.core.errors import ConfigError
 from gateway.decode.decoders.sparkplug import Payload, parse_sparkplug_b
+from gateway.decode.sparkplug_births import EdgeNodes
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import gateway_config, wait_until
 from tests.support.publishing import Watcher, publish
@@ -108,6 +109,7 @@ def test_an_edge_node_keeps_its_sequence_over_an_outage(tmp_path: Path) -> None:
             values.setdefault(device, []).append(value)
     assert sorted({v for each in values.values() for v in each}) == [*range(200)]
     assert all([*dict.fromkeys(each)] == sorted(set(each)) for each in values.values())
+    _check_host([each for each in cloud.of(PUBLISH) if each.topic.startswith("spBv1.0/")])
 
 
 def _check_sequence(sent: list[Packet]) -> None:
@@ -122,6 +124,20 @@ def _check_sequence(sent: list[Packet]) -> None:
         _, _, kind, _, *device = each.topic.split("/")
         born |= {*device} if kind == "DBIRTH" else set()
         assert kind != "DDATA" or set(device) <= born
+
+
+def _check_host(sent: list[Packet]) -> None:
+    """The gateway as a host reads all of it: every alias has a name, no message is missing, no birth is asked
+    for."""
+    host, values = EdgeNodes(), set()
+    for each in sent:
+        document = host.read(each.topic, parse_sparkplug_b(each.payload))
+        if "/DDATA/" in each.topic:
+            values |= {metric["value"] for metric in document["metrics"] if metric["name"] == "v"}
+    assert values == {*range(200)}
+    assert not host.counts["gaps"]
+    assert not host.counts["unresolved"]
+    assert not host.rebirths(10**9)
 
 
 def _data(sent: list[Packet]) -> list[tuple[str, float]]:

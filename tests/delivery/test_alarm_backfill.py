@@ -33,7 +33,17 @@ def test_an_alarm_asks_at_once_for_what_was_before_and_later_for_what_came_after
     requests.raised(alert, json.dumps({"state": "on", "since_ms": 100}).encode())
     requests.raised(alert, json.dumps({"state": "off", "since_ms": 110}).encode())
     requests.raised(json.dumps({"window": "other", "key": "d1"}).encode(), b'{"state":"on","since_ms":1}')
-    assert requests.due(105) == [BackfillRequest("tele/d1", 90, 100, "alarm hot/d1")]
-    assert requests.due(123) == []
-    assert requests.due(124) == [BackfillRequest("tele/d1", 100, 120, "alarm hot/d1")]
-    assert requests.due(10_000) == []
+    assert requests.due(105, 16) == [BackfillRequest("tele/d1", 90, 100, "alarm hot/d1")]
+    assert requests.due(123, 16) == []
+    assert requests.due(124, 16) == [BackfillRequest("tele/d1", 100, 120, "alarm hot/d1")]
+    assert requests.due(10_000, 16) == []
+
+
+def test_alarms_wait_for_room_and_are_bounded() -> None:
+    requests = AlarmRequests({"hot": AlarmBackfill("tele/{device}", "{device}", 10, 20)}, lambda: 104)
+    for number in range(600):
+        alert = json.dumps({"window": "hot", "key": f"d{number}"}).encode()
+        requests.raised(alert, json.dumps({"state": "on", "since_ms": 100}).encode())
+    assert len(requests.due(104, 16)) == 16
+    assert len(requests.due(10_000, 2000)) == 1000 - 16
+    assert requests.too_many == 200
