@@ -59,7 +59,8 @@ def summary_text(receiver: Receiver, ledger: Ledger, output: str) -> str:
 
 
 def _shared_lines(receiver: Receiver, ledger: Ledger, output: str) -> Iterator[str]:
-    """One of several receivers knows nothing of gaps: the others have a part of each stream."""
+    """Yield the report of one of several receivers. It knows no gaps: the others have a part of each
+    stream."""
     yield f"received    {receiver.written:,} new events in {receiver.messages:,} messages"
     yield f"output      {output}, shared with the other members of the group"
     yield f"duplicates  {ledger.duplicates:,} left out"

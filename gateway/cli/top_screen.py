@@ -90,7 +90,7 @@ def _numbers(state: dict[str, Any]) -> RenderableType:
 
 
 def _sent(synced: int, unconfirmed: int | None) -> tuple[str, str]:
-    """With `confirm: receiver`, also how many of the events sent wait for a receiver."""
+    """Return label and number of events sent; with `confirm: receiver`, also how many wait for a receiver."""
     if unconfirmed is None:
         return "sent", f"{synced:,}"
     return "sent, unconfirmed", f"{synced:,}, {unconfirmed:,}"

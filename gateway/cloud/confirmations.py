@@ -157,7 +157,7 @@ class Confirmations(Session):
         return self._open < WAITING
 
     def disconnected(self, link: Link) -> None:
-        """Nothing to do: unacknowledged statements come again, and to hear one twice is no harm."""
+        """Do nothing: unacknowledged statements come again, and hearing one twice does no harm."""
 
     def work(self, link: Link) -> float:
         while self._settled:
@@ -174,7 +174,7 @@ class Confirmations(Session):
         return self._work_on_look(now_s)
 
     def finish(self) -> None:
-        """After the link has stopped: close what this session opened."""
+        """Close what this session opened, after the link has stopped."""
         if self._reader is not None:
             self._reader.close()
 
@@ -196,7 +196,7 @@ class Confirmations(Session):
 
     def _settle_with(self, message: Message, statement: Confirmation) -> Callable[[Sequence[str]], None]:
         def settle(refused: Sequence[str]) -> None:
-            """From the writer's thread."""
+            """Pass the result to the link. Called on the writer's thread."""
             self._settled.append((message, statement, refused))
             if self._link is not None:
                 self._link.wake()
@@ -317,7 +317,7 @@ class Confirmations(Session):
 
     @staticmethod
     def _stretches(reader: Reader) -> Iterator[Stretch]:
-        """All ids of the buffer as of now, as (behind, up to)."""
+        """Yield all ids of the buffer as of now, as (behind, up to)."""
         first, last = reader.id_range()
         for start in range(first - 1, last, _STRETCH_IDS):
             yield start, min(start + _STRETCH_IDS, last)

@@ -134,7 +134,7 @@ class RecordSigner:
         return self._kept
 
     def acknowledge(self) -> None:
-        """All records are acknowledged: forget them."""
+        """Forget all records: they are acknowledged."""
         if self._place is not None and self._keep is None and self._acknowledged < self._place.number:
             self._acknowledged = self._place.number
             self._kept = []

@@ -128,7 +128,7 @@ class Pace:
         self._refused_bytes = min(self._refused_bytes or size_bytes, size_bytes // 2)
 
     def not_the_size(self) -> None:
-        """One event was the cause of closes that may have looked like a limit of size."""
+        """Forget guesses about a limit of size: one event was the cause of the closes."""
         self._guessed_bytes = None
         self._lost_probes_bytes.clear()
 

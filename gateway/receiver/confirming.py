@@ -67,7 +67,7 @@ class Confirming:
     # --- what there is to tell ---
 
     def stored(self, events: Iterable[Received]) -> None:
-        """These events are on the disk."""
+        """Note that these events are on the disk."""
         words = self._ledger.words
         for gateway_id, event, buffer_id in events:
             word = words.get(gateway_id)

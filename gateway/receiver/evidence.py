@@ -217,7 +217,7 @@ class Examination:
         return None
 
     def _second(self, series: Series, one: _OpenSeal, position: int, event: WireEvent, digest: bytes) -> None:
-        """Of two events with one number, the one with the mark is the gateway's."""
+        """Choose between two events with one number: the one with the mark is the gateway's."""
         number = event.sequence_num
         if one.leaves is not None and digest.startswith(one.seal.mark(position)):
             one.leaves[position] = digest

@@ -105,7 +105,7 @@ class EventDatabase:
 
     @contextmanager
     def _schema_lock(self) -> Iterator[None]:
-        """One process at a time; another that creates the same tables would fail."""
+        """Let one process at a time create tables; another one would fail."""
         with self._open_connection.transaction():
             self._one("SELECT pg_advisory_xact_lock(%s)", _SCHEMA_LOCK)
             yield
@@ -117,7 +117,7 @@ class EventDatabase:
         connection.execute(POSTGRES_VIEWS)
 
     def claims(self) -> bytes | None:
-        """Those that a group of receivers has kept."""
+        """Return the claims that a group of receivers has kept."""
         with self._errors(), self._open_connection.transaction():
             rows = self._open_connection.execute(
                 "SELECT state FROM gateway_claims ORDER BY gateway"

@@ -61,7 +61,7 @@ class SharedDatabase(EventDatabase):
         return iter(())
 
     def save(self, state: bytes) -> None:
-        """Nothing: what one member knows is not what the table holds."""
+        """Do nothing: one member knows only a part of what the table holds."""
 
     # --- what the gateways claim ---
 
@@ -136,7 +136,7 @@ class SharedDatabase(EventDatabase):
         return bool(locked)
 
     def _lock_row(self, gateway_id: str) -> None:
-        """Until the end of the transaction; also where there is no row yet."""
+        """Lock a gateway's row until the end of the transaction, also where there is no row yet."""
         self._one("SELECT pg_advisory_xact_lock(hashtext('gateway claims'), hashtext(%s))", gateway_id)
 
     def _claims_of(self, gateway_id: str) -> Ledger:
