@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from uuid import UUID
 
 import typer
@@ -99,13 +100,33 @@ def _event_id(text: str) -> UUID:
         raise typer.BadParameter(f"{text!r} is not a UUID", param_hint="EVENT_ID") from exc
 
 
-def progress_bar() -> Progress:
+class _NoBar:
+    """Stands in for a progress bar where there is no terminal, and loads nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def add_task(self, description: str, total: float | None = None) -> Any:
+        return 0
+
+    def update(self, task: int, **what: object) -> None:
+        pass
+
+    def advance(self, task: int) -> None:
+        pass
+
+
+def progress_bar() -> Progress | _NoBar:
     """A bar on a terminal, nothing elsewhere."""
-    from rich.console import Console  # noqa: PLC0415 - a tenth of a second that few commands need
+    if not sys.stderr.isatty():
+        return _NoBar()
+    from rich.console import Console  # noqa: PLC0415 - a tenth of a second that scripts do not need
     from rich.progress import Progress  # noqa: PLC0415
 
-    console = Console(stderr=True)
-    return Progress(console=console, disable=not console.is_terminal, transient=True)
+    return Progress(console=Console(stderr=True), transient=True)
 
 
 def buffer_path(config: Path) -> Path:

@@ -66,8 +66,8 @@ def test_a_command_imports_what_it_uses(arguments: str, unused: tuple[str, ...])
         ("check", (*DATABASE, *PICTURES)),
         ("buffer stats --json", (*TABLES, *PICTURES)),
         ("buffer list", (*TABLES, *PICTURES)),
-        ("buffer audit", TABLES),
-        ("buffer verify", TABLES),
+        ("buffer audit", (*TABLES, *PICTURES)),
+        ("buffer verify", (*TABLES, *PICTURES)),
     ],
 )
 def test_a_command_reads_a_buffer_without_what_writes_one(
