@@ -71,8 +71,8 @@ class Configuration:
         return self._on_top_of(found)
 
     def instead_of(self, failed: Loaded, error: Exception, proven: Loaded | None) -> Loaded | None:
-        """Return what to run where `failed` cannot be started: what ran before, else the last good one; None
-        if there is nothing."""
+        """Return what to run where `failed` cannot be started: what ran before, else the last good one of
+        this gateway.id; None if there is nothing."""
         gave_up = self._is_trial(failed) and self._give_up_trial(str(error))
         if proven is not None:
             return proven._replace(origin=replace(proven.origin, problem=self.outcome)) if gave_up else proven
@@ -80,13 +80,12 @@ class Configuration:
             return self._on_top_of(load_file(self._path))
         if failed.origin.source == "last_good":
             return None
-        kept = self._last_good(f"it cannot be started: {error}")
-        return kept if kept is not None and kept.text != failed.text else None
+        return self._last_good(f"it cannot be started: {error}", failed)
 
-    def _last_good(self, problem: str) -> Loaded | None:
+    def _last_good(self, problem: str, failed: Loaded | None = None) -> Loaded | None:
         for folder in self._data_dirs():
             text = last_good(folder, self._path, MAX_FILE_BYTES)
-            if text is None:
+            if text is None or (failed is not None and text == failed.text):
                 continue
             told = f"{self._path.name} is not in use: {problem}"
             try:
@@ -94,6 +93,8 @@ class Configuration:
             except ConfigError as exc:
                 log.error("the last good configuration cannot be used either: %s", exc)
                 continue
+            if failed is not None and kept.config.gateway.id != failed.config.gateway.id:
+                continue  # under the id before, a copied data directory would make two gateways of one
             log.error("%s; the last good configuration, in %s, runs instead", told, folder)
             return kept
         return None
