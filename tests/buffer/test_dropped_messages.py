@@ -173,7 +173,7 @@ def test_audit_records_carry_the_ranges_in_messages_of_bounded_size(count: int) 
     told = tuple(DroppedRange("sampled", f"s/{n}", EPOCH_MS, EPOCH_MS + n, 1) for n in range(count))
     messages = list(audit_messages(RECORD._replace(shed=told)))
     assert max(map(len, messages)) < 70_000
-    assert len(messages) == (1 if count < 2 else 6)
+    assert len(messages) == (1 if count < 2 else 5)
     read = list(map(read_audit, messages))
     assert tuple(one for record in read for one in record.shed) == told
     assert tuple(one for record in read for one in record.claims) == RECORD.claims
