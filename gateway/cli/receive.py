@@ -60,7 +60,7 @@ def receive(
         typer.Option(
             "--output",
             "-o",
-            help="Output: a file of JSON lines, sqlite:///FILE, or postgresql://USER@HOST/DATABASE.",
+            help="Output: a file of JSON lines, sqlite:///FILE, parquet:DIR, or postgresql://USER@HOST/DATABASE.",
         ),
     ],
     verify: Annotated[

@@ -85,9 +85,18 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     connection.close()
 
 
-@pytest.fixture(params=["PostgreSQL", "SQLite"])
+@pytest.fixture(scope="module")
+def duck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+    duckdb = pytest.importorskip("duckdb")
+    folder = tmp_path_factory.mktemp("parquet")
+    fill(sink_of(f"parquet:{folder}/events", DEVICES))
+    with duckdb.connect() as connection:
+        yield lambda sql: connection.execute(sql.replace("'events/", f"'{folder}/events/")).fetchall()
+
+
+@pytest.fixture(params=["PostgreSQL", "SQLite", "DuckDB"])
 def engine(request: pytest.FixtureRequest) -> tuple[str, Ask]:
-    name = {"PostgreSQL": "postgres", "SQLite": "sqlite"}[request.param]
+    name = {"PostgreSQL": "postgres", "SQLite": "sqlite", "DuckDB": "duck"}[request.param]
     return request.param, request.getfixturevalue(name)
 
 
@@ -123,8 +132,13 @@ def test_late_corrections_beside_what_was_told_first(engine: tuple[str, Ask]) ->
     assert revision == 1
 
 
-def test_the_view_shows_the_newest_revision_and_nothing_that_was_replaced(engine: tuple[str, Ask]) -> None:
-    rows = engine[1]("SELECT start_ms, end_ms, revision FROM gateway_aggregates ORDER BY start_ms")
+@pytest.mark.parametrize("tables", ["postgres", "sqlite"])
+def test_the_view_shows_the_newest_revision_and_nothing_that_was_replaced(
+    tables: str, request: pytest.FixtureRequest
+) -> None:
+    rows = request.getfixturevalue(tables)(
+        "SELECT start_ms, end_ms, revision FROM gateway_aggregates ORDER BY start_ms"
+    )
     assert rows == [(1, 5, 1), (START_MS, START_MS + HOUR_MS, 1)]
 
 
@@ -136,7 +150,7 @@ def test_the_index_is_used(sqlite: Ask) -> None:
 
 
 def test_each_recipe_is_there_for_each_engine() -> None:
-    assert len(QUERIES) == 8
+    assert len(QUERIES) == 12
 
 
 def test_a_route_needs_a_device() -> None:

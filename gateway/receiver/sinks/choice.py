@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
+PARQUET = "parquet:"
+_KNOWN = f"{SQLITE}path, {POSTGRES[0]}host/db, or {PARQUET}folder"
 
 
 def shared_sink_of(output: str, group: str, devices: DeviceNames | None = None) -> SharedDatabase:
@@ -25,7 +27,7 @@ def shared_sink_of(output: str, group: str, devices: DeviceNames | None = None) 
         raise OutputError(
             "cannot be shared: a file has one writer", hint=f"share {POSTGRES[0]}USER@HOST/DATABASE"
         )
-    with _needs_psycopg():
+    with _needs("PostgreSQL", "psycopg", "postgres"):
         from gateway.receiver.sinks.postgres_shared import SharedDatabase  # noqa: PLC0415 - as below
 
         return SharedDatabase(output, group, devices)
@@ -41,32 +43,41 @@ def sink_of(output: str, devices: DeviceNames | None = None) -> Sink:
     if output.startswith(SQLITE):
         return EventTable(Path(output.removeprefix(SQLITE)), devices)
     if output.startswith(POSTGRES):
-        with _needs_psycopg():
+        with _needs("PostgreSQL", "psycopg", "postgres"):
             from gateway.receiver.sinks.postgres import EventDatabase  # noqa: PLC0415 - an extra that few need
 
             return EventDatabase(output, devices)
+    if output.startswith(PARQUET):
+        with _needs("Parquet", "pyarrow", "parquet"):
+            from gateway.receiver.sinks.parquet import ParquetFolder  # noqa: PLC0415 - an extra that few need
+
+            return ParquetFolder(Path(output.removeprefix(PARQUET)), devices)
     if "://" in output:
-        raise OutputError("is no output that is known", hint=f"a path, {SQLITE}path, or {POSTGRES[0]}host/db")
+        raise OutputError("is no output that is known", hint=f"a path, {_KNOWN}")
     return EventFile(Path(output))
 
 
 @contextmanager
-def _needs_psycopg() -> Iterator[None]:
+def _needs(what: str, package: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as exc:
-        hint = "pip install 'mqtt-edge-gateway[postgres]'"
-        raise OutputError(f"PostgreSQL needs psycopg: {exc}", hint=hint) from exc
+        hint = f"pip install 'mqtt-edge-gateway[{extra}]'"
+        raise OutputError(f"{what} needs {package}: {exc}", hint=hint) from exc
 
 
 def is_there(output: str) -> bool:
     """Return True if earlier output exists; a database server is asked only when it is opened."""
-    return output.startswith(POSTGRES) or Path(output.removeprefix(SQLITE)).exists()
+    return output.startswith(POSTGRES) or Path(_path(output)).exists()
 
 
 def place_of(output: str) -> str:
     """The same text for the same output, however it is written; without secrets."""
     if output.startswith(POSTGRES):
         return output.rpartition("@")[2]
-    prefix, path = (SQLITE, output.removeprefix(SQLITE)) if output.startswith(SQLITE) else ("", output)
-    return prefix + str(Path(path).resolve())
+    path = _path(output)
+    return output.removesuffix(path) + str(Path(path).resolve())
+
+
+def _path(output: str) -> str:
+    return output.removeprefix(SQLITE).removeprefix(PARQUET)

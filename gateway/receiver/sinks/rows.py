@@ -19,7 +19,6 @@ Row = tuple[object, ...]
 def row_of(received: Received, event_id: object, device: str | None) -> Row:
     """Return the values of WRITTEN. A payload that is text is in `payload`, any other in `payload_bytes`."""
     gateway_id, event, buffer_id = received
-    text = _text(event.payload)
     return (
         event_id,
         gateway_id,
@@ -31,11 +30,16 @@ def row_of(received: Received, event_id: object, device: str | None) -> Row:
         str(priority_name(event.priority)),
         str(kind_name(event.kind)),
         event.flags,
-        text,
-        event.payload if text is None else None,
+        *payload_columns(event.payload),
         buffer_id,
         device,
     )
+
+
+def payload_columns(payload: bytes) -> tuple[str | None, bytes | None]:
+    """Return the payload as text, or else as bytes."""
+    text = _text(payload)
+    return (None, payload) if text is None else (text, None)
 
 
 def _text(payload: bytes) -> str | None:
