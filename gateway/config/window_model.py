@@ -293,6 +293,11 @@ class Window(Section):
         description="Whether it merges aggregates that other gateways published with `partial: true`. "
         "Plugin, options and fields are those of their windows; the span is theirs or a multiple.",
     )
+    scope: Literal["gateway", "fleet"] = setting(
+        "gateway",
+        description="Which events `gateway fleet run` gathers in a key: of each gateway by itself, or of all "
+        "in the `fleet`. A gateway alone sees only its own.",
+    )
     window: Shape = Field(description="Type and size of the window.")
     out_of_orderness: DurationMs = setting(
         "0", description="How long a window waits for readings that come out of order."
@@ -478,6 +483,7 @@ class Window(Section):
             retain=self.publish.retain,
             partial=self.publish.partial,
             merge=self.merge,
+            scope="fleet" if self.merge else self.scope,
             forward=self.forward,
             priority=int(self.priority),
         )

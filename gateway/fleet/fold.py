@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
-import orjson
-
 from gateway.core.errors import DecodeError
 from gateway.core.events import Emission
 from gateway.core.sequence_sets import Stretch
-from gateway.fleet.records import StoredRecord, Trouble
+from gateway.decode.routes import RouteTable
+from gateway.fleet.records import StoredRecord, Trouble, name_of
 from gateway.fleet.rules import Rules
-from gateway.pipeline.replay import Recorded, line_of
+from gateway.pipeline.replay import Recorded, Replay, line_of
 from gateway.receiver.event_lines import event_of_line
 
 
@@ -168,6 +167,53 @@ def _message_of(record: StoredRecord, ingest_ms: int) -> Recorded:
     return Recorded(event.stream, event.payload, ingest_ms, event.flags)
 
 
-def name_of(gateway: bytes) -> str:
-    """The id of a gateway as a text, from how it stands in a line."""
-    return str(orjson.loads(b'"' + gateway + b'"'))
+class CommonFold:
+    """The fold of windows over all gateways. Records come by arrival: that is the time that passes.
+
+    `expected` are all gateways that have events here: the watermark waits for each of them from the start,
+    until it has been silent for the window's `idle_timeout`.
+    """
+
+    def __init__(self, rules: Rules, expected: Iterable[str]) -> None:
+        self.results = 0
+        self._rules = rules
+        self._routes = RouteTable(rules.routes)
+        self._engine = rules.engine(rules.common)
+        self._time = Replay(self._routes, self._engine)
+        self._expected: list[str] | None = sorted(expected)
+        self._gateways: dict[bytes, Replay] = {}
+        self._last = (b"", b"")
+
+    def feed(self, record: StoredRecord) -> Iterator[bytes]:
+        """Yield the lines of results that a record brings about."""
+        if (record.gateway, record.event_id) == self._last:
+            return iter(())
+        try:
+            message = _message_of(record, int(record.ingest_ms))
+        except DecodeError:
+            return iter(())  # the gateway's own fold has told
+        self._last = record.gateway, record.event_id
+        if self._expected is not None:
+            self._engine.expect(self._expected, message.time_ms)
+            self._expected = None
+        out = self._time.pass_time(message.time_ms)
+        out += self._of(record.gateway).take_stored(message, message.flags or 0)
+        return self._lines(out)
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield the lines of windows that the end of the input closes."""
+        return self._lines(self._time.finish())
+
+    def _of(self, gateway: bytes) -> Replay:
+        found = self._gateways.get(gateway)
+        if found is None:
+            view = self._engine.seen_from(name_of(gateway))
+            found = self._gateways[gateway] = Replay(self._rules.table(self._routes), view)
+        return found
+
+    def _lines(self, emissions: Iterable[Emission]) -> Iterator[bytes]:
+        for emission in emissions:
+            line = line_of(emission)
+            if line is not None:
+                self.results += 1
+                yield line

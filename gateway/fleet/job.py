@@ -23,6 +23,9 @@ CHUNK_BYTES = 24 * 1024 * 1024
 PARTITIONS = 64
 """Parts into which gateways are spread: what a worker that dies has to do again."""
 
+COMMON = PARTITIONS
+"""The partition of events for windows over all gateways."""
+
 _MARK = "job.json"
 
 
@@ -106,6 +109,10 @@ class Job:
         """The report of a part that is done, or None."""
         path = self.reports / f"{name}.json"
         return orjson.loads(path.read_bytes()) if path.exists() else None
+
+    def reports_of(self, kind: str) -> Iterator[Any]:
+        """The reports of all parts of a kind that are done."""
+        return (orjson.loads(path.read_bytes()) for path in sorted(self.reports.glob(f"{kind}-*.json")))
 
     def done(self, name: str, report: Mapping[str, object]) -> None:
         """Note that a part is done, after its files are in place."""

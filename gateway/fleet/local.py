@@ -15,9 +15,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from gateway.fleet.fold import WHOLE, GatewayFold, Share
-from gateway.fleet.job import PARTITIONS, Chunk, FleetError, Input, Job, chunks_of, whole
-from gateway.fleet.records import StoredRecord, read_record
+from gateway.fleet.fold import WHOLE, CommonFold, GatewayFold, Share
+from gateway.fleet.job import COMMON, PARTITIONS, Chunk, FleetError, Input, Job, chunks_of, whole
+from gateway.fleet.records import StoredRecord, read_record, without_arrival
 from gateway.fleet.report import FleetReport, fold_fields, report_of
 from gateway.fleet.rules import Rules
 from gateway.fleet.split import ChunkSplitter, records_in_order
@@ -72,7 +72,9 @@ def run(task: Task, output: Path, workers: int, progress: Callable[[int, int], N
     parts = parts_of(splits, workers if rules.streams_are_independent else 1)
     folds = _all(task, workers, [(part.name, _fold, part) for part in parts], progress)
     job.gather((part.name for part in parts), output)
-    report = report_of(task.inputs, splits, [one for fold in folds for one in fold["gateways"]])
+    common_results = sum(fold["common_results"] for fold in folds)
+    each = [one for fold in folds for one in fold["gateways"]]
+    report = report_of(task.inputs, splits, each, common_results)
     job.remove()
     return report
 
@@ -80,14 +82,15 @@ def run(task: Task, output: Path, workers: int, progress: Callable[[int, int], N
 def parts_of(splits: Sequence[dict[str, Any]], workers: int) -> list[FoldPart]:
     """Return the parts to fold. A partition that would keep one worker busy while others wait is divided by
     streams; the workers then all read it, and skip what is another's."""
-    sizes = dict.fromkeys(range(PARTITIONS), 0)
+    sizes = dict.fromkeys(range(PARTITIONS + 1), 0)
     for split in splits:
         for partition, size in split["bytes_by_partition"].items():
             sizes[int(partition)] += size
-    total = sum(sizes.values())
+    total = sum(sizes.values()) - sizes[COMMON]
     parts = []
     for partition, size in sizes.items():
-        shares = workers if size * workers * _HEAVY > total else 1
+        is_heavy = partition != COMMON and size * workers * _HEAVY > total
+        shares = workers if is_heavy else 1
         parts += [FoldPart(partition, Share(index, shares)) for index in range(shares if size else 0)]
     return parts
 
@@ -144,30 +147,39 @@ def _do(task: Task, step: Step) -> None:
 
 
 def _split(task: Task, chunk: Chunk) -> dict[str, Any]:
-    report = ChunkSplitter(Job(task.folder), list(task.inputs), task.wanted).split(chunk)
+    rules = Rules.load(task.config)
+    is_common = rules.common_streams() if rules.common else None
+    report = ChunkSplitter(Job(task.folder), list(task.inputs), task.wanted, is_common).split(chunk)
     return {"file": chunk.file, **report._asdict()}
 
 
 def _fold(task: Task, part: FoldPart) -> dict[str, Any]:
     job = Job(task.folder)
     rules = Rules.load(task.config)
-    records = map(read_record, records_in_order(job.runs_of(part.partition)))
+    packed = records_in_order(job.runs_of(part.partition))
+    gateways: list[dict[str, Any]] = []
+    common_results = 0
     with whole(job.folds / f"{part.name}.ndjson") as file:
-        gateways = [
-            _fold_one(GatewayFold(gateway, rules, part.share), of_one, file, flush=task.flush)
-            for gateway, of_one in groupby(records, _gateway_of)
-        ]
-    return {"gateways": gateways}
+        if part.partition == COMMON:
+            expected = {name for report in job.reports_of("split") for name in report["common_gateways"]}
+            common = CommonFold(rules, expected)
+            _run(common, map(read_record, map(without_arrival, packed)), file, flush=task.flush)
+            common_results = common.results
+        else:
+            for gateway, records in groupby(map(read_record, packed), _gateway_of):
+                fold = GatewayFold(gateway, rules, part.share)
+                _run(fold, records, file, flush=task.flush)
+                gateways.append(fold_fields(fold))
+    return {"gateways": gateways, "common_results": common_results}
 
 
-def _fold_one(
-    fold: GatewayFold, records: Iterator[StoredRecord], file: BinaryIO, *, flush: bool
-) -> dict[str, Any]:
+def _run(
+    fold: GatewayFold | CommonFold, records: Iterator[StoredRecord], file: BinaryIO, *, flush: bool
+) -> None:
     for record in records:
         file.writelines(fold.feed(record))
     if flush:
         file.writelines(fold.finish())
-    return fold_fields(fold)
 
 
 def _gateway_of(record: StoredRecord) -> bytes:

@@ -51,6 +51,16 @@ class StoredRecord(NamedTuple):
     line: bytes
 
 
+class Packed(NamedTuple):
+    """A record ready to be sorted. `time` sorts by arrival, with ids behind it."""
+
+    gateway: bytes
+    stream: bytes
+    is_raw: bool
+    time: bytes
+    record: bytes
+
+
 class Trouble(NamedTuple):
     """A line of the input that could not be used. `offset` is where it begins."""
 
@@ -64,35 +74,35 @@ def read_record(packed: bytes) -> StoredRecord:
     return StoredRecord(*packed.split(_SEPARATOR, 9))
 
 
-def pack(line: bytes, file: int, offset: int) -> tuple[bytes, bytes, bytes] | None:
-    """Return gateway, stream and record of a line; None for an event that is not raw. Raises DecodeError."""
+def pack(line: bytes, file: int, offset: int) -> Packed:
+    """Make the record of a line. Raises DecodeError."""
     found = _LINE.match(line)
     if found is None or not line.endswith(b"}\n"):
-        return _pack_slowly(line, file, offset)
+        return pack_event(event_of_line(line), file, offset)
     event_id, gateway, stream, number, ingest_ms, kind, flags, buffer_id, payload = found.groups(b"")
-    if kind != RAW:
-        return None
     place = b"%d\0%d\0%d" % (file, offset, found.end() - 1 if payload and flags == _NO_FLAGS else 0)
-    return (
-        gateway,
-        stream,
-        _SEPARATOR.join((gateway, event_id, stream, number, ingest_ms, buffer_id, place, line)),
-    )
+    record = _SEPARATOR.join((gateway, event_id, stream, number, ingest_ms, buffer_id, place, line))
+    return Packed(gateway, stream, kind == RAW, ingest_ms, record)
 
 
-def _pack_slowly(line: bytes, file: int, offset: int) -> tuple[bytes, bytes, bytes] | None:
-    return pack_event(event_of_line(line), file, offset)
-
-
-def pack_event(stored: StoredLine, file: int, offset: int) -> tuple[bytes, bytes, bytes] | None:
+def pack_event(stored: StoredLine, file: int, offset: int) -> Packed:
     """Return the same as `pack` for an event that was read from a table."""
-    if stored.event.kind != Kind.RAW:
-        return None
-    line = event_line(*stored)
-    gateway, stream = (orjson.dumps(text)[1:-1] for text in (stored.gateway_id, stored.event.stream))
-    event, place = stored.event, b"%d\0%d\x000" % (file, offset)
+    line, event = event_line(*stored), stored.event
+    gateway, stream = (orjson.dumps(text)[1:-1] for text in (stored.gateway_id, event.stream))
+    place = b"%d\0%d\x000" % (file, offset)
     numbers = (b"%d" % event.sequence_num, b"%d" % event.ingest_time_ms, stored.buffer_id.encode())
-    return gateway, stream, _SEPARATOR.join((gateway, line[13:49], stream, *numbers, place, line))
+    record = _SEPARATOR.join((gateway, line[13:49], stream, *numbers, place, line))
+    return Packed(gateway, stream, event.kind == Kind.RAW, numbers[1], record)
+
+
+def by_arrival(packed: Packed) -> bytes:
+    """Return the record with its arrival in front: over several gateways that is the order that there is."""
+    return b"%020d\0%b" % (max(0, int(packed.time)), packed.record)
+
+
+def without_arrival(record: bytes) -> bytes:
+    """Return what `by_arrival` was given."""
+    return record[21:]
 
 
 def lines_of(path: Path, first: int, end: int) -> Iterator[tuple[int, bytes]]:
@@ -134,3 +144,8 @@ def line_number(path: Path, offset: int) -> int:
             number += block.count(b"\n")
             left -= len(block)
     return number
+
+
+def name_of(text: bytes) -> str:
+    """The id of a gateway, or a stream, from how it stands in a line."""
+    return str(orjson.loads(b'"' + text + b'"'))

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gateway.fleet.fold import GatewayFold, name_of
+from gateway.fleet.fold import GatewayFold
 from gateway.fleet.job import Input
-from gateway.fleet.records import line_number
+from gateway.fleet.records import line_number, name_of
 
 NAMED = 20
 """Lines and gaps that a summary names; more are only counted."""
@@ -95,7 +95,10 @@ def fold_fields(fold: GatewayFold) -> dict[str, Any]:
 
 
 def report_of(
-    inputs: Sequence[Input], splits: Iterable[Mapping[str, Any]], folds: Iterable[Mapping[str, Any]]
+    inputs: Sequence[Input],
+    splits: Iterable[Mapping[str, Any]],
+    folds: Iterable[Mapping[str, Any]],
+    common_results: int = 0,
 ) -> FleetReport:
     """Put the reports of all parts together."""
     gateways: dict[str, GatewayReport] = {}
@@ -122,7 +125,7 @@ def report_of(
         _fault(inputs[file], firsts.get((file, reason)), reason, n) for (file, reason), n in counts.items()
     ]
     doubled = sum(count for (_, reason), count in counts.items() if reason == DOUBLED)
-    results = sum(one.results for one in gateways.values())
+    results = sum(one.results for one in gateways.values()) + common_results
     return FleetReport(lines, results, [gateways[name] for name in sorted(gateways)], doubled, sorted(found))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.config import Config, load_config
-from gateway.core.topics import TopicTemplate, placeholders
+from gateway.core.topics import TopicTemplate, filter_matches, placeholders
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.pipeline.plugins_loader import WindowPlugins, load_plugins
 from gateway.pipeline.replay import Replay
@@ -34,17 +35,50 @@ class Rules:
         """Read a configuration file. Raises ConfigError or PluginError."""
         return cls.of(load_config(path))
 
+    @property
+    def own(self) -> tuple[WindowSpec, ...]:
+        """The windows of each gateway by itself."""
+        return tuple(one for one in self.windows if one.scope == "gateway")
+
+    @property
+    def common(self) -> tuple[WindowSpec, ...]:
+        """The windows over all gateways. Their watermark waits for each gateway that is not idle."""
+        return tuple(replace(one, watermark="shared") for one in self.windows if one.scope == "fleet")
+
     def replay(self) -> Replay:
         """Return the routes and empty windows of one gateway."""
-        engine = WindowEngine(self.windows, self.plugins.plugins, self.plugins.fingerprints)
-        return Replay(RouteTable(self.routes), engine)
+        return Replay(RouteTable(self.routes), self.engine(self.own))
+
+    def engine(self, windows: tuple[WindowSpec, ...]) -> WindowEngine:
+        """Return empty windows."""
+        return WindowEngine(windows, self.plugins.plugins, self.plugins.fingerprints)
+
+    def table(self, known: RouteTable) -> RouteTable:
+        """Return the routes for one more gateway: the same, unless they remember what was said before."""
+        return RouteTable(self.routes) if self._remember else known
+
+    @property
+    def _remember(self) -> bool:
+        return any(route.decoder == "sparkplug_b" or route.custom is not None for route in self.routes)
+
+    def common_streams(self) -> Callable[[str], bool]:
+        """Return a test of streams: is it read by a window over all gateways?"""
+        routes = RouteTable(self.routes)
+        names = {one.route for one in self.common if one.route is not None}
+        filters = [TopicTemplate(one.topic).filter for one in self.common if one.topic is not None]
+
+        def reads(stream: str) -> bool:
+            found = routes.match(stream)
+            is_routed = found is not None and found[0].spec.name in names
+            return is_routed or any(filter_matches(one, stream) for one in filters)
+
+        return reads
 
     @property
     def streams_are_independent(self) -> bool:
         """True if no result depends on more than one stream, so that each may be folded on a machine of its
         own, given how time passed."""
-        knows_more = any(route.decoder == "sparkplug_b" or route.custom is not None for route in self.routes)
-        return not knows_more and all(self._is_by_stream(window) for window in self.windows)
+        return not self._remember and all(self._is_by_stream(window) for window in self.own)
 
     def _is_by_stream(self, window: WindowSpec) -> bool:
         """True if each key of the window is fed by one stream and has a clock of its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,8 +12,8 @@ from typing import NamedTuple
 from zlib import crc32
 
 from gateway.core.errors import DecodeError
-from gateway.fleet.job import PARTITIONS, Chunk, Input, Job, whole
-from gateway.fleet.records import Trouble, lines_of, pack, pack_event, reason_of
+from gateway.fleet.job import COMMON, PARTITIONS, Chunk, Input, Job, whole
+from gateway.fleet.records import Packed, Trouble, by_arrival, lines_of, name_of, pack, pack_event, reason_of
 from gateway.receiver.stored_output import events_of_table
 
 MOST_TROUBLES = 20
@@ -21,9 +21,6 @@ MOST_TROUBLES = 20
 MOST_OPEN = 256
 """Files that are merged at a time: most systems let a process open 1024."""
 _TABLE_ROWS = 50_000  # of a table that are sorted at a time
-
-Packed = tuple[bytes, bytes, bytes]
-"""Gateway, stream and record."""
 
 
 class SplitReport(NamedTuple):
@@ -34,12 +31,24 @@ class SplitReport(NamedTuple):
     bytes_by_partition: dict[str, int]
     troubles: list[Trouble]
     trouble_counts: dict[str, int]
+    common_gateways: list[str]
+    """The gateways with events for windows over all of them."""
 
 
 class ChunkSplitter:
-    """Splits one chunk. `wanted` names the gateways whose events are taken; empty: all."""
+    """Splits one chunk. `wanted` names the gateways whose events are taken; empty: all. `is_common` tells the
+    streams that windows over all gateways read."""
 
-    def __init__(self, job: Job, inputs: list[Input], wanted: frozenset[bytes]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        inputs: list[Input],
+        wanted: frozenset[bytes],
+        is_common: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._is_common = is_common
+        self._common_streams: dict[bytes, bool] = {}
+        self._common_gateways: set[bytes] = set()
         self._job = job
         self._inputs = inputs
         self._wanted = wanted
@@ -52,19 +61,30 @@ class ChunkSplitter:
         """Write the runs of a chunk. Raises OSError or OutputError."""
         parts: defaultdict[int, list[bytes]] = defaultdict(list)
         since = 0
-        for offset, (gateway, _, record) in self._packed(chunk):
-            if self._wanted and gateway not in self._wanted:
-                self._trouble(chunk, offset, f"of the gateway {gateway.decode()}")
+        for offset, packed in self._packed(chunk):
+            if self._wanted and packed.gateway not in self._wanted:
+                self._trouble(chunk, offset, f"of the gateway {packed.gateway.decode()}")
                 continue
-            self._events += 1
             since += 1
-            parts[crc32(gateway) % PARTITIONS].append(record)
+            if packed.is_raw:
+                self._events += 1
+                parts[crc32(packed.gateway) % PARTITIONS].append(packed.record)
+            if self._is_common is not None and self._reads(packed.stream):
+                self._common_gateways.add(packed.gateway)
+                parts[COMMON].append(by_arrival(packed))
             if since == _TABLE_ROWS and self._inputs[chunk.file].is_table:
                 self._write(chunk, parts)
                 since = 0
         self._write(chunk, parts)
-        counts = dict(self._counts)
-        return SplitReport(self._lines, self._events, dict(self._bytes), self._troubles, counts)
+        counts, gateways = dict(self._counts), sorted(map(name_of, self._common_gateways))
+        return SplitReport(self._lines, self._events, dict(self._bytes), self._troubles, counts, gateways)
+
+    def _reads(self, stream: bytes) -> bool:
+        found = self._common_streams.get(stream)
+        if found is None:
+            found = self._is_common is not None and self._is_common(name_of(stream))
+            self._common_streams[stream] = found
+        return found
 
     def _packed(self, chunk: Chunk) -> Iterator[tuple[int, Packed]]:
         source = self._inputs[chunk.file]
@@ -79,16 +99,13 @@ class ChunkSplitter:
                 packed = pack(line, chunk.file, offset)
             except DecodeError as exc:
                 self._trouble(chunk, offset, reason_of(line, exc))
-                continue
-            if packed is not None:
+            else:
                 yield offset, packed
 
     def _rows(self, place: str, file: int) -> Iterator[tuple[int, Packed]]:
         for number, stored in enumerate(events_of_table(place), 1):
             self._lines += 1
-            packed = pack_event(stored, file, number)
-            if packed is not None:
-                yield number, packed
+            yield number, pack_event(stored, file, number)
 
     def _trouble(self, chunk: Chunk, offset: int, reason: str) -> None:
         self._counts[reason] += 1

@@ -151,7 +151,11 @@ class Replay:
         return []
 
     def _feed_stored(self, event: Recorded, flags: int) -> list[Emission]:
-        out = self.pass_time(event.time_ms)
+        return self.pass_time(event.time_ms) + self.take_stored(event, flags)
+
+    def take_stored(self, event: Recorded, flags: int) -> list[Emission]:
+        """Return what the windows emit because of a stored message, at the time to which it has passed."""
+        out: list[Emission] = []
         found = self._routes.match(event.topic)
         if found is None:
             self.unrouted += 1

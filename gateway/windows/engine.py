@@ -96,6 +96,7 @@ class WindowEngine:
         self._operators: dict[str, Operator[Any]] = {}
         self._checkpoints: dict[str, Checkpoint] = {}
         self._bound: dict[tuple[str, str | None], _Bound] = {}
+        self._source: str | None = None
         self._templates = {spec.name: TopicTemplate(spec.topic) for spec in specs if spec.topic is not None}
         self._plugins = plugins
         self._codes = fingerprints or {}
@@ -197,7 +198,7 @@ class WindowEngine:
         if len(self._bound) >= MAX_BOUND_TOPICS:
             self._bound.clear()
         bound = tuple(
-            (operator, operator.bind(topic, {**levels, **named}))
+            (operator, operator.bind(topic, {**levels, **named}, self._source))
             for name, operator in self._operators.items()
             if (named := self._levels(name, operator.spec, topic, route)) is not None
         )
@@ -290,6 +291,21 @@ class WindowEngine:
         part._operators = {name: self._operators[name] for name in names}
         part._bound = {}
         return part
+
+    def seen_from(self, source: str) -> WindowEngine:
+        """Return the same engine for the messages of one source: a shared watermark then waits for that
+        source as a whole, not for each of its topics."""
+        view = copy(self)
+        view._source = source
+        view._bound = {}
+        return view
+
+    def expect(self, sources: Iterable[str], now_ms: int) -> None:
+        """Let shared watermarks wait for sources that are known and have not been heard yet."""
+        clocks = [one.shared for one in self._operators.values() if one.shared is not None]
+        for name in sources:
+            for clock in clocks:
+                clock.revive(clock.source(name), now_ms)
 
     def renew(self, now_ms: int) -> None:
         """Note that the state was rebuilt up to `now_ms`, so that what follows is not confused with results

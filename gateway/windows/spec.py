@@ -54,6 +54,7 @@ class WindowSpec:
     retain: bool = False
     partial: bool = False  # results carry their accumulators
     merge: bool = False  # reads such results
+    scope: Literal["gateway", "fleet"] = "gateway"  # of a key, where several gateways are at hand
     forward: bool = True
     priority: int = 2
 

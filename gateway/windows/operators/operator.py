@@ -111,9 +111,10 @@ class Operator(ABC, Generic[K]):
 
     # --- samples ---
 
-    def bind(self, topic: str, levels: Mapping[str, str]) -> Binding[K]:
-        """Work out once what all samples of a topic share."""
-        source = None if self.shared is None else self.shared.source(topic)
+    def bind(self, topic: str, levels: Mapping[str, str], source_name: str | None = None) -> Binding[K]:
+        """Work out once what all samples of a topic share. It is a source of the shared watermark by itself,
+        unless `source_name` says to which one it belongs."""
+        source = None if self.shared is None else self.shared.source(source_name or topic)
         return Binding(topic, levels, source, self._intake.fixed_key(levels))
 
     def process(
