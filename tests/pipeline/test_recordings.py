@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from gateway.core.identifiers import split_ids
+from gateway.core.sequence_sets import Run
 from gateway.pipeline import recordings
+from gateway.pipeline.aggregate_story import AggregateStory, Revision, Used
 from gateway.receiver.event_lines import event_of_line
 from gateway.receiver.sinks.choice import sink_of
 from gateway.receiver.sinks.sink import Received
@@ -141,3 +145,89 @@ def test_a_damaged_line_is_named(past: Past, tmp_path: Path) -> None:
     exported.write_bytes(exported.read_bytes().replace(b'"sequence_num":3,', b'"sequence_num":"3",', 1))
     done = CliRunner().invoke(app, ["replay", "-c", str(past.config), "--input", str(exported)])
     assert "not a line that `gateway receive` wrote" in str(done.exception)
+
+
+# --- gateway explain --aggregate ---
+
+
+def explained(past: Past, event_id: str) -> dict[str, Any]:
+    given = ["explain", "--aggregate", event_id, "-c", str(past.config), "--json"]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 1, (done.output, done.exception)  # there is no cloud that could have them
+    return dict(json.loads(done.stdout))
+
+
+def aggregates(past: Past, window: str, kind: str) -> list[tuple[str, dict[str, Any]]]:
+    with reading(past.gateway.buffer_path) as reader:
+        events = reader.derived_after(0, 100_000)
+        payloads = map(json.loads, reader.payloads(events))
+        ids = [str(UUID(bytes=one)) for one in split_ids(events.event_ids)]
+    return [
+        (event_id, one)
+        for event_id, one in zip(ids, payloads, strict=True)
+        if (one.get("window"), one.get("kind")) == (window, kind)
+    ]
+
+
+def inside(past: Past, of: dict[str, Any]) -> list[tuple[int, float]]:
+    """The readings of a window, counted without any engine: (time, value)."""
+    with reading(past.gateway.buffer_path) as reader:
+        return [
+            (body["t"], body["v"])
+            for events in reader.raw_after(0)
+            for topic, body in zip(
+                reader.names(events.stream_ids), map(json.loads, reader.payloads(events)), strict=True
+            )
+            if topic == f"sensors/{of['key']}" and of["start_ms"] <= body["t"] < of["end_ms"]
+        ]
+
+
+@pytest.mark.parametrize(
+    ("window", "kind"), [("grid", "on_time"), ("grid", "correction"), ("hops", "on_time")]
+)
+def test_a_result_is_explained_by_its_readings(past: Past, window: str, kind: str) -> None:
+    given = aggregates(past, window, kind)
+    event_id, result = given[len(given) // 2]
+    found = explained(past, event_id)
+    both = found["readings"] + found["dropped"]
+    assert sorted((one["time_ms"], one["value"]) for one in both) == sorted(inside(past, result))
+    newest = max(found["revisions"], key=lambda one: int(one["revision"]))
+    assert len(found["readings"]) == newest["count"]
+    assert found["late"] == newest["revision"]  # each late reading has made one correction
+    assert event_id in [one["event_id"] for one in found["revisions"]]
+    assert (found["missing"], found["cloud_has_all"]) == (0, False)
+    numbers = {
+        n
+        for first, last, step in found["sources"][f"sensors/{result['key']}"]
+        for n in range(first, last + 1, step)
+    }
+    assert numbers == {one["sequence_num"] for one in found["readings"]}
+
+
+def test_an_explanation_names_late_readings_and_what_waits_for_the_cloud(past: Past) -> None:
+    event_id, _ = aggregates(past, "grid", "correction")[0]
+    done = CliRunner().invoke(app, ["explain", "--aggregate", event_id, "-c", str(past.config)])
+    assert "late     " in done.stdout
+    assert "not all of them are there" in done.stdout
+
+
+def test_what_is_no_result_of_a_window_in_time_is_not_explained(past: Past) -> None:
+    def said(event_id: str) -> str:
+        given = ["explain", "--aggregate", event_id, "-c", str(past.config)]
+        return str(CliRunner().invoke(app, given).exception)
+
+    assert "no event" in said("0" * 32)
+    assert "count and global windows" in said(aggregates(past, "hundreds", "on_time")[0][0])
+
+
+def test_readings_that_the_buffer_no_longer_has_are_counted_as_missing() -> None:
+    used = [Used("t", number, 1.0, 1, 2, False, False, "synced") for number in (1, 2, 4)]
+    story = AggregateStory(
+        {}, used, [Revision("", 0, "on_time", 4, "synced"), Revision("", 1, "correction", 5, "")]
+    )
+    assert story.missing == 2
+    assert story.sources() == {"t": [Run(1, 2, 1), Run(4, 4, 1)]}
+    assert story.fields()["cloud_has_all"] is False
+    assert (
+        AggregateStory({}, used, [Revision("", 0, "on_time", 3, "synced")]).fields()["cloud_has_all"] is True
+    )
