@@ -3,6 +3,9 @@
 An unlisted (status, event) pair raises DeliveryError and changes nothing. The SQL of `gateway.buffer`
 names the states it moves from and to through `sources` and `target`, so that this table stays the only
 place that knows.
+
+An event becomes FAILED by REJECTION or EXHAUSTED: `delivery.refusals` says which answers of a broker are a
+rejection, and `buffer.claims` counts the attempts.
 """
 
 from __future__ import annotations

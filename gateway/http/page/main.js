@@ -1,5 +1,6 @@
 // Keeps the page up to date: history and results once, then a frame a second.
 
+import { showAlerts } from "./alerts.js";
 import { Chart } from "./charts.js";
 import { byId, setText } from "./dom.js";
 import { time } from "./format.js";
@@ -41,7 +42,7 @@ function take(next) {
   panels.showBuffer(state.buffer);
   panels.showDevices(state.devices, state.time_ms);
   showWindows(state.windows, (state.gateway.listens ?? []).join(", "));
-  panels.showAlerts(state.alerts);
+  showAlerts(state.alerts);
   panels.showLinks(state.links);
   showSections(state.sections);
   drawFlow();

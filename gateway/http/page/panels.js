@@ -1,7 +1,7 @@
-// Everything of the page but the charts of the windows: figures, buffer, devices, alerts, connections.
+// The main parts of the page: figures, buffer, devices, connections.
 
 import { byId, element, facts, setText, show, table } from "./dom.js";
-import { bytes, count, duration, measured, moment, ppm, rate, sentence, signed, words } from "./format.js";
+import { bytes, count, duration, moment, ppm, rate, sentence, signed } from "./format.js";
 
 const STATES = [
   ["pending", "waiting", "waiting"],
@@ -157,20 +157,6 @@ const wrongClock = (devices) => table(title("Clock is wrong", devices.wrong_cloc
 const unreadable = (devices) => table(title("Cannot be read", devices.unreadable_count, devices.unreadable),
   [{ name: "device" }, { name: "payloads", number: true }, { name: "of", number: true }],
   devices.unreadable.map((each) => [each.name, count(each.undecoded), count(each.messages)]));
-
-export function showAlerts(alerts) {
-  setText(byId("alerts-count"), alerts.length ? "newest first" : "");
-  show(byId("alerts-body"), alerts, () => {
-    if (!alerts.length) return element("p", { class: "quiet" }, "No alerts. The plugin threshold makes them, and the gateway itself when something was lost or damaged.");
-    return element("ul", { class: "plain", tabindex: "0", "aria-label": "The last alerts" }, ...alerts.map((alert) => {
-      const at = alert.time_ms ?? alert.end_ms ?? alert.start_ms;
-      const name = alert.alert ?? alert.result?.alert ?? "alert";
-      const where = [alert.window, alert.key].filter(Boolean).join(" / ");
-      const message = alert.message ?? alert.result?.message ?? measured(alert.result, ["alert"]);
-      return element("li", {}, element("b", {}, words(String(name))), " ", element("span", { class: "quiet" }, [where, at ? moment(at) : ""].filter(Boolean).join(", ")), element("br"), String(message));
-    }));
-  });
-}
 
 export function showLinks(links) {
   show(byId("links-body"), links, () => table("MQTT connections",

@@ -1,1 +1,4 @@
-"""The types of windows: grids, sessions, and windows without bounds."""
+"""The types of windows, one module each: grids (tumbling, hopping), calendars, sessions, and without bounds.
+
+`windows.engine` chooses the operator for a specification; `config.window_model` has the settings of each.
+"""
