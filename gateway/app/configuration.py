@@ -1,4 +1,4 @@
-"""The choice of the configuration to run: the file, a signed one that came from far, or the last good one.
+"""The choice of the configuration to run: the file, a signed remote one, or the last good one.
 
 - A file that cannot be used at the start never stops a gateway that ran before: the last good one runs.
 - A signed configuration is on trial for `config.watch`. If the gateway is worse off then, or does not come up
@@ -128,7 +128,7 @@ class Configuration:
     # --- while it runs ---
 
     def offer(self, payload: bytes) -> None:
-        """Judge a configuration that came from far; on its link's thread. Raises OSError when it cannot be
+        """Judge a remote configuration; on its link's thread. Raises OSError when it cannot be
         kept."""
         if self._signed is not None:
             self._signed.offer(payload)
@@ -144,14 +144,14 @@ class Configuration:
         return self._on_top_of(found)
 
     def news(self, running: Loaded, status: GatewayStatus) -> Loaded | None:
-        """Return a configuration to go on with: one that came from far, or the one before a bad one."""
+        """Return a configuration to go on with: a remote one, or the one before a bad one."""
         signed = self._signed
         if signed is None:
             return None
         arrived = signed.take()
         if arrived is not None:
             self._watched = _Watch(running, status.bridge_connected, not status.readiness())
-            log.warning("configuration %d came from far; on trial", arrived.version)
+            log.warning("remote configuration %d is on trial", arrived.version)
             return self._signed_loaded(arrived)
         if signed.trial is None or not self._is_trial(running):
             return None
@@ -197,7 +197,7 @@ class Configuration:
 
     @property
     def outcome(self) -> str:
-        """Say what became of the last configuration from far; empty where there was none."""
+        """Say what became of the last remote configuration; empty if there was none."""
         return self._signed.outcome if self._signed is not None else ""
 
 

@@ -14,17 +14,17 @@ from contextlib import ExitStack
 
 from gateway.app.cloud import CloudPart
 from gateway.app.control import ControlPart
-from gateway.app.far_config import FarConfigPart
 from gateway.app.local import IngestPart, RepublishPart, make_broker
 from gateway.app.part import Part, WorkerPart
 from gateway.app.processing import Processing
+from gateway.app.remote_config import RemoteConfigPart
 from gateway.app.reports import ReportPart
 from gateway.app.storage import OpenBuffer, Writing
 from gateway.buffer.retention.policy import usable_bytes
 from gateway.cloud.alarm_requests import AlarmRequests
 from gateway.config import Config
 from gateway.config.backfill_model import alarm_backfills
-from gateway.config.origin import ConfigOrigin, FromFar
+from gateway.config.origin import ConfigOrigin, RemoteSource
 from gateway.config.specs import memory_bytes
 from gateway.core.clock import SteadyClock
 from gateway.delivery.forecast import Progress
@@ -46,11 +46,11 @@ class Gateway:
     status: GatewayStatus
 
     def __init__(
-        self, config: Config, origin: ConfigOrigin | None = None, from_far: FromFar | None = None
+        self, config: Config, origin: ConfigOrigin | None = None, remote: RemoteSource | None = None
     ) -> None:
         self.config = config
         self._origin = origin or ConfigOrigin()
-        self._from_far = from_far
+        self._remote = remote
         self._clock = SteadyClock()
         self._running = threading.Event()
         self._resources = ExitStack()
@@ -74,7 +74,7 @@ class Gateway:
         buffer = OpenBuffer(config.gateway.buffer_path, config.gateway.id, config.buffer, clock)
         self._resources.callback(buffer.close)
         buffer.open()
-        graph = _Graph(config, clock, buffer, self._running, self._origin, self._from_far)
+        graph = _Graph(config, clock, buffer, self._running, self._origin, self._remote)
         self.status = graph.status
         for part in graph.parts:
             self._resources.callback(part.stop)
@@ -100,7 +100,7 @@ class _Graph:
         buffer: OpenBuffer,
         running: threading.Event,
         origin: ConfigOrigin,
-        from_far: FromFar | None,
+        remote: RemoteSource | None,
     ) -> None:
         budget = memory_budget(memory_bytes(config.flow))
         drain = Progress()
@@ -121,14 +121,14 @@ class _Graph:
             cloud,
             ingest,
             WorkerPart(processing.upkeep),
-            *_far(config, clock, from_far),
+            *_remote_config(config, clock, remote),
             ReportPart(config, buffer.path, republish.session, cloud.bridges[:1]),
             *_http(config),
         ]
         self.status = GatewayStatus(
             gateway_id=config.gateway.id,
             config_origin=origin,
-            from_far=from_far,
+            remote=remote,
             started_ms=clock.now_ms(),
             running=running,
             max_buffer_bytes=config.buffer.max_size,
@@ -166,9 +166,9 @@ class _Graph:
         )
 
 
-def _far(config: Config, clock: SteadyClock, from_far: FromFar | None) -> Iterator[Part]:
-    if from_far is not None and config.cloud is not None and config.config.signed:
-        yield FarConfigPart(config, config.cloud, clock, from_far.offer)
+def _remote_config(config: Config, clock: SteadyClock, remote: RemoteSource | None) -> Iterator[Part]:
+    if remote is not None and config.cloud is not None and config.config.signed:
+        yield RemoteConfigPart(config, config.cloud, clock, remote.offer)
 
 
 def _http(config: Config) -> Iterator[Part]:

@@ -92,7 +92,7 @@ class SignedConfigs:
         try:
             found = read_signed_config(payload, self._config.gateway.id, self._public_key)
         except (DecodeError, KeyFileError) as exc:
-            log.error("a configuration from far is refused: %s %s", exc, exc.hint)
+            log.error("a remote configuration is refused: %s %s", exc, exc.hint)
             with self._lock:
                 self._kept.outcome = f"refused: {exc}"
             return
@@ -103,7 +103,7 @@ class SignedConfigs:
             problem = self._problem(found.text)
             if problem:
                 self._kept.outcome = f"{found.version} refused: {problem}"
-                log.error("configuration %d from far is refused: %s", found.version, problem)
+                log.error("remote configuration %d is refused: %s", found.version, problem)
             else:
                 self._kept.trial = self._arrived = Trial(found.version, found.text, starts=1)
                 self._kept.outcome = f"{found.version} on trial"
@@ -149,7 +149,7 @@ class SignedConfigs:
         except ConfigError as exc:
             return "; ".join([str(exc), *exc.problems])
         except Exception as exc:  # whatever it holds must not end the thread
-            log.exception("a configuration from far cannot be judged")
+            log.exception("a remote configuration cannot be checked")
             return repr(exc)
         for key in changed_keys(self._config, found):
             if key.startswith(_OWN) and key != "config.version":

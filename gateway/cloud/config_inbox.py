@@ -31,7 +31,7 @@ class ConfigInbox(Session):
         refused = any(is_refusal(code) for code in codes.values())
         if refused and not self._refused:
             log.error(
-                "no configurations from far: %s refuses the subscription to %s; asked again every %g s",
+                "no remote configurations: %s refuses the subscription to %s; asked again every %g s",
                 *(link.endpoint.place, self._topic, _RETRY_S),
             )
         self._refused = refused

@@ -15,9 +15,9 @@ from gateway.config.checks import Parts, cross_check
 from gateway.config.document import MAX_FILE_BYTES, Document, Problem, read_document
 from gateway.config.downlink_model import downlink_problems
 from gateway.config.encoder_model import format_problems
-from gateway.config.far_model import far_problems
 from gateway.config.models import Config
 from gateway.config.problems import describe, from_pydantic
+from gateway.config.remote_model import remote_problems
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Plugins
 from gateway.config.topics_model import topics_problems
@@ -115,7 +115,7 @@ def _validate(document: Document, context: dict[str, Any]) -> tuple[Config | Non
         topics_problems,
         format_problems,
         backfill_problems,
-        far_problems,
+        remote_problems,
     )
     return config, [*cross_check(Parts.of(config)), *(each for check in checks for each in check(config))]
 

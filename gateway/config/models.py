@@ -19,7 +19,7 @@ from gateway.config.broker_model import Broker, PasswordSource
 from gateway.config.cloud_presets import CLOUD_PRESETS, lacking, preset_near, with_cloud_preset
 from gateway.config.downlink_model import DownlinkEntry
 from gateway.config.encoder_model import SPARKPLUG, SparkplugSection, UplinkFormat
-from gateway.config.far_model import FarConfig
+from gateway.config.remote_model import RemoteConfig
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Buffer, Flow, Http, Log, Metrics, Plugins, Time
 from gateway.config.topics_model import OFF, TopicsSection
@@ -412,8 +412,10 @@ class Config(Section):
     home_assistant: Annotated[HomeAssistant | None, BeforeValidator(none_if_off), OrOff] = setting(
         None, description="Announce gateway and aggregates to Home Assistant. Unset: no announcements."
     )
-    config: FarConfig = setting({}, description="The configuration's own version, and signed ones from far.")
-    metrics: Metrics = setting({}, description="Numbers by MQTT, for a centre that reaches no HTTP here.")
+    config: RemoteConfig = setting(
+        {}, description="The configuration's own version, and signed remote configurations."
+    )
+    metrics: Metrics = setting({}, description="Metrics over MQTT, for sites that Prometheus cannot reach.")
     plugins: Plugins = setting({}, description="Where window plugins come from.")
     log: Log = setting({}, description="What is logged, and how.")
 

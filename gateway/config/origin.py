@@ -33,7 +33,7 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARS]
 
 
-class FromFar(Protocol):
+class RemoteSource(Protocol):
     """Judges configurations that come over the cloud broker, and remembers what became of the last."""
 
     def offer(self, payload: bytes) -> None:

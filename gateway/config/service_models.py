@@ -241,7 +241,7 @@ class Http(Section):
 
 
 class Metrics(Section):
-    """Numbers by MQTT."""
+    """Metrics over MQTT."""
 
     publish: Annotated[PositiveDurationMs | None, BeforeValidator(none_if_off), OrOff] = setting(
         None,
@@ -250,7 +250,7 @@ class Metrics(Section):
         examples=["1m"],
     )
     status: PositiveDurationMs = setting(
-        "1m", description="How often the retained status is renewed; a new problem is told within seconds."
+        "1m", description="How often the retained status is sent; new problems are sent within seconds."
     )
 
 
@@ -277,7 +277,7 @@ class Log(Section):
     publish: Annotated[Literal["info", "warning", "error"] | None, BeforeValidator(none_if_off), OrOff] = (
         setting(
             None,
-            description="Least level of the lines that are also published, on `gateway/{id}/log` at the "
+            description="Lowest level of the log lines that are also published, on `gateway/{id}/log` at the "
             "cloud broker, 20 a minute at most; others are counted. Unset: none.",
         )
     )

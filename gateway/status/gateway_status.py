@@ -19,7 +19,7 @@ from gateway.cloud.backfills import Backfills
 from gateway.cloud.bridge import Bridge
 from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
-from gateway.config.origin import ConfigOrigin, FromFar
+from gateway.config.origin import ConfigOrigin, RemoteSource
 from gateway.core.clock import Clock
 from gateway.core.events import Status
 from gateway.core.own_topics import OwnTopics
@@ -50,7 +50,7 @@ class GatewayStatus:
 
     gateway_id: str
     config_origin: ConfigOrigin
-    from_far: FromFar | None
+    remote: RemoteSource | None
     started_ms: int
     running: threading.Event
     """Set between the end of the start and the beginning of the stop."""
@@ -130,8 +130,8 @@ class GatewayStatus:
             yield f"{self.unconfirmed:,} events wait for a receiver, and none has confirmed any for long"
 
     def configuration(self) -> dict[str, str]:
-        """Return which configuration is in use, and what became of the last that came from far."""
-        outcome = self.from_far.outcome if self.from_far is not None else ""
+        """Return which configuration is in use, and what became of the last remote one."""
+        outcome = self.remote.outcome if self.remote is not None else ""
         return self.config_origin.describe() | ({"outcome": outcome} if outcome else {})
 
     @property

@@ -49,7 +49,7 @@ class Running:
         far = {"accept": "signed", "public_key_file": "fleet.pub"}
         config = gateway_config(folder, NOBODY, local=local, cloud=cloud, config=far)
         self.settings = load_config(config)
-        self.gateway = Gateway(self.settings, from_far=SignedConfigs.of(self.settings, config))
+        self.gateway = Gateway(self.settings, remote=SignedConfigs.of(self.settings, config))
 
     def healthz(self) -> tuple[int, list[str]]:
         assert self.settings.http is not None

@@ -15,7 +15,7 @@ from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.signed_config import MAX_BYTES
 
 
-class FarConfigPart(Part):
+class RemoteConfigPart(Part):
     """`gateway.config`: takes configurations from the cloud broker, which queues them for it."""
 
     def __init__(self, config: Config, cloud: Cloud, clock: Clock, offer: Callable[[bytes], None]) -> None:

@@ -1,4 +1,4 @@
-"""The section `config`: the configuration's own version, and configurations that come from far."""
+"""The section `config`: the configuration's own version, and signed remote configurations."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gateway.core.topics import check_topic
 if TYPE_CHECKING:
     from gateway.config.models import Config
 
-FAR_TOPIC = "gateway/{id}/down/config"
+REMOTE_TOPIC = "gateway/{id}/down/config"
 
 
-class FarConfig(Section):
-    """The configuration itself: its version, and new ones that come signed over the cloud broker."""
+class RemoteConfig(Section):
+    """The configuration itself: its version, and new signed ones over the cloud broker."""
 
     version: str = setting(
         "", max_length=64, description="Name of this configuration, shown in status, page and metrics."
@@ -32,10 +32,11 @@ class FarConfig(Section):
         None, description="Ed25519 public key (PEM) that configurations must be signed with."
     )
     topic: str = setting(
-        FAR_TOPIC, description="Topic at the cloud broker where they come; `{id}` is the gateway's id."
+        REMOTE_TOPIC, description="Topic at the cloud broker where they come; `{id}` is the gateway's id."
     )
     watch: PositiveDurationMs = setting(
-        "2m", description="How long a new one is watched. If the gateway is worse off then, it goes back."
+        "2m",
+        description="How long a new configuration is on trial. If things get worse, it is taken back.",
     )
 
     @field_validator("accept", mode="before")
@@ -50,7 +51,7 @@ class FarConfig(Section):
         return topic
 
     @model_validator(mode="after")
-    def _has_its_key(self) -> FarConfig:
+    def _has_its_key(self) -> RemoteConfig:
         if self.accept == "signed" and self.public_key_file is None:
             raise fault("accept: signed needs public_key_file", "gateway keys new makes a pair of keys")
         return self
@@ -60,8 +61,8 @@ class FarConfig(Section):
         return self.accept == "signed"
 
 
-def far_problems(config: Config) -> Iterator[Problem]:
-    """Yield why configurations could not come from far."""
+def remote_problems(config: Config) -> Iterator[Problem]:
+    """Yield why remote configurations would not work."""
     if not config.config.signed:
         return
     if config.cloud is None:
