@@ -20,7 +20,10 @@ from tests.support.ports import free_port
 MONITORING = ROOT / "docker" / "monitoring"
 # What in a query is no metric: PromQL's own words, and the labels and values between braces, which go first.
 WORDS = {"sum", "max", "min", "by", "on", "and", "or", "rate", "increase", "deriv", "predict_linear", "time"}
-TABLES = {"gateway_events", "gateway_receiver", "gateway_rejected"}  # of a receiver
+TABLES = {  # of a receiver, and what is made of them
+    *("gateway_events", "gateway_receiver", "gateway_rejected", "gateway_records"),
+    *("gateway_readings", "gateway_aggregates", "gateway_json"),
+}
 LABELS = {"instance", "window", "route", "reason", "status", "link", "thread", "outcome"}
 
 
@@ -52,8 +55,15 @@ def metrics_in_docs() -> set[str]:
 
 def test_every_query_and_every_page_names_metrics_that_exist(tmp_path: Path) -> None:
     local = {"url": "embedded", "listen": f"127.0.0.1:{free_port()}"}
-    cloud = {"url": "mqtt://127.0.0.1:9", "downlink": [{"topic": "cmnd/{rest...}", "qos": 1}]}
-    with GatewayProcess(gateway_config(tmp_path, "embedded", local=local, cloud=cloud)) as gateway:
+    cloud = {
+        "url": "mqtt://127.0.0.1:9",
+        "confirm": "receiver",
+        "downlink": [{"topic": "cmnd/{rest...}", "qos": 1}],
+    }
+    route = {"name": "kept", "topic": "kept/{device}", "forward": False}
+    with GatewayProcess(
+        gateway_config(tmp_path, "embedded", local=local, cloud=cloud, routes=[route], windows=[])
+    ) as gateway:
         gateway.wait_ready()
         families = [*text_string_to_metric_families(gateway.get("/metrics") or "")]
     known = {f"{f.name}_total" if f.type == "counter" else f.name for f in families} | {"up"}
