@@ -30,6 +30,12 @@ def test_a_service_runs_without_rights_on_a_read_only_root_and_its_image_is_a_va
     assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:-[a-z/-]+:[\w.-]+\}", service["image"])
 
 
+@pytest.mark.parametrize("name", ["gateway", "gateway-a", "gateway-b"])
+def test_a_gateway_subscribes_as_soon_as_the_broker_runs(name: str) -> None:
+    """What it acknowledges before that is kept for nobody, and its health is asked every ten seconds."""
+    assert services()[name]["depends_on"] == {"local-broker": {"condition": "service_started"}}
+
+
 def test_every_variable_of_compose_stands_in_the_example() -> None:
     used = set(re.findall(r"\$\{([A-Z_]+)", (DOCKER / "compose.yaml").read_text()))
     known = set(re.findall(r"^([A-Z_]+)=", (DOCKER / ".env.example").read_text(), re.MULTILINE))
