@@ -54,7 +54,7 @@ def _clock(one: GatewayState) -> str:
 
 
 def summary(states: Sequence[GatewayState], now_ms: int) -> str:
-    """One line about all gateways."""
+    """Return one line about all gateways."""
     if not states:
         return "no gateway has left a status on this broker"
     alarms = sum(bool(one.alarms) for one in states)

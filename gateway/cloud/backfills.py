@@ -147,7 +147,7 @@ class Backfills(Session):
         return wait_s
 
     def finish(self) -> None:
-        """After the link has stopped: close what this session opened."""
+        """Close what this session opened, after the link has stopped."""
         if self._opened is not None:
             self._opened.close()
 
@@ -237,7 +237,7 @@ class Backfills(Session):
             yield ids, times_ms
 
     def _wake(self) -> None:
-        """From the writer's thread."""
+        """Wake the link. Called on the writer's thread."""
         self._resume_at_s = 0.0
         if self._link is not None:
             self._link.wake()

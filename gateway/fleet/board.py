@@ -137,7 +137,7 @@ class Board:
                     known.lost[exempt.reason, claim.stream, exempt.run.first] = exempt.run.size
 
     def states(self, now_ms: int) -> list[GatewayState]:
-        """All gateways: those with alarms first, then those that lag most."""
+        """Return all gateways: those with alarms first, then those that lag most."""
         found = [self._state(name, known, now_ms) for name, known in self._known.items()]
         return sorted(found, key=lambda one: (not one.alarms, -(one.lag_ms or 0), one.gateway))
 
