@@ -13,7 +13,9 @@ from gateway.core.errors import GatewayError
 from gateway.host.files import replace_file
 from gateway.wire.signatures import PublicKeys, new_key
 
-app = typer.Typer(no_args_is_help=True, help="Make and show the keys that sign audit records.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Make and show the keys that sign audit records."
+)
 
 KeyFile = Annotated[
     Path, typer.Argument(help="File of the private key; the public one is beside it, in .pub.")
