@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 from gateway.receiver.device_names import DeviceNames
+from gateway.receiver.sinks.influx import InfluxDatabase
 from gateway.receiver.sinks.ndjson import EventFile
 from gateway.receiver.sinks.sink import OutputError, Sink
 from gateway.receiver.sinks.sqlite import EventTable
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
 PARQUET = "parquet:"
-_KNOWN = f"{SQLITE}path, {POSTGRES[0]}host/db, or {PARQUET}folder"
+INFLUX = "influx+"
+_KNOWN = f"{SQLITE}path, {POSTGRES[0]}host/db, {PARQUET}folder, or {INFLUX}http://host:8086/write?db=name"
 
 
 def shared_sink_of(output: str, group: str, devices: DeviceNames | None = None) -> SharedDatabase:
@@ -52,6 +54,8 @@ def sink_of(output: str, devices: DeviceNames | None = None) -> Sink:
             from gateway.receiver.sinks.parquet import ParquetFolder  # noqa: PLC0415 - an extra that few need
 
             return ParquetFolder(Path(output.removeprefix(PARQUET)), devices)
+    if output.startswith(INFLUX):
+        return InfluxDatabase(output, devices)
     if "://" in output:
         raise OutputError("is no output that is known", hint=f"a path, {_KNOWN}")
     return EventFile(Path(output))
@@ -68,12 +72,12 @@ def _needs(what: str, package: str, extra: str) -> Iterator[None]:
 
 def is_there(output: str) -> bool:
     """Return True if earlier output exists; a database server is asked only when it is opened."""
-    return output.startswith(POSTGRES) or Path(_path(output)).exists()
+    return output.startswith((*POSTGRES, INFLUX)) or Path(_path(output)).exists()
 
 
 def place_of(output: str) -> str:
     """The same text for the same output, however it is written; without secrets."""
-    if output.startswith(POSTGRES):
+    if output.startswith((*POSTGRES, INFLUX)):
         return output.rpartition("@")[2]
     path = _path(output)
     return output.removesuffix(path) + str(Path(path).resolve())

@@ -18,7 +18,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ _JOURNAL_BYTES = 32 * 1024 * 1024
 _JOURNAL_S = 300.0
 _BATCH = 10_000  # rows of a file in memory, when it is read back
 
+_DAY_MS = 86_400_000
+_EPOCH = date(1970, 1, 1)
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TIME = pa.timestamp("ms", tz="UTC")
 SCHEMA = pa.schema(
@@ -195,11 +197,11 @@ class ParquetFolder:
         """Turn the journal into a file for each of its days, and begin the next one."""
         if not self._rows:
             return
-        days: defaultdict[str, list[Received]] = defaultdict(list)
+        days: defaultdict[int, list[Received]] = defaultdict(list)
         for each in self._rows:
-            days[_day_of(each.event.event_time_ms)].append(each)
+            days[each.event.event_time_ms // _DAY_MS].append(each)
         for day, some in days.items():
-            self._write_part(self.path / f"day={day}", some)
+            self._write_part(self.path / f"day={_day_name(day)}", some)
         if self._journal is not None:
             self._journal.close()
         self._journal_path(self._number).unlink()
@@ -293,10 +295,10 @@ def _number_of(path: Path) -> int:
     return int(path.stem) if path.stem.isdigit() else 0
 
 
-def _day_of(time_ms: int) -> str:
+def _day_name(day: int) -> str:
     try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")
-    except (ValueError, OverflowError, OSError):  # outside of the years 1 to 9999
+        return str(_EPOCH + timedelta(days=day))
+    except OverflowError:  # outside of the years 1 to 9999
         return "unknown"
 
 
