@@ -23,9 +23,12 @@ from gateway.core.units import parse_duration_ms
 if TYPE_CHECKING:
     from gateway.fleet.board import Board
     from gateway.fleet.job import Input
+    from gateway.fleet.local import Task
     from gateway.fleet.report import FleetReport
     from gateway.mqtt.endpoint import Endpoint
 
+_BEAM_HERE = "--runner=BundleBasedDirectRunner"
+"""Beam's runner in this process that needs no service and downloads none."""
 _CONNECT_S = 15.0
 _RETAINED_S = 1.0
 """Time for retained statuses: they come at once, one after the other."""
@@ -69,6 +72,12 @@ def run(
     no_flush: Annotated[
         bool, typer.Option("--no-flush", help="Leave windows open at the end of the input.")
     ] = False,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine-option", help="Option for Beam, such as --runner=FlinkRunner; may be repeated."
+        ),
+    ] = None,
     work: Annotated[
         Path | None,
         typer.Option("--work", help="Folder for what is done so far; by default OUTPUT.work."),
@@ -83,16 +92,20 @@ def run(
     """
     from gateway.fleet import local  # noqa: PLC0415 - `--help` needs none of it
 
-    if runner != "local":
-        raise typer.BadParameter(f"{runner} is not there yet", param_hint="--runner")
+    if runner == "flink":
+        hint = "beam runs on Flink too: --runner beam --engine-option --runner=FlinkRunner"
+        raise typer.BadParameter(f"PyFlink is not there; {hint}", param_hint="--runner")
     inputs = _inputs([*events, *(more or ())])
     wanted = frozenset(json.dumps(name, ensure_ascii=False)[1:-1].encode() for name in gateway or ())
     folder = work or output.with_name(output.name + ".work")
     task = local.Task(config, inputs, folder, wanted, flush=not no_flush)
     started_s = time.monotonic()
-    local.prepare()
-    with _progress() as progress:
-        report = local.run(task, output, workers or os.cpu_count() or 1, progress)
+    if runner == "beam":
+        report = _by_beam(task, output, engine_option or [_BEAM_HERE])
+    else:
+        local.prepare()
+        with _progress() as progress:
+            report = local.run(task, output, workers or os.cpu_count() or 1, progress)
     took_s = time.monotonic() - started_s
     typer.echo(json.dumps(_fields(report, took_s)) if as_json else _text(report, took_s), err=not as_json)
     if not report.complete:
@@ -177,6 +190,15 @@ def _listen(board: Board, endpoint: Endpoint, prefix: str, wait_s: float) -> str
         return f"{listener.unreadable} audit records could not be read" if listener.unreadable else ""
     finally:
         link.stop()
+
+
+def _by_beam(task: Task, output: Path, options: list[str]) -> FleetReport:
+    try:
+        from gateway.fleet import beam  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        hint = "pip install 'mqtt-edge-gateway[beam]'"
+        raise typer.BadParameter(f"Beam is not installed; {hint}", param_hint="--runner") from exc
+    return beam.run(task, output, options)
 
 
 def _inputs(places: list[str]) -> tuple[Input, ...]:

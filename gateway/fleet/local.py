@@ -20,7 +20,7 @@ from gateway.fleet.job import COMMON, PARTITIONS, Chunk, FleetError, Input, Job,
 from gateway.fleet.records import StoredRecord, read_record, without_arrival
 from gateway.fleet.report import FleetReport, fold_fields, report_of
 from gateway.fleet.rules import Rules
-from gateway.fleet.split import ChunkSplitter, records_in_order
+from gateway.fleet.split import ChunkReader, records_in_order, split
 
 MOST_DEATHS = 3
 """Times that workers may die without any part getting done in between."""
@@ -83,8 +83,8 @@ def parts_of(splits: Sequence[dict[str, Any]], workers: int) -> list[FoldPart]:
     """Return the parts to fold. A partition that would keep one worker busy while others wait is divided by
     streams; the workers then all read it, and skip what is another's."""
     sizes = dict.fromkeys(range(PARTITIONS + 1), 0)
-    for split in splits:
-        for partition, size in split["bytes_by_partition"].items():
+    for report in splits:
+        for partition, size in report["bytes_by_partition"].items():
             sizes[int(partition)] += size
     total = sum(sizes.values()) - sizes[COMMON]
     parts = []
@@ -149,7 +149,8 @@ def _do(task: Task, step: Step) -> None:
 def _split(task: Task, chunk: Chunk) -> dict[str, Any]:
     rules = Rules.load(task.config)
     is_common = rules.common_streams() if rules.common else None
-    report = ChunkSplitter(Job(task.folder), list(task.inputs), task.wanted, is_common).split(chunk)
+    reader = ChunkReader(task.inputs, task.wanted, is_common)
+    report = split(reader, chunk, Job(task.folder).runs)
     return {"file": chunk.file, **report._asdict()}
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from gateway.core.errors import DecodeError
-from gateway.fleet.job import COMMON, PARTITIONS, Chunk, Input, Job, whole
+from gateway.fleet.job import COMMON, PARTITIONS, Chunk, Input, whole
 from gateway.fleet.records import Packed, Trouble, by_arrival, lines_of, name_of, pack, pack_event, reason_of
 from gateway.receiver.stored_output import events_of_table
 
@@ -20,7 +20,10 @@ MOST_TROUBLES = 20
 """Lines of one chunk that are named, for each reason; more are only counted."""
 MOST_OPEN = 256
 """Files that are merged at a time: most systems let a process open 1024."""
-_TABLE_ROWS = 50_000  # of a table that are sorted at a time
+_HELD_BYTES = 48 * 1024 * 1024  # of records that are sorted in memory at a time
+
+EVERY = b""
+"""Stands for all gateways, where the name of one is expected."""
 
 
 class SplitReport(NamedTuple):
@@ -35,49 +38,46 @@ class SplitReport(NamedTuple):
     """The gateways with events for windows over all of them."""
 
 
-class ChunkSplitter:
-    """Splits one chunk. `wanted` names the gateways whose events are taken; empty: all. `is_common` tells the
-    streams that windows over all gateways read."""
+class ChunkReader:
+    """Reads one chunk and counts. `wanted` names the gateways whose events are taken; empty: all. `is_common`
+    tells the streams that windows over all gateways read."""
 
     def __init__(
         self,
-        job: Job,
-        inputs: list[Input],
+        inputs: Sequence[Input],
         wanted: frozenset[bytes],
         is_common: Callable[[str], bool] | None = None,
     ) -> None:
+        self.bytes: Counter[str] = Counter()
+        """Bytes of the runs by partition, for whoever writes them."""
         self._is_common = is_common
         self._common_streams: dict[bytes, bool] = {}
         self._common_gateways: set[bytes] = set()
-        self._job = job
         self._inputs = inputs
         self._wanted = wanted
-        self._lines = self._events = self._runs = 0
-        self._bytes: Counter[str] = Counter()
+        self._lines = self._events = 0
         self._troubles: list[Trouble] = []
         self._counts: Counter[str] = Counter()
 
-    def split(self, chunk: Chunk) -> SplitReport:
-        """Write the runs of a chunk. Raises OSError or OutputError."""
-        parts: defaultdict[int, list[bytes]] = defaultdict(list)
-        since = 0
+    def read(self, chunk: Chunk) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (gateway, record) of each raw event, and (EVERY, record by arrival) of each event that
+        a window over all gateways reads. Raises OSError or OutputError."""
         for offset, packed in self._packed(chunk):
             if self._wanted and packed.gateway not in self._wanted:
                 self._trouble(chunk, offset, f"of the gateway {packed.gateway.decode()}")
                 continue
-            since += 1
             if packed.is_raw:
                 self._events += 1
-                parts[crc32(packed.gateway) % PARTITIONS].append(packed.record)
+                yield packed.gateway, packed.record
             if self._is_common is not None and self._reads(packed.stream):
                 self._common_gateways.add(packed.gateway)
-                parts[COMMON].append(by_arrival(packed))
-            if since == _TABLE_ROWS and self._inputs[chunk.file].is_table:
-                self._write(chunk, parts)
-                since = 0
-        self._write(chunk, parts)
-        counts, gateways = dict(self._counts), sorted(map(name_of, self._common_gateways))
-        return SplitReport(self._lines, self._events, dict(self._bytes), self._troubles, counts, gateways)
+                yield EVERY, by_arrival(packed)
+
+    def report(self) -> SplitReport:
+        """Return what was read."""
+        gateways = sorted(map(name_of, self._common_gateways))
+        counts = dict(self._counts)
+        return SplitReport(self._lines, self._events, dict(self.bytes), self._troubles, counts, gateways)
 
     def _reads(self, stream: bytes) -> bool:
         found = self._common_streams.get(stream)
@@ -112,16 +112,30 @@ class ChunkSplitter:
         if self._counts[reason] <= MOST_TROUBLES and len(self._counts) <= MOST_TROUBLES:
             self._troubles.append(Trouble(chunk.file, offset, reason))
 
-    def _write(self, chunk: Chunk, parts: dict[int, list[bytes]]) -> None:
-        self._runs += 1
-        for partition, records in parts.items():
-            records.sort()
-            folder = self._job.runs / str(partition)
-            folder.mkdir(exist_ok=True)
-            with whole(folder / f"{chunk.number:08}-{self._runs:06}.run") as file:
-                file.writelines(records)
-                self._bytes[str(partition)] += file.tell()
-        parts.clear()
+
+def split(reader: ChunkReader, chunk: Chunk, runs: Path) -> SplitReport:
+    """Write the runs of a chunk below the folder `runs`. Raises OSError or OutputError."""
+    parts: defaultdict[int, list[bytes]] = defaultdict(list)
+    number = held_bytes = 0
+    for gateway, record in reader.read(chunk):
+        parts[COMMON if gateway is EVERY else crc32(gateway) % PARTITIONS].append(record)
+        held_bytes += len(record)
+        if held_bytes > _HELD_BYTES:
+            number, held_bytes = number + 1, 0
+            _write(reader, parts, runs, f"{chunk.number:08}-{number:06}.run")
+    _write(reader, parts, runs, f"{chunk.number:08}-{number + 1:06}.run")
+    return reader.report()
+
+
+def _write(reader: ChunkReader, parts: dict[int, list[bytes]], runs: Path, name: str) -> None:
+    for partition, records in parts.items():
+        records.sort()
+        folder = runs / str(partition)
+        folder.mkdir(exist_ok=True)
+        with whole(folder / name) as file:
+            file.writelines(records)
+            reader.bytes[str(partition)] += file.tell()
+    parts.clear()
 
 
 def records_in_order(runs: Sequence[Path]) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,13 @@ def test_a_folder_with_other_things_is_not_emptied(tmp_path: Path) -> None:
     done = fleet_run(config, path, more=["--work", str(tmp_path / "work")])
     assert done.returncode == 1 and "is not the folder of a run" in done.stderr
     assert (tmp_path / "work" / "photo.jpg").exists()
+
+
+@pytest.mark.skipif(find_spec("apache_beam") is not None, reason="Beam is installed")
+def test_an_engine_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    config = fleet_config(tmp_path)
+    done = fleet_run(config, write(tmp_path / "in.ndjson", []), more=["--runner", "beam"])
+    assert done.returncode == 2 and "mqtt-edge-gateway[beam]" in done.stderr
 
 
 @pytest.mark.slow
