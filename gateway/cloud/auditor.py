@@ -176,12 +176,12 @@ class Auditor(Session):
             claims += _few(_claims(self._reader, now, self._again(wanted)))
             shed = frozenset(shed_ranges(self._reader))
             ids = id_bounds(self._reader) if self._signer is not None else IdBounds()
-        limit_bytes = self._limit_bytes(link)
-        if self._signer is not None:
-            seals = tuple(self._signer.seals(self._reader, now, ids, limit_bytes))
         ended_s = time.monotonic()
         self.metrics.last_s = ended_s - started_s
         self._due_s = ended_s + max(self._interval_s, _REST * self.metrics.last_s)
+        limit_bytes = self._limit_bytes(link)
+        if self._signer is not None:
+            seals = tuple(self._signer.seals(self._reader, now, ids, limit_bytes))
         untold = tuple(sorted(shed - self._told))
         record = AuditRecord(
             *(self._gateway_id, self._session, self._now_ms(), now.statuses, tuple(claims), untold),

@@ -14,6 +14,7 @@ from functools import partial
 
 from gateway.buffer.evidence_table import SignedBatch
 from gateway.buffer.proof.evidence import (
+    Hashed,
     IdBounds,
     hash_delivered,
     place_of,
@@ -24,6 +25,7 @@ from gateway.buffer.proof.positions import StreamPositions
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Do, Writer
+from gateway.core.sequence_sets import Stretches, without
 from gateway.wire.evidence import MAX_LEAVES, MAX_RUNS, Seal, seal_of
 from gateway.wire.signatures import SIGNATURE_BYTES, Place, SigningKey
 
@@ -67,6 +69,7 @@ class RecordSigner:
         self._place: Place | None = None
         self._sealed: dict[int, int] = {}
         self._moved: dict[int, int] = {}
+        self._kept_back: dict[int, Stretches] = {}  # sealed past, since they were not delivered then
         self._scanned = 0  # every event up to this id is sealed, or was not there to be
         self._keep: _Keep | None = None
         self._kept: list[bytes] = []
@@ -88,11 +91,43 @@ class RecordSigner:
         self._moved = {stream: numbers[-1] for stream, (numbers, _) in found.items()}
         if not self.is_behind:  # what is not there any more was evicted
             self._moved = {stream: last for stream, (_, last) in wanted.items()}
+        found.extend(self._released(reader, now, ids))
         self._sealed |= self._moved
+        self._note_kept(now)
         leaves = max(1, min(MAX_LEAVES, (limit_bytes - SIGNATURE_BYTES - _SEAL_BYTES) // _LEAF_BYTES))
         for name, (numbers, hashes) in zip(reader.names([*found]), found.values(), strict=True):
             for at in range(0, len(numbers), leaves):
                 yield from _seals(name, numbers[at : at + leaves], hashes[at : at + leaves])
+
+    def _released(self, reader: Reader, now: StreamPositions, ids: IdBounds) -> Hashed:
+        """Hash what was kept at the edge when its neighbours were sealed, and has been delivered since."""
+        released = {}
+        for stream, numbers in self._kept_back.items():
+            still = [each.run.stretches() for each in now.kept.get(stream, ())]
+            beyond = [(now.settled.get(stream, 0) + 1, 2**63 - 1)]
+            gone = Stretches(without(numbers, *still, beyond))
+            if gone.first is not None and gone.last is not None:
+                released[stream] = gone
+        if not released:
+            return Hashed()
+        bounds = {stream: (one.first or 0, one.last or 0) for stream, one in released.items()}
+        found = hash_delivered(reader, bounds, range(1, ids.newest + 1), EVENTS_AT_ONCE)
+        for stream, numbers in released.items():
+            done = {number for number in found.get(stream, ([],))[0] if number in numbers}
+            found.keep_only(stream, done)
+            if found.events < EVENTS_AT_ONCE:  # what was not found was evicted
+                self._kept_back[stream] = Stretches(without(self._kept_back[stream], numbers))
+            else:
+                parts = ((number, number) for number in sorted(done))
+                self._kept_back[stream] = Stretches(without(self._kept_back[stream], parts))
+        return found
+
+    def _note_kept(self, now: StreamPositions) -> None:
+        for stream, exempt in now.kept.items():
+            sealed = self._sealed.get(stream, 0)
+            runs = [part.run.stretches() for each in exempt if (part := each.within(1, sealed)) is not None]
+            if runs:
+                self._kept_back[stream] = self._kept_back.get(stream, Stretches()).united(*runs)
 
     def _wanted(self, now: StreamPositions) -> dict[int, tuple[int, int]]:
         """The numbers, first and last, that have been delivered since the last seal of each stream."""

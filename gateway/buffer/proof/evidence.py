@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import orjson
@@ -65,6 +65,19 @@ class Hashed(dict[int, tuple[list[int], list[bytes]]]):
 
     events = 0
     last_id = 0
+
+    def keep_only(self, stream: int, numbers: Collection[int]) -> None:
+        """Forget the other numbers of a stream."""
+        known = zip(*self.pop(stream, ([], [])), strict=True)
+        kept = [(number, digest) for number, digest in known if number in numbers]
+        if kept:
+            self[stream] = ([number for number, _ in kept], [digest for _, digest in kept])
+
+    def extend(self, other: Hashed) -> None:
+        """Add events of another look, which are not in this one."""
+        for stream, more in other.items():
+            pairs = sorted([*zip(*self.get(stream, ([], [])), strict=True), *zip(*more, strict=True)])
+            self[stream] = ([number for number, _ in pairs], [digest for _, digest in pairs])
 
 
 def hash_delivered(reader: Reader, wanted: Mapping[int, tuple[int, int]], ids: range, most: int) -> Hashed:
