@@ -62,7 +62,7 @@ def test_every_metric_is_well_formed_and_counts_what_came(
         assert windowed["minute"] == 1
         assert families["gateway_undecoded"].samples[0].value == 1
         alive = {s.labels["thread"]: s.value for s in families["gateway_thread_alive"].samples}
-        names = ("control", "http", "ingest", "republish", "timekeeper", "upkeep", "writer")
+        names = ("control", "http", "ingest", "reports", "republish", "timekeeper", "upkeep", "writer")
         assert alive == dict.fromkeys(names, 1)
 
 
@@ -90,7 +90,7 @@ def test_an_address_that_is_taken_is_a_clear_error(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("frozen", ["local", "cloud"])
+@pytest.mark.parametrize("frozen", ["local", pytest.param("cloud", marks=pytest.mark.slow)])
 def test_ready_says_within_two_thirds_of_the_keepalive_that_a_broker_hangs(
     mosquitto: MosquittoFactory, tmp_path: Path, frozen: str
 ) -> None:

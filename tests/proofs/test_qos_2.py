@@ -70,7 +70,12 @@ def _publish(number: int) -> bytes:
     return bytes([0x34, len(body)]) + body
 
 
-@pytest.mark.parametrize("step", [(PUBREC, 1), (PUBREC, 3), (PUBCOMP, 3), (PUBCOMP, COUNT)])
+SLOW_STEPS = [(PUBREC, 1), (PUBCOMP, 3), (PUBCOMP, COUNT)]
+
+
+@pytest.mark.parametrize(
+    "step", [(PUBREC, 3), *(pytest.param(step, marks=pytest.mark.slow) for step in SLOW_STEPS)]
+)
 def test_kill_at_each_step_of_a_handshake_of_qos_2_stores_nothing_twice(
     tmp_path: Path, step: tuple[int, int]
 ) -> None:
