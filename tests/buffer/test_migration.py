@@ -201,7 +201,7 @@ print(countdown)
 """
 
 
-@pytest.mark.parametrize("old", [1, 3])
+@pytest.mark.parametrize("old", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_kill_in_the_middle_leaves_the_old_or_the_new_file(path: Path, old: int) -> None:
     """At each statement of the migration in turn."""
     before, original = [*content(written(path, old))], path.read_bytes()

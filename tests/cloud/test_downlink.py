@@ -141,7 +141,7 @@ def downlink_config(folder: Path, local: Broker, cloud: Broker, protocol: str) -
     return gateway_config(folder, local.url, cloud=section)
 
 
-@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+@pytest.mark.parametrize("protocol", ["5", pytest.param("3.1.1", marks=pytest.mark.slow)])
 def test_commands_arrive_in_order_through_outages_of_both_brokers(
     mosquitto: MosquittoFactory, tmp_path: Path, protocol: str
 ) -> None:

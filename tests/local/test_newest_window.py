@@ -47,7 +47,7 @@ def retained(port: int) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize("restart", ["none", "stop", "kill"])
+@pytest.mark.parametrize("restart", ["none", pytest.param("stop", marks=pytest.mark.slow), "kill"])
 def test_a_correction_of_an_older_window_is_marked_and_not_retained(
     mosquitto: MosquittoFactory, tmp_path: Path, restart: str
 ) -> None:

@@ -72,7 +72,7 @@ def _since_ms(gateway: GatewayProcess) -> int | None:
     return since_ms
 
 
-@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+@pytest.mark.parametrize("protocol", ["3.1.1", pytest.param("5", marks=pytest.mark.slow)])
 def test_a_filter_that_no_route_names_any_more_is_unsubscribed_after_a_restart(
     mosquitto: MosquittoFactory, tmp_path: Path, protocol: str
 ) -> None:

@@ -107,7 +107,11 @@ def drained(gateway: GatewayProcess, raw: int) -> bool:
 
 @pytest.mark.parametrize(
     ("local_protocol", "cloud_protocol", "form"),
-    [("3.1.1", "5", "batch"), ("5", "5", "event"), ("3.1.1", "3.1.1", "event")],
+    [
+        ("3.1.1", "5", "batch"),
+        ("5", "5", "event"),
+        pytest.param("3.1.1", "3.1.1", "event", marks=pytest.mark.slow),
+    ],
 )
 def test_every_reading_arrives_once_and_the_hourly_aggregates_equal_an_independent_computation(
     mosquitto: MosquittoFactory, tmp_path: Path, local_protocol: str, cloud_protocol: str, form: str

@@ -30,8 +30,11 @@ def facing(folder: Path, name: str, prefix: str, local_url: str, cloud_url: str)
 
 @pytest.mark.parametrize(
     ("brokers", "prefixes"),
-    [(1, ("gateway", "gateway")), (2, ("gateway", "gateway")), (2, ("gateway", "other"))],
-    ids=["one broker", "two brokers", "two prefixes"],
+    [
+        pytest.param(1, ("gateway", "gateway"), id="one broker", marks=pytest.mark.slow),
+        pytest.param(2, ("gateway", "gateway"), id="two brokers"),
+        pytest.param(2, ("gateway", "other"), id="two prefixes", marks=pytest.mark.slow),
+    ],
 )
 def test_what_another_gateway_has_bridged_is_refused_and_counted(
     mosquitto: MosquittoFactory, tmp_path: Path, brokers: int, prefixes: tuple[str, str]

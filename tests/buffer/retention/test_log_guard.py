@@ -173,7 +173,10 @@ def test_a_gateway_acknowledges_nothing_beyond_its_size_and_goes_on_when_the_rea
         assert gateway.audit().problems == ()
 
 
-@pytest.mark.parametrize("refused", [False, True], ids=["pending", "failed"])
+@pytest.mark.parametrize(
+    "refused",
+    [pytest.param(False, id="pending", marks=pytest.mark.slow), pytest.param(True, id="failed")],
+)
 def test_a_flood_never_makes_file_and_log_larger_than_the_size(store: Store, refused: bool) -> None:
     """With groups as large as a writer makes them, and ticks only every now and then."""
     chance = Random(4)
