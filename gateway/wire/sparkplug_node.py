@@ -56,7 +56,7 @@ class _Metric:
 class _Device:
     metrics: dict[str, _Metric] = field(default_factory=dict)
     version: int = 1
-    born: int = 0  # the version that the last DBIRTH had; 0: none on this connection
+    born: int = 0  # the version that the last DBIRTH had; 0: none yet
 
 
 class EdgeNode:
@@ -87,11 +87,9 @@ class EdgeNode:
         return _payload([_fields(BD_SEQ, INT64, self._bd_seq)])
 
     def connected(self, now_ms: int) -> list[Announcement]:
-        """Return the first messages of a new connection."""
+        """Return the first messages of a new connection: the births of the node and of its devices so far."""
         self._connected_ms = now_ms
-        for device in self._devices.values():
-            device.born = 0
-        return [self._birth(now_ms)]
+        return self.reborn(now_ms)
 
     def reborn(self, now_ms: int) -> list[Announcement]:
         """Return all births again, as a host has asked."""

@@ -74,6 +74,17 @@ def test_the_will_has_the_number_that_the_birth_has_and_each_connection_another(
     assert "seq" not in parse_sparkplug_b(node.death()) or parse_sparkplug_b(node.death())["seq"] in (None, 0)
 
 
+def test_a_new_connection_begins_with_the_births_of_all_devices_so_far() -> None:
+    node = connected()
+    sent(node, wire_event("tele/hall/SENSOR", {"t": 1}), wire_event("tele/attic/SENSOR", {"t": 2}))
+    node.next_will()
+    births = node.connected(10)
+    assert [each.topic.split("/")[2] for each in births] == ["NBIRTH", "DBIRTH", "DBIRTH"]
+    (data,) = sent(node, wire_event("tele/hall/SENSOR", {"t": 3}, 11))
+    assert "/DDATA/" in data.topic
+    assert seq(data) == 3
+
+
 def test_a_new_metric_or_type_needs_a_new_birth_and_nothing_else_does() -> None:
     node = connected()
     kinds = []
