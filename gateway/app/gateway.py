@@ -21,7 +21,7 @@ from gateway.app.remote_config import RemoteConfigPart
 from gateway.app.reports import ReportPart
 from gateway.app.storage import OpenBuffer, Writing
 from gateway.buffer.retention.policy import usable_bytes
-from gateway.cloud.alarm_requests import AlarmRequests
+from gateway.cloud.alarm_requests import MEMORY_FILE, AlarmRequests
 from gateway.config import Config
 from gateway.config.backfill_model import alarm_backfills
 from gateway.config.origin import ConfigOrigin, RemoteSource
@@ -105,7 +105,8 @@ class _Graph:
         budget = memory_budget(memory_bytes(config.flow))
         drain = Progress()
         processing = Processing(config, clock, budget, buffer, drain)
-        alarms = AlarmRequests(alarm_backfills(config), clock.now_ms)
+        memory = buffer.path.parent / MEMORY_FILE
+        alarms = AlarmRequests(alarm_backfills(config), clock.now_ms, memory)
         republish = RepublishPart(config, clock, processing, buffer.store, buffer.path, alarms.raised)
         cloud = CloudPart(config, clock, budget, buffer, processing, alarms)
         ingest = IngestPart(config, clock, processing)

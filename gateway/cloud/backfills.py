@@ -218,6 +218,7 @@ class Backfills(Session):
             self.metrics.events += portion.forwarded
             yield self._portion / self._events_per_s
         self._answers.append(backfill_answer(request, "done", events=sent))
+        self.alarms.finished(request)
 
     def _found(self, request: BackfillRequest) -> Iterator[tuple[list[int], list[int]]]:
         """Ids and event times of what is kept, a stretch of the buffer with each step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,25 @@ def test_an_alarm_asks_at_once_for_what_was_before_and_later_for_what_came_after
     assert requests.due(123, 16) == []
     assert requests.due(124, 16) == [BackfillRequest("tele/d1", 100, 120, "alarm hot/d1")]
     assert requests.due(10_000, 16) == []
+
+
+def test_what_alarms_ask_for_outlives_a_restart_until_it_is_served(tmp_path: Path) -> None:
+    windows = {"hot": AlarmBackfill("tele/{device}", "{device}", 10, 20)}
+
+    def restarted() -> AlarmRequests:
+        return AlarmRequests(windows, lambda: 104, tmp_path / "requests.json")
+
+    requests = restarted()
+    requests.raised(b'{"window":"hot","key":"d1"}', b'{"state":"on","since_ms":100}')
+    (before,) = requests.due(104, 16)
+    requests = restarted()
+    assert requests.due(104, 16) == [before]
+    requests.finished(before)
+    requests = restarted()
+    assert requests.due(104, 16) == []
+    assert len(requests.due(124, 16)) == 1
+    (tmp_path / "requests.json").write_text("{")
+    assert restarted().due(10**9, 16) == []
 
 
 def test_alarms_wait_for_room_and_are_bounded() -> None:
