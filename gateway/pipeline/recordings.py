@@ -22,6 +22,7 @@ from gateway.core.events import Kind
 from gateway.core.topics import filter_matches
 from gateway.pipeline.replay import Recorded, ReplayError, read_event
 from gateway.receiver.event_lines import StoredLine, event_of_line
+from gateway.receiver.sinks.choice import PARQUET
 from gateway.receiver.stored_output import count_of_table, events_of_table, is_table
 
 T = TypeVar("T")
@@ -203,6 +204,9 @@ class BufferRecording(Recording):
 
 def recording_of(place: str, wanted: Selection) -> Recording:
     """The recording that `--input` names: a path, or a database as `gateway receive` takes it."""
+    if place.startswith(PARQUET):
+        hint = "replay what a receiver wrote as lines or as a table, or the gateway's buffer (--from-buffer)"
+        raise ReplayError("Parquet files are not in the order of arrival", hint=hint)
     return TableRecording(place, wanted) if is_table(place) else LinesRecording(Path(place), wanted)
 
 

@@ -17,7 +17,7 @@ import apsw
 from gateway.core.errors import DecodeError
 from gateway.core.events import WireEvent
 from gateway.receiver.event_lines import StoredLine, event_of_line, kind_number, priority_number
-from gateway.receiver.sinks.choice import POSTGRES, SQLITE
+from gateway.receiver.sinks.choice import PARQUET, POSTGRES, SQLITE
 from gateway.receiver.sinks.rows import COLUMNS
 from gateway.receiver.sinks.sink import OutputError
 from gateway.wire.event_format import id_text
@@ -35,12 +35,36 @@ def events_of_output(place: str) -> Iterator[StoredLine]:
     if is_table(place):
         yield from events_of_table(place)
         return
+    if place.startswith(PARQUET):
+        yield from _events_of_parquet(Path(place.removeprefix(PARQUET)))
+        return
     with Path(place).open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield event_of_line(line)
             except DecodeError as exc:
                 raise OutputError(f"{place}, line {number}: {exc}") from exc
+
+
+def _events_of_parquet(folder: Path) -> Iterator[StoredLine]:
+    """The events of a folder of Parquet files, once its journal was turned into files."""
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra that few need
+        import pyarrow.parquet as pq  # noqa: PLC0415 - an extra that few need
+    except ImportError as exc:
+        hint = "pip install 'mqtt-edge-gateway[parquet]'"
+        raise OutputError(f"Parquet needs pyarrow: {exc}", hint=hint) from exc
+    names = [name.removesuffix("_ms") for name in COLUMNS]
+    for part in sorted(folder.glob("day=*/*.parquet")):
+        try:
+            with pq.ParquetFile(part) as file:
+                for batch in file.iter_batches(_ROWS, columns=names):
+                    columns = (batch.column(name) for name in names)
+                    plain = (c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c for c in columns)
+                    for row in zip(*(column.to_pylist() for column in plain), strict=True):
+                        yield _event_of(row)
+        except (pa.ArrowException, ValueError, KeyError) as exc:
+            raise OutputError(f"{part} cannot be read: {exc}") from exc
 
 
 def is_table(place: str) -> bool:

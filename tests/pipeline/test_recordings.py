@@ -147,6 +147,11 @@ def test_a_damaged_line_is_named(past: Past, tmp_path: Path) -> None:
     assert "not a line that `gateway receive` wrote" in str(done.exception)
 
 
+def test_parquet_files_cannot_be_replayed_and_what_can_is_said(past: Past) -> None:
+    done = CliRunner().invoke(app, ["replay", "-c", str(past.config), "--input", "parquet:somewhere"])
+    assert "order of arrival" in str(done.exception)
+
+
 # --- gateway explain --aggregate ---
 
 

@@ -15,6 +15,7 @@ from gateway.receiver.ledger import identity
 from gateway.receiver.sinks.choice import is_there, place_of, sink_of
 from gateway.receiver.sinks.parquet import ParquetFolder
 from gateway.receiver.sinks.sink import OutputError, Received, Sink, reread, resume
+from gateway.receiver.stored_output import events_of_output
 from gateway.wire.audit_record import AuditRecord, StreamClaim
 
 duckdb = pytest.importorskip("duckdb")
@@ -141,3 +142,15 @@ def test_the_place_of_a_folder(tmp_path: Path) -> None:
     assert is_there(f"parquet:{tmp_path}")
     assert not is_there(f"parquet:{tmp_path}/none")
     assert place_of(f"parquet:{tmp_path}/x/..") == f"parquet:{tmp_path}"
+
+
+def test_whole_events_come_back_also_those_that_were_in_the_journal(tmp_path: Path) -> None:
+    odd = [b"\xff\x00", b'"text"', b"[1,\n2]", b""]
+    written = [*events(range(1, 30)), *(events(range(n, n + 1), odd[n - 30])[0] for n in range(30, 34))]
+    sink = ParquetFolder(tmp_path / "out", journal_events=20)
+    take(sink, written[:25])
+    sink.close()
+    take(sink := ParquetFolder(tmp_path / "out"), written[25:])
+    sink.close()
+    found = [Received(*one) for one in events_of_output(f"parquet:{tmp_path / 'out'}")]
+    assert sorted(found, key=lambda one: one.event.sequence_num) == written
