@@ -84,23 +84,53 @@ bench: $(READY) ## Measure what this machine sustains
 compose-secrets: ## Make the passwords and certificates of the Compose setup, where they are missing
 	mosquitto/make-passwords.sh
 	mosquitto/make-certs.sh $(GATEWAY_ID) $(GATEWAY_ID)-a $(GATEWAY_ID)-b
+	docker/make-mounts.sh $(GATEWAY_ID)
+
+# What the image says of itself; and the images that it takes the place of go, or they pile up.
+BUILD_FACTS = GATEWAY_VERSION=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py) \
+	GATEWAY_REVISION=$(shell git rev-parse --short HEAD 2>/dev/null)
 
 .PHONY: compose-build
-compose-build: ## Build the gateway's image
-	$(COMPOSE) build gateway
+compose-build: compose-secrets ## Build the gateway's image
+	$(BUILD_FACTS) $(COMPOSE) build gateway
+	@docker image prune --force --filter label=org.opencontainers.image.title=mqtt-edge-gateway >/dev/null
 
 .PHONY: compose-up
-compose-up: compose-secrets ## Run gateway, brokers, a simulated fleet and a receiver in containers
-	$(COMPOSE) --profile fleet --profile receiver up -d --build $(ARGS)
+compose-up: compose-build ## Run gateway, brokers, a simulated fleet and a receiver in containers
+	$(COMPOSE) --profile scale rm --stop --force gateway-a gateway-b
+	$(COMPOSE) --profile receiver up -d $(ARGS)
+	@# What the cloud broker takes before the receiver has subscribed for the first time goes to nobody.
+	@for second in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
+		$(COMPOSE) logs receiver 2>/dev/null | grep -q 'subscribed to' && break; sleep 1; done
+	$(COMPOSE) --profile fleet --profile receiver up -d $(ARGS)
 
+# One that cannot be pulled does not keep the other away.
 .PHONY: compose-monitoring
 compose-monitoring: compose-secrets ## Add Prometheus (port 9090) and Grafana (port 3000)
-	$(COMPOSE) --profile monitoring up -d prometheus grafana $(ARGS)
+	@started=; for service in prometheus grafana; do \
+		if $(COMPOSE) --profile monitoring up -d $(ARGS) $$service; then started="$$started $$service"; \
+		else echo "$$service does not run; the rest does" >&2; fi; \
+	done; test -n "$$started"
 
 .PHONY: compose-scale
-compose-scale: compose-secrets compose-build ## Instead of compose-up: two gateways that share the messages
+compose-scale: compose-build ## Instead of compose-up: two gateways that share the messages
+	$(COMPOSE) rm --stop --force gateway
 	$(COMPOSE) --profile scale --profile fleet --profile receiver up -d \
 		local-broker cloud-broker gateway-a gateway-b fleet receiver $(ARGS)
+
+.PHONY: lock
+lock: $(READY) ## Write docker/requirements.lock anew: the newest versions of what the image holds, with hashes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		$(addprefix --extra ,cbor sparkplug postgres proxy evidence) -o docker/requirements.lock pyproject.toml
+
+.PHONY: sbom
+sbom: ## Write the bill of materials of the image's packages (build/sbom.json, CycloneDX)
+	@mkdir -p build
+	$(PYTHON) -m venv build/sbom-tools
+	build/sbom-tools/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=4,<8'
+	build/sbom-tools/bin/cyclonedx-py requirements docker/requirements.lock --output-file build/sbom.json
+	@echo 'written: build/sbom.json'
 
 .PHONY: compose-logs
 compose-logs: ## Follow the log of the gateway's container

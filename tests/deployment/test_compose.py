@@ -53,6 +53,8 @@ def fleet(running: Project) -> Iterator[Fleet]:
 def start(project: Project) -> Project:
     project.up(*SHIPPED_SERVICES)
     project.wait_until_ready()
+    # What the cloud broker takes before the receiver's first subscription goes to nobody.
+    wait_for(lambda: "subscribed to" in project.run("logs", "receiver"))
     return project
 
 
@@ -223,7 +225,7 @@ def test_an_older_image_is_replaced_with_a_backlog_and_nothing_is_lost(project: 
     if not older:
         pytest.skip("GATEWAY_OLD_IMAGE names no image of an earlier version")
     project.variables["GATEWAY_IMAGE"] = older
-    settings = project.folder / "docker" / "gateway.yaml"
+    settings = project.folder / "docker" / "config" / "gateway.yaml"
     current = settings.read_text()
     settings.write_text(in_older_words(current))
     fleet = Fleet(start(project))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from gateway.config import parse_config, warnings_of
 from tests.support.places import ROOT
@@ -36,6 +38,47 @@ def test_a_gateway_subscribes_as_soon_as_the_broker_runs(name: str) -> None:
     assert services()[name]["depends_on"] == {"local-broker": {"condition": "service_started"}}
 
 
+@pytest.mark.parametrize("name", sorted(services()))
+def test_a_service_cannot_take_the_machine_and_its_log_keeps_days(name: str) -> None:
+    service = services()[name]
+    assert service["mem_limit"]
+    assert service["cpus"]
+    assert service["pids_limit"]
+    options = service["logging"]["options"]
+    assert (options["max-file"], options["compress"]) == ("5", "true")
+
+
+def test_configuration_and_secrets_are_mounted_as_folders() -> None:
+    """A file that is mounted alone stays the old one when it is replaced."""
+    binds = [
+        each["source"] if isinstance(each, dict) else each.split(":")[0]
+        for service in services().values()
+        for each in service.get("volumes", [])
+        if isinstance(each, dict) or each.startswith(".")
+    ]
+    alone = [each for each in binds if (DOCKER / each).is_file()]
+    assert alone == ["./monitoring/grafana-dashboard.json"]  # no secret, and Grafana's folder has more in it
+    assert "secrets" not in yaml.safe_load((DOCKER / "compose.yaml").read_text())
+
+
+def test_the_lock_file_pins_every_dependency_with_hashes() -> None:
+    """`make lock` writes it anew."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = ("cbor", "sparkplug", "postgres", "proxy", "evidence")
+    wanted = [*project["dependencies"]]
+    wanted += [each for extra in extras for each in project["optional-dependencies"][extra]]
+    lock = (DOCKER / "requirements.lock").read_text()
+    entries = re.findall(
+        r"^([a-z0-9._-]+)(?:\[\w,]+)?==(\S+)(.*?)(?=^[a-z]|\Z)", lock, re.MULTILINE | re.DOTALL
+    )
+    pinned = {name: version for name, version, _ in entries}
+    assert [name for name, _, rest in entries if "--hash=sha256:" not in rest] == []
+    for text in wanted:
+        requirement = Requirement(text)
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        assert requirement.specifier.contains(pinned[name]), f"{text} and the lock file's {pinned.get(name)}"
+
+
 def test_every_variable_of_compose_stands_in_the_example() -> None:
     used = set(re.findall(r"\$\{([A-Z_]+)", (DOCKER / "compose.yaml").read_text()))
     known = set(re.findall(r"^([A-Z_]+)=", (DOCKER / ".env.example").read_text(), re.MULTILINE))
@@ -54,8 +97,8 @@ def test_the_configuration_of_a_container_is_sound_and_gives_no_warning_but_of_p
 ) -> None:
     for secret in ("gateway-password", "http-token", "cloud-ca", "gateway-cert", "gateway-key"):
         (tmp_path / secret).write_text("secret-of-" + secret)
-    text = (DOCKER / name).read_text().replace("/run/secrets", str(tmp_path))
-    config = parse_config(text, DOCKER, name, {"GATEWAY_ID": "edge-1"})
+    text = (DOCKER / "config" / name).read_text().replace("/run/secrets", str(tmp_path))
+    config = parse_config(text, DOCKER / "config", name, {"GATEWAY_ID": "edge-1"})
     # Inside of the machine's own network of containers.
     assert warnings_of(config) == ("local: the password travels unencrypted; use mqtts://",)
 

@@ -120,7 +120,10 @@ def rendered(name: str, folder: Path, uncomment: bool) -> tuple[list[str], dict[
             lines.append(f"listener {port} {{bind}}")
         else:
             lines.append(line.replace("/mosquitto/config/", f"{folder}/"))
-    return lines, ports
+    return [
+        *lines,
+        "log_type information",
+    ], ports  # which the tests wait for, and a site would be flooded with
 
 
 def shipped(

@@ -194,12 +194,15 @@ def compose_project(folder: Path) -> Iterator[Project]:
     """A project in `folder`, with nothing started; it and its volumes are gone afterwards."""
     words = compose_program()
     for part in ("docker", "mosquitto", "plugins"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("passwords", "certs"))
+        shutil.copytree(
+            ROOT / part, folder / part, ignore=shutil.ignore_patterns("passwords", "certs", "mounts")
+        )
     (folder / "docker" / ".env").unlink(missing_ok=True)  # the test's own variables count
     program("sh", str(folder / "mosquitto" / "make-passwords.sh"))
     program("sh", str(folder / "mosquitto" / "make-certs.sh"), *CERTIFICATES)
+    program("sh", str(folder / "docker" / "make-mounts.sh"))
     for name in ("gateway.yaml", "scale.yaml"):  # the proof of completeness need not wait for a minute
-        file = folder / "docker" / name
+        file = folder / "docker" / "config" / name
         file.write_text(file.read_text().replace("\ncloud:\n", "\ncloud:\n  audit: 1s\n"))
     ports = {name: free_port() for name in PORTS}
     project = Project(folder, words, f"gateway-test-{uuid.uuid4().hex[:8]}", ports)
