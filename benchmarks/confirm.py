@@ -1,4 +1,4 @@
-"""Cost of `cloud.confirm: receiver` in the drain of a backlog, as a ratio to `confirm: puback`.
+"""Cost of `cloud.confirm: receiver` in the drain of a backlog, as ratios to `confirm: puback`.
 
 Run `.venv/bin/python -m benchmarks.confirm [--events 300000] [--rounds 3]`. Gateway, Mosquitto and
 `gateway receive` are processes of their own on this machine; the two settings take turns.

@@ -109,6 +109,18 @@ def test_a_crash_before_the_journal_is_removed_puts_nothing_there_twice(tmp_path
     assert not half.exists()
 
 
+def test_times_of_no_year_are_in_one_folder_and_none_is_lost(tmp_path: Path) -> None:
+    sink = ParquetFolder(tmp_path)
+    far = [
+        Received("plant-7", each.event._replace(event_time_ms=time_ms))
+        for each, time_ms in zip(events(range(1, 5)), (2**62, -(2**62), 2**61, 0), strict=True)
+    ]
+    take(sink, far)
+    sink.close()
+    assert sorted(path.name for path in tmp_path.glob("day=*")) == ["day=1970-01-01", "day=unknown"]
+    assert ask(tmp_path, "SELECT count(DISTINCT event_id) FROM EVENTS") == [(4,)]
+
+
 def test_it_is_verified_by_its_files(tmp_path: Path) -> None:
     sink = ParquetFolder(tmp_path)
     ledger = resume(sink)

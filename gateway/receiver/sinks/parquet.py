@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +198,11 @@ class ParquetFolder:
         """Turn the journal into a file for each of its days, and begin the next one."""
         if not self._rows:
             return
-        days: defaultdict[int, list[Received]] = defaultdict(list)
+        days: defaultdict[str, list[Received]] = defaultdict(list)
         for each in self._rows:
-            days[each.event.event_time_ms // _DAY_MS].append(each)
+            days[_day_name(each.event.event_time_ms // _DAY_MS)].append(each)
         for day, some in days.items():
-            self._write_part(self.path / f"day={_day_name(day)}", some)
+            self._write_part(self.path / f"day={day}", some)
         if self._journal is not None:
             self._journal.close()
         self._journal_path(self._number).unlink()
@@ -295,6 +296,7 @@ def _number_of(path: Path) -> int:
     return int(path.stem) if path.stem.isdigit() else 0
 
 
+@lru_cache(maxsize=1000)
 def _day_name(day: int) -> str:
     try:
         return str(_EPOCH + timedelta(days=day))
