@@ -184,6 +184,7 @@ def test_repair_asks_for_what_the_output_has_lost(mosquitto: MosquittoFactory, t
         assert counters(gateway)["resent", ""] == 40
 
 
+@pytest.mark.slow
 def test_events_stay_while_no_receiver_confirms(mosquitto: MosquittoFactory, tmp_path: Path) -> None:
     local, cloud = mosquitto(), mosquitto()
     buffer = {"checkpoint_interval": "200ms", "keep_synced": "100ms"}
