@@ -150,9 +150,11 @@ class LinesRecording(Recording):
         last = b""
         with self._path.open("rb") as file:
             for line in file:
-                if line[_ID] < last and _is_raw(line):
-                    return False
-                last = max(last, line[_ID]) if _is_raw(line) else last
+                if _is_raw(line):
+                    found = line[_ID]
+                    if found < last:
+                        return False
+                    last = found
         return True
 
 

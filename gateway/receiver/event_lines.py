@@ -90,7 +90,7 @@ def event_of_line(line: bytes) -> StoredLine:
     """Read back the whole event that `event_line` wrote. Raises DecodeError for any other line."""
     try:
         fields, payload = _split(line)
-        event = WireEvent(
+        columns = (
             bytes.fromhex(fields["event_id"].replace("-", "")),
             fields["stream"],
             fields["sequence_num"],
@@ -102,7 +102,8 @@ def event_of_line(line: bytes) -> StoredLine:
             _flags_of(fields),
             payload,
         )
-        found = StoredLine(fields["gateway"], event, fields.get("buffer", ""))
+        event = WireEvent._make(columns)  # twice as fast as its constructor, as below
+        found = StoredLine._make((fields["gateway"], event, fields.get("buffer", "")))
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise _not_a_line() from exc
     is_whole = len(event.event_id) == 16 and isinstance(event.stream, str)
