@@ -75,7 +75,8 @@ def run(
     engine_option: Annotated[
         list[str] | None,
         typer.Option(
-            "--engine-option", help="Option for Beam, such as --runner=FlinkRunner; may be repeated."
+            "--engine-option",
+            help="Option of Beam (--runner=FlinkRunner) or Flink (KEY=VALUE); may be repeated.",
         ),
     ] = None,
     work: Annotated[
@@ -92,20 +93,20 @@ def run(
     """
     from gateway.fleet import local  # noqa: PLC0415 - `--help` needs none of it
 
-    if runner == "flink":
-        hint = "beam runs on Flink too: --runner beam --engine-option --runner=FlinkRunner"
-        raise typer.BadParameter(f"PyFlink is not there; {hint}", param_hint="--runner")
     inputs = _inputs([*events, *(more or ())])
     wanted = frozenset(json.dumps(name, ensure_ascii=False)[1:-1].encode() for name in gateway or ())
     folder = work or output.with_name(output.name + ".work")
     task = local.Task(config, inputs, folder, wanted, flush=not no_flush)
     started_s = time.monotonic()
-    if runner == "beam":
-        report = _by_beam(task, output, engine_option or [_BEAM_HERE])
-    else:
+    count = workers or os.cpu_count() or 1
+    if runner == "local":
         local.prepare()
         with _progress() as progress:
-            report = local.run(task, output, workers or os.cpu_count() or 1, progress)
+            report = local.run(task, output, count, progress)
+    elif runner == "beam":
+        report = _by_beam(task, output, engine_option or [_BEAM_HERE])
+    else:
+        report = _by_flink(task, output, count, engine_option or [])
     took_s = time.monotonic() - started_s
     typer.echo(json.dumps(_fields(report, took_s)) if as_json else _text(report, took_s), err=not as_json)
     if not report.complete:
@@ -199,6 +200,15 @@ def _by_beam(task: Task, output: Path, options: list[str]) -> FleetReport:
         hint = "pip install 'mqtt-edge-gateway[beam]'"
         raise typer.BadParameter(f"Beam is not installed; {hint}", param_hint="--runner") from exc
     return beam.run(task, output, options)
+
+
+def _by_flink(task: Task, output: Path, workers: int, options: list[str]) -> FleetReport:
+    try:
+        from gateway.fleet import flink  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        hint = "pip install 'mqtt-edge-gateway[flink]', which also needs a Java 17"
+        raise typer.BadParameter(f"PyFlink is not installed; {hint}", param_hint="--runner") from exc
+    return flink.run(task, output, workers, options)
 
 
 def _inputs(places: list[str]) -> tuple[Input, ...]:

@@ -26,7 +26,7 @@ from gateway.fleet.split import EVERY, ChunkReader
 _REPORT = "report"
 
 
-class ReadChunk(beam.DoFn):  # type: ignore[misc]
+class BeamReading(beam.DoFn):  # type: ignore[misc]
     """Yields (gateway, record) of a chunk, and at its end the report."""
 
     def __init__(self, task: Task) -> None:
@@ -46,7 +46,7 @@ class ReadChunk(beam.DoFn):  # type: ignore[misc]
         yield beam.pvalue.TaggedOutput(_REPORT, orjson.dumps(report, default=list))
 
 
-class Fold(beam.DoFn):  # type: ignore[misc]
+class BeamFold(beam.DoFn):  # type: ignore[misc]
     """Yields the lines that the records of one gateway give, and at the end the report."""
 
     def __init__(self, task: Task) -> None:
@@ -111,8 +111,8 @@ def _run_pipeline(task: Task, place: Path, options: Sequence[str]) -> None:
 
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         chunks = pipeline | beam.Create([tuple(chunk) for chunk in chunks_of(task.inputs)]) | beam.Reshuffle()
-        read = chunks | "Read" >> beam.ParDo(ReadChunk(task)).with_outputs(_REPORT, main="records")
-        fold = beam.ParDo(Fold(task)).with_outputs(_REPORT, main="lines")
+        read = chunks | "Read" >> beam.ParDo(BeamReading(task)).with_outputs(_REPORT, main="records")
+        fold = beam.ParDo(BeamFold(task)).with_outputs(_REPORT, main="lines")
         folded = read.records | beam.GroupByKey() | "Fold" >> fold
         _ = folded.lines | "Results" >> write("results")
         _ = read[_REPORT] | "Splits" >> write("splits", newlines=True)

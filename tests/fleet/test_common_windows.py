@@ -46,7 +46,7 @@ def given(config: Path) -> dict[tuple[str, int], tuple[int, float]]:
     return {(one["key"], one["start_ms"]): (one["count"], round(one["result"]["sum"], 6)) for one in ours}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_key_gathers_the_readings_of_all_gateways(tmp_path: Path, workers: int) -> None:
     config, known = fleet_config(tmp_path, [TEN_MINUTES]), lines_of()
     every = [line for lines in known.values() for line in lines]
