@@ -243,8 +243,11 @@ class Reader:
         return dict(rows)
 
     def count_unconfirmed(self) -> int:
-        """Return the number of SYNCED events that no receiver has confirmed."""
-        sql = f"SELECT count(*) FROM buffer_events WHERE status = ? AND NOT {CONFIRMED}"  # noqa: S608 - constant
+        """Return the number of SYNCED events that no receiver has confirmed: all of them in a buffer that a
+        version without confirmations has written."""
+        table = "SELECT 1 FROM sqlite_master WHERE name = 'confirmed_runs'"
+        known = CONFIRMED if self._connection.execute(table).fetchone() else "FALSE"
+        sql = f"SELECT count(*) FROM buffer_events WHERE status = ? AND NOT {known}"  # noqa: S608 - constant
         (row,) = self._connection.execute(sql, (int(Status.SYNCED),))
         return int(row[0])
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from gateway.buffer.proof.positions import lost
@@ -144,3 +146,17 @@ def test_what_belongs_to_the_identity_before_is_not_waited_for(store: Store) -> 
     sync(store, 5)
     evict(store)
     assert counts(store) == {"SYNCED": 5}
+
+
+def test_what_waits_is_counted_also_in_a_buffer_of_a_version_that_knew_no_confirmations(
+    store: Store, tmp_path: Path
+) -> None:
+    append(store, events(5))
+    sync(store, 5)
+    assert confirm(store, "t/a", (1, 2))
+    with reading(tmp_path / "events.db") as reader:
+        assert reader.count_unconfirmed() == 3
+    with closing(apsw.Connection(str(tmp_path / "events.db"))) as earlier:
+        earlier.execute("DROP TABLE confirmed_runs")
+    with reading(tmp_path / "events.db") as reader:
+        assert reader.count_unconfirmed() == 5
