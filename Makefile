@@ -1,6 +1,8 @@
 # Everything here sets itself up: it needs make and a Python >= 3.11, and nothing else. `make help` lists it.
 
 SHELL := /bin/sh
+# Tests and benchmarks start hundreds of gateways, and each would compile all its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
