@@ -28,7 +28,7 @@ mkdir -p "$tree/DEBIAN" "$tree/$library" "$tree/usr/bin" "$tree/usr/lib/systemd/
     --target "$tree/$library" -r "$root/docker/requirements.lock"
 "$tree/tools/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps \
     --target "$tree/$library" "$root"
-rm -rf "$tree/tools" "$tree/$library/bin"
+rm -rf "$tree/tools" "$tree/$library/bin" "$tree/$library/apsw/sqlite_extra_binaries" # programs, of no use here
 find "$tree/$library" -name __pycache__ -type d -prune -exec rm -rf {} +
 find "$tree/$library" -type f -exec chmod 644 {} +
 find "$tree/$library" -name '*.so*' -type f -exec strip --strip-unneeded {} +
