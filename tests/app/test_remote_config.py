@@ -33,6 +33,7 @@ def changed(file: Path, **sections: Any) -> str:
     return yaml.safe_dump(yaml.safe_load(file.read_text()) | sections)
 
 
+@pytest.mark.slow
 def test_one_that_works_is_taken_up_and_one_that_does_not_is_taken_back(
     mosquitto: MosquittoFactory, tmp_path: Path
 ) -> None:
