@@ -56,6 +56,13 @@ test: $(READY) ## Run the tests, several at once and in random order
 test-long: $(READY) ## Run the long forms of the proofs: more crashes, more events, more random inputs
 	HYPOTHESIS_PROFILE=large $(BIN)/python -m pytest -m 'slow or hypothesis' $(ARGS)
 
+# Aedes comes from npm; the others from Debian: mosquitto nats-server rabbitmq-server ejabberd. A missing one is said.
+.PHONY: brokers
+brokers: $(READY) ## Try the gateway with every broker here, and write the table in docs/deployment.md
+	@test -d build/aedes/node_modules/aedes || ! command -v npm >/dev/null || \
+		npm install --silent --no-fund --no-audit --prefix build/aedes aedes@1
+	$(BIN)/python -m tests.support.matrix $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## Check the style
 	$(BIN)/ruff check .
