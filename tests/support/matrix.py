@@ -298,6 +298,8 @@ def try_cloud(trial: Trial, found: Row) -> None:
             trial.wait_synced()
         receiver.once()
         found["kill -9"] = verdict(receiver.counts(), numbers)
+        if found["kill -9"] != YES and receiver.once("--verify")[0] == 0:
+            found["kill -9"] += ", not said"
 
         numbers = trial.numbers()
         publish(numbers)
