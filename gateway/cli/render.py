@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +27,16 @@ def render(
     from gateway.config.load import read_config  # noqa: PLC0415 - half a second of models
     from gateway.config.rendering import open_variables, read_sites, unused  # noqa: PLC0415
     from gateway.config.rendering import render as rendered  # noqa: PLC0415
+    from gateway.config.types import NAME_PATTERN  # noqa: PLC0415
 
     text, known = read_config(template), read_sites(read_config(sites), sites.name)
     names = site or [*known]
     missing = [name for name in names if name not in known]
     if missing:
         raise typer.BadParameter(f"{sites.name} has no site {missing[0]!r}")
+    unsafe = [name for name in names if not re.fullmatch(NAME_PATTERN, name)]
+    if unsafe:
+        raise typer.BadParameter(f"{sites.name}: {unsafe[0]!r} is no name of a file: letters, digits, . _ -")
     if output is None and len(names) != 1:
         raise typer.BadParameter("give --output DIR for more than one site")
     made = {name: rendered(text, {"SITE": name, **known[name]}, name) for name in names}

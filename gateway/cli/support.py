@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sys
@@ -10,6 +11,7 @@ import time
 import traceback
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
@@ -19,6 +21,7 @@ import typer
 from pydantic import BaseModel, SecretStr
 
 from gateway import __version__
+from gateway.app.signed_configs import SIGNED_FILE
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.reader import Reader
 from gateway.cli.settings import DEFAULT_CONFIG
@@ -30,7 +33,7 @@ from gateway.config.types import ProxyPlace
 from gateway.core.errors import ConfigError
 from gateway.host.bundle import write_bundle
 from gateway.host.control import SOCKET_FILE, ask
-from gateway.host.last_good import last_good
+from gateway.host.last_good import LAST_GOOD_FILE, last_good
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="What helps to find a fault, without secrets."
@@ -61,7 +64,8 @@ def bundle(
     output = output or Path(f"gateway-support-{time.strftime('%Y%m%dT%H%M%S')}.tar.gz")
     settings, problems = _settings(config)
     data_dir = settings.gateway.data_dir if settings else _data_dir(config)
-    secrets = {*_written_secrets(config)} | ({*_secrets(settings)} if settings else set())
+    secrets = {secret for text in _texts(config, data_dir) for secret in _written_secrets(text)}
+    secrets |= {*_secrets(settings)} if settings else set()
     parts = {
         "about.txt": _about(data_dir),
         "packages.txt": "\n".join(sorted(f"{each.name} {each.version}" for each in distributions())),
@@ -164,19 +168,31 @@ def _secrets(value: object) -> Iterator[str]:
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
             inner = getattr(value, name)
-            yield from inner.values() if name == "headers" else _secrets(inner)
+            if name == "headers":
+                yield from inner.values()
+            elif name == "command" and isinstance(inner, str):
+                yield inner  # it may hold a token for the program that it calls
+            else:
+                yield from _secrets(inner)
     elif isinstance(value, tuple | list):
         for each in value:
             yield from _secrets(each)
 
 
-def _written_secrets(path: Path) -> Iterator[str]:
-    """Yield the values of a file that has problems under keys that name a secret."""
-    try:
-        document = read_document(read_config(path), {})
-    except ConfigError:
-        return
-    yield from _under_secret_keys(document.data, named=False)
+def _texts(config: Path, data_dir: Path) -> Iterator[str]:
+    """Yield the configuration as written, and those that the gateway keeps: log and state may be theirs."""
+    for path in (config, data_dir / LAST_GOOD_FILE):
+        with suppress(ConfigError):
+            yield read_config(path)
+    with suppress(OSError, ValueError):
+        kept = json.loads((data_dir / SIGNED_FILE).read_bytes())
+        yield from (each["text"] for each in kept.values() if isinstance(each, dict) and "text" in each)
+
+
+def _written_secrets(text: str) -> Iterator[str]:
+    """Yield the values under keys that name a secret, with variables as written and filled in."""
+    for environ in (dict[str, str](), os.environ):
+        yield from _under_secret_keys(read_document(text, environ).data, named=False)
 
 
 def _under_secret_keys(data: object, *, named: bool) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import time
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,8 @@ _SHORTEST = 4  # what is shorter hides nothing, and would take letters out of ev
 
 def write_bundle(parts: Mapping[str, str], secrets: Iterable[str]) -> bytes:
     """Return the parts, by their file names, as a compressed tar file."""
-    hidden = sorted({each for each in secrets if len(each) >= _SHORTEST}, key=len, reverse=True)
+    found = {form for each in secrets if len(each) >= _SHORTEST for form in _forms(each)}
+    hidden = sorted(found, key=len, reverse=True)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, text in parts.items():
@@ -24,3 +26,8 @@ def write_bundle(parts: Mapping[str, str], secrets: Iterable[str]) -> bytes:
             about.size, about.mtime, about.mode = len(content), int(time.time()), 0o600
             archive.addfile(about, io.BytesIO(content))
     return packed.getvalue()
+
+
+def _forms(secret: str) -> set[str]:
+    """Return a secret as it is, and as it stands in JSON."""
+    return {secret, *(json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))}

@@ -31,7 +31,11 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line; the logging module calls this with the handler's lock held."""
-        line = self.format(record)
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - as other handlers do: a wrong log call must not end its thread
+            self.handleError(record)
+            return
         self.kept.append(line)
         if self._least is None or record.levelno < self._least:
             return

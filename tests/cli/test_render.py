@@ -100,3 +100,37 @@ def test_a_support_bundle_has_what_helps_and_no_secret(tmp_path: Path, sound: bo
     assert ("config" in told) == sound
     assert "mqtt-edge-gateway" in parts["gateway-support/packages.txt"]
     assert output.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_support_bundle_has_no_secret_of_the_environment_nor_of_a_configuration_that_ran_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAULT_TOKEN", "s.from-the-environment")
+    quoted = 'with "quotes" and \\ and ü'
+    config = gateway_config(tmp_path, f"mqtt://{HOST}:9")
+    text = config.read_text()
+    command = "local:\n  username: u\n  password: {command: 'vault read -field=x ${VAULT_TOKEN}'}\n"
+    config.write_text(text.replace("local:\n", command))
+    data = tmp_path / "data"
+    data.mkdir()
+    old = text.replace("local:\n", f"local:\n  username: u\n  password: {json.dumps(quoted)}\n")
+    (data / "last-good.yaml").write_text(old)
+    parts = {"log.jsonl": json.dumps({"message": f"refused {quoted}"}), "state.json": f"as it is: {quoted}"}
+    output = tmp_path / "bundle.tar.gz"
+    monkeypatch.setattr("gateway.cli.support._fetched", lambda *_: "".join(parts.values()))
+    done = run("support", "bundle", "-c", config, "-o", output)
+    assert done.exit_code == 0, done.output
+    with tarfile.open(output) as archive:
+        whole = "".join(archive.extractfile(each).read().decode() for each in archive)  # type: ignore[union-attr]
+    assert "refused" in whole
+    assert "from-the-environment" not in whole
+    assert "quotes" not in whole
+
+
+def test_a_site_is_no_path(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("gateway: {id: x}\n")
+    (tmp_path / "sites.yaml").write_text("../outside: {A: 1}\n")
+    done = run("render", tmp_path / "t.yaml", "--sites", tmp_path / "sites.yaml", "-o", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "no name of a file" in " ".join(done.output.split())
+    assert not (tmp_path / "outside.yaml").exists()
