@@ -46,9 +46,9 @@ log_dest stderr
 log_type error
 log_type warning
 log_type notice
-log_type information
 """
-_OWN_SETTINGS = "log_timestamp false\nconnection_messages false\n"
+# That it runs is information to Mosquitto, and a line that the start waits for.
+_OWN_SETTINGS = "log_timestamp false\nconnection_messages false\nlog_type information\n"
 
 _START_DEADLINE_S = 20.0  # a long queue is read first
 _STOP_DEADLINE_S = 8.0  # an orderly stop writes what is queued; systemd gives the whole gateway ten seconds

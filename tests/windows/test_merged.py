@@ -62,7 +62,8 @@ class Site:
 
     def __init__(self, config: str, name: str = "top") -> None:
         self.name = name
-        self.run: Replay = Rules.of(parse_config(config)).replay()
+        rules = Rules.of(parse_config(config))
+        self.run = Replay(RouteTable(rules.routes), rules.engine(rules.windows))
 
     def feed(self, topic: str, payload: object, at_ms: int) -> list[Emission]:
         return self.run.feed(Recorded(topic, json.dumps(payload).encode(), at_ms, 0))
