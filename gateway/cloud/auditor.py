@@ -5,7 +5,7 @@ Invariants:
   that has taken what the broker held when the claim arrived must have the event.
 - Claims are remembered as made only after all of their messages were acknowledged; else they are made again.
 - What was claimed is claimed again, some streams in each record, and a record goes even when nothing is new:
-  what the cloud broker lost, with or without its claim, shows although its stream is idle.
+  what the cloud broker lost, with or without its claim, shows whether its stream is idle or always busy.
 - It only reads, except for what it signs (`record_signer`). Where it has a connection of its own, a large
   audit holds up neither the drain nor live data;
   where it shares the bridge's, packet ids that are not its own are the bridge's.
@@ -21,6 +21,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from gateway.buffer.dropped_messages import shed_ranges
@@ -90,7 +91,7 @@ class Auditor(Session):
         self._claimed: dict[int, int] = {}  # the last number of each stream that was claimed
         self._kept: Mapping[int, tuple[Exempt, ...]] = {}
         self._told: frozenset[DroppedRange] = frozenset()
-        self._told_at: dict[int, int] = {}  # the record in which each stream was last told
+        self._whole_at: dict[int, int] = {}  # the record in which each stream was last claimed from 1
         self._repeated: set[int] = set()  # streams whose newest claim was made twice or more often
         self._records = 0
         self._next: _Told | None = None
@@ -173,7 +174,7 @@ class Auditor(Session):
             now = standing(self._reader)
             wanted = self._wanted(now)
             claims = list(_claims(self._reader, now, wanted))
-            claims += _few(_claims(self._reader, now, self._again(wanted)))
+            claims += self._claims_again(self._reader, now, wanted)
             shed = frozenset(shed_ranges(self._reader))
             ids = id_bounds(self._reader) if self._signer is not None else IdBounds()
         ended_s = time.monotonic()
@@ -222,17 +223,33 @@ class Auditor(Session):
                 wanted[stream] = first
         return wanted
 
-    def _again(self, wanted: Mapping[int, int]) -> dict[int, int]:
-        """Return some other streams, whole: first those claimed only once, then those claimed longest ago."""
+    def _claims_again(
+        self, reader: Reader, now: StreamPositions, wanted: Mapping[int, int]
+    ) -> list[StreamClaim]:
+        """Claim some streams whole once more. What is left out for its runs is among the next."""
         self._records += 1
-        idle = (stream for stream in self._claimed if stream not in wanted)
-        chosen = heapq.nsmallest(
-            _REPEATED, idle, key=lambda one: (one in self._repeated, self._told_at.get(one, 0))
-        )
         self._repeated.difference_update(wanted)
-        self._repeated.update(chosen)
-        self._told_at.update(dict.fromkeys([*wanted, *chosen], self._records))
-        return dict.fromkeys(chosen, 1)
+        whole = [stream for stream, first in wanted.items() if first == 1]
+        chosen = self._again(now, wanted)
+        claims = list(_few(_claims(reader, now, dict.fromkeys(chosen, 1))))
+        made = chosen[: len(claims)]
+        self._repeated.update(stream for stream in made if stream not in wanted)
+        self._whole_at.update(dict.fromkeys([*whole, *made], self._records))
+        return claims
+
+    def _again(self, now: StreamPositions, wanted: Mapping[int, int]) -> list[int]:
+        """Choose streams to claim whole: those claimed longest ago, busy ones too, and some claimed once."""
+        known = [
+            stream for stream in self._claimed if wanted.get(stream) != 1 and now.settled.get(stream, 0) > 0
+        ]
+        idle = (stream for stream in known if stream not in wanted and stream not in self._repeated)
+        once = list(islice(idle, _REPEATED // 2))
+        others = (stream for stream in known if stream not in once)
+
+        def age(stream: int) -> int:
+            return self._whole_at.get(stream, 0)
+
+        return sorted([*once, *heapq.nsmallest(_REPEATED - len(once), others, key=age)], key=age)
 
     def _limit_bytes(self, link: Link) -> int:
         """Return the largest payload that the broker takes, without the rest of the packet."""
