@@ -59,25 +59,35 @@ class Configuration:
 
     def first(self) -> Loaded:
         """Return what to start with. Raises ConfigError if the file cannot be used and nothing ran before."""
+        return self._on_top_of(self._file_or_last_good())
+
+    def _file_or_last_good(self) -> Loaded:
         try:
             found = load_file(self._path)
+            self._signed = self._signed or SignedConfigs.of(found.config, self._path)
         except ConfigError as exc:
-            problem = "; ".join([str(exc), *exc.problems])
-            kept = self._last_good(problem)
-            if kept is None:
+            found_before = self._last_good(_all_of(exc))
+            if found_before is None:
                 raise
-            return kept
-        self._signed = SignedConfigs.of(found.config, self._path)
-        return self._on_top_of(found)
+            self._accept_as(found_before)
+            return found_before
+        return found
+
+    def _accept_as(self, last_good: Loaded) -> None:
+        """Take signed configurations while the last good one runs: one of them may be the repair."""
+        try:
+            self._signed = self._signed or SignedConfigs.of(last_good.config, self._path)
+        except ConfigError as exc:
+            log.error("no signed configuration is taken: %s", exc)
 
     def instead_of(self, failed: Loaded, error: Exception, proven: Loaded | None) -> Loaded | None:
         """Return what to run where `failed` cannot be started: what ran before, else the last good one of
         this gateway.id; None if there is nothing."""
-        gave_up = self._is_trial(failed) and self._give_up_trial(str(error))
+        if self._is_unproven(failed):
+            self._give_up(failed, str(error))
+            return self._before_trials()
         if proven is not None:
-            return proven._replace(origin=replace(proven.origin, problem=self.outcome)) if gave_up else proven
-        if gave_up:
-            return self._on_top_of(load_file(self._path))
+            return proven
         if failed.origin.source == "last_good":
             return None
         return self._last_good(f"it cannot be started: {error}", failed)
@@ -110,16 +120,21 @@ class Configuration:
     def _on_top_of(self, found: Loaded) -> Loaded:
         """Return the signed configuration in the place of the file's, where there is one."""
         signed = self._signed
-        trial = signed.to_start() if signed is not None else None
-        if signed is None or trial is None:
+        chosen = signed.to_start() if signed is not None else None
+        if signed is None or chosen is None:
             return found
+        if found.origin.source == "last_good" and chosen is signed.good:
+            return found  # that is the one that ran last, and it says why the file does not
         try:
-            return self._signed_loaded(trial)
+            return self._signed_loaded(chosen)
         except ConfigError as exc:
-            problem = "; ".join([str(exc), *exc.problems])
-            signed.drop(trial, problem)
-            log.error("the signed configuration %d cannot be used, the file runs: %s", trial.version, problem)
-            return found
+            problem = _all_of(exc)
+        log.error("the signed configuration %d cannot be used: %s", chosen.version, problem)
+        if chosen is not signed.good:
+            signed.drop(chosen, problem)
+            return self._on_top_of(found)
+        signed.pass_over(chosen, problem)
+        return found._replace(origin=replace(found.origin, problem=signed.outcome))
 
     def _signed_loaded(self, trial: Trial) -> Loaded:
         origin = ConfigOrigin("signed", text_hash(trial.text), str(trial.version), trial.before_it)
@@ -130,17 +145,29 @@ class Configuration:
     def offer(self, payload: bytes) -> None:
         """Judge a remote configuration; on its link's thread. Raises OSError when it cannot be
         kept."""
-        if self._signed is not None:
-            self._signed.offer(payload)
+        if self._signed is None:
+            raise OSError("what came before it is not known")
+        self._signed.offer(payload)
 
     def started(self, loaded: Loaded) -> None:
         """The gateway is up with this configuration."""
-        if not self._is_trial(loaded):
+        if not self._is_unproven(loaded):
+            self._watched = None
             self._keep(loaded)
+            return
+        if self._watched is None:  # its trial began in a process before this one
+            trial = self._trial_of(loaded)
+            self._watched = _Watch(None, trial is None or trial.was_ready)
+        self._watched.begin()
 
-    def reloaded(self, found: Loaded) -> Loaded:
-        """Return what to run after the file was read anew: a signed configuration stays on top of it."""
-        self._signed = SignedConfigs.of(found.config, self._path)
+    def reloaded(self, found: Loaded) -> Loaded | None:
+        """Return what to run after the file was read anew: a signed configuration stays on top of it. None,
+        with the reason in the log, where it cannot be used."""
+        try:
+            self._signed = SignedConfigs.of(found.config, self._path)
+        except ConfigError as exc:
+            log.error("the configuration is not reloaded: %s", exc)
+            return None
         return self._on_top_of(found)
 
     def news(self, running: Loaded, status: GatewayStatus) -> Loaded | None:
@@ -150,46 +177,75 @@ class Configuration:
             return None
         arrived = signed.take()
         if arrived is not None:
-            self._watched = _Watch(running, status.bridge_connected, not status.readiness())
-            log.warning("remote configuration %d is on trial", arrived.version)
-            return self._signed_loaded(arrived)
-        if signed.trial is None or not self._is_trial(running):
+            return self._begin_trial(signed, arrived, running, status)
+        trial = self._trial_of(running)
+        if trial is None or self._watched is None:
             return None
-        watch = self._watched or _Watch(running, was_connected=False, was_ready=False)
-        self._watched = watch
-        return self._judge(signed, signed.trial, running, watch, status)
+        return self._judge(signed, trial, running, self._watched, status)
+
+    def _begin_trial(
+        self, signed: SignedConfigs, arrived: Trial, running: Loaded, status: GatewayStatus
+    ) -> Loaded:
+        # Where another is on trial, what ran before that one stays the way back.
+        self._watched = self._watched or _Watch(running, not status.readiness())
+        signed.note_ready(self._watched.was_ready)
+        log.warning("remote configuration %d is on trial", arrived.version)
+        try:
+            return self._signed_loaded(arrived)
+        except ConfigError as exc:
+            signed.drop(arrived, _all_of(exc))
+            return self._before_trials()
 
     def _judge(
         self, signed: SignedConfigs, trial: Trial, running: Loaded, watch: _Watch, status: GatewayStatus
     ) -> Loaded | None:
-        problems = status.health() or watch.problems(running.config.config.watch / 1000, status)
+        is_over = watch.is_over(running.config.config.watch / 1000)
+        problems = status.health() or (watch.problems(status) if is_over else [])
         if problems:
+            self._give_up(running, "; ".join(problems))
+            return self._before_trials()
+        if is_over:
             self._watched = None
-            self._give_up_trial("; ".join(problems))
-            before = watch.before if watch.before is not running else self._on_top_of(load_file(self._path))
-            return before._replace(origin=replace(before.origin, problem=signed.outcome))
-        if watch.is_over(running.config.config.watch / 1000):
-            self._watched = None
-            signed.confirm()
+            signed.confirm(trial)
             log.warning("configuration %d has proven itself", trial.version)
             self._keep(running)
         return None
 
-    def _is_trial(self, loaded: Loaded) -> bool:
-        trial = self._signed.trial if self._signed is not None else None
-        return loaded.origin.source == "signed" and trial is not None and trial.text == loaded.text
+    def _before_trials(self) -> Loaded:
+        """Return what ran before anything was on trial, with the reason why it runs again."""
+        watch, self._watched = self._watched, None
+        before = watch.before if watch is not None else None
+        if before is None:
+            before = self._on_top_of(self._file_or_last_good())
+        if before.origin.source == "last_good":
+            return before  # its own problem is the one to tell
+        return before._replace(origin=replace(before.origin, problem=self.outcome))
 
-    def _give_up_trial(self, problem: str) -> bool:
-        signed = self._signed
-        if signed is None or signed.trial is None:
-            return False
-        log.error("configuration %d is taken back: %s", signed.trial.version, problem)
-        signed.drop(signed.trial, problem)
-        return True
+    def _is_unproven(self, loaded: Loaded) -> bool:
+        """Return True for a signed configuration that is not the good one."""
+        good = self._signed.good if self._signed is not None else None
+        return loaded.origin.source == "signed" and (
+            good is None or str(good.version) != loaded.origin.version
+        )
+
+    def _trial_of(self, loaded: Loaded) -> Trial | None:
+        """Return the one on trial if that is what is loaded."""
+        trial = self._signed.trial if self._signed is not None else None
+        is_it = (
+            trial is not None and self._is_unproven(loaded) and str(trial.version) == loaded.origin.version
+        )
+        return trial if is_it else None
+
+    def _give_up(self, loaded: Loaded, problem: str) -> None:
+        trial = self._trial_of(loaded)
+        log.error("configuration %s is taken back: %s", loaded.origin.version, problem)
+        if self._signed is not None and trial is not None:
+            self._signed.drop(trial, problem)
 
     def _keep(self, loaded: Loaded) -> None:
-        if loaded.origin.source == "last_good":
-            return
+        has_good = self._signed is not None and self._signed.good is not None
+        if loaded.origin.source == "last_good" or (loaded.origin.source == "file" and has_good):
+            return  # the file only stands in for a signed one that cannot be used now
         try:
             keep_last_good(loaded.config.gateway.data_dir, self._path, loaded.text, MAX_FILE_BYTES)
         except OSError as exc:
@@ -201,23 +257,30 @@ class Configuration:
         return self._signed.outcome if self._signed is not None else ""
 
 
-class _Watch:
-    """State of the gateway before a new configuration, to compare with."""
+def _all_of(error: ConfigError) -> str:
+    return "; ".join([str(error), *error.problems])
 
-    def __init__(self, before: Loaded, was_connected: bool, was_ready: bool) -> None:
+
+class _Watch:
+    """The time of a trial, with the configuration before it (None if this process did not see that one)."""
+
+    def __init__(self, before: Loaded | None, was_ready: bool) -> None:
         self.before = before
-        self._was_connected = was_connected
-        self._was_ready = was_ready
+        self.was_ready = was_ready
+        self.begin()
+
+    def begin(self) -> None:
+        """The gateway is up: from here on it has time to connect."""
         self._since_s = time.monotonic()
 
     def is_over(self, watch_s: float) -> bool:
         return time.monotonic() - self._since_s >= watch_s
 
-    def problems(self, watch_s: float, status: GatewayStatus) -> list[str]:
-        """Return why the gateway is worse off at the end of the watch."""
-        if not self.is_over(watch_s):
-            return []
-        problems = status.readiness() if self._was_ready else []
-        if self._was_connected and not status.bridge_connected:
+    def problems(self, status: GatewayStatus) -> list[str]:
+        """Return why the gateway is worse off. It came over the cloud: without it nothing could mend it."""
+        problems = status.readiness() if self.was_ready else []
+        if not status.bridge_connected:
             problems.append("it does not reach the cloud any more")
+        elif not status.awaits_configurations:
+            problems.append("it cannot receive the next configuration from the cloud")
         return problems

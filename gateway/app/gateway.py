@@ -110,6 +110,7 @@ class _Graph:
         republish = RepublishPart(config, clock, processing, buffer.store, buffer.path, alarms.raised)
         cloud = CloudPart(config, clock, budget, buffer, processing, alarms)
         ingest = IngestPart(config, clock, processing)
+        remote_config = [*_remote_config(config, clock, remote)]
         self.parts: list[Part] = [
             Writing(
                 *(buffer, processing.writer, processing.pipeline, processing.trainer),
@@ -122,7 +123,7 @@ class _Graph:
             cloud,
             ingest,
             WorkerPart(processing.upkeep),
-            *_remote_config(config, clock, remote),
+            *remote_config,
             ReportPart(config, buffer.path, republish.session, cloud.bridges[:1]),
             *_http(config),
         ]
@@ -158,6 +159,7 @@ class _Graph:
             links=[link for part in self.parts for link in part.links],
             bridges=cloud.bridges,
             bridge_links=cloud.bridge_links,
+            config_inboxes=[part.inbox for part in remote_config],
             downlink=cloud.downlink,
             confirmations=cloud.confirmations,
             backfills=cloud.backfills,
@@ -167,7 +169,9 @@ class _Graph:
         )
 
 
-def _remote_config(config: Config, clock: SteadyClock, remote: RemoteSource | None) -> Iterator[Part]:
+def _remote_config(
+    config: Config, clock: SteadyClock, remote: RemoteSource | None
+) -> Iterator[RemoteConfigPart]:
     if remote is not None and config.cloud is not None and config.config.signed:
         yield RemoteConfigPart(config, config.cloud, clock, remote.offer)
 

@@ -27,7 +27,8 @@ class RemoteConfigPart(Part):
             session_expiry_s=cloud.session_expiry // 1000,
             max_packet_bytes=2 * MAX_BYTES,
         )
-        self._link = Link("config", where, ConfigInbox(topic, offer), clock.now_ms)
+        self.inbox = ConfigInbox(topic, offer)
+        self._link = Link("config", where, self.inbox, clock.now_ms)
 
     def start(self, status: GatewayStatus) -> None:
         self._link.start()

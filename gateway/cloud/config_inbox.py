@@ -21,6 +21,7 @@ class ConfigInbox(Session):
     def __init__(self, topic: str, offer: Callable[[bytes], None]) -> None:
         self._topic = topic
         self._offer = offer
+        self.awaits = False  # the broker has granted the subscription on this connection
         self._refused = False
         self._retry_at_s = 0.0
 
@@ -35,6 +36,10 @@ class ConfigInbox(Session):
                 *(link.endpoint.place, self._topic, _RETRY_S),
             )
         self._refused = refused
+        self.awaits = not refused
+
+    def disconnected(self, link: Link) -> None:
+        self.awaits = False
 
     def received(self, link: Link, messages: list[Message]) -> None:
         for message in messages:

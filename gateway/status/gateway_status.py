@@ -17,6 +17,7 @@ from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.cloud.backfills import Backfills
 from gateway.cloud.bridge import Bridge
+from gateway.cloud.config_inbox import ConfigInbox
 from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
 from gateway.config.origin import ConfigOrigin, RemoteSource
@@ -75,6 +76,8 @@ class GatewayStatus:
     """All MQTT connections."""
     bridges: Sequence[Bridge]
     bridge_links: Sequence[Link]
+    config_inboxes: Sequence[ConfigInbox]
+    """Subscriptions for signed configurations: one, or none."""
     downlink: CloudSide | None
     confirmations: Confirmations | None
     backfills: Backfills | None
@@ -159,6 +162,11 @@ class GatewayStatus:
     @property
     def bridge_connected(self) -> bool:
         return any(link.connected for link in self.bridge_links)
+
+    @property
+    def awaits_configurations(self) -> bool:
+        """True while the cloud broker would deliver a signed configuration."""
+        return any(inbox.awaits for inbox in self.config_inboxes)
 
     @property
     def unconfirmed(self) -> int | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
+from gateway.app.configuration import Configuration, Loaded
 from gateway.app.signed_configs import SIGNED_FILE, SignedConfigs
 from gateway.config import load_config
-from gateway.core.errors import DecodeError
+from gateway.core.errors import ConfigError, DecodeError
+from gateway.host.last_good import LAST_GOOD_FILE
+from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.signatures import new_key
 from gateway.wire.signed_config import EVERY_GATEWAY, SignedConfig, read_signed_config
 from tests.conftest import MosquittoFactory
@@ -130,7 +134,7 @@ def test_an_older_version_that_is_played_again_changes_nothing(tmp_path: Path) -
     taken = kept.take()
     assert taken is not None
     assert taken.version == 9
-    kept.confirm()
+    kept.confirm(taken)
     for message in (older, newer):
         kept.offer(message.sign(private))
         assert kept.take() is None
@@ -152,3 +156,185 @@ def test_one_for_another_gateway_is_refused() -> None:
     private, public = new_key()
     with pytest.raises(DecodeError, match="for the gateway 'g2'"):
         read_signed_config(SignedConfig("g2", 1, "text").sign(private), "g1", public)
+
+
+@dataclass
+class Seen:
+    """What a running gateway says of itself, as far as a trial is judged by it."""
+
+    bridge_connected: bool = True
+    awaits_configurations: bool = True
+    obstacles: list[str] = field(default_factory=list)
+
+    def health(self) -> list[str]:
+        return []
+
+    def readiness(self) -> list[str]:
+        return self.obstacles
+
+
+class Site:
+    """The configurations of a gateway, without the gateway."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self._private = with_key(folder, NOBODY, watch="1ms")
+        (folder / "data").mkdir()
+        self.state = folder / "data" / SIGNED_FILE
+        self.boot()
+
+    def boot(self) -> None:
+        """A new process."""
+        self.configuration = Configuration(self.file)
+        self.running = self.configuration.first()
+        self.configuration.started(self.running)
+
+    def message(self, version: int, **sections: Any) -> bytes:
+        text = changed(self.file, log={"level": "debug"}, **sections)
+        return SignedConfig("g1", version, text).sign(self._private)
+
+    def look(self, seen: Seen) -> Loaded | None:
+        """One turn of the main loop."""
+        found = self.configuration.news(self.running, cast("GatewayStatus", seen))
+        if found is not None:
+            self.running = found
+            self.configuration.started(found)
+        return found
+
+    def tries(self, version: int, seen: Seen | None = None, **sections: Any) -> None:
+        self.configuration.offer(self.message(version, **sections))
+        assert self.look(seen or Seen()) is not None
+        assert self.running.origin.version == str(version)
+
+    def judged(self, seen: Seen) -> str:
+        """The outcome at the end of the watch."""
+        before = self.configuration.outcome
+
+        def changes() -> bool:
+            self.look(seen)
+            return self.configuration.outcome != before
+
+        wait_until(changes, "the watch is over")
+        return self.configuration.outcome
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("missing", ["bridge_connected", "awaits_configurations"])
+def test_one_that_cannot_be_replaced_over_the_cloud_is_taken_back(
+    site: Site, missing: str, restart: bool
+) -> None:
+    site.tries(12, Seen(bridge_connected=False))  # the bridge was just away when it came
+    if restart:
+        site.boot()
+    assert site.judged(Seen(**{missing: False})).startswith("12 taken back: it ")  # type: ignore[arg-type]
+    assert site.running.origin.source == "file"
+
+
+def test_one_after_which_the_gateway_is_not_ready_is_taken_back_after_a_restart_too(site: Site) -> None:
+    site.tries(12)
+    site.boot()
+    assert site.judged(Seen(obstacles=["no broker"])) == "12 taken back: no broker"
+
+
+def test_a_gateway_that_was_not_ready_need_not_be_after_a_restart(site: Site) -> None:
+    site.tries(12, Seen(obstacles=["no broker"]))
+    site.boot()
+    assert site.judged(Seen(obstacles=["no broker"])) == "12 in use"
+
+
+def test_one_that_cannot_be_written_is_taken_when_it_comes_again(site: Site) -> None:
+    in_the_way = site.state.with_suffix(".new")
+    in_the_way.mkdir()  # as a full disk: nothing can be written
+    with pytest.raises(OSError):
+        site.configuration.offer(site.message(12))
+    assert site.look(Seen()) is None
+    in_the_way.rmdir()
+    site.tries(12)
+
+
+def test_a_full_disk_at_the_start_of_a_trial_does_not_keep_the_gateway_down(site: Site) -> None:
+    site.tries(12)
+    site.state.with_suffix(".new").mkdir()
+    site.boot()
+    assert site.running.origin.source == "file"
+
+
+def test_a_broken_file_is_repaired_from_afar(site: Site) -> None:
+    repair = site.message(12)
+    site.file.write_text("colour: blue\n")
+    site.boot()
+    assert site.running.origin.source == "last_good"
+    site.configuration.offer(repair)
+    site.look(Seen())
+    assert site.running.origin.version == "12"
+    site.boot()
+    assert site.running.origin.version == "12"  # its trial goes on
+    assert site.judged(Seen()) == "12 in use"
+    site.boot()
+    assert site.running.config.log.level == "debug"
+    assert "gateway.yaml is not in use" in site.running.origin.problem
+
+
+def test_a_good_one_that_cannot_be_used_at_one_start_is_used_at_the_next(site: Site, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("secret")
+    site.tries(12, local={"url": NOBODY, "username": "gateway", "password_file": "token"})
+    assert site.judged(Seen()) == "12 in use"
+    secret.unlink()  # not mounted yet
+    site.boot()
+    assert site.running.origin.source == "file"
+    assert "12 cannot be used now" in site.running.origin.problem
+    assert "12 cannot be used now" in site.configuration.outcome
+    assert "debug" in (site.state.parent / LAST_GOOD_FILE).read_text()
+    secret.write_text("secret")
+    site.boot()
+    assert site.running.origin.version == "12"
+    assert site.configuration.outcome == "12 in use"
+
+
+def test_where_one_on_trial_cannot_be_used_the_good_one_runs_not_the_file(site: Site, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("secret")
+    site.tries(12)
+    assert site.judged(Seen()) == "12 in use"
+    site.tries(13, local={"url": NOBODY, "username": "gateway", "password_file": "token"})
+    secret.unlink()
+    site.boot()
+    assert site.running.origin.version == "12"
+    assert site.configuration.outcome.startswith("13 taken back")
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_behind_two_trials_in_a_row_is_what_ran_before_both(site: Site, starts: bool) -> None:
+    site.tries(12, buffer={"checkpoint_interval": "700ms"})
+    proven = site.running
+    if starts:
+        site.tries(13)
+        site.judged(Seen(bridge_connected=False))
+    else:
+        site.configuration.offer(site.message(13))
+        failed = site.configuration.news(site.running, cast("GatewayStatus", Seen()))
+        assert failed is not None
+        before = site.configuration.instead_of(failed, OSError("no"), proven)
+        assert before is not None
+        site.running = before
+    assert site.configuration.outcome.startswith("13 taken back")
+    assert site.running.origin.source == "file"
+
+
+def test_a_damaged_state_is_no_lost_one(site: Site) -> None:
+    old = site.message(12)
+    site.tries(12)
+    assert site.judged(Seen()) == "12 in use"
+    site.state.write_text('{"good": ')
+    with pytest.raises(ConfigError, match=r"signed-config\.json"):
+        SignedConfigs.of(load_config(site.file), site.file)
+    site.boot()
+    assert site.running.origin.source == "last_good"
+    assert SIGNED_FILE in site.running.origin.problem
+    with pytest.raises(OSError):
+        site.configuration.offer(old)
