@@ -230,7 +230,7 @@ def _objects(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _text(fields: dict[str, Any], name: str) -> str:
     value = fields.get(name)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise _refusal(f"{name} is no text")
     return value
 

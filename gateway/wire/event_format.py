@@ -18,7 +18,16 @@ from gateway.core.errors import DecodeError
 from gateway.core.events import WireEvent
 
 _INT64 = range(-(2**63), 2**63)
-_NUMBERS = ("sequence_num", "event_time_ms", "ingest_time_ms", "priority", "kind", "flags")
+_RANGES = {
+    "sequence_num": range(1, 2**63),
+    "event_time_ms": _INT64,
+    "ingest_time_ms": _INT64,
+    "priority": range(256),
+    "kind": range(256),
+    "flags": range(2**31),
+}
+"""Numbers that every output can store: one event that it refused would stop a receiver for good."""
+_NUMBERS = tuple(_RANGES)
 
 
 def id_text(event_id: bytes) -> str:
@@ -78,7 +87,7 @@ def buffer_of_message(user_properties: Sequence[tuple[str, str]] | None, payload
     a message that `event_from_message` has read."""
     fields = dict(user_properties or ())
     found = fields.get("buffer", "") if "event_id" in fields else orjson.loads(payload).get("buffer", "")
-    return found if isinstance(found, str) else ""
+    return found if isinstance(found, str) and "\0" not in found else ""
 
 
 def event_from_envelope(body: bytes) -> WireEvent:
@@ -116,12 +125,13 @@ def _event(
         identity = uuid.UUID(str(event_id)).bytes
     except ValueError as exc:
         raise DecodeError(f"event_id {event_id!r} is not a UUID", reason=reason) from exc
-    numbers = [fields.get(name) for name in _NUMBERS]
+    if "\0" in stream:
+        raise DecodeError("the stream's name has a NUL", reason=reason)
+    numbers = [_number(fields.get(name), name, within, reason) for name, within in _RANGES.items()]
+    sequence_num, event_time_ms, ingest_time_ms, priority, kind, flags = numbers
     device_time_ms = fields.get("device_time_ms")
-    for number in [*numbers, device_time_ms or 0]:
-        if type(number) is not int or number not in _INT64:
-            raise DecodeError(f"the event lacks a number, or has {number!r} for one", reason=reason)
-    sequence_num, event_time_ms, ingest_time_ms, priority, kind, flags = map(int, numbers)  # type: ignore[arg-type]
+    if device_time_ms is not None:
+        device_time_ms = _number(device_time_ms, "device_time_ms", _INT64, reason)
     return WireEvent(
         identity,
         stream,
@@ -134,3 +144,11 @@ def _event(
         flags,
         payload,
     )
+
+
+def _number(value: object, name: str, within: range, reason: str) -> int:
+    if type(value) is not int or value not in within:
+        raise DecodeError(
+            f"{name} is {value!r}, no number from {within.start} to {within.stop - 1}", reason=reason
+        )
+    return value

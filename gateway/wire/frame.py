@@ -157,7 +157,7 @@ def decode_batch(frame: bytes, *, max_body_bytes: int = MAX_BODY_BYTES) -> Batch
     body_start = _PREFIX_BYTES + name_bytes
     body = _unpack(codec, frame[body_start:], raw_bytes)
     gateway_id = _text(frame[_PREFIX_BYTES:body_start])
-    if not gateway_id:
+    if not gateway_id or "\0" in gateway_id:
         raise DecodeError("the frame names no gateway", reason="malformed")
     events, buffer_id = _read_body(body, count)
     return Batch(gateway_id, frame[_PREFIX_BYTES - 16 : _PREFIX_BYTES], events, buffer_id)
@@ -196,7 +196,11 @@ def _read_body(body: bytes, count: int) -> tuple[list[WireEvent], str]:
     indexes, *columns = [reader.column(count, code) for code in _COLUMNS]
     if max(indexes, default=-1) >= len(names):
         raise DecodeError("an event refers to a stream that is not in the frame", reason="malformed")
+    if any("\0" in names[position] for position in {*indexes}):
+        raise DecodeError("the name of an event's stream has a NUL", reason="malformed")
     sequence_nums, event_times, ingest_times, device_times, priorities, kinds, flags, sizes = columns
+    if min(sequence_nums, default=1) < 1:
+        raise DecodeError("an event has a sequence number below 1", reason="malformed")
     if reader.left_bytes != sum(sizes):
         raise DecodeError("the payloads' lengths do not add up to the body", reason="malformed")
     ends = [body_end + len(body) - reader.left_bytes for body_end in accumulate(sizes, initial=0)]
@@ -214,7 +218,10 @@ def _read_body(body: bytes, count: int) -> tuple[list[WireEvent], str]:
         strict=True,
     )
     notes = (name.removeprefix(_BUFFER_NOTE) for name in names if name.startswith(_BUFFER_NOTE))
-    return list(map(WireEvent._make, entries)), next(notes, "")
+    buffer_id = next(notes, "")
+    if "\0" in buffer_id:
+        raise DecodeError("the id of the buffer has a NUL", reason="malformed")
+    return list(map(WireEvent._make, entries)), buffer_id
 
 
 class _Reader:

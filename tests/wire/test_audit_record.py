@@ -74,6 +74,8 @@ def test_nothing_new_is_still_one_message() -> None:
     [
         {"version": 2},
         {"gateway": ""},
+        {"gateway": "a\0b"},
+        {"streams": [{"stream": "a\0b", "first": 1, "last": 5, "count": 5}]},
         {"session": None},
         {"time_ms": "now"},
         {"buffer": []},

@@ -14,6 +14,7 @@ from gateway.core.events import WireEvent
 from gateway.core.own_topics import OwnTopics, UplinkTopic, parse_uplink_topic
 from gateway.core.topics import filter_matches
 from gateway.wire.event_format import (
+    buffer_of_message,
     event_envelope,
     event_from_message,
     event_properties,
@@ -28,8 +29,8 @@ int64 = st.integers(-(2**63), 2**63 - 1)
 wire_events = st.builds(
     WireEvent,
     event_id=st.binary(min_size=16, max_size=16),
-    stream=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
-    sequence_num=int64,
+    stream=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30),
+    sequence_num=st.integers(1, 2**63 - 1),
     event_time_ms=int64,
     ingest_time_ms=int64,
     device_time_ms=st.none() | int64,
@@ -92,6 +93,10 @@ def test_an_envelope_shows_text_as_text_and_other_bytes_as_base64() -> None:
         envelope(flags=True),
         envelope(event_time_ms=2**63),
         envelope(device_time_ms=1.5),
+        envelope(sequence_num=0),
+        envelope(priority=256),
+        envelope(kind=-1),
+        envelope(flags=2**31),
         envelope(payload=21.5),
         envelope(payload_b64="AA=="),
         envelope(payload=None, payload_b64="?"),
@@ -99,6 +104,14 @@ def test_an_envelope_shows_text_as_text_and_other_bytes_as_base64() -> None:
 )
 def test_what_is_no_envelope_is_refused(broken: bytes) -> None:
     assert refusal(None, broken) == "envelope"
+
+
+def test_a_name_with_a_nul_is_refused_since_no_database_takes_it() -> None:
+    with pytest.raises(DecodeError):
+        event_from_message("a\0b", None, envelope(stream="a\0b"))
+    with pytest.raises(DecodeError):
+        event_from_message("a\0b", event_properties(EVENT), b"{}")
+    assert buffer_of_message(None, envelope(buffer="b\0")) == ""
 
 
 @pytest.mark.parametrize(

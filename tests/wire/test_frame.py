@@ -48,8 +48,8 @@ int64 = st.integers(-(2**63), 2**63 - 1)
 wire_events = st.builds(
     WireEvent,
     event_id=st.binary(min_size=16, max_size=16),
-    stream=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
-    sequence_num=int64,
+    stream=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30),
+    sequence_num=st.integers(1, 2**63 - 1),
     event_time_ms=int64,
     ingest_time_ms=int64,
     device_time_ms=st.none() | st.integers(-(2**63) + 1, 2**63 - 1),
@@ -246,3 +246,23 @@ def test_a_zstd_window_beyond_8_mib_is_refused() -> None:
     compressor = zstandard.ZstdCompressor(compression_params=wide).compressobj()
     stored = compressor.compress(bytes(1000)) + compressor.flush()
     assert refusal(frame_of(stored, count=1, codec=1, raw_bytes=1000)) == "codec"
+
+
+@pytest.mark.parametrize(
+    ("gateway_id", "buffer_id", "event"),
+    [
+        ("gw", "", FIRST._replace(sequence_num=0)),
+        ("gw", "", FIRST._replace(stream="a\0b")),
+        ("gw", "", FIRST._replace(stream="\0note")),
+        ("gw", "b\0", FIRST),
+        ("g\0", "", FIRST),
+    ],
+)
+def test_what_no_output_can_store_is_refused(gateway_id: str, buffer_id: str, event: WireEvent) -> None:
+    event_ids, *columns = zip(*[event], strict=True)
+    frame = encode_columns(
+        gateway_id, BATCH_ID, EventColumns(b"".join(event_ids), *columns), buffer_id=buffer_id
+    )
+    with pytest.raises(DecodeError) as caught:
+        decode_batch(frame)
+    assert caught.value.reason == "malformed"

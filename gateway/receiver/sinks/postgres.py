@@ -167,7 +167,8 @@ class EventDatabase:
 
     def reject(self, message: Message, error: DecodeError) -> None:
         with self._errors():
-            values = (message.topic, message.arrival_ms, error.reason, str(error), message.payload)
+            told = str(error).replace("\0", "\\0")  # a column of text takes no NUL
+            values = (message.topic, message.arrival_ms, error.reason, told, message.payload)
             with self._open_connection.transaction():
                 self._open_connection.execute(
                     "INSERT INTO gateway_rejected VALUES (%s, %s, %s, %s, %s)", values
