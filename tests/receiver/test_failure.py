@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+import orjson
 import pytest
 
+from gateway.core.errors import DecodeError
 from gateway.core.events import Message
 from gateway.mqtt.link import Link
 from gateway.receiver.session import Receiver
@@ -44,4 +46,21 @@ def test_what_comes_again_after_a_failed_write_is_not_acknowledged(
         receiver.received(link, [message])
     receiver.received(link, [message._replace(dup=True, epoch=2)])
     assert acknowledged.messages == []
+    sink.close()
+
+
+def test_what_a_crash_left_of_a_line_does_not_spoil_the_record_that_comes_again(tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    sink = EventFile(path)
+    resume(sink)
+    sink.keep_records([b"one"])
+    message = Message("a/b", b"x", 1, False, False, 1, 1, 1)
+    for name in ("records", "rejected"):
+        with path.with_name(f"{path.name}.{name}").open("ab") as file:
+            file.write(b"tw")
+    sink.keep_records([b"two"])
+    sink.reject(message, DecodeError("no frame", reason="magic"))
+    assert [*sink.records()] == [b"one", b"two"]
+    (line,) = path.with_name(f"{path.name}.rejected").read_bytes().splitlines()
+    assert orjson.loads(line)["reason"] == "magic"
     sink.close()

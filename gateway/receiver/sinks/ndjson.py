@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import io
 import logging
+import mmap
 import os
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -67,10 +68,7 @@ class EventFile:
 
     def write(self, events: Sequence[Received]) -> int:
         if self._file is not None and events:
-            unwritten = memoryview(b"".join([event_line(*each) for each in events]))
-            while unwritten:
-                unwritten = unwritten[self._file.write(unwritten) :]
-            os.fsync(self._file.fileno())
+            write_durably(self._file, b"".join([event_line(*each) for each in events]))
         return len(events)
 
     def save(self, state: bytes) -> None:
@@ -86,19 +84,10 @@ class EventFile:
         sync_folder(self._state_path.parent)
 
     def reject(self, message: Message, error: DecodeError) -> None:
-        with self._rejected_path.open("ab") as rejected:
-            rejected.write(_rejected_line(message, error))
-            rejected.flush()
-            os.fsync(rejected.fileno())
+        _append(self._rejected_path, _rejected_line(message, error))
 
     def keep_records(self, payloads: Sequence[bytes]) -> None:
-        is_new = not self._records_path.exists()
-        with self._records_path.open("ab") as records:
-            records.write(b"".join(payload.replace(b"\n", b" ") + b"\n" for payload in payloads))
-            records.flush()
-            os.fsync(records.fileno())
-        if is_new:
-            sync_folder(self._records_path.parent)
+        _append(self._records_path, b"".join(payload.replace(b"\n", b" ") + b"\n" for payload in payloads))
 
     def records(self) -> Iterator[bytes]:
         if self._records_path.exists():
@@ -146,6 +135,35 @@ class EventFile:
         except DecodeError as exc:
             hint = "give another --output, or remove the line if a disk error left it"
             raise OutputError(f"{self.path}, line {number}: {exc}", hint=hint) from exc
+
+
+def write_durably(file: io.FileIO, data: bytes) -> None:
+    """Write all of `data`, and wait until it is on the disk. Raises OSError."""
+    unwritten = memoryview(data)
+    while unwritten:
+        unwritten = unwritten[file.write(unwritten) :]
+    os.fsync(file.fileno())
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Append whole lines. What a crash left of a line is cut off: its message was not acknowledged."""
+    is_new = not path.exists()
+    with path.open("a+b", buffering=0) as file:
+        end = _end_of_lines(file)
+        if end < os.fstat(file.fileno()).st_size:
+            log.warning("%s: an unfinished last line is cut off", path)
+            file.truncate(end)
+        write_durably(file, lines)
+    if is_new:
+        sync_folder(path.parent)
+
+
+def _end_of_lines(file: io.FileIO) -> int:
+    """Return how many bytes of a file are whole lines."""
+    if not os.fstat(file.fileno()).st_size:
+        return 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.rfind(b"\n") + 1
 
 
 def _rejected_line(message: Message, error: DecodeError) -> bytes:

@@ -32,7 +32,7 @@ from gateway.host.files import sync_folder
 from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.event_lines import event_line, event_of_line, kind_name, priority_name
 from gateway.receiver.ledger import Identity, identity
-from gateway.receiver.sinks.ndjson import EventFile
+from gateway.receiver.sinks.ndjson import EventFile, write_durably
 from gateway.receiver.sinks.rows import payload_columns
 from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received
 from gateway.wire.event_format import id_text
@@ -116,7 +116,7 @@ class ParquetFolder:
     def write(self, events: Sequence[Received]) -> int:
         if events:
             lines = b"".join([event_line(*each) for each in events])
-            _write_durably(self._open_journal(), lines)
+            write_durably(self._open_journal(), lines)
             self._journal_bytes += len(lines)
             self._rows += events
             if len(self._rows) >= self._journal_events or self._journal_bytes >= _JOURNAL_BYTES:
@@ -128,7 +128,7 @@ class ParquetFolder:
             self._convert()
         fresh = self._state_path.with_name(self._state_path.name + ".new")
         with fresh.open("wb", buffering=0) as file:
-            _write_durably(file, b"%d\n" % self._number + state)
+            write_durably(file, b"%d\n" % self._number + state)
         fresh.replace(self._state_path)
         sync_folder(self.path)
 
@@ -302,10 +302,3 @@ def _day_name(day: int) -> str:
         return str(_EPOCH + timedelta(days=day))
     except OverflowError:  # outside of the years 1 to 9999
         return "unknown"
-
-
-def _write_durably(file: io.FileIO, data: bytes) -> None:
-    unwritten = memoryview(data)
-    while unwritten:
-        unwritten = unwritten[file.write(unwritten) :]
-    os.fsync(file.fileno())
