@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from gateway.core.events import WireEvent
 from gateway.core.sequence_sets import Run
 from gateway.receiver.event_lines import StoredLine
-from gateway.receiver.evidence import EventName, Evidence, Examination, read_records
+from gateway.receiver.evidence import EventName, Evidence, EvidenceError, Examination, prove, read_records
 from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim, audit_messages
 from gateway.wire.evidence import event_hash, seal_of
 from gateway.wire.signatures import Place, PublicKeys, SigningKey, new_key
@@ -109,6 +110,25 @@ def test_of_two_events_with_a_number_the_one_of_the_gateway_is_known(
     found = examined([*EVENTS[:behind], forged, *EVENTS[behind:]], payloads)
     assert [one[:4] for one in found.added] == [("g", "a", 20, 20)]
     assert (found.changed.total, found.missing.total) == (0, 0)
+
+
+def test_a_second_event_with_the_mark_of_a_proven_one_was_added(payloads: list[bytes]) -> None:
+    mark = event_hash(event("a", 20).event)[:2]
+    tries = (event("a", 20, b"other%d" % chance) for chance in count())
+    forged = next(one for one in tries if event_hash(one.event).startswith(mark))
+    found = examined([*EVENTS, forged, *EVENTS], payloads)
+    assert [one[:4] for one in found.added] == [("g", "a", 20, 20)]
+    assert (found.proven, found.changed.total) == (200, 0)
+
+
+def test_a_forged_copy_of_an_event_is_never_proven(payloads: list[bytes]) -> None:
+    records = read_records(payloads, PublicKeys(PUBLIC))
+    genuine, forged = event("a", 20), event("a", 20, b"other")
+    for events in ([forged, *EVENTS], [*EVENTS, forged]):
+        assert prove(genuine.event.event_id, records, events.copy).event == genuine
+    another = forged._replace(event=forged.event._replace(event_id=bytes(16)))
+    with pytest.raises(EvidenceError, match="not the one that was signed"):
+        prove(bytes(16), records, lambda: [another, *EVENTS])
 
 
 def test_an_event_that_the_gateway_declares_lost_was_added() -> None:
