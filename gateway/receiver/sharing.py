@@ -35,12 +35,16 @@ class Members(Protocol):
     def forget(self, number: int) -> None:
         """Strike out a member whose session has ended."""
 
+    def release(self, number: int) -> None:
+        """Leave a member to whoever can empty its session."""
+
 
 class Inheritance(Session):
     """The session of a dead member, on a link of its own."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.taken = 0
+        self.give_up_s = time.monotonic() + _PATIENCE_S
         self._receiver = receiver
         self._quiet_since_s = 0.0
         self._unsubscribed = False
@@ -58,6 +62,7 @@ class Inheritance(Session):
         self._receiver.received(link, messages)
         self.taken += len(messages)
         self._quiet_since_s = time.monotonic()
+        self.give_up_s = self._quiet_since_s + _PATIENCE_S  # a long queue is not one that is stuck
 
     def wants_to_read(self) -> bool:
         return self._receiver.failure is None
@@ -71,6 +76,9 @@ class Inheritance(Session):
 class _Ending(Session):
     """A connection that lets the broker forget a session; it takes nothing."""
 
+    def __init__(self) -> None:
+        self.give_up_s = time.monotonic() + _END_S
+
 
 class Heir:
     """Takes over what dead members of the group have left. `step` is called from one thread."""
@@ -83,15 +91,14 @@ class Heir:
         self._endpoint_of = endpoint_of
         self._look_at_s = 0.0
         self._number = 0
-        self._session: Session | None = None
+        self._session: Inheritance | _Ending | None = None
         self._link: Link | None = None
-        self._give_up_s = 0.0
 
     def step(self) -> None:
         """Look for a dead member, or go on with the one whose session is being emptied."""
         now_s = time.monotonic()
-        if self._link is not None:
-            self._go_on(self._link, now_s)
+        if self._link is not None and self._session is not None:
+            self._go_on(self._link, self._session, now_s)
         elif now_s >= self._look_at_s:
             self._look_at_s = now_s + LOOK_EVERY_S
             with self._receiver.lock:
@@ -106,29 +113,28 @@ class Heir:
             self._link.stop()
             self._link = None
 
-    def _open(self, number: int, session: Session, *, persistent: bool) -> None:
+    def _open(self, number: int, session: Inheritance | _Ending, *, persistent: bool) -> None:
         endpoint = replace(self._endpoint_of(number), persistent=persistent)
         self._session = session
         self._link = Link(f"receive-{number}", endpoint, session)
         self._link.start()
-        self._give_up_s = time.monotonic() + (_PATIENCE_S if persistent else _END_S)
 
-    def _go_on(self, link: Link, now_s: float) -> None:
-        session, late = self._session, now_s > self._give_up_s
+    def _go_on(self, link: Link, session: Inheritance | _Ending, now_s: float) -> None:
+        late = now_s > session.give_up_s
         if isinstance(session, Inheritance):
             if session.is_empty(link):
                 link.stop()
                 log.info("took over %d messages of member %s, which is gone", session.taken, self._number)
                 self._open(self._number, _Ending(), persistent=False)
             elif late:
-                self._leave(link, forget=False)
+                log.warning("member %s is gone, and its session cannot be emptied yet", self._number)
+                self._leave(link, self._members.release)
         elif link.connected or late:
-            self._leave(link, forget=True)
-
-    def _leave(self, link: Link, *, forget: bool) -> None:
-        link.stop()
-        if forget:
-            with self._receiver.lock:
-                self._members.forget(self._number)
+            self._leave(link, self._members.forget)
             self.inherited += 1
+
+    def _leave(self, link: Link, hand_on: Callable[[int], None]) -> None:
+        link.stop()
+        with self._receiver.lock:
+            hand_on(self._number)
         self._link = self._session = None

@@ -9,20 +9,29 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from gateway.core.events import WireEvent
+from gateway.core.errors import DecodeError
+from gateway.core.events import Message, WireEvent
+from gateway.mqtt.endpoint import Endpoint
+from gateway.mqtt.link import Link
+from gateway.receiver import sharing
 from gateway.receiver.completeness import Completeness, judge
-from gateway.receiver.ledger import Series, identity
+from gateway.receiver.ledger import Ledger, Series, identity
+from gateway.receiver.session import Receiver
+from gateway.receiver.sharing import Heir, Inheritance
+from gateway.receiver.sinks import postgres_shared
 from gateway.receiver.sinks.choice import shared_sink_of, sink_of
 from gateway.receiver.sinks.postgres_shared import SharedDatabase
 from gateway.receiver.sinks.sink import OutputError, Received, Sink, reread, resume
 from gateway.wire.audit_record import AuditRecord, StreamClaim
 from tests.conftest import MosquittoFactory
 from tests.proofs.test_confirm import numbered, synced
+from tests.receiver.test_failure import Acknowledged
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.ports import free_port
 from tests.support.postgres import postgres_server
 from tests.support.publishing import publish
 
@@ -121,6 +130,65 @@ def test_numbers_of_members_are_taken_over_from_the_dead_only(output: str) -> No
             assert three.join() == 2
             one.forget(1)
             assert three.join() == 1
+
+
+def test_a_claim_about_more_numbers_than_there_can_be_is_looked_up_by_its_rows(
+    output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_shared, "_LOOKED_UP", 3)
+    with member(output) as one:
+        one.write([*received(range(1, 8)), *received(range(10**9, 10**9 + 1))])
+        found = one.present(Series("plant-7", "tele/a", "b"), [(2, 4), (5, 2**62)])
+        assert [first for first, _ in found] == [2, 3, 4, 5, 6, 7, 10**9]
+
+
+def test_a_reason_with_a_nul_is_kept(output: str) -> None:
+    with member(output) as one:
+        one.reject(
+            Message("a/b", b"x", 1, False, False, 1, 1, 1), DecodeError("a message of \0", reason="gateway")
+        )
+
+
+def test_a_session_that_cannot_be_emptied_is_left_to_others_and_holds_up_no_other(output: str) -> None:
+    with member(output) as one:
+        with member(output) as two, member(output) as three:
+            assert [one.join(), two.join(), three.join()] == [0, 1, 2]
+        wait_until(lambda: one.take_abandoned() == 1, "the lock of the one that is gone")
+        one.release(1)
+        wait_until(lambda: one.take_abandoned() == 2, "the other one's turn")
+        with member(output) as four:
+            assert four.take_abandoned() == 1
+
+
+def test_an_heir_gives_up_without_progress_and_then_another_can_try(
+    output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(sharing, "LOOK_EVERY_S", 0.05)
+    nowhere = Endpoint("127.0.0.1", free_port(), "receive-1")
+    with member(output) as one:
+        with member(output) as two:
+            assert [one.join(), two.join()] == [0, 1]
+        heir = Heir(one, Receiver("gateway", "+", one, Ledger()), lambda _: nowhere)
+
+        def steps() -> bool:
+            heir.step()
+            return heir._link is not None
+
+        wait_until(steps, "it tries to empty the session")
+        with member(output) as three:
+            assert three.take_abandoned() is None
+            wait_until(lambda: not steps() and three.take_abandoned() == 1, "the number is free again")
+        heir.stop()
+
+
+def test_what_still_arrives_from_a_session_extends_the_patience(tmp_path: Path) -> None:
+    sink = sink_of(str(tmp_path / "events.ndjson"))
+    inheritance = Inheritance(Receiver("gateway", "+", sink, resume(sink)))
+    before_s = inheritance.give_up_s
+    inheritance.received(cast(Link, Acknowledged()), [Message("a/b", b"x", 1, False, False, 1, 1, 1)])
+    assert inheritance.give_up_s > before_s
+    sink.close()
 
 
 def test_only_a_database_can_be_shared() -> None:

@@ -30,9 +30,9 @@ CREATE INDEX IF NOT EXISTS gateway_events_numbers ON gateway_events (stream, seq
 _KEEPALIVE = "SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4"
 _PRESENT = """
 SELECT DISTINCT sequence_num FROM gateway_events WHERE stream = %s AND gateway = %s AND buffer = %s
-AND sequence_num BETWEEN %s AND %s ORDER BY sequence_num
+AND sequence_num BETWEEN %s AND %s ORDER BY sequence_num LIMIT %s
 """
-_LOOKED_UP = 100_000  # numbers in one question
+_LOOKED_UP = 100_000  # numbers in one answer
 
 
 class SharedDatabase(EventDatabase):
@@ -42,6 +42,7 @@ class SharedDatabase(EventDatabase):
         super().__init__(url, devices)
         self.group = share
         self._members: set[int] = set()
+        self._taken_last = -1
 
     def open(self) -> bytes | None:
         with self._errors():
@@ -83,12 +84,18 @@ class SharedDatabase(EventDatabase):
         found: list[Stretch] = []
         with self._errors(), self._open_connection.transaction():
             for first, last in wanted:
-                for start in range(first, last + 1, _LOOKED_UP):
-                    end = min(last, start + _LOOKED_UP - 1)
-                    names = series.stream, series.gateway_id, series.buffer_id
-                    rows = self._open_connection.execute(_PRESENT, (*names, start, end))
-                    found += [(number, number) for (number,) in rows]
+                found += ((number, number) for number in self._numbers(series, first, last))
         return found
+
+    def _numbers(self, series: Series, first: int, last: int) -> Iterator[int]:
+        """Yield the rows' numbers from `first` to `last`; the work goes by the rows, not by the claim."""
+        names = series.stream, series.gateway_id, series.buffer_id
+        while first <= last:
+            rows = self._open_connection.execute(_PRESENT, (*names, first, last, _LOOKED_UP)).fetchall()
+            yield from (number for (number,) in rows)
+            if len(rows) < _LOOKED_UP:
+                return
+            first = rows[-1][0] + 1
 
     # --- the members ---
 
@@ -109,21 +116,27 @@ class SharedDatabase(EventDatabase):
             rows = self._open_connection.execute(
                 "SELECT member FROM gateway_members WHERE share = %s ORDER BY member", (self.group,)
             ).fetchall()
-        for (number,) in rows:
+        # Round and round, so that one whose session cannot be emptied does not hold up the others.
+        for (number,) in sorted(rows, key=lambda row: (row[0] <= self._taken_last, row[0])):
             if number not in self._members:
                 with self._errors():
                     if self._try(number):
                         self._members.add(number)
+                        self._taken_last = number
                         return int(number)
         return None
 
     def forget(self, number: int) -> None:
         """The session of that member is empty and ended."""
+        with self._errors(), self._open_connection.transaction():
+            self._open_connection.execute(
+                "DELETE FROM gateway_members WHERE share = %s AND member = %s", (self.group, number)
+            )
+        self.release(number)
+
+    def release(self, number: int) -> None:
+        """Let another member take that number; its session may still hold messages."""
         with self._errors():
-            with self._open_connection.transaction():
-                self._open_connection.execute(
-                    "DELETE FROM gateway_members WHERE share = %s AND member = %s", (self.group, number)
-                )
             self._one("SELECT pg_advisory_unlock(hashtext(%s), %s)", f"gateway {self.group}", number)
             self._open_connection.commit()
             self._members.discard(number)
