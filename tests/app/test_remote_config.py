@@ -12,9 +12,13 @@ import yaml
 
 from gateway.app.configuration import Configuration, Loaded
 from gateway.app.signed_configs import SIGNED_FILE, SignedConfigs
+from gateway.cloud import config_inbox
+from gateway.cloud.config_inbox import ConfigInbox
 from gateway.config import load_config
 from gateway.core.errors import ConfigError, DecodeError
 from gateway.host.last_good import LAST_GOOD_FILE
+from gateway.mqtt.endpoint import Endpoint
+from gateway.mqtt.link import Link
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.signatures import new_key
 from gateway.wire.signed_config import EVERY_GATEWAY, SignedConfig, read_signed_config
@@ -22,6 +26,7 @@ from tests.conftest import MosquittoFactory
 from tests.support.gateways import HOST, GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
 from tests.support.publishing import publish
+from tests.support.stub_broker import SUBSCRIBE, Answer, Packet, StubBroker, suback
 
 NOBODY = f"mqtt://{HOST}:9"
 
@@ -338,3 +343,26 @@ def test_a_damaged_state_is_no_lost_one(site: Site) -> None:
     assert SIGNED_FILE in site.running.origin.problem
     with pytest.raises(OSError):
         site.configuration.offer(old)
+
+
+def test_configurations_are_awaited_only_on_a_subscription_that_is_granted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(config_inbox, "_RETRY_S", 0.3)
+    code = 0x87
+
+    def rule(packet: Packet) -> Answer | None:
+        return suback(packet, code) if packet.kind == SUBSCRIBE else None
+
+    cloud, inbox = StubBroker(rule), ConfigInbox("gateway/g1/down/config", lambda _: None)
+    link = Link("config", Endpoint(HOST, cloud.port, "g1-config"), inbox)
+    try:
+        with cloud.running():
+            link.start()
+            wait_until(lambda: len(cloud.of(SUBSCRIBE)) > 1, "it is asked for again")
+            assert not inbox.awaits
+            code = 1
+            wait_until(lambda: inbox.awaits, "it is granted")
+        wait_until(lambda: not inbox.awaits, "the connection is gone")
+    finally:
+        link.stop()
