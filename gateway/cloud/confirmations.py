@@ -4,7 +4,8 @@ Invariants:
 - A statement is acknowledged after the commit of what it says, or once it is refused.
 - A statement about another buffer, or about numbers that were never given out, changes nothing.
 - What is missing goes again only if it is SYNCED, and only if the audit record that the receiver goes by is
-  younger than the last time that the stream went again: else it may still be on its way.
+  younger than the last time that it went: else it may still be on its way. What does not arrive then goes at
+  growing intervals, with an alert: the receiver may be unable to read it (`resends`).
 - It reads the buffer in stretches on a connection of its own: a search holds up no claim and no keep-alive.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import orjson
@@ -22,6 +23,7 @@ from gateway.buffer.confirmed_runs import CONFIRMED
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Do, Writer
+from gateway.cloud.resends import AT_ONCE, Resends
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message, Status
 from gateway.core.own_topics import OwnTopics
@@ -60,6 +62,8 @@ class ConfirmMetrics:
         """Statements, or streams of them, by reason."""
         self.gone = 0
         """Events that a receiver misses and that are not in the buffer any more."""
+        self.refused_events = 0
+        """Events that a receiver still misses though they went again often: it cannot read them?"""
         self.unconfirmed: int | None = None
         """Events that wait for a receiver, as of the last look; None before the first."""
         self.last_heard_s: float | None = None
@@ -114,7 +118,7 @@ class Confirmations(Session):
         self._settled: deque[tuple[Message, Confirmation, Sequence[str]]] = deque()  # bounded by `_open`
         self._wanted: dict[str, Stretches] = {}
         self._gone: dict[str, Stretches] = {}
-        self._resent_ms: dict[str, int] = {}
+        self._resends: dict[str, Resends] = {}
         self._search: Iterator[None] | None = None
         self._look: Iterator[None] | None = None
         self._look_at_s = 0.0
@@ -218,7 +222,11 @@ class Confirmations(Session):
         self._waiting_since_s = None
         for one in statement.streams:
             missing = [*without(one.missing, self._gone.get(one.stream, ()))]
-            if missing and statement.audit_ms > self._resent_ms.get(one.stream, -(2**63)):
+            if one.stream in self._resends:
+                self._forget_resends(one.stream, one.have)
+            if one.stream in self._resends:
+                missing = self._resends[one.stream].due(missing, statement.audit_ms)
+            if missing:
                 known = self._wanted.get(one.stream, Stretches())
                 self._wanted[one.stream] = known.united(missing)
 
@@ -236,6 +244,7 @@ class Confirmations(Session):
         ids_by_name = reader.stream_ids([*wanted])
         by_id = {stream: wanted[name] for name, stream in ids_by_name.items()}
         present: dict[int, list[Stretch]] = {stream: [] for stream in by_id}
+        resent: dict[int, list[Stretch]] = {stream: [] for stream in by_id}
         chosen = orjson.dumps([*by_id]).decode()
         sent = 0
         for start, end in self._stretches(reader):
@@ -246,18 +255,19 @@ class Confirmations(Session):
                     present[stream].append((number, number))
                     if status == Status.SYNCED:
                         again.append(event_id)
+                        resent[stream].append((number, number))
             for at in range(0, len(again), _RESENT_IDS):
                 self._resend(again[at : at + _RESENT_IDS])
             sent += len(again)
             yield
-        now_ms = self._now_ms()
+        self._count_resends({name: resent[stream] for name, stream in ids_by_name.items()})
         gone = 0
         for name, stream in ids_by_name.items():
-            self._resent_ms[name] = now_ms
             lost = [*without(wanted[name], Stretches(sorted(present[stream])))]
             if lost:
                 self._gone[name] = self._gone.get(name, Stretches()).united(lost)
                 gone += size_of(lost)
+                self._forget_resends(name, lost)
         self.metrics.gone += gone
         if sent:
             log.warning("a receiver misses %d events that the cloud broker took: they go again", sent)
@@ -265,6 +275,33 @@ class Confirmations(Session):
             message = f"a receiver misses {gone} events that are not in the buffer any more"
             log.error("%s", message)
             self._alert("confirm_gone", message)
+
+    def _count_resends(self, resent: Mapping[str, list[Stretch]]) -> None:
+        now_ms = self._now_ms()
+        often: dict[str, int] = {}
+        for name, numbers in resent.items():
+            if numbers:
+                resends = self._resends.setdefault(name, Resends())
+                before = resends.refused
+                often[name] = resends.sent(Stretches(sorted(numbers)), now_ms)
+                self.metrics.refused_events += resends.refused - before
+        if any(often.values()):
+            message = (
+                f"{sum(often.values())} events went again more than {AT_ONCE} times, and the receiver still"
+                f" misses them, the first of {next(name for name in often if often[name])}: can it read them?"
+                " See what `gateway receive` rejected. They stay here and go again, ever less often"
+            )
+            log.error("%s", message)
+            self._alert("confirm_refused", message)
+
+    def _forget_resends(self, name: str, numbers: Sequence[Stretch]) -> None:
+        resends = self._resends.get(name)
+        if resends is not None:
+            before = resends.refused
+            resends.forget(numbers)
+            self.metrics.refused_events += resends.refused - before
+            if not resends:
+                del self._resends[name]
 
     def _resend(self, ids: list[int]) -> None:
         self._writer.submit(Do(lambda store: store.resend(ids)))

@@ -340,6 +340,11 @@ class GatewayCollector(Collector):
             "Events that a receiver misses and that are not in the buffer any more.",
             value=metrics.gone,
         )
+        yield GaugeMetricFamily(
+            "gateway_confirm_refused_events",
+            "Events that a receiver still misses though they went again often.",
+            value=metrics.refused_events,
+        )
         unconfirmed = GaugeMetricFamily(
             "gateway_unconfirmed_events",
             "Events that wait for a receiver, as of the last look at the buffer.",
