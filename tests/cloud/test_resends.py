@@ -115,8 +115,8 @@ def test_what_a_receiver_cannot_read_goes_ever_less_often_with_an_alert(tmp_path
 
 
 def test_all_parts_of_a_list_that_took_several_messages_go(tmp_path: Path) -> None:
-    missing = [(number, number) for number in range(1, 1400, 2)]
-    with site(tmp_path / "events.db", 1400) as gateway:
+    missing = [(number, number) for number in range(1, 8000, 2)]
+    with site(tmp_path / "events.db", 8000) as gateway:
         gateway.time_ms = 10
         assert gateway.hear(9, missing=missing) == len(missing)
         gateway.time_ms = 20
