@@ -55,10 +55,14 @@ class FaultyLine:
         listener.bind(("127.0.0.1", self.port))
         tasks: set[asyncio.Task[None]] = set()
 
-        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if not server.is_serving():
+                writer.transport.abort()  # it came while the line ended
+                return
             task = asyncio.ensure_future(self._carry(reader, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            task.add_done_callback(lambda _: writer.transport.abort())
 
         server = await asyncio.start_server(carry, sock=listener, limit=4096)
         try:
@@ -68,13 +72,14 @@ class FaultyLine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for _ in range(3):
+                await asyncio.sleep(0)  # an aborted transport closes its socket in the next round of the loop
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._broker_port)
         except OSError:
-            writer.transport.abort()
             return
         pumps = {
             asyncio.ensure_future(self._late(self._up(reader), far_writer)),
@@ -86,8 +91,7 @@ class FaultyLine:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for end in (writer, far_writer):
-                end.transport.abort()
+            far_writer.transport.abort()
 
     async def _late(self, chunks: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
         """Hand each chunk on `delay_s` after it came."""
