@@ -21,6 +21,7 @@ from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
 from gateway.cloud.alarm_requests import AlarmRequests
+from gateway.cloud.own_subscription import OwnSubscription
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message, Status
 from gateway.core.own_topics import OwnTopics
@@ -35,8 +36,6 @@ PORTION = 1000  # events
 _STRETCH_IDS = 50_000
 _BUSY_S = 0.05  # until the next look whether the bridge has less to do
 _ANSWERS = 100
-_REFUSED = 0x80
-_REFUSED_RETRY_S = 60.0
 
 
 class BackfillMetrics:
@@ -48,8 +47,6 @@ class BackfillMetrics:
         """Requests, by reason."""
         self.events = 0
         """Events that were kept, and went up at a request."""
-        self.refused_code = 0
-        """Of the subscription, 0: granted."""
 
 
 class _ForwardPortion(Command):
@@ -90,6 +87,7 @@ class Backfills(Session):
     ) -> None:
         self.metrics = BackfillMetrics()
         self._topics = topics
+        self._subscription = OwnSubscription(topics.backfill)
         self._path = path
         self._writer = writer
         self._now_ms = now_ms
@@ -103,23 +101,20 @@ class Backfills(Session):
         self._unanswered: dict[int, bytes] = {}  # answers by packet id
         self._opened: Reader | None = None
         self._link: Link | None = None
-        self._subscribe_at_s = 0.0
 
     # --- on the link's thread ---
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
-        self._subscribe(link)
+        self._subscription.ask(link)
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
-        for name, code in codes.items():
-            refused = code if code >= _REFUSED else 0
-            if refused and refused != self.metrics.refused_code:
-                log.warning(
-                    "no requests on %s: %s refuses the subscription: 0x%02x; allow it, or set backfill: off",
-                    *(name, link.endpoint.place, code),
-                )
-            self.metrics.refused_code = refused
+        code = self._subscription.answered(codes)
+        if code is not None:
+            log.warning(
+                "no requests on %s: %s refuses the subscription: 0x%02x; allow it, or set backfill: off",
+                *(self._topics.backfill, link.endpoint.place, code),
+            )
 
     def received(self, link: Link, messages: list[Message]) -> None:
         for message in messages:
@@ -136,8 +131,7 @@ class Backfills(Session):
 
     def work(self, link: Link) -> float:
         now_s = time.monotonic()
-        if self.metrics.refused_code and now_s >= self._subscribe_at_s:
-            self._subscribe(link)
+        self._subscription.ask_if_refused(link)
         for request in self.alarms.due(self._now_ms(), WAITING - len(self._requests)):
             self._queue(request)
         wait_s = self._serve(now_s)
@@ -152,10 +146,6 @@ class Backfills(Session):
             self._opened.close()
 
     # --- inside ---
-
-    def _subscribe(self, link: Link) -> None:
-        self._subscribe_at_s = time.monotonic() + _REFUSED_RETRY_S
-        link.subscribe([(self._topics.backfill, 1)])
 
     def _take(self, message: Message) -> None:
         try:

@@ -23,6 +23,7 @@ from gateway.buffer.confirmed_runs import CONFIRMED
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Do, Writer
+from gateway.cloud.own_subscription import RETRY_S, OwnSubscription
 from gateway.cloud.resends import AT_ONCE, Resends
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message, Status
@@ -34,12 +35,10 @@ from gateway.wire.confirmation import Confirmation, read_confirmation
 log = logging.getLogger(__name__)
 
 WAITING = 100  # statements; above it the cloud broker has to keep them
-_REFUSED = 0x80
 _STRETCH_IDS = 50_000  # of a search, in one turn of the link's loop
 _RESENT_IDS = 5_000  # in one command
 _LOOK_EVERY_S = 30.0
 _REST = 20  # a look that takes long is made seldom: it may take a twentieth of the time
-_REFUSED_RETRY_S = 60.0
 
 _SYNCED_OF = """
 SELECT json_group_array(id), json_group_array(stream), json_group_array(sequence_num),
@@ -69,8 +68,6 @@ class ConfirmMetrics:
         self.last_heard_s: float | None = None
         """Monotonic."""
         self.silent = False
-        self.refused_code = 0
-        """Of the subscription, 0: granted."""
 
 
 class TakeConfirmation(Command):
@@ -106,6 +103,7 @@ class Confirmations(Session):
     ) -> None:
         self.metrics = ConfirmMetrics()
         self._topics = topics
+        self._subscription = OwnSubscription(topics.confirm)
         self._path = path
         self._writer = writer
         self._now_ms = now_ms
@@ -123,24 +121,22 @@ class Confirmations(Session):
         self._look: Iterator[None] | None = None
         self._look_at_s = 0.0
         self._waiting_since_s: float | None = None
-        self._subscribe_at_s = 0.0
 
     # --- on the link's thread ---
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
-        self._subscribe(link)
+        self._subscription.ask(link)
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
-        for name, code in codes.items():
-            refused = code if code >= _REFUSED else 0
-            if refused and refused != self.metrics.refused_code:
-                log.error(
-                    "no confirmations on %s: %s refuses the subscription: 0x%02x; asked again every %g s."
-                    " The gateway needs to read %s (mosquitto/acl.cloud)",
-                    *(name, link.endpoint.place, code, _REFUSED_RETRY_S, name),
-                )
-            self.metrics.refused_code = refused
+        code = self._subscription.answered(codes)
+        if code is not None:
+            topic = self._topics.confirm
+            log.error(
+                "no confirmations on %s: %s refuses the subscription: 0x%02x; asked again every %g s."
+                " The gateway needs to read %s (mosquitto/acl.cloud)",
+                *(topic, link.endpoint.place, code, RETRY_S, topic),
+            )
 
     def received(self, link: Link, messages: list[Message]) -> None:
         for message in messages:
@@ -167,8 +163,7 @@ class Confirmations(Session):
         while self._settled:
             self._settle(link, *self._settled.popleft())
         now_s = time.monotonic()
-        if self.metrics.refused_code and now_s >= self._subscribe_at_s:
-            self._subscribe(link)
+        self._subscription.ask_if_refused(link)
         if self._search is None and self._wanted:
             self._search = self._resend_wanted()
         if self._search is not None:
@@ -183,10 +178,6 @@ class Confirmations(Session):
             self._reader.close()
 
     # --- inside: statements ---
-
-    def _subscribe(self, link: Link) -> None:
-        self._subscribe_at_s = time.monotonic() + _REFUSED_RETRY_S
-        link.subscribe([(self._topics.confirm, 1)])
 
     def _read(self, message: Message) -> Confirmation:
         if message.retain:

@@ -12,7 +12,7 @@ import yaml
 
 from gateway.app.configuration import Configuration, Loaded
 from gateway.app.signed_configs import SIGNED_FILE, SignedConfigs
-from gateway.cloud import config_inbox
+from gateway.cloud import own_subscription
 from gateway.cloud.config_inbox import ConfigInbox
 from gateway.config import load_config
 from gateway.core.errors import ConfigError, DecodeError
@@ -348,7 +348,7 @@ def test_a_damaged_state_is_no_lost_one(site: Site) -> None:
 def test_configurations_are_awaited_only_on_a_subscription_that_is_granted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(config_inbox, "_RETRY_S", 0.3)
+    monkeypatch.setattr(own_subscription, "RETRY_S", 0.3)
     code = 0x87
 
     def rule(packet: Packet) -> Answer | None:
