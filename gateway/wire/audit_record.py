@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.core.errors import DecodeError
 from gateway.core.packed_json import packed
 from gateway.core.sequence_sets import Run
 from gateway.flow.dropped_ranges import DroppedRange
 from gateway.wire.evidence import Seal, read_seal, seal_fields
+from gateway.wire.json_message import JsonMessage
 
 VERSION = 1
 RECORD_BYTES = 64 * 1024  # of claims in one record: far below what any broker takes
@@ -25,6 +25,7 @@ MAX_RUNS = 500  # in one claim; more are told in several claims about parts of t
 MAX_RECORD_BYTES = 1024 * 1024  # what a receiver reads
 
 _MAX_NUMBER = 2**63 - 1
+_MESSAGE = JsonMessage("an audit record", "audit", VERSION, MAX_RECORD_BYTES)
 _RUN_BYTES = 100  # of an exempt run as JSON, mostly less
 
 
@@ -152,25 +153,18 @@ def _exempt_fields(label: str, exempt: Exempt) -> dict[str, object]:
 
 def read_audit(payload: bytes) -> AuditRecord:
     """Read one message. Raises DecodeError with the reason `audit`."""
-    if len(payload) > MAX_RECORD_BYTES:
-        raise _refusal(f"{len(payload)} bytes are too many")
-    try:
-        fields = orjson.loads(payload)
-    except orjson.JSONDecodeError as exc:
-        raise _refusal(f"no JSON: {exc}") from exc
-    if not isinstance(fields, dict) or fields.get("version") != VERSION:
-        raise _refusal(f"not of version {VERSION}")
+    fields = _MESSAGE.read(payload)
     streams, buffer = fields.get("streams"), fields.get("buffer")
     if not isinstance(streams, list) or not isinstance(buffer, dict):
-        raise _refusal("it lacks streams or buffer")
+        raise _MESSAGE.refusal("it lacks streams or buffer")
     return AuditRecord(
-        _text(fields, "gateway"),
-        _text(fields, "session"),
+        _MESSAGE.text(fields, "gateway"),
+        _MESSAGE.text(fields, "session"),
         _number(fields, "time_ms", -_MAX_NUMBER),
         {name: _number(buffer, name, 0) for name in buffer},
         tuple(_claim(each) for each in streams),
         tuple(map(_shed_range, _objects(fields, "shed"))),
-        _text(fields, "buffer_id") if "buffer_id" in fields else "",
+        _MESSAGE.text(fields, "buffer_id") if "buffer_id" in fields else "",
         fields.get("confirm") is True,
         tuple(map(_seal, _objects(fields, "seals"))),
     )
@@ -180,67 +174,56 @@ def _seal(fields: dict[str, Any]) -> Seal:
     try:
         return read_seal(fields)
     except ValueError as exc:
-        raise _refusal(str(exc)) from exc
+        raise _MESSAGE.refusal(str(exc)) from exc
 
 
 def _shed_range(fields: dict[str, Any]) -> DroppedRange:
     stream = fields.get("stream")
     if not isinstance(stream, str):  # empty: several streams
-        raise _refusal("stream is no text")
+        raise _MESSAGE.refusal("stream is no text")
     found = DroppedRange(
-        _text(fields, "reason"),
+        _MESSAGE.text(fields, "reason"),
         stream,
         _number(fields, "first_ms", -_MAX_NUMBER),
         _number(fields, "last_ms", -_MAX_NUMBER),
         _number(fields, "messages"),
     )
     if found.first_ms > found.last_ms:
-        raise _refusal(f"a range of {stream!r} ends before it begins")
+        raise _MESSAGE.refusal(f"a range of {stream!r} ends before it begins")
     return found
 
 
 def _claim(fields: Any) -> StreamClaim:
     if not isinstance(fields, dict):
-        raise _refusal("a claim is no object")
+        raise _MESSAGE.refusal("a claim is no object")
     first, last = _number(fields, "first"), _number(fields, "last")
     exempt = [
-        Exempt(_text(each, label), _run(each, first, last), kept)
+        Exempt(_MESSAGE.text(each, label), _run(each, first, last), kept)
         for name, label, kept in (("lost", "reason", False), ("kept", "status", True))
         for each in _objects(fields, name)
     ]
-    claim = StreamClaim(_text(fields, "stream"), first, last, tuple(exempt))
+    claim = StreamClaim(_MESSAGE.text(fields, "stream"), first, last, tuple(exempt))
     if first > last or claim.events != _number(fields, "count", 0):
-        raise _refusal(f"the numbers of {claim.stream!r} do not add up")
+        raise _MESSAGE.refusal(f"the numbers of {claim.stream!r} do not add up")
     return claim
 
 
 def _run(fields: dict[str, Any], claim_first: int, claim_last: int) -> Run:
     run = Run(_number(fields, "first"), _number(fields, "last"), _number(fields, "step"))
     if not claim_first <= run.first <= run.last <= claim_last or (run.last - run.first) % run.step:
-        raise _refusal(f"{run} is no part of {claim_first} to {claim_last}")
+        raise _MESSAGE.refusal(f"{run} is no part of {claim_first} to {claim_last}")
     return run
 
 
 def _objects(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:
     found = fields.get(name, [])
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise _refusal(f"{name} is no list of objects")
+        raise _MESSAGE.refusal(f"{name} is no list of objects")
     return found
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise _refusal(f"{name} is no text")
-    return value
 
 
 def _number(fields: dict[str, Any], name: str, least: int = 1) -> int:
     value = fields.get(name)
     if type(value) is not int or not least <= value <= _MAX_NUMBER:
-        raise _refusal(f"{name} is no number from {least}")
+        raise _MESSAGE.refusal(f"{name} is no number from {least}")
     return value
-
-
-def _refusal(what: str) -> DecodeError:
-    return DecodeError(f"not an audit record: {what}", reason="audit")

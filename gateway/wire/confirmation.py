@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.core.errors import DecodeError
 from gateway.core.packed_json import packed
 from gateway.core.sequence_sets import Stretch
+from gateway.wire.json_message import JsonMessage
 
 VERSION = 1
 MESSAGE_BYTES = 32 * 1024  # of streams in one message
@@ -21,6 +21,7 @@ MAX_RANGES = 500  # of one stream in one message
 MAX_MESSAGE_BYTES = 256 * 1024  # what a gateway reads
 
 _MAX_NUMBER = 2**63 - 1
+_MESSAGE = JsonMessage("a confirmation", "confirmation", VERSION, MAX_MESSAGE_BYTES)
 
 
 class StreamConfirmation(NamedTuple):
@@ -93,51 +94,38 @@ def _message(confirmation: Confirmation, streams: Iterable[bytes]) -> bytes:
 
 def read_confirmation(payload: bytes) -> Confirmation:
     """Read one message. Raises DecodeError with the reason `confirmation`."""
-    if len(payload) > MAX_MESSAGE_BYTES:
-        raise _refusal(f"{len(payload)} bytes are too many")
-    try:
-        fields = orjson.loads(payload)
-    except orjson.JSONDecodeError as exc:
-        raise _refusal(f"no JSON: {exc}") from exc
-    if not isinstance(fields, dict) or fields.get("version") != VERSION:
-        raise _refusal(f"not of version {VERSION}")
+    fields = _MESSAGE.read(payload)
     streams, audit_ms = fields.get("streams"), fields.get("audit_ms")
     if not isinstance(streams, list) or type(audit_ms) is not int or abs(audit_ms) > _MAX_NUMBER:
-        raise _refusal("it lacks streams or audit_ms")
+        raise _MESSAGE.refusal("it lacks streams or audit_ms")
     return Confirmation(
-        _text(fields, "gateway"), _text(fields, "buffer_id"), audit_ms, tuple(map(_stream, streams))
+        _MESSAGE.text(fields, "gateway"),
+        _MESSAGE.text(fields, "buffer_id"),
+        audit_ms,
+        tuple(map(_stream, streams)),
     )
 
 
 def _stream(fields: Any) -> StreamConfirmation:
     if not isinstance(fields, dict):
-        raise _refusal("a stream is no object")
-    return StreamConfirmation(_text(fields, "stream"), _ranges(fields, "have"), _ranges(fields, "missing"))
+        raise _MESSAGE.refusal("a stream is no object")
+    return StreamConfirmation(
+        _MESSAGE.text(fields, "stream"), _ranges(fields, "have"), _ranges(fields, "missing")
+    )
 
 
 def _ranges(fields: dict[str, Any], name: str) -> tuple[Stretch, ...]:
     found = fields.get(name, [])
     if not isinstance(found, list):
-        raise _refusal(f"{name} is no list of ranges")
+        raise _MESSAGE.refusal(f"{name} is no list of ranges")
     ranges: list[Stretch] = []
     after = 0
     for each in found:
         if not isinstance(each, list) or len(each) != 2 or any(type(number) is not int for number in each):
-            raise _refusal(f"{name} holds what is no range")
+            raise _MESSAGE.refusal(f"{name} holds what is no range")
         first, last = each
         if not after < first <= last <= _MAX_NUMBER:
-            raise _refusal(f"the ranges of {name} do not rise from 1")
+            raise _MESSAGE.refusal(f"the ranges of {name} do not rise from 1")
         ranges.append((first, last))
         after = last
     return tuple(ranges)
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not value:
-        raise _refusal(f"{name} is no text")
-    return value
-
-
-def _refusal(what: str) -> DecodeError:
-    return DecodeError(f"not a confirmation: {what}", reason="confirmation")
