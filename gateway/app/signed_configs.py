@@ -12,7 +12,7 @@ from typing import Any
 from gateway.config import Config, parse_config
 from gateway.config.differences import changed_keys
 from gateway.core.errors import ConfigError, DecodeError
-from gateway.host.files import replace_file
+from gateway.host.files import write_whole
 from gateway.wire.signatures import KeyFileError
 from gateway.wire.signed_config import read_signed_config
 
@@ -196,10 +196,7 @@ class SignedConfigs:
 
     def _keep(self, kept: _Kept) -> None:
         """Write, then believe: what is not on disk must not be acknowledged when it comes again."""
-        new = self._file.with_suffix(".new")
-        new.touch(mode=0o600)
-        new.write_text(json.dumps(asdict(kept)))
-        replace_file(new, self._file)
+        write_whole(self._file, json.dumps(asdict(kept)).encode(), mode=0o600)
         self._kept = kept
 
     def _keep_if_possible(self, kept: _Kept) -> None:

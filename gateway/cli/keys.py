@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gateway.core.errors import GatewayError
-from gateway.host.files import replace_file
+from gateway.host.files import write_whole
 from gateway.wire.signatures import PublicKeys, new_key
 
 app = typer.Typer(
@@ -46,9 +46,7 @@ def new(
     _write(file, private)
     published = _published(file)
     known = published.read_bytes() if published.exists() else b""
-    fresh = published.with_name(published.name + ".new")
-    fresh.write_bytes(known + public)
-    replace_file(fresh, published)
+    write_whole(published, known + public)
     typer.echo(f"{file}: key {PublicKeys(public).ids[0]}; keep it secret, and a copy of it")
     typer.echo(f"{published}: public, for `gateway receive --verify --key {published}`")
 

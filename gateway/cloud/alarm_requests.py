@@ -16,7 +16,7 @@ import orjson
 
 from gateway.core.errors import plain_reason
 from gateway.delivery.alarm_backfill import AlarmBackfill
-from gateway.host.files import replace_file
+from gateway.host.files import write_whole
 from gateway.wire.backfill import BackfillRequest
 
 log = logging.getLogger(__name__)
@@ -92,10 +92,8 @@ class AlarmRequests:
         if self._path is None:
             return
         try:
-            new = self._path.with_suffix(".new")
             kept = [(due_ms, [*request]) for due_ms, request in (*self._served, *self._waiting)]
-            new.write_bytes(orjson.dumps(kept))
-            replace_file(new, self._path)
+            write_whole(self._path, orjson.dumps(kept))
         except OSError as exc:
             log.warning(
                 "%s: a restart would forget what alarms still ask for: %s", self._path, plain_reason(exc)

@@ -44,3 +44,11 @@ def replace_file(new: Path, path: Path) -> None:
         os.fsync(file.fileno())
     new.replace(path)
     sync_folder(path.parent)
+
+
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Put a file with `content` in the place of `path`, as `replace_file` does. Raises OSError."""
+    new = path.with_name(f"{path.name}.new")
+    new.touch(mode=mode)
+    new.write_bytes(content)
+    replace_file(new, path)

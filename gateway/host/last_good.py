@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from gateway.host.files import read_regular, replace_file
+from gateway.host.files import read_regular, write_whole
 
 LAST_GOOD_FILE = "last-good.yaml"
 _HEAD = "# The last good configuration of "
@@ -20,10 +20,7 @@ def keep_last_good(data_dir: Path, config: Path, text: str, most_bytes: int) -> 
     with contextlib.suppress(OSError):
         if read_regular(path, most_bytes) == whole:
             return  # spare the flash
-    new = path.with_suffix(".new")
-    new.touch(mode=0o600)
-    new.write_bytes(whole)
-    replace_file(new, path)
+    write_whole(path, whole, mode=0o600)
 
 
 def last_good(data_dir: Path, config: Path, most_bytes: int) -> str | None:

@@ -23,7 +23,7 @@ import orjson
 from gateway.core.errors import plain_reason
 from gateway.core.events import Message
 from gateway.core.topics import filter_matches
-from gateway.host.files import replace_file
+from gateway.host.files import write_whole
 from gateway.mqtt.paho_client import is_refusal
 
 if TYPE_CHECKING:
@@ -189,10 +189,8 @@ class Leftovers:
 
     def _save(self) -> None:
         """Save what is retained; where the disk refuses, only the next run remembers it."""
-        new = self._path.with_name(f"{self._path.name}.new")
         try:
-            new.write_bytes(orjson.dumps(self._known))
-            replace_file(new, self._path)
+            write_whole(self._path, orjson.dumps(self._known))
         except OSError as exc:
             log.warning("%s cannot be written: %s", self._path, plain_reason(exc))
 

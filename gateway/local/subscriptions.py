@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.core.topics import disjoint, filter_matches, overlap
-from gateway.host.files import replace_file
+from gateway.host.files import write_whole
 from gateway.local.copies import Copies, Identified
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ class Memory:
     def write(self, path: Path) -> None:
         """Raises OSError."""
         generations = [[list(one) for one in each] for each in self.generations]
-        content = orjson.dumps(vars(self) | {"generations": generations})
-        new = path.with_name(f"{path.name}.new")
-        new.write_bytes(content)
-        replace_file(new, path)
+        write_whole(path, orjson.dumps(vars(self) | {"generations": generations}))
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ def test_a_gateway_that_was_not_ready_need_not_be_after_a_restart(site: Site) ->
 
 
 def test_one_that_cannot_be_written_is_taken_when_it_comes_again(site: Site) -> None:
-    in_the_way = site.state.with_suffix(".new")
+    in_the_way = site.state.with_name(f"{site.state.name}.new")
     in_the_way.mkdir()  # as a full disk: nothing can be written
     with pytest.raises(OSError):
         site.configuration.offer(site.message(12))
@@ -263,7 +263,7 @@ def test_one_that_cannot_be_written_is_taken_when_it_comes_again(site: Site) -> 
 
 def test_a_full_disk_at_the_start_of_a_trial_does_not_keep_the_gateway_down(site: Site) -> None:
     site.tries(12)
-    site.state.with_suffix(".new").mkdir()
+    site.state.with_name(f"{site.state.name}.new").mkdir()
     site.boot()
     assert site.running.origin.source == "file"
 

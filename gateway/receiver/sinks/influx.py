@@ -27,7 +27,7 @@ import orjson
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message
-from gateway.host.files import sync_folder
+from gateway.host.files import write_whole
 from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.event_lines import kind_name
 from gateway.receiver.ledger import Identity
@@ -115,13 +115,7 @@ class InfluxDatabase:
         self._beside.reject(message, DecodeError(f"refused by the database: {problem}", reason="refused"))
 
     def save(self, state: bytes) -> None:
-        fresh = self._state_path.with_name(self._state_path.name + ".new")
-        with fresh.open("wb") as file:
-            file.write(state)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._state_path)
-        sync_folder(self._state_path.parent)
+        write_whole(self._state_path, state)
 
     def reject(self, message: Message, error: DecodeError) -> None:
         self._beside.reject(message, error)

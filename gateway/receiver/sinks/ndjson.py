@@ -19,7 +19,7 @@ import orjson
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message
-from gateway.host.files import sync_folder
+from gateway.host.files import sync_folder, write_whole
 from gateway.receiver.event_lines import event_line, identity_of_line
 from gateway.receiver.ledger import Identity
 from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received
@@ -74,14 +74,7 @@ class EventFile:
     def save(self, state: bytes) -> None:
         if self._file is None:
             return
-        fresh = self._state_path.with_name(self._state_path.name + ".new")
-        with fresh.open("wb") as file:
-            file.write(b"%d\n" % os.fstat(self._file.fileno()).st_size)
-            file.write(state)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._state_path)
-        sync_folder(self._state_path.parent)
+        write_whole(self._state_path, b"%d\n" % os.fstat(self._file.fileno()).st_size + state)
 
     def reject(self, message: Message, error: DecodeError) -> None:
         _append(self._rejected_path, _rejected_line(message, error))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import io
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message
-from gateway.host.files import sync_folder
+from gateway.host.files import replace_file, sync_folder, write_whole
 from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.event_lines import event_line, event_of_line, kind_name, priority_name
 from gateway.receiver.ledger import Identity, identity
@@ -126,11 +125,7 @@ class ParquetFolder:
     def save(self, state: bytes) -> None:
         if self._rows and time.monotonic() - self._began_s >= _JOURNAL_S:
             self._convert()
-        fresh = self._state_path.with_name(self._state_path.name + ".new")
-        with fresh.open("wb", buffering=0) as file:
-            write_durably(file, b"%d\n" % self._number + state)
-        fresh.replace(self._state_path)
-        sync_folder(self.path)
+        write_whole(self._state_path, b"%d\n" % self._number + state)
 
     def reject(self, message: Message, error: DecodeError) -> None:
         self._beside.reject(message, error)
@@ -216,12 +211,8 @@ class ParquetFolder:
         part = folder / f"{self._number:06}.parquet"
         fresh = part.with_name(part.name + ".new")
         events.sort(key=lambda each: (each.event.stream, each.event.ingest_time_ms, each.event.sequence_num))
-        with fresh.open("wb") as file:
-            pq.write_table(self._table(events), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(part)
-        sync_folder(folder)
+        pq.write_table(self._table(events), fresh, compression="zstd")
+        replace_file(fresh, part)
 
     def _table(self, events: Sequence[Received]) -> Any:
         device = self._devices.of
