@@ -15,13 +15,12 @@ import apache_beam as beam
 import orjson
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from gateway.fleet.fold import CommonFold, GatewayFold
+from gateway.fleet.engine_fold import EngineFold
 from gateway.fleet.job import Chunk, chunks_of, whole
 from gateway.fleet.local import Task
-from gateway.fleet.records import name_of, read_record, without_arrival
-from gateway.fleet.report import FleetReport, fold_fields, report_of
+from gateway.fleet.report import FleetReport, report_of
 from gateway.fleet.rules import Rules
-from gateway.fleet.split import EVERY, ChunkReader
+from gateway.fleet.split import ChunkReader
 
 _REPORT = "report"
 
@@ -34,8 +33,7 @@ class BeamReading(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Load the routes once for each worker."""
-        rules = Rules.load(self._task.config)
-        self._is_common = rules.common_streams() if rules.common else None
+        self._is_common = Rules.load(self._task.config).common_streams()
 
     def process(self, element: Chunk) -> Iterator[Any]:
         """Read one chunk."""
@@ -58,23 +56,9 @@ class BeamFold(beam.DoFn):  # type: ignore[misc]
 
     def process(self, element: tuple[bytes, Iterable[bytes]]) -> Iterator[Any]:
         """Fold one gateway."""
-        gateway, records = element[0], sorted(element[1])
-        if gateway == EVERY:
-            found = [read_record(without_arrival(one)) for one in records]
-            common = CommonFold(self._rules, {name_of(one.gateway) for one in found})
-            yield from self._lines(common, found)
-            report: dict[str, Any] = {"common_results": common.results}
-        else:
-            fold = GatewayFold(gateway, self._rules)
-            yield from self._lines(fold, map(read_record, records))
-            report = fold_fields(fold)
-        yield beam.pvalue.TaggedOutput(_REPORT, orjson.dumps(report, default=list))
-
-    def _lines(self, fold: GatewayFold | CommonFold, records: Iterable[Any]) -> Iterator[bytes]:
-        for record in records:
-            yield from fold.feed(record)
-        if self._task.flush:
-            yield from fold.finish()
+        fold = EngineFold(self._rules, *element)
+        yield from fold.lines(flush=self._task.flush)
+        yield beam.pvalue.TaggedOutput(_REPORT, orjson.dumps(fold.report(), default=list))
 
 
 class Line(beam.coders.Coder):  # type: ignore[misc]

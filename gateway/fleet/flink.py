@@ -8,7 +8,7 @@ byte. The job runs in streaming mode: in batch mode PyFlink 2.3 loses an entry w
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ from pyflink.datastream import (
 from pyflink.datastream.state import ListStateDescriptor
 
 from gateway.core.errors import ConfigError
-from gateway.fleet.fold import CommonFold, GatewayFold
+from gateway.fleet.engine_fold import EngineFold
 from gateway.fleet.job import Chunk, chunks_of, whole
 from gateway.fleet.local import Task
-from gateway.fleet.records import name_of, read_record, without_arrival
-from gateway.fleet.report import FleetReport, fold_fields, report_of
+from gateway.fleet.report import FleetReport, report_of
 from gateway.fleet.rules import Rules
-from gateway.fleet.split import EVERY, ChunkReader
+from gateway.fleet.split import ChunkReader
 
 _CODE = "latin-1"  # each byte is one character, and comes back as it was
 _KEY_END = "\x1e"
@@ -48,8 +47,7 @@ class FlinkReading(FlatMapFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Load the routes once for each worker."""
-        rules = Rules.load(self._task.config)
-        self._is_common = rules.common_streams() if rules.common else None
+        self._is_common = Rules.load(self._task.config).common_streams()
 
     def flat_map(self, value: str) -> Iterator[str]:
         """Read one chunk."""
@@ -83,24 +81,10 @@ class FlinkFold(KeyedProcessFunction):  # type: ignore[misc]
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[str]:
         """Fold one gateway."""
         gateway = ctx.get_current_key()[1:].encode(_CODE)
-        records = sorted(one.encode(_CODE) for one in self._records.get())
-        if gateway == EVERY:
-            found = [read_record(without_arrival(one)) for one in records]
-            common = CommonFold(self._rules, {name_of(one.gateway) for one in found})
-            yield from self._lines(common, found)
-            report: dict[str, Any] = {"common_results": common.results}
-        else:
-            fold = GatewayFold(gateway, self._rules)
-            yield from self._lines(fold, map(read_record, records))
-            report = fold_fields(fold)
+        fold = EngineFold(self._rules, gateway, (one.encode(_CODE) for one in self._records.get()))
+        yield from (_RESULT + line.decode() for line in fold.lines(flush=self._task.flush))
         self._records.clear()
-        yield _FOLD + orjson.dumps(report, default=list).decode()
-
-    def _lines(self, fold: GatewayFold | CommonFold, records: Iterable[Any]) -> Iterator[str]:
-        for record in records:
-            yield from (_RESULT + line.decode() for line in fold.feed(record))
-        if self._task.flush:
-            yield from (_RESULT + line.decode() for line in fold.finish())
+        yield _FOLD + orjson.dumps(fold.report(), default=list).decode()
 
 
 def run(task: Task, output: Path, workers: int, options: Sequence[str]) -> FleetReport:

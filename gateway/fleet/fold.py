@@ -217,3 +217,13 @@ class CommonFold:
             if line is not None:
                 self.results += 1
                 yield line
+
+
+def lines_of_fold(
+    fold: GatewayFold | CommonFold, records: Iterable[StoredRecord], *, flush: bool
+) -> Iterator[bytes]:
+    """Yield the lines of results of all records, and with `flush` of what the end of the input closes."""
+    for record in records:
+        yield from fold.feed(record)
+    if flush:
+        yield from fold.finish()

@@ -13,9 +13,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-from gateway.fleet.fold import WHOLE, CommonFold, GatewayFold, Share
+from gateway.fleet.fold import WHOLE, CommonFold, GatewayFold, Share, lines_of_fold
 from gateway.fleet.job import COMMON, PARTITIONS, Chunk, FleetError, Input, Job, chunks_of, whole
 from gateway.fleet.records import StoredRecord, read_record, without_arrival
 from gateway.fleet.report import FleetReport, fold_fields, report_of
@@ -147,9 +147,7 @@ def _do(task: Task, step: Step) -> None:
 
 
 def _split(task: Task, chunk: Chunk) -> dict[str, Any]:
-    rules = Rules.load(task.config)
-    is_common = rules.common_streams() if rules.common else None
-    reader = ChunkReader(task.inputs, task.wanted, is_common)
+    reader = ChunkReader(task.inputs, task.wanted, Rules.load(task.config).common_streams())
     report = split(reader, chunk, Job(task.folder).runs)
     return {"file": chunk.file, **report._asdict()}
 
@@ -164,23 +162,15 @@ def _fold(task: Task, part: FoldPart) -> dict[str, Any]:
         if part.partition == COMMON:
             expected = {name for report in job.reports_of("split") for name in report["common_gateways"]}
             common = CommonFold(rules, expected)
-            _run(common, map(read_record, map(without_arrival, packed)), file, flush=task.flush)
+            records = map(read_record, map(without_arrival, packed))
+            file.writelines(lines_of_fold(common, records, flush=task.flush))
             common_results = common.results
         else:
-            for gateway, records in groupby(map(read_record, packed), _gateway_of):
+            for gateway, taken in groupby(map(read_record, packed), _gateway_of):
                 fold = GatewayFold(gateway, rules, part.share)
-                _run(fold, records, file, flush=task.flush)
+                file.writelines(lines_of_fold(fold, taken, flush=task.flush))
                 gateways.append(fold_fields(fold))
     return {"gateways": gateways, "common_results": common_results}
-
-
-def _run(
-    fold: GatewayFold | CommonFold, records: Iterator[StoredRecord], file: BinaryIO, *, flush: bool
-) -> None:
-    for record in records:
-        file.writelines(fold.feed(record))
-    if flush:
-        file.writelines(fold.finish())
 
 
 def _gateway_of(record: StoredRecord) -> bytes:

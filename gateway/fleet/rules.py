@@ -61,8 +61,10 @@ class Rules:
     def _remember(self) -> bool:
         return any(route.decoder == "sparkplug_b" or route.custom is not None for route in self.routes)
 
-    def common_streams(self) -> Callable[[str], bool]:
-        """Return a test of streams: is it read by a window over all gateways?"""
+    def common_streams(self) -> Callable[[str], bool] | None:
+        """Return a test of streams: is it read by a window over all gateways? None where no window is."""
+        if not self.common:
+            return None
         routes = RouteTable(self.routes)
         names = {one.route for one in self.common if one.route is not None}
         filters = [TopicTemplate(one.topic).filter for one in self.common if one.topic is not None]
