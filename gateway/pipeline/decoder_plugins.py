@@ -9,10 +9,9 @@ number. In a file `NAME.py` it is called `Decoder`; in a package it is what an e
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from gateway.core.errors import ConfigError, DecodeError, PluginError
@@ -21,10 +20,9 @@ from gateway.core.timestamps import check_format
 from gateway.decode.decoders import DECODER_NAMES, Decoder
 from gateway.decode.decoders.plain import check_size
 from gateway.pipeline.plugins_loader import (
-    load_entry,
+    Load,
+    find_payload_plugins,
     load_file,
-    shipped_directory,
-    source_classes,
     summary_of,
 )
 
@@ -41,7 +39,7 @@ class FoundDecoder:
     name: str
     origin: str
     summary: str
-    load: Callable[[], object]
+    load: Load
 
     def decoder(self) -> Decoder:
         """A new one, for a route. Raises PluginError when it cannot be used."""
@@ -54,23 +52,8 @@ def find_decoders(directory: Path | None = None) -> dict[str, FoundDecoder]:
 
     None can hide a decoder of the gateway's own.
     """
-    found = {
-        point.name: FoundDecoder(point.name, point.value, "", partial(load_entry, point))
-        for point in entry_points(group=GROUP)
-    }
-    for folder in (shipped_directory(), directory):
-        if folder is not None and folder.is_dir():
-            found |= {
-                path.stem: decoder_file(path) for path in sorted(folder.glob("[!_.]*.py")) if _is_one(path)
-            }
+    found = find_payload_plugins(GROUP, CLASS, directory, FoundDecoder)
     return {name: found[name] for name in sorted(found.keys() - {*DECODER_NAMES})}
-
-
-def _is_one(path: Path) -> bool:
-    try:
-        return CLASS in source_classes(path.read_bytes())
-    except OSError:
-        return False
 
 
 def decoder_file(path: Path) -> FoundDecoder:

@@ -6,10 +6,8 @@ called `Encoder`; in a package it is what an entry point NAME of the group `gate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import cast
 
@@ -18,9 +16,9 @@ from gateway.core.events import WireEvent
 from gateway.core.own_topics import OwnTopics
 from gateway.core.topics import check_topic
 from gateway.pipeline.plugins_loader import (
-    load_entry,
+    Load,
+    find_payload_plugins,
     load_file,
-    shipped_directory,
     source_classes,
     summary_of,
 )
@@ -39,7 +37,7 @@ class FoundEncoder:
     name: str
     origin: str
     summary: str
-    load: Callable[[], object]
+    load: Load
 
     def encoder(self) -> Encoder:
         """Return a new one, for a connection. Raises PluginError when it cannot be used."""
@@ -55,12 +53,7 @@ class FoundEncoder:
 def find_encoders(directory: Path | None = None) -> dict[str, FoundEncoder]:
     """Return all encoder plugins by name. One in `directory` hides one that ships, which hides one in a
     package. None can hide a format of the gateway's own."""
-    found = {
-        point.name: FoundEncoder(point.name, point.value, "", partial(load_entry, point))
-        for point in entry_points(group=GROUP)
-    }
-    for folder in (shipped_directory(), directory):
-        found |= {each.name: each for each in _in_folder(folder)}
+    found = find_payload_plugins(GROUP, CLASS, directory, FoundEncoder)
     return {name: found[name] for name in sorted(found.keys() - {*_OWN})}
 
 
@@ -89,9 +82,3 @@ def try_encoder(encoder: Encoder) -> int:
     except Exception as exc:  # a plugin is foreign code: it may raise anything
         raise PluginError(f"encode: {type(exc).__name__}: {exc}", hint="see docs/plugins.md") from exc
     return len(messages)
-
-
-def _in_folder(folder: Path | None) -> Iterator[FoundEncoder]:
-    if folder is not None and folder.is_dir():
-        files = sorted(folder.glob("[!_.]*.py"))
-        yield from (found for found in map(encoder_file, files) if found is not None)

@@ -17,6 +17,7 @@ from functools import partial
 from hashlib import blake2b
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TypeVar
 
 from gateway.core import events
 from gateway.core.errors import PluginError
@@ -25,6 +26,10 @@ from gateway.windows.spec import WindowSpec
 
 sys.modules.setdefault("gateway.events", events)
 """Module from which plugins older than the packages import `Reading`."""
+
+T = TypeVar("T")
+Load = Callable[[], object]
+"""Gives a new object of a plugin's class."""
 
 GROUP = "gateway.plugins"
 CLASS = "Plugin"
@@ -40,7 +45,7 @@ class FoundPlugin:
     origin: str
     summary: str
     code: str
-    load: Callable[[], object]
+    load: Load
     is_for_payloads: bool = False
     """True if its file holds a decoder or an encoder, and no plugin for windows."""
 
@@ -67,6 +72,27 @@ def find_plugins(directory: Path | None = None) -> dict[str, FoundPlugin]:
     for folder in (shipped_directory(), directory):
         found |= {plugin.name: plugin for plugin in _in_folder(folder)}
     return dict(sorted(found.items()))
+
+
+def find_payload_plugins(
+    group: str, class_name: str, directory: Path | None, make: Callable[[str, str, str, Load], T]
+) -> dict[str, T]:
+    """Return all decoders or encoders by name, made of name, origin, summary and how to load them. They hide
+    each other as window plugins do. A file that cannot be read is left to `find_plugins` to name."""
+    found = {
+        point.name: make(point.name, point.value, "", partial(load_entry, point))
+        for point in entry_points(group=group)
+    }
+    for folder in (shipped_directory(), directory):
+        for path in sorted(folder.glob("[!_.]*.py")) if folder is not None and folder.is_dir() else ():
+            try:
+                source = path.read_bytes()
+            except OSError:
+                continue
+            if class_name in source_classes(source):
+                load = partial(load_file, path, class_name)
+                found[path.stem] = make(path.stem, str(path), summary_of(source), load)
+    return found
 
 
 def load_plugins(specs: Iterable[WindowSpec], directory: Path | None = None) -> WindowPlugins:
