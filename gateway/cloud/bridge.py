@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 
 _REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
 _EVENTS_IN_FLIGHT = 100  # of the event format, one message each
+_CHANCE = random.Random()  # of its own, whatever else seeds `random` here
 _SEARCHES = 12  # closes in a row that cost no long pause, because each tells more: halvings of a frame
 # A lone event that may have ended a connection, or that found no subscriber, gives way to others for so
 # long; no attempt is counted.
@@ -367,7 +368,7 @@ class Bridge(Session):
             insort(self._outgoing, message, key=_place)
 
     def _pause(self, backoff: Backoff | None = None) -> None:
-        pause_ms = (backoff or self._spec.backoff).pause_ms(self._refusals, random.random())
+        pause_ms = (backoff or self._spec.backoff).pause_ms(self._refusals, _CHANCE.random())
         self._paused_until_s = max(self._paused_until_s, time.monotonic() + pause_ms / 1000)
         log.warning(
             "bridge-%d: the cloud broker refuses: %s; a pause of %.1f s",
@@ -387,7 +388,7 @@ class Bridge(Session):
         """Put a refused event back for a later retry, together with the events of its stream that wait
         here."""
         events = message.events
-        arguments = backoff, self._now_ms(), random.random()
+        arguments = backoff, self._now_ms(), _CHANCE.random()
         self._writer.submit(RefuseEvents(events.ids, reason_text(reason_code), *arguments))
         self._supply.hold(events.stream_ids[0], events.priorities[0])
         held: list[int] = []
@@ -449,7 +450,7 @@ class Bridge(Session):
             self._writer.submit(FailEvents(message.events.ids, reason))
         elif not self._gave_up:
             del self._in_flight[packet_id]
-            arguments = _ASIDE, self._now_ms(), random.random()
+            arguments = _ASIDE, self._now_ms(), _CHANCE.random()
             self._writer.submit(RefuseEvents(message.events.ids, reason, *arguments))
 
     def _check_overdue(self, link: Link, now_s: float) -> None:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.5
 STOP_TIMEOUT_S = 2.0  # a goodbye takes milliseconds; what takes longer is a peer that does not answer
+_CHANCE = random.Random()  # of its own: a program that seeds `random` must not make a fleet come back at once
 _EVERY_S = 1.0
 _TAKEN_OVER = 0x8E
 TOO_LARGE = 0x95
@@ -197,8 +198,8 @@ class Link:
 
     def ack(self, *messages: Message) -> None:
         """Acknowledge `messages`, but none that came on an earlier connection: its packet id may be another's
-        now. With QoS 0 there is nothing to acknowledge."""
-        if self._connection is not None:
+        now. With QoS 0 there is nothing to acknowledge, and nothing before the broker has accepted us."""
+        if self._connection is not None and self.connected:
             self._connection.ack(messages)
 
     def complete(self, packet_id: int) -> None:
@@ -324,7 +325,7 @@ class Link:
             self._closed_in_a_row = 0
         if self._barren > _BARREN:
             longest_s *= min(2 ** (self._barren - _BARREN), _BARREN_LONGEST)
-        pause_s = random.uniform(0, min(self._backoff_s, longest_s))
+        pause_s = _CHANCE.uniform(0, min(self._backoff_s, longest_s))
         hurried = self._pause_over.wait(max(pause_s, self.endpoint.reconnect_min_s))
         self._pause_over.clear()
         self._backoff_s = FIRST_BACKOFF_S if hurried else min(self._backoff_s * 2, longest_s)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -59,6 +61,7 @@ def test_kills_while_the_backlog_drains_cost_duplicates_at_most(
             kill_at_bytes = line.up_bytes + chance.randrange(1_000, 25_000)
             gateway.start()
             wait_until(lambda at=kill_at_bytes: line.up_bytes >= at, "bytes of the drain")
+            wait_until(lambda: held_under_way(gateway), "events on their way")
             gateway.kill()
             under_way += statuses(gateway.buffer_path).get(Status.SYNCING, 0) > 0
         line.rate_bytes_per_s = None
@@ -70,6 +73,15 @@ def test_kills_while_the_backlog_drains_cost_duplicates_at_most(
     lines = map(json.loads, (tmp_path / "events.ndjson").read_text().splitlines())
     arrived = Counter(each["payload"]["n"] for each in lines if each["kind"] == "raw")
     assert arrived == Counter(range(count))
+
+
+def held_under_way(gateway: GatewayProcess) -> bool:
+    """Freeze the gateway; return True if it stands still with events on their way, else let it go on."""
+    os.kill(gateway.pid, signal.SIGSTOP)
+    if statuses(gateway.buffer_path).get(Status.SYNCING, 0) > 0:
+        return True
+    os.kill(gateway.pid, signal.SIGCONT)
+    return False
 
 
 def complete(consumer: Consumer) -> bool:

@@ -62,9 +62,10 @@ def test_a_topic_that_a_broker_has_rewritten_is_named_and_its_message_kept(tmp_p
     receiver = Receiver("gateway", "a.b", sink, resume(sink))
     link = Link("receive", Endpoint("127.0.0.1", 9, "receive"), receiver)
     rewritten = "gateway/a/b/up/batch/0"
-    link.start()
-    receiver.received(link, [Message(rewritten, b"frame", 0, False, False, 0, 0, 0)])
-    link.stop()
-    sink.close()
+    try:
+        receiver.received(link, [Message(rewritten, b"frame", 0, False, False, 0, 0, 0)])
+    finally:
+        link.stop()
+        sink.close()
     assert (receiver.unreadable, receiver.rejected) == ({rewritten: 1}, 1)
     assert rewritten in (tmp_path / "events.ndjson.rejected").read_text()

@@ -33,12 +33,15 @@ def test_a_receiver_that_writes_for_long_is_not_idle(tmp_path: Path) -> None:
     receiver = Receiver("gateway", "+", sink, resume(sink))
     link = Link("receive", Endpoint("127.0.0.1", 9, "receive"), receiver)
     writing = threading.Thread(target=receiver.received, args=(link, []))
-    link.start()
     writing.start()
-    assert sink.began.wait(WAIT_S)
-    assert receiver.quiet_s() == 0
-    sink.may_go_on.set()
-    writing.join(WAIT_S)
-    assert receiver.quiet_s() > 0
-    link.stop()
-    sink.close()
+    try:
+        assert sink.began.wait(WAIT_S)
+        assert receiver.quiet_s() == 0
+        sink.may_go_on.set()
+        writing.join(WAIT_S)
+        assert receiver.quiet_s() > 0
+    finally:
+        sink.may_go_on.set()
+        writing.join(WAIT_S)
+        link.stop()
+        sink.close()
