@@ -56,6 +56,15 @@ test: $(READY) ## Run the tests, several at once and in random order
 test-long: $(READY) ## Run the long forms of the proofs: more crashes, more events, more random inputs
 	HYPOTHESIS_PROFILE=large $(BIN)/python -m pytest -m 'slow or hypothesis' $(ARGS)
 
+# Into folders of their own: pysparkplug needs an older paho than the gateway. Tests skip what does not install.
+.PHONY: edge-nodes
+edge-nodes: $(READY) ## Install real Sparkplug B edge nodes for the tests: sparkplug-client (npm), pysparkplug
+	@test -d build/edge-nodes/node_modules/sparkplug-client || ! command -v npm >/dev/null || \
+		npm install --silent --no-fund --no-audit --prefix build/edge-nodes sparkplug-client@3
+	@test -x build/edge-nodes/venv/bin/python || $(BIN)/python -m venv build/edge-nodes/venv
+	@build/edge-nodes/venv/bin/python -c 'import pysparkplug' 2>/dev/null || \
+		build/edge-nodes/venv/bin/python -m pip install --quiet --disable-pip-version-check 'pysparkplug==0.6.1'
+
 # Aedes comes from npm; the others from Debian: mosquitto nats-server rabbitmq-server ejabberd. A missing one is said.
 .PHONY: brokers
 brokers: $(READY) ## Try the gateway with every broker here, and write the table in docs/deployment.md

@@ -132,6 +132,8 @@ def summary(config: Config) -> Iterator[str]:
             if window.route == route.name:
                 shown.add(window.name)
                 yield f"    {_window_line(window)}"
+    for route in config.birth_routes:
+        yield f"  route  {route.name}: {route.topic}, for the names and types in it"
     for window in windows:
         if window.name not in shown:
             yield f"  topics {window.topic}"

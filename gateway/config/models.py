@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.config.birth_routes import birth_routes
 from gateway.config.broker_model import CLIENT_ID as CLIENT_ID  # noqa: PLC0414
 from gateway.config.broker_model import Broker, PasswordSource
 from gateway.config.cloud_presets import CLOUD_PRESETS, lacking, preset_near, with_cloud_preset
@@ -449,8 +450,14 @@ class Config(Section):
 
     @property
     def all_routes(self) -> tuple[RouteModel, ...]:
-        """The routes with those that presets bring, in the order in which they are tried."""
-        return tuple(route for entry in self.routes for route in entry.routes)
+        """The routes with those that presets bring and those for Sparkplug's births, in the order in which
+        they are tried."""
+        return (*(route for entry in self.routes for route in entry.routes), *self.birth_routes)
+
+    @property
+    def birth_routes(self) -> tuple[RouteModel, ...]:
+        """The routes for Sparkplug's births that others depend on and the file does not name."""
+        return tuple(birth_routes([route for entry in self.routes for route in entry.routes]))
 
     def skew_policy(self) -> SkewPolicy:
         """The bounds of `time` as the routes apply them."""

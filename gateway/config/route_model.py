@@ -55,6 +55,11 @@ def _as_before(retained: object) -> object:
     return "window" if retained == "keep" else retained
 
 
+def _is_asked(rebirth: object) -> object:
+    """`auto` or `off`, as a value that code can test."""
+    return {"auto": True, "off": False}.get(rebirth, rebirth) if isinstance(rebirth, str) else rebirth
+
+
 def _required_without_preset(schema: dict[str, Any]) -> None:
     """A preset brings the name and the topic."""
     schema["anyOf"] = [{"required": ["preset"]}, {"required": schema.pop("required")}]
@@ -166,6 +171,13 @@ class RouteModel(Section):
             "windows. `ignore`: count and skip them."
         ),
     )
+    rebirth: Annotated[bool, BeforeValidator(_is_asked), WithJsonSchema({"enum": ["auto", "off"]})] = setting(
+        "auto",
+        description=(
+            "`sparkplug_b`: whether an edge node is asked for a new birth when a message was missed "
+            "or refers to a birth that was not seen. `off`: never, for nodes that cannot deal with it."
+        ),
+    )
     priority: PriorityName = setting(
         "normal",
         description="Order in which messages are sent to the cloud; the lowest priority is given up first.",
@@ -201,6 +213,12 @@ class RouteModel(Section):
     def routes(self) -> tuple[RouteModel, ...]:
         """Return all routes that this entry stands for: itself, and those that its preset brings."""
         return (self, *self._further)
+
+    def at(self, topic: str, suffix: str) -> RouteModel:
+        """Return the same route for another topic, with `suffix` at its name."""
+        route = self.model_copy(update={"topic": topic, "name": f"{self.name}_{suffix}"})
+        route._further = ()
+        return route
 
     @property
     def reader(self) -> Decoder:
@@ -251,6 +269,7 @@ class RouteModel(Section):
             timestamp_max=self.timestamp_max,
             skew=skew,
             retained=self.retained,
+            rebirth=self.rebirth,
             priority=self.priority,
             sampling=self.sampling,
             forward=self.forward.spec()

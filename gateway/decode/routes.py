@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeGuard
 
@@ -25,7 +25,7 @@ from gateway.decode.fields import FieldSpec, field_finder, value_steps
 from gateway.decode.formulas import Formula
 from gateway.decode.forwarding import Forwarding, ForwardSpec
 from gateway.decode.payload import PayloadSpec, second_readings, stated
-from gateway.decode.sparkplug_births import EdgeNodes
+from gateway.decode.sparkplug_births import EdgeNodes, is_host_state
 from gateway.timekeeping.normalize import SkewPolicy, normalize_timestamp
 
 VALUE = "value"
@@ -60,7 +60,7 @@ class RouteSpec:
     where more has to be done; empty means every top-level scalar. `readings` is an expression for the list of
     items that one message carries. `where` is a CEL expression that readings have to fulfil.
     None for `readings`, `timestamp_path` and `timestamp_format` means what the decoder suggests. `custom` is
-    the decoder where it is a plugin.
+    the decoder where it is a plugin. `rebirth` says whether Sparkplug's nodes may be asked for a new birth.
     """
 
     name: str
@@ -81,6 +81,7 @@ class RouteSpec:
     timestamp_max: TimeBound | None = None
     skew: SkewPolicy = field(default_factory=SkewPolicy)
     retained: Literal["store", "window", "ignore"] = "store"
+    rebirth: bool = True
     priority: Priority = Priority.NORMAL
     sampling: Literal["allow", "never"] = "never"
     forward: ForwardSpec = field(default_factory=ForwardSpec)
@@ -141,7 +142,11 @@ class Route:
         path = spec.timestamp_path or reader.timestamp_path
         self._decoder = reader
         self._parse = _first_parse(spec.payload, reader)
-        self._resolve = edge_nodes.read if edge_nodes is not None and reader.remembers else None
+        self._resolve = (
+            partial(edge_nodes.read, may_ask=spec.rebirth)
+            if edge_nodes is not None and reader.remembers
+            else None
+        )
         self._trusted = reader.trusted
         self._fields = tuple(
             (name, field_finder(found, names)) for name, found in fields.items() if not _is_computed(found)
@@ -162,15 +167,22 @@ class Route:
         paths = [found.path or "" if isinstance(found, FieldSpec) else found for found in fields.values()]
         self._names_topic = any(text.strip("{ }") == TOPIC for text in (*paths, path or ""))
 
-    def decode(self, topic: str, levels: Mapping[str, str], payload: bytes, arrival_ms: int) -> Decoded:
+    def decode(
+        self,
+        topic: str,
+        levels: Mapping[str, str],
+        payload: bytes,
+        arrival_ms: int,
+        retained: bool = False,
+    ) -> Decoded:
         """Read one message; `levels` are those that `RouteTable.match` gave. Never raises."""
         if self._names_topic:
             levels = {TOPIC: topic, **levels}
         try:
             document = self._parse(payload, arrival_ms)
         except DecodeError as exc:
-            return self._decode_wrapped(topic, levels, payload, arrival_ms, exc)
-        return self._decode_document(topic, levels, document, arrival_ms)
+            return self._decode_wrapped(topic, levels, payload, arrival_ms, retained, exc)
+        return self._decode_document(topic, levels, document, arrival_ms, retained)
 
     def first_item(self, levels: Mapping[str, str], payload: bytes, arrival_ms: int) -> object:
         """Return the document in which the fields of the first reading are looked up. Raises DecodeError."""
@@ -182,14 +194,22 @@ class Route:
         return found[0] if isinstance(found, list) and found else document
 
     def _decode_wrapped(
-        self, topic: str, levels: Mapping[str, str], payload: bytes, arrival_ms: int, refusal: DecodeError
+        self,
+        topic: str,
+        levels: Mapping[str, str],
+        payload: bytes,
+        arrival_ms: int,
+        retained: bool,
+        refusal: DecodeError,
     ) -> Decoded:
         """Read a message that the decoder refused as it came: it may be compressed, or of another charset."""
+        if self._resolve is not None and is_host_state(topic):
+            return Decoded((), arrival_ms, None, 0, None, ())
         try:
             document, note = self._parse_wrapped(payload, arrival_ms, refusal)
         except DecodeError as exc:
             return Decoded((), arrival_ms, None, _UNDECODED, exc.reason, ())
-        decoded = self._decode_document(topic, levels, document, arrival_ms)
+        decoded = self._decode_document(topic, levels, document, arrival_ms, retained)
         return decoded._replace(notes=(*decoded.notes, note)) if note else decoded
 
     def _parse_wrapped(self, payload: bytes, arrival_ms: int, refusal: DecodeError) -> tuple[object, str]:
@@ -213,11 +233,11 @@ class Route:
         raise refusal
 
     def _decode_document(
-        self, topic: str, levels: Mapping[str, str], document: object, arrival_ms: int
+        self, topic: str, levels: Mapping[str, str], document: object, arrival_ms: int, retained: bool
     ) -> Decoded:
         try:
             if self._resolve is not None:
-                document = self._resolve(topic, document)  # type: ignore[arg-type] # an object, there
+                document = self._resolve(topic, document, retained)  # type: ignore[arg-type] # an object, there
             if self._find_items is not None:
                 return self._read_items(self._find_items(document, levels), document, levels, arrival_ms)
             item = self._read(document, document, levels, arrival_ms)

@@ -19,6 +19,9 @@ import orjson
 NAMESPACE = "spBv1.0"
 """The first level of all topics."""
 
+HOST_STATE = "STATE"
+"""Level of the topics on which host applications say that they are online, as text or JSON."""
+
 STATE = "$sparkplug"
 """The name beside those of windows, which begin with a letter or a digit, under which the state is stored."""
 
@@ -33,11 +36,17 @@ MAX_METRICS = 500_000
 
 MAX_ASKED = 10_000
 _SEQUENCE = 256
+_NODE_LEVELS = 4
 
 # Data types Int8 to Int64: negative numbers travel as two's complement in an unsigned field.
 _SIGNED_BITS = {1: 8, 2: 16, 3: 32, 4: 64}
 
 Metric = dict[str, Any]
+
+
+def is_host_state(topic: str) -> bool:
+    """Return True for `spBv1.0/STATE/{host}` and, from some hosts, `spBv1.0/{group}/STATE/{host}`."""
+    return HOST_STATE in topic.split("/", 3)[1:3]
 
 
 def signed(value: object, datatype: object) -> object:
@@ -49,20 +58,37 @@ def signed(value: object, datatype: object) -> object:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
+def birth_topics(topic: str) -> Iterator[tuple[str, str]]:
+    """The kind and topic of the births and deaths of all nodes and devices that `topic` has messages of."""
+    levels = topic.split("/")
+    if levels[0] != NAMESPACE or len(levels) < _NODE_LEVELS:
+        return
+    is_open = levels[-1] == "#" or levels[-1].endswith("...}")
+    node = "+" if is_open and len(levels) == _NODE_LEVELS else levels[3]
+    for kind in ("NBIRTH", "NDEATH"):
+        yield kind, "/".join([*levels[:2], kind, node])
+    if is_open or len(levels) > _NODE_LEVELS:
+        for kind in ("DBIRTH", "DDEATH"):
+            yield kind, "/".join([*levels[:2], kind, *levels[3:]])
+
+
 @dataclass(slots=True)
 class _Born:
     """The metrics of one birth, of the node itself or of one of its devices."""
 
     metrics: list[tuple[str, int | None, int | None]]
     """Name, data type and alias of each."""
+    at_ms: int
+    """The birth's own time; 0 if it had none."""
     types: dict[str, int | None]
     names: dict[int, str]
 
     @classmethod
-    def of(cls, metrics: Iterable[tuple[str, int | None, int | None]]) -> _Born:
+    def of(cls, metrics: Iterable[tuple[str, int | None, int | None]], at_ms: int = 0) -> _Born:
         found = list(metrics)
         return cls(
             found,
+            at_ms,
             {name: datatype for name, datatype, _ in found},
             {alias: name for name, _, alias in found if alias is not None},
         )
@@ -83,9 +109,10 @@ class _Request:
 
 @dataclass(slots=True)
 class _Node:
-    """An edge node that is online. `doubtful` from a missed message until its next birth."""
+    """An edge node that is online. `sequence` is None where only a retained birth is known; `doubtful` from a
+    missed message until its next birth."""
 
-    sequence: int
+    sequence: int | None
     birth_death: object
     doubtful: bool = False
     born: dict[str, _Born] = field(default_factory=dict)
@@ -96,9 +123,10 @@ class EdgeNodes:
     """Resolves messages, watches sequence numbers, and lists nodes that must send a new birth.
 
     Names of nodes are `group/node`. `counts` are since the start, with what was replayed then: `births`,
-    `deaths` (of nodes and devices), `stale` (metrics that a death took back), `gaps` in sequence numbers,
-    `unresolved` (metrics whose alias no birth has named), `refused` (births beyond MAX_METRICS), `rebirths`
-    (that were asked for), `state_dropped` (rows of the checkpoint that could not be read).
+    `old_births` (retained ones that are older than what is known), `deaths` (of nodes and devices), `stale`
+    (metrics that a death took back), `gaps` in sequence numbers, `unresolved` (metrics whose alias no birth
+    has named), `data_sets`, `templates` (metrics that are one), `refused` (births beyond MAX_METRICS),
+    `rebirths` (that were asked for), `state_dropped` (rows of the checkpoint that could not be read).
     """
 
     def __init__(self, max_metrics: int = MAX_METRICS) -> None:
@@ -116,20 +144,31 @@ class EdgeNodes:
         """Number of edge nodes that are online."""
         return len(self._nodes)
 
-    def read(self, topic: str, document: dict[str, Any]) -> dict[str, Any]:
-        """A decoded message with its metrics resolved; only births and data have any."""
+    def read(
+        self, topic: str, document: dict[str, Any], retained: bool = False, *, may_ask: bool = True
+    ) -> dict[str, Any]:
+        """A decoded message with its metrics resolved; only births and data have any. Unless it `may_ask`,
+        its node is not listed for a new birth."""
         levels = topic.split("/")
         if levels[0] != NAMESPACE or len(levels) not in (4, 5):
             return document
         kind, node, device = levels[2], f"{levels[1]}/{levels[3]}", "/".join(levels[4:])
         if kind.endswith("BIRTH"):
-            self._birth(node, device, document)
+            if retained:
+                self._retained_birth(node, device, document)
+            else:
+                self._birth(node, device, document)
         elif kind.endswith("DATA"):
             document = {**document, "metrics": self._data(node, device, document)}
         else:
             if kind.endswith("DEATH"):
                 self._death(node, device, document)
             document = {**document, "metrics": []}
+        if not may_ask:
+            self._wanted.pop(node, None)
+        for metric in document["metrics"]:
+            if type(metric["value"]) is dict:
+                self.counts["data_sets" if "rows" in metric["value"] else "templates"] += 1
         return document
 
     def rebirths(self, monotonic_ms: int) -> dict[str, str]:
@@ -158,9 +197,21 @@ class EdgeNodes:
 
     # --- messages ---
 
+    def _retained_birth(self, name: str, device: str, document: Mapping[str, Any]) -> None:
+        """A birth that the broker has kept gives names, but says nothing of sequence numbers, and may be
+        older than one that came since. The births of a node and its devices come in any order."""
+        node = self._nodes.get(name)
+        known = node.born.get(device) if node else None
+        if known is not None and _time_of(document) <= known.at_ms:
+            self.counts["old_births"] += 1
+            return
+        if node is None:
+            node = _Node(None, None)
+        if not device:
+            node.birth_death = _birth_death(document)
+        self._remember(name, device, node, document)
+
     def _birth(self, name: str, device: str, document: Mapping[str, Any]) -> None:
-        born = _Born.of(map(_entry, filter(_is_named, document["metrics"])))
-        self.counts["births"] += 1
         if device:
             node = self._follow(name, document)
             if node is None:  # what a device says of itself holds; its node is asked for the rest
@@ -171,6 +222,11 @@ class EdgeNodes:
             if name in self._asked:
                 self._asked[name].times = 0
             node = _Node(_sequence_of(document, 0), _birth_death(document))
+        self._remember(name, device, node, document)
+
+    def _remember(self, name: str, device: str, node: _Node, document: Mapping[str, Any]) -> None:
+        born = _Born.of(map(_entry, filter(_is_named, document["metrics"])), _time_of(document))
+        self.counts["births"] += 1
         self._take_back(name, node, device)
         size = len(born.metrics) + (1 if name in self._nodes else 2)
         if self._size + size > self._max_metrics:
@@ -223,10 +279,11 @@ class EdgeNodes:
             if not self._full:
                 self._want(name, "no birth was seen")
             return None
-        expected = (node.sequence + 1) % _SEQUENCE
+        before = node.sequence
+        expected = None if before is None else (before + 1) % _SEQUENCE
         node.sequence = _sequence_of(document, expected)
         self._changed[name, None] = None
-        if node.sequence != expected:
+        if node.sequence != expected and before is not None:
             self.counts["gaps"] += 1
             node.doubtful = True
         if node.doubtful:
@@ -289,7 +346,8 @@ class EdgeNodes:
             self._nodes[f"{group}/{name}"] = _Node(*state)
             self._size += 1
             return
-        born = _Born.of((name, datatype, alias) for name, datatype, alias in state)
+        at_ms, metrics = (0, state) if isinstance(state, list) else (state["at_ms"], state["metrics"])
+        born = _Born.of(((name, datatype, alias) for name, datatype, alias in metrics), at_ms)
         self._nodes[f"{group}/{name}"].born[device] = born
         self._size += 1 + len(born.metrics)
 
@@ -300,7 +358,7 @@ class EdgeNodes:
         if device is None:
             return orjson.dumps([node.sequence, node.birth_death, node.doubtful])
         born = node.born.get(device)
-        return None if born is None else orjson.dumps(born.metrics)
+        return None if born is None else orjson.dumps({"at_ms": born.at_ms, "metrics": born.metrics})
 
 
 def _row(name: str, device: str | None) -> bytes:
@@ -315,7 +373,12 @@ def _entry(metric: Metric) -> tuple[str, int | None, int | None]:
     return metric["name"], metric.get("datatype"), metric.get("alias")
 
 
-def _sequence_of(document: Mapping[str, Any], otherwise: int) -> int:
+def _time_of(document: Mapping[str, Any]) -> int:
+    found = document.get("timestamp")
+    return found if type(found) is int else 0
+
+
+def _sequence_of(document: Mapping[str, Any], otherwise: int | None) -> int | None:
     found = document.get("seq")
     return found % _SEQUENCE if type(found) is int else otherwise
 

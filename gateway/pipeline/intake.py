@@ -154,7 +154,7 @@ class Intake:
             if isinstance(verdict, str):
                 return verdict
             flags |= verdict << SKIPPED_SHIFT
-        decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms)
+        decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms, message.retain)
         clock_flags = decoded.flags
         if clock_flags & _SKEWED and not doubt:
             decoded = judge_age(self.devices, message.topic, decoded, spec, message.arrival_ms)

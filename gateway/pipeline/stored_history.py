@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gateway.buffer.reader import Reader
-from gateway.core.events import Emission
+from gateway.core.events import Emission, Flag
 from gateway.core.identifiers import split_ids
 from gateway.decode.routes import RouteTable
 from gateway.pipeline.freshness import out_of_windows
@@ -53,7 +53,8 @@ def replay_one(windows: WindowEngine, routes: RouteTable, message: StoredMessage
     if found is None:
         return []
     route, levels = found
-    decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms)
+    retained = bool(message.flags & Flag.RETAINED)
+    decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms, retained)
     if out_of_windows(message.flags, route.spec):
         return []
     return gathered(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,103 @@ def test_what_is_remembered_is_bounded() -> None:
     assert read(nodes, data(2)) == [(None, 5)]
     nodes = after(*(node_birth() for _ in range(100)), max_metrics=4)
     assert nodes.counts["refused"] == 0
+
+
+def test_a_retained_birth_gives_names_and_says_nothing_of_what_was_missed() -> None:
+    nodes = EdgeNodes()
+    for topic, body in (device_birth(40), node_birth(0)):  # a broker sends them in any order
+        nodes.read(topic, parse_sparkplug_b(body), True)
+    assert read(nodes, data(200, -3)) == [("depth", -3)]
+    assert read(nodes, data(201)) == [("depth", 5)]
+    assert (nodes.counts["gaps"], nodes.rebirths(0)) == (0, {})
+    read(nodes, data(203))
+    assert nodes.rebirths(0) == {"plant/edge": "messages are missing"}
+
+
+def test_a_retained_birth_that_is_older_than_the_known_one_is_not_believed() -> None:
+    nodes = after(node_birth(), device_birth(1, "width"))
+    nodes.read(DEVICE.format("DBIRTH"), parse_sparkplug_b(device_birth(1)[1]), True)
+    assert nodes.counts["old_births"] == 1
+    assert read(nodes, data(2)) == [("width", 5)]
+
+
+def test_a_node_that_must_not_be_asked_is_not_listed() -> None:
+    nodes = EdgeNodes()
+    for message in (data(1), data(4)):
+        nodes.read(message[0], parse_sparkplug_b(message[1]), may_ask=False)
+    assert (nodes.rebirths(0), nodes.counts["unresolved"]) == ({}, 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "algorithm"),
+    [
+        (zlib.compress, None),
+        (zlib.compress, "DEFLATE"),
+        (gzip.compress, "GZIP"),
+        (lambda inner: zlib.compress(inner)[2:-4], "deflate"),
+    ],
+)
+def test_a_payload_inside_of_a_payload_is_unpacked(body: Any, algorithm: str | None) -> None:
+    topic, inner = device_birth(1)
+    outer = Payload(uuid="SPBV1.0_COMPRESSED", body=body(inner), seq=9)
+    if algorithm:
+        outer.metrics.add(name="algorithm", datatype=12, string_value=algorithm)
+    nodes = after(node_birth())
+    assert read(nodes, (topic, outer.SerializeToString())) == [("depth", 12)]
+    assert (read(nodes, data(2)), nodes.counts["gaps"]) == ([("depth", 5)], 0)
+
+
+@pytest.mark.parametrize("body", [b"", b"\0\1\2", zlib.compress(b"\xff\xff"), zlib.compress(bytes(2 << 20))])
+def test_a_body_that_cannot_be_unpacked_is_a_counted_problem(body: bytes) -> None:
+    outer = Payload(uuid="SPBV1.0_COMPRESSED", body=body).SerializeToString()
+    route, levels = RouteTable(ROUTES).match(NODE.format("NDATA"))  # type: ignore[misc]
+    decoded = route.decode(NODE.format("NDATA"), levels, outer, EPOCH_MS)
+    assert decoded.samples == ()
+    assert decoded.problem in ("empty", "sparkplug", "compression", "too_large")
+
+
+def grouped() -> bytes:
+    message = Payload(timestamp=EPOCH_MS, seq=1)
+    table = message.metrics.add(name="batches").dataset_value
+    table.columns.extend(["id", "weight"])
+    table.types.extend([FLOAT, INT32])
+    row = table.rows.add()
+    row.elements.add(string_value="a7")
+    row.elements.add(int_value=(1 << 32) - 4)
+    motor = message.metrics.add(name="motor").template_value
+    motor.metrics.add(name="rpm", datatype=INT32, int_value=1450)
+    motor.metrics.add(name="inner").template_value.metrics.add(name="on", boolean_value=True)
+    message.metrics.add(name="Motor").template_value.is_definition = True
+    return bytes(message.SerializeToString())
+
+
+def test_data_sets_and_templates_are_counted_and_no_value() -> None:
+    table = RouteTable(ROUTES)
+    route, levels = table.match(NODE.format("NDATA"))  # type: ignore[misc]
+    decoded = route.decode(NODE.format("NDATA"), levels, grouped(), EPOCH_MS)
+    assert [dict(sample.fields) for sample in decoded.samples] == [
+        {"name": "batches"},
+        {"name": "motor"},
+        {"name": "Motor"},
+    ]
+    assert decoded.misses == ("value",)
+    assert (table.edge_nodes.counts["data_sets"], table.edge_nodes.counts["templates"]) == (1, 1)
+
+
+def test_a_field_may_name_a_part_of_a_data_set_or_a_template() -> None:
+    fields = {"weight": "value.rows[0][1]", "rpm": "value.rpm", "on": "value.inner.on"}
+    spec = RouteSpec("r", "spBv1.0/{group}/{type}/{node}", decoder="sparkplug_b", fields=fields)
+    route, levels = RouteTable([spec]).match(NODE.format("NDATA"))  # type: ignore[misc]
+    samples = route.decode(NODE.format("NDATA"), levels, grouped(), EPOCH_MS).samples
+    assert [dict(sample.fields) for sample in samples] == [{"weight": -4}, {"rpm": 1450, "on": True}, {}]
+
+
+@pytest.mark.parametrize("state", [b"ONLINE", b'{"online": true, "timestamp": 1777593600000}'])
+def test_the_state_of_a_host_application_is_neither_a_reading_nor_a_problem(state: bytes) -> None:
+    topic = "spBv1.0/plant/STATE/scada-1"
+    route, levels = RouteTable(ROUTES).match(topic)  # type: ignore[misc]
+    decoded = route.decode(topic, levels, state, EPOCH_MS)
+    assert (decoded.samples, decoded.problem, decoded.misses) == ((), None, ())
 
 
 messages = st.lists(
