@@ -15,6 +15,7 @@ from hypothesis import settings
 from tests.support.broker_kinds import REASONS, best_broker_kind
 from tests.support.brokers import Broker, BrokerSetup, make_broker
 from tests.support.ports import free_port
+from tests.support.postgres import postgres_server
 
 
 class MosquittoFactory(Protocol):
@@ -90,6 +91,13 @@ def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MosquittoFac
     if kind is None:
         no_broker("; ".join(why_not() for why_not in REASONS.values()))
     yield from broker_factory(kind, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of the only PostgreSQL server of this run, without a database: `new_database` makes one."""
+    with postgres_server() as url:
+        yield url
 
 
 def broker_factory(kind: type[Broker], folders: pytest.TempPathFactory) -> Iterator[MosquittoFactory]:

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,23 +19,14 @@ from gateway.receiver.sinks.sink import OutputError, Received, Sink, reread, res
 from gateway.receiver.stored_output import count_of_table, events_of_table
 from gateway.wire.audit_record import AuditRecord, StreamClaim
 from tests.support.ports import free_port
-from tests.support.postgres import postgres_server
+from tests.support.postgres import new_database
 
 psycopg = pytest.importorskip("psycopg")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres_server() as url:
-        yield url
-
-
 @pytest.fixture
-def database(server: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield f"{server}/{name}"
+def database(postgres_url: str) -> str:
+    return new_database(postgres_url)
 
 
 def events(numbers: range, payload: bytes = b'{"n":1}') -> list[Received]:

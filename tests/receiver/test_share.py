@@ -32,24 +32,15 @@ from tests.proofs.test_confirm import numbered, synced
 from tests.receiver.test_failure import Acknowledged
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
-from tests.support.postgres import postgres_server
+from tests.support.postgres import new_database
 from tests.support.publishing import publish
 
 psycopg = pytest.importorskip("psycopg")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres_server() as url:
-        yield url
-
-
 @pytest.fixture
-def output(server: str) -> str:
-    name = f"t{uuid.uuid4().hex}"
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"{server}/{name}"
+def output(postgres_url: str) -> str:
+    return new_database(postgres_url)
 
 
 @contextmanager

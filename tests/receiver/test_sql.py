@@ -16,7 +16,7 @@ from gateway.core.events import Kind, WireEvent
 from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.sinks.choice import sink_of
 from gateway.receiver.sinks.sink import Received, Sink, resume
-from tests.support.postgres import postgres_server
+from tests.support.postgres import new_database
 
 HOUR_MS, MINUTE_MS = 3_600_000, 60_000
 START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
@@ -68,12 +68,12 @@ def fill(sink: Sink) -> None:
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Ask]:
+def postgres(postgres_url: str) -> Iterator[Ask]:
     psycopg = pytest.importorskip("psycopg")
-    with postgres_server() as url:
-        fill(sink_of(f"{url}/postgres", DEVICES))
-        with psycopg.connect(f"{url}/postgres") as connection:
-            yield lambda sql: connection.execute(sql).fetchall()
+    url = new_database(postgres_url)
+    fill(sink_of(url, DEVICES))
+    with psycopg.connect(url) as connection:
+        yield lambda sql: connection.execute(sql).fetchall()
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,10 @@
-"""A PostgreSQL server of a test's own. As root it runs as the user `postgres`: it refuses root."""
+"""A PostgreSQL server for the tests. As root it runs as the user `postgres`: it refuses root."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,15 @@ def postgres_server() -> Iterator[str]:
             yield f"postgresql://gateway@127.0.0.1:{port}"
         finally:
             postgres_command(["pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop"])
+
+
+def new_database(server_url: str) -> str:
+    """Return the URL of a database of one's own in that server."""
+    psycopg = pytest.importorskip("psycopg")
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(f"{server_url}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server_url}/{name}"
 
 
 def postgres_command(words: list[str]) -> None:
