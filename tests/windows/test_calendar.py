@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import groupby, pairwise
@@ -27,13 +28,28 @@ def ms(moment: datetime) -> int:
 def changing_zones() -> list[str]:
     """One zone for each way in which clocks change in the two years."""
     found: dict[tuple[object, ...], str] = {}
-    days = [BEGIN + timedelta(hours=6 * n) for n in range(QUARTERS // 24)]
     for name in sorted(available_timezones()):
-        zone = ZoneInfo(name)
-        offsets = tuple(day.astimezone(zone).utcoffset() for day in days)
-        if len(set(offsets)) > 1:
-            found.setdefault(offsets, name)
+        changes = tuple(clock_changes(ZoneInfo(name)))
+        if changes:
+            found.setdefault(changes, name)
     return sorted(found.values())
+
+
+def clock_changes(zone: ZoneInfo) -> Iterator[tuple[int, timedelta | None]]:
+    """Yield when the offset changes, in quarters of an hour, and the new one."""
+
+    def offset(quarter: int) -> timedelta | None:
+        return (BEGIN + timedelta(minutes=15 * quarter)).astimezone(zone).utcoffset()
+
+    # No zone changes its clocks and changes them back within a week.
+    for week in range(0, QUARTERS, 7 * 96):
+        low, high = week, week + 7 * 96
+        if (after := offset(high)) == offset(low):
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if offset(middle) == after else (middle, high)
+        yield high, after
 
 
 @cache
