@@ -224,6 +224,10 @@ class Store:
         """Tell it of a message behind the last checkpoint, at a start or after a rollback."""
         self._streams.note_mark(topic, payload_mark(payload))
 
+    def last_number(self, topic: str) -> int:
+        """Return the sequence number of the newest event of `topic`. Inside a transaction only."""
+        return self._streams.position(topic).last_sequence
+
     def append(self, events: Sequence[NewEvent]) -> None:
         """Store `events` as PENDING or KEPT, in this order, each with the next number of its stream."""
         streams, new_id = self._streams, self._ids.next

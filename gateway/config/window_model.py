@@ -206,6 +206,11 @@ class Publish(Section):
         description="Whether aggregates carry the plugin's accumulator, for a window with `merge: true` in "
         "another gateway.",
     )
+    quality: bool = setting(
+        False,
+        description="Whether aggregates say how many of their readings came late, what they lack, and which "
+        "sequence numbers of which streams they were made of.",
+    )
     home_assistant: Annotated[ShownAs | None, BeforeValidator(none_if_off), OrOff] = setting(
         {},
         description=(
@@ -482,6 +487,7 @@ class Window(Section):
             on_change=self.on_change,
             retain=self.publish.retain,
             partial=self.publish.partial,
+            quality=self.publish.quality,
             merge=self.merge,
             scope="fleet" if self.merge else self.scope,
             forward=self.forward,

@@ -115,6 +115,7 @@ class Emission(NamedTuple):
     event_time_ms: int
     reason: str = ""
     partial: bytes | None = None  # the accumulator as JSON, where the window publishes it
+    quality: Mapping[str, object] | None = None  # what is known of its readings, where the window keeps it
 
 
 class WireEvent(NamedTuple):

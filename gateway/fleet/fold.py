@@ -162,9 +162,10 @@ def _message_of(record: StoredRecord, ingest_ms: int) -> Recorded:
     """Raises DecodeError."""
     payload_at = int(record.payload_at)
     if payload_at:
-        return Recorded(record.stream.decode(), record.line[payload_at:-2], ingest_ms, 0)
+        payload = record.line[payload_at:-2]
+        return Recorded(record.stream.decode(), payload, ingest_ms, 0, int(record.number))
     event = event_of_line(record.line).event
-    return Recorded(event.stream, event.payload, ingest_ms, event.flags)
+    return Recorded(event.stream, event.payload, ingest_ms, event.flags, event.sequence_num)
 
 
 class CommonFold:

@@ -37,7 +37,7 @@ def flattened(row: Row, above: str = "") -> Row:
     """Objects inside of objects as one level, with dots in the names."""
     flat: Row = {}
     for name, value in row.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and (above, name) != ("quality.", "sources"):  # its names are topics
             flat |= flattened(value, f"{above}{name}.")
         else:
             flat[f"{above}{name}"] = value
@@ -51,7 +51,7 @@ def _cells(row: Row, columns: list[str]) -> list[object]:
 
 
 def _cell(value: object) -> object:
-    return orjson.dumps(value).decode() if isinstance(value, (list, bool)) else value
+    return orjson.dumps(value).decode() if isinstance(value, (dict, list, bool)) else value
 
 
 def _line(cells: list[Any]) -> bytes:

@@ -192,7 +192,7 @@ def _readings(
             strict=True,
         )
         for topic, body, ingest_ms, flags, number, status in rows:
-            replay.feed(Recorded(topic, body, ingest_ms, flags))
+            replay.feed(Recorded(topic, body, ingest_ms, flags, number))
             for watermark_ms, reading, arrival_ms in seen:
                 late = NEVER < end_ms <= watermark_ms
                 dropped = watermark_ms >= end_ms + lateness_ms

@@ -64,6 +64,7 @@ class Intake:
         self._checkpointer = checkpointer
         self._results = results
         self._admission = admission
+        self._ahead: dict[str, int] = {}  # last sequence numbers of streams, with the rows to be appended
 
     @property
     def edge_nodes(self) -> EdgeNodes:
@@ -86,6 +87,7 @@ class Intake:
         outcomes: Counter[tuple[str, str]] = Counter()
         retained: dict[str, bytes] = {}
         doubt = 0 if certain else _TIME_UNCERTAIN
+        self._ahead.clear()
         seen = store.receipts.seen
         for message in messages:
             qos = message.qos
@@ -117,6 +119,7 @@ class Intake:
             if len(rows) >= MANY:
                 append(store, rows)
                 rows.clear()
+                self._ahead.clear()
                 self._checkpointer.make_room(store)
 
     def _is_repeated(self, store: Store, message: Message, retained: dict[str, bytes]) -> bool:
@@ -173,6 +176,7 @@ class Intake:
                 kept=route.forwarding.keeps(message.topic, levels, decoded.samples, message.arrival_ms),
             )
         )
+        number = self._number_of(store, message.topic) if self._checkpointer.windows.traces else 0
         if not message.retain:
             self._note_device(message, levels, decoded, spec.name)
         if decoded.device_time_ms is not None and not (message.retain or doubt):
@@ -181,10 +185,16 @@ class Intake:
         if decoded.problem:
             self.problems[spec.name, decoded.problem] += 1
         elif decoded.samples and not out_of_windows(flags, spec):
-            self._window(message, levels, decoded, spec.name, store, rows)
+            self._window(message, levels, decoded, spec.name, number, store, rows)
         if decoded.misses or decoded.filtered or decoded.notes or flags & _OLD:
             self._count_oddities(spec.name, decoded)
         return ""
+
+    def _number_of(self, store: Store, topic: str) -> int:
+        """Return the sequence number that the newest of the rows to be appended will have."""
+        number = (self._ahead.get(topic) or store.last_number(topic)) + 1
+        self._ahead[topic] = number
+        return number
 
     def _note_device(self, message: Message, levels: Mapping[str, str], decoded: Decoded, route: str) -> None:
         name = levels.get("device") or message.topic
@@ -207,11 +217,12 @@ class Intake:
         levels: Mapping[str, str],
         decoded: Decoded,
         route: str,
+        number: int,
         store: Store,
         rows: list[NewEvent],
     ) -> None:
         windows = self._checkpointer.windows
-        chunks = windows.process(message.topic, route, levels, decoded.samples, message.arrival_ms)
+        chunks = windows.process(message.topic, route, levels, decoded.samples, message.arrival_ms, number)
         if chunks:
             self.take_results(store, rows, chunks)
 

@@ -82,7 +82,8 @@ class Recording:
                 continue
             last_id = event.event_id
             if self._fits(event.stream, event.ingest_time_ms):
-                yield Recorded(event.stream, event.payload, event.ingest_time_ms, event.flags)
+                moment = (event.ingest_time_ms, event.flags, event.sequence_num)
+                yield Recorded(event.stream, event.payload, *moment)
 
 
 class LinesRecording(Recording):
@@ -196,7 +197,8 @@ class BufferRecording(Recording):
                 events, corrupt = reader.without_corrupt(stored)
                 self.corrupt += len(corrupt)
                 names, payloads = reader.names(events.stream_ids), reader.payloads(events)
-                rows = zip(names, payloads, events.ingest_times_ms, events.flags, strict=True)
+                columns = (events.ingest_times_ms, events.flags, events.sequence_nums)
+                rows = zip(names, payloads, *columns, strict=True)
                 yield from (Recorded(*row) for row in rows if self._fits(row[0], row[2]))
                 if stored.ids:
                     self.done = stored.ids[-1] - first_id + 1

@@ -46,6 +46,8 @@ class Recorded(NamedTuple):
     time_ms: int
     flags: int | None = None
     """Flags that the gateway stored with the message; None if no gateway stored it."""
+    sequence_num: int = 0
+    """Its number in its stream; 0 if no gateway gave it one."""
 
 
 def read_events(lines: Iterable[bytes], name: str) -> Iterator[Recorded]:
@@ -168,7 +170,8 @@ class Replay:
             self.old += 1
         elif decoded.samples:
             name = route.spec.name
-            chunks = self._engine.process(event.topic, name, levels, decoded.samples, event.time_ms)
+            moment = (event.time_ms, event.sequence_num)
+            chunks = self._engine.process(event.topic, name, levels, decoded.samples, *moment)
             if chunks:
                 out += gathered(chunks)
         return out

@@ -26,6 +26,7 @@ class StoredMessage(NamedTuple):
     payload: bytes
     arrival_ms: int
     flags: int = 0
+    sequence_num: int = 0
 
 
 def raw_messages(reader: Reader, after_id: int, to_id: int | None = None) -> Iterator[StoredMessage]:
@@ -35,7 +36,8 @@ def raw_messages(reader: Reader, after_id: int, to_id: int | None = None) -> Ite
         if corrupt:
             log.error("%d events have a wrong checksum; the windows go on without them", len(corrupt))
         names, payloads = reader.names(events.stream_ids), reader.payloads(events)
-        yield from map(StoredMessage, names, payloads, events.ingest_times_ms, events.flags)
+        columns = (events.ingest_times_ms, events.flags, events.sequence_nums)
+        yield from map(StoredMessage, names, payloads, *columns)
 
 
 def derived_ids(reader: Reader, after_id: int) -> set[bytes]:
@@ -57,9 +59,8 @@ def replay_one(windows: WindowEngine, routes: RouteTable, message: StoredMessage
     decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms, retained)
     if out_of_windows(message.flags, route.spec):
         return []
-    return gathered(
-        windows.process(message.topic, route.spec.name, levels, decoded.samples, message.arrival_ms)
-    )
+    moment = (message.arrival_ms, message.sequence_num)
+    return gathered(windows.process(message.topic, route.spec.name, levels, decoded.samples, *moment))
 
 
 def rebuild(windows: WindowEngine, routes: RouteTable, reader: Reader, to_id: int) -> str:

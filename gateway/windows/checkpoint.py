@@ -125,8 +125,10 @@ class Checkpoint:
             gap = [clock.gap_ms] if clock.gap_ms else ()
             times = [clock.max_ms, clock.heard_ms, clock.wm_ms, *gap]
         record = [times, key.carry, key.failures, key.blocked_until_ms, key.heard_ms]
-        settles = () if key.settle_ms is None else (key.settle_ms,)  # older state has none
-        return packed([*record, self._operator.dump_key(key), *settles])
+        more = [key.settle_ms, key.untold]
+        while more and more[-1] is None:  # older state has none of them
+            more.pop()
+        return packed([*record, self._operator.dump_key(key), *more])
 
     def _dump_meta(self) -> bytes:
         operator = self._operator
@@ -173,17 +175,18 @@ class Checkpoint:
             self._operator.shared.wm_ms = state["watermark_ms"]
 
     def _load_key(self, name: str, state: Any) -> Key:
-        times, carry, failures, blocked_until_ms, heard_ms, windows, *settles = state
+        times, carry, failures, blocked_until_ms, heard_ms, windows, *more = state
         key: Key = self._operator.create_key(name, heard_ms)
         key.carry, key.failures, key.blocked_until_ms = carry, failures, blocked_until_ms
         if isinstance(key.clock, KeyClock) and times is not None:
             key.clock.max_ms, key.clock.heard_ms, key.clock.wm_ms, *gap = times
             key.clock.gap_ms = sum(gap)
         self._operator.load_key(key, windows)
+        settle_ms, key.untold = (*more, None, None)[:2]
         owed = self._operator.owed
-        if settles and owed is not None:
-            key.settle_ms = settles[0]
-            owed.restore(name, settles[0])
+        if settle_ms is not None and owed is not None:
+            key.settle_ms = settle_ms
+            owed.restore(name, settle_ms)
         return key
 
 

@@ -52,4 +52,6 @@ def emission_json(emission: Emission) -> dict[str, object]:
     }
     if emission.partial is not None:
         fields["partial"] = orjson.Fragment(emission.partial)
+    if emission.quality is not None:
+        fields["quality"] = emission.quality
     return fields

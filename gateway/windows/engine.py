@@ -95,6 +95,7 @@ class WindowEngine:
         self._until_timed = TIMED_EVERY
         self._operators: dict[str, Operator[Any]] = {}
         self._checkpoints: dict[str, Checkpoint] = {}
+        self._tracing: dict[str, Operator[Any]] = {}  # those that want to know sequence numbers
         self._bound: dict[tuple[str, str | None], _Bound] = {}
         self._source: str | None = None
         self._templates = {spec.name: TopicTemplate(spec.topic) for spec in specs if spec.topic is not None}
@@ -115,6 +116,8 @@ class WindowEngine:
         operator = _operator(spec, self._plugins[spec.name], self._codes.get(spec.name, ""))
         operator.due = self._due
         self._operators[spec.name] = operator
+        if operator.traces:
+            self._tracing[spec.name] = operator
         fetch = None if self._fetch is None else partial(self._fetch, spec.name)
         self._checkpoints[spec.name] = Checkpoint(operator, fetch, self._hot_keys)
         return operator
@@ -128,6 +131,11 @@ class WindowEngine:
     def operators(self) -> Mapping[str, Operator[Any]]:
         """The windows at work, by name."""
         return self._operators
+
+    @property
+    def traces(self) -> bool:
+        """True if a window wants to know the sequence numbers of events."""
+        return bool(self._tracing)
 
     @property
     def progressed(self) -> bool:
@@ -152,11 +160,17 @@ class WindowEngine:
         levels: Mapping[str, str],
         samples: Sequence[Sample],
         arrival_ms: int,
+        sequence_num: int = 0,
     ) -> Chunks:
-        """Give the samples of one message to every window that reads its topic or its route."""
+        """Give the samples of one message to every window that reads its topic or its route. `sequence_num`
+        is that of its event in its stream, where a window `traces`."""
         bound = self._bound.get((topic, route))
         if bound is None:
             bound = self._bind(topic, route, levels)
+        if self._tracing:
+            stream = f"{self._source}:{topic}" if self._source else topic
+            for operator in self._tracing.values():
+                operator.stream, operator.sequence_num = stream, sequence_num
         out: list[Emission] = []
         self._until_timed -= 1
         if not self._until_timed:

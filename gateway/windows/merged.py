@@ -16,12 +16,13 @@ import orjson
 
 from gateway.core.events import FieldValue, Reading
 from gateway.windows.plugin import Accumulator, CombineFn, Output
+from gateway.windows.quality import Quality, merged
 
 FIELDS = ("partial", "source", "revision", "kind", "count")
 """Fields of a sample that is an aggregate; `partial` is the accumulator as JSON text, and is read."""
 
 Contribution = list[Any]
-"""[is final, revision, number of readings, accumulator]"""
+"""[is final, revision, number of readings, accumulator, quality if it has one]"""
 
 
 class MergedPartials:
@@ -65,6 +66,11 @@ class MergedPartials:
         """Number of readings behind all contributions."""
         return sum(contribution[2] for contribution in accumulator.values())
 
+    def quality_of(self, accumulator: dict[str, Contribution], own: Quality) -> Quality:
+        """The quality of all contributions together."""
+        named = [(_order(name)[1], contribution[4:]) for name, contribution in accumulator.items()]
+        return merged(((source, told[0] if told else None) for source, told in named), own.tally)
+
     def partial_of(self, accumulator: dict[str, Contribution]) -> Accumulator:
         """The accumulator of the plugin itself, for a window further up."""
         return self._whole(accumulator)
@@ -95,4 +101,7 @@ def _read(fields: Mapping[str, FieldValue]) -> tuple[str, Contribution]:
         raise ValueError("no aggregate: it needs source, revision and count")
     if not isinstance(text, str):
         raise ValueError("it has no partial result; set publish: {partial: true} at its gateway")
-    return source, [fields.get("kind") != "early", revision, count, orjson.loads(text)]
+    quality = fields.get("quality")
+    told = orjson.loads(quality) if isinstance(quality, str) else None
+    contribution = [fields.get("kind") != "early", revision, count, orjson.loads(text)]
+    return source, [*contribution, told] if isinstance(told, dict) else contribution

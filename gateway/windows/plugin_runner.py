@@ -13,6 +13,7 @@ from gateway.windows.computed import Computed
 from gateway.windows.counters import Counters
 from gateway.windows.emission import Bounds, identity
 from gateway.windows.plugin import Accumulator, CombineFn
+from gateway.windows.quality import Quality, Tally
 from gateway.windows.watermark import NEVER
 
 BREAKER_FAILURES = 5
@@ -28,7 +29,7 @@ class Key:
 
     __slots__ = (
         *("blocked_until_ms", "carry", "clock", "dirty", "failures", "gone", "heard_ms", "name"),
-        "settle_ms",
+        *("settle_ms", "untold"),
     )
 
     def __init__(self, name: str) -> None:
@@ -41,6 +42,7 @@ class Key:
         self.blocked_until_ms = NEVER
         self.heard_ms = 0  # kept up only where the window has a ttl
         self.settle_ms: int | None = None  # when the corrections that it owes are due
+        self.untold: Tally | None = None  # of readings that no window has; the next one that opens tells it
 
     def window_count(self) -> int:
         """Return the number of windows that the key keeps."""
@@ -68,6 +70,7 @@ class PluginRunner:
         self._extract_between: Callable[..., Any] | None = getattr(plugin, "extract_between", None)
         self._count_of: Callable[[Any], int] | None = getattr(plugin, "count_of", None)
         self._partial_of: Callable[[Any], Any] = getattr(plugin, "partial_of", _itself)
+        self._quality_of: Callable[[Any, Quality], Quality] = getattr(plugin, "quality_of", _as_it_is)
         self._report: Callable[[Any, Any], tuple[Any, Any]] | None = getattr(plugin, "report", None)
 
     def emit(
@@ -82,12 +85,13 @@ class PluginRunner:
         count: int,
         replaces: Sequence[Bounds] = (),
         firing: str = "",
+        quality: Quality | None = None,
     ) -> None:
         """Emit the plugin's output for accumulators in time order, unless it has nothing to say or fails.
 
         `firing` tells results apart whose bounds do not: those of windows without a grid.
         """
-        part = None
+        part = told = None
         try:
             whole = self._whole(accumulators)
             output = self._output(kind, key, whole, bounds)
@@ -95,6 +99,8 @@ class PluginRunner:
                 part = packed(self._partial_of(whole))
             if self._count_of is not None:
                 count = self._count_of(whole)
+            if quality is not None:
+                told = self._quality_of(whole, quality).fields(count)
         except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
             self.failed(key, exc, bounds[1], {"bounds": list(bounds), "count": count}, out)
             return
@@ -107,7 +113,7 @@ class PluginRunner:
         place = firing or f"{bounds[0]}/{bounds[1]}"
         name = identity(self._window, key.name, place, kind, revision)
         record = (self._window, key.name, kind, *bounds, revision, count, output, tuple(replaces), name)
-        out.append(Emission(*record, event_time_ms=bounds[1], partial=part))
+        out.append(Emission(*record, event_time_ms=bounds[1], partial=part, quality=told))
 
     def _whole(self, accumulators: Sequence[Accumulator]) -> Accumulator:
         return accumulators[0] if len(accumulators) == 1 else self.plugin.merge_accumulators(accumulators)
@@ -157,3 +163,7 @@ class PluginRunner:
 
 def _itself(accumulator: Accumulator) -> Accumulator:
     return accumulator
+
+
+def _as_it_is(_accumulator: Accumulator, quality: Quality) -> Quality:
+    return quality

@@ -49,6 +49,12 @@ class ReadingExtractor:
         self._counters.key_misses += name is None
         return name
 
+    def key_if_any(self, levels: Mapping[str, str], reading: Reading) -> str | None:
+        """The key of a sample without a number, which counts as no miss of the key."""
+        if self._plugin_key is not None:
+            return None  # plugins make keys of readings
+        return self._template.render(levels, reading.fields)
+
     def _key_by_plugin(self, make: Callable[[Reading], Any], reading: Reading) -> str | None:
         try:
             return str(make(reading))

@@ -53,6 +53,7 @@ class WindowSpec:
     on_change: Literal["drop", "replay"] = "drop"
     retain: bool = False
     partial: bool = False  # results carry their accumulators
+    quality: bool = False  # results say what is known of their readings
     merge: bool = False  # reads such results
     scope: Literal["gateway", "fleet"] = "gateway"  # of a key, where several gateways are at hand
     forward: bool = True

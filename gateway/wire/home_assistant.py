@@ -24,6 +24,10 @@ _ACTIONS = ["NONE", "SLOW_DOWN", "REJECT_LOW_PRIORITY"]
 _ALERT = "{{ value_json.alert if value_json.alert is defined else value_json.result.alert }}"
 _OLD = "value_json.superseded is defined"
 _NOTHING = "(value_json.nothing | is_defined)"
+_ATTRIBUTES = (
+    "(dict(value_json.result, quality=value_json.quality) if value_json.quality is defined"
+    " else value_json.result)"
+)
 _UNTOLD = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -135,7 +139,7 @@ class Discovery:
             described |= {
                 "json_attributes_topic": topic,
                 # What is no object leaves the attributes as they are.
-                "json_attributes_template": f"{{{{ 'null' if {_OLD} else value_json.result | tojson }}}}",
+                "json_attributes_template": f"{{{{ 'null' if {_OLD} else {_ATTRIBUTES} | tojson }}}}",
             }
         return {name: told for name, told in described.items() if told is not None} | self._availability()
 

@@ -27,6 +27,7 @@ WINDOWS = [
         "idle_timeout": "1h",
         "allowed_lateness": "20s",
         "out_of_orderness": "1s",
+        "publish": {"quality": True},
         **more,
     }
     for name, more in (

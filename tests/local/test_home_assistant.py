@@ -102,6 +102,12 @@ def test_an_aggregate_is_announced_once_with_what_its_window_says() -> None:
     assert made.aggregate(HALL, payload) is not None  # this broker may be another one
 
 
+def test_the_quality_of_a_result_is_one_of_its_attributes() -> None:
+    payload = aggregate({"count": 3, "mean": 21.5}, quality={"late": 1})
+    template = announced(discovery().aggregate(HALL, payload))["json_attributes_template"]
+    assert json.loads(rendered(template, payload)) == {"count": 3, "mean": 21.5, "quality": {"late": 1}}
+
+
 def test_what_is_unknown_is_null() -> None:
     template = announced(discovery().aggregate(HALL, aggregate({"mean": 1.5})))["value_template"]
     assert rendered(template, aggregate({"mean": None})) == "null"

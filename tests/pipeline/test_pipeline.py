@@ -50,7 +50,8 @@ PRESSED = Signal(Action.SLOW_DOWN, level=2.0, delay_ms=1000, sample_rate=0.1)
 
 
 def window(name: str, type_: Any = "tumbling", **more: Any) -> WindowSpec:
-    given_: dict[str, Any] = {"route": "sensors", "fields": ("v",), "key": "{device}"} | more
+    usual: dict[str, Any] = {"route": "sensors", "fields": ("v",), "key": "{device}", "quality": True}
+    given_ = usual | more
     return WindowSpec(name, type_, **given_)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
@@ -39,7 +40,7 @@ windows:
     window: {type: tumbling, size: 1m}
     allowed_lateness: 5m
     idle_timeout: off
-    publish: {partial: true}
+    publish: {partial: true, quality: true}
 """
 ROLL_UP = """
 gateway: {id: top}
@@ -54,6 +55,7 @@ windows:
     allowed_lateness: 10m
     idle_timeout: off
     merge: true
+    publish: {quality: true}
 """
 
 
@@ -62,11 +64,13 @@ class Site:
 
     def __init__(self, config: str, name: str = "top") -> None:
         self.name = name
+        self.numbers: Counter[str] = Counter()
         rules = Rules.of(parse_config(config))
         self.run = Replay(RouteTable(rules.routes), rules.engine(rules.windows))
 
     def feed(self, topic: str, payload: object, at_ms: int) -> list[Emission]:
-        return self.run.feed(Recorded(topic, json.dumps(payload).encode(), at_ms, 0))
+        self.numbers[topic] += 1
+        return self.run.feed(Recorded(topic, json.dumps(payload).encode(), at_ms, 0, self.numbers[topic]))
 
     def published(self, emissions: Iterable[Emission]) -> list[tuple[str, Any]]:
         return [
@@ -139,6 +143,26 @@ def test_merged_parts_of_two_gateways_equal_one_gateways_windows(plugin: str, or
 
 def same(one: Any, other: Any) -> bool:
     return alike(one["result"], other["result"]) and one["count"] == other["count"]
+
+
+def test_the_quality_of_merged_parts_is_that_of_the_parts_together() -> None:
+    """With the numbers of each gateway's own streams."""
+    parts, whole = parts_of("stats", seed=3)
+    by_source = {name: newest(one for _, one in parts if one["source"] == name) for name in ("a", "b")}
+    late = 0
+    for at, one in newest(merged("stats", parts)).items():
+        shares = {name: found[at]["quality"] for name, found in by_source.items() if at in found}
+        late += one["quality"]["late"]
+        assert one["quality"] == {
+            "readings": whole[at]["quality"]["readings"],
+            "late": sum(share["late"] for share in shares.values()),
+            "dropped": 0,
+            "misses": 0,
+            "sources": {
+                f"{name}:s/{at[0]}": share["sources"][f"s/{at[0]}"] for name, share in shares.items()
+            },
+        }
+    assert late > 10
 
 
 def test_minutes_are_merged_into_longer_and_overlapping_windows() -> None:

@@ -22,6 +22,7 @@ from gateway.windows.emission import Bounds
 from gateway.windows.operators.operator import Operator
 from gateway.windows.plugin import Accumulator, CombineFn
 from gateway.windows.plugin_runner import Key
+from gateway.windows.quality import DROPPED, LATE, Quality, Sources, Tally, joined, new_tally, note
 from gateway.windows.spec import WindowSpec
 
 UNFIRED = -1
@@ -87,19 +88,20 @@ class Grid:
 class Slice:
     """The state of a key in one slice. `first_end_ms` is when the first window that contains it closes."""
 
-    __slots__ = ("accumulator", "count", "first_end_ms")
+    __slots__ = ("accumulator", "count", "first_end_ms", "sources")
 
     def __init__(self, accumulator: Accumulator, count: int, first_end_ms: int) -> None:
         self.accumulator = accumulator
         self.count = count
         self.first_end_ms = first_end_ms
+        self.sources: Sources = {}
 
 
 class GridKey(Key):
     """`windows` maps the start of each window that is kept to its last revision, UNFIRED or WITHHELD; `owed`
-    has those that owe a correction."""
+    has those that owe a correction, `tallies` what is known of the readings of each."""
 
-    __slots__ = ("early", "owed", "slices", "windows")
+    __slots__ = ("early", "owed", "slices", "tallies", "windows")
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -107,6 +109,11 @@ class GridKey(Key):
         self.windows: dict[int, int] = {}
         self.early: dict[int, list[int]] = {}  # start -> [early results so far, readings since the last one]
         self.owed: set[int] = set()
+        self.tallies: dict[int, Tally] = {}
+
+    def tally(self, start_ms: int) -> Tally:
+        """Return the tally of a window."""
+        return self.tallies.setdefault(start_ms, new_tally())
 
     def window_count(self) -> int:
         return len(self.windows)
@@ -147,9 +154,15 @@ class GridOperator(Operator[GridKey]):
         try:
             found.accumulator = self._plugin.add_input(found.accumulator, reading)
         except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
-            self.border.add_failed(key, reading, exc, out)
+            self._add_failed(key, reading, exc, out)
             return
         found.count += 1
+        if self.traces:
+            span = found.sources.get(self.stream)
+            if span is not None and span[1] < self.sequence_num:
+                span[1] = self.sequence_num  # what `note` does for most readings
+            else:
+                note(found.sources, self.stream, self.sequence_num)
         if found.first_end_ms <= key.clock.wm_ms:
             for window_ms in self.grid.windows_of(start_ms):
                 self._amend(key, window_ms, out)
@@ -181,12 +194,16 @@ class GridOperator(Operator[GridKey]):
                 self._open_window(key, start, wm_ms)
         if not kept:
             self.counters.outside += not starts
+            if self.traces and starts:
+                self._blame(key, reading.time_ms, DROPPED)
             self._retire(key)
         return kept
 
     def _open_window(self, key: GridKey, start_ms: int, wm_ms: int) -> None:
         key.windows[start_ms] = UNFIRED
         self.counters.open_windows += 1
+        if key.untold is not None:
+            key.tallies[start_ms], key.untold = key.untold, None
         end_ms = self.grid.end_of(start_ms)
         self._schedule(key, end_ms if end_ms > wm_ms else end_ms + self._lateness_ms)
 
@@ -211,10 +228,26 @@ class GridOperator(Operator[GridKey]):
             return
         count = sum(part.count for part in slices)
         accumulators = [part.accumulator for part in slices]
-        self.border.emit(key, bounds, accumulators, out, kind=kind, revision=revision, count=count)
+        quality = None
+        if self.traces:
+            sources = joined(part.sources for part in slices)
+            quality = Quality(key.tallies.get(start_ms) or new_tally(), sources)
+        self.border.emit(
+            key, bounds, accumulators, out, kind=kind, revision=revision, count=count, quality=quality
+        )
         if self._discards:
+            key.tallies.pop(start_ms, None)
             for part in slices:
-                part.accumulator, part.count = self._plugin.create_accumulator(), 0
+                part.accumulator, part.count, part.sources = self._plugin.create_accumulator(), 0, {}
+
+    def _tallies_at(self, key: GridKey, time_ms: int) -> list[Tally]:
+        """Return the tallies of those that have not fired."""
+        held = self.grid.windows_of(self.grid.slice_of(time_ms))
+        starts = [start for start in held if key.windows.get(start) == UNFIRED]
+        if not starts:
+            newest = max(key.windows, default=time_ms)
+            starts = [newest] if newest > time_ms and key.windows[newest] == UNFIRED else []
+        return [key.tally(start) for start in starts]
 
     def _slices_of(self, key: GridKey, bounds: Bounds) -> list[Slice]:
         """Return the slices of a key in a window, in time order."""
@@ -229,6 +262,7 @@ class GridOperator(Operator[GridKey]):
             self._correct(key, start_ms, out)
         del key.windows[start_ms]
         key.early.pop(start_ms, None)
+        key.tallies.pop(start_ms, None)
         self.counters.open_windows -= 1
         self._forget_slices(key, start_ms)
         self._retire(key)
@@ -243,6 +277,8 @@ class GridOperator(Operator[GridKey]):
         """A late reading was added: correct its window if that is closed and still kept."""
         if start_ms not in key.windows or self.grid.end_of(start_ms) > key.clock.wm_ms:
             return
+        if self.traces:
+            key.tally(start_ms)[LATE] += 1
         if self._owes(key):
             key.owed.add(start_ms)
         elif self._corrects:
@@ -294,10 +330,13 @@ class GridOperator(Operator[GridKey]):
         slices = [[start, part.accumulator, part.count] for start, part in key.slices.items()]
         early = [[start, *early] for start, early in key.early.items()]
         state = [slices, list(key.windows.items()), early]
+        if self.traces:
+            sources = [part.sources for part in key.slices.values()]
+            return [*state, sorted(key.owed), [sources, list(key.tallies.items())]]
         return [*state, sorted(key.owed)] if key.owed else state
 
     def load_key(self, key: GridKey, state: Any) -> None:
-        slices, windows, early, *owed = state
+        slices, windows, early, *more = state
         for start_ms, accumulator, count in slices:
             first_end_ms = self.grid.end_of(self.grid.windows_of(start_ms)[0])
             key.slices[start_ms] = Slice(accumulator, count, first_end_ms)
@@ -306,5 +345,10 @@ class GridOperator(Operator[GridKey]):
             end_ms = self.grid.end_of(start_ms)
             self._schedule(key, end_ms if revision == UNFIRED else end_ms + self._lateness_ms)
         key.early = {start_ms: [index, fresh] for start_ms, index, fresh in early}
-        key.owed.update(*owed)
+        key.owed.update(*more[:1])
+        if self.traces and len(more) > 1:  # state from before it traced has none
+            sources, tallies = more[1]
+            for part, known in zip(key.slices.values(), sources, strict=True):
+                part.sources = known
+            key.tallies = dict(tallies)
         self.counters.open_windows += len(windows)

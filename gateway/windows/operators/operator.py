@@ -22,6 +22,7 @@ from gateway.windows.keyspace import Keyspace
 from gateway.windows.plugin import CombineFn
 from gateway.windows.plugin_runner import BREAKER_FAILURES, BREAKER_PAUSE_MS, Key, PluginRunner
 from gateway.windows.processing_timers import ProcessingTimeTimers, idle_timeout
+from gateway.windows.quality import DROPPED, MISSES, Tally, new_tally
 from gateway.windows.reading_extractor import ReadingExtractor
 from gateway.windows.spec import WindowSpec
 from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, SharedClock, Source, smoothed_ms
@@ -75,6 +76,9 @@ class Operator(ABC, Generic[K]):
         self._arrival_ms = NEVER
         self._learns = spec.idle_learns
         self._has_ttl = spec.ttl_ms is not None
+        self.traces = spec.quality
+        self.stream, self.sequence_num = "", 0
+        """The place of the event that is processed; number 0 if it has none. Set where it `traces`."""
         self._skew_ms = ENDLESS if spec.max_future_skew_ms is None else spec.max_future_skew_ms
 
     # --- what a type of window adds ---
@@ -137,7 +141,7 @@ class Operator(ABC, Generic[K]):
             if value.__class__ is not float or value - value != 0.0 or needs_all_fields:
                 value = self._intake.read(fields)
                 if value is None:
-                    counters.misses += 1
+                    self._miss(binding, Reading(0.0, time_ms, fields, topic))
                     continue
             reading = _new_reading((value, time_ms, fields, topic))
             key = binding.key
@@ -183,6 +187,8 @@ class Operator(ABC, Generic[K]):
         """Place a reading of a key on which the plugin has failed: after some failures in a row, pause."""
         if 0 < key.blocked_until_ms - arrival_ms <= BREAKER_PAUSE_MS:  # more: time was set back since
             self.counters.skipped += 1
+            if self.traces:
+                self._blame(key, reading.time_ms, DROPPED)
             return
         failures = key.failures
         self._place(key, reading, out)
@@ -190,6 +196,43 @@ class Operator(ABC, Generic[K]):
             key.failures = 0
         elif key.failures >= BREAKER_FAILURES:
             key.blocked_until_ms = arrival_ms + BREAKER_PAUSE_MS
+
+    # --- the quality of results ---
+
+    def _tallies_at(self, key: K, time_ms: int) -> list[Tally]:
+        """Return the tallies of the windows that hold a time and have not fired, or else of the newest one
+        that began after it."""
+        return []
+
+    def _blame(self, key: K, time_ms: int, what: int) -> None:
+        """Count a reading that no result has, in those that should have it."""
+        found = self._tallies_at(key, time_ms)
+        if not found:
+            key.untold = key.untold or new_tally()
+            found = [key.untold]
+        for tally in found:
+            tally[what] += 1
+        self.keys.touch(key)
+
+    def _miss(self, binding: Binding[K], reading: Reading) -> None:
+        """Count a sample without a number, in a result too if its key is known already."""
+        self.counters.misses += 1
+        if not self.traces:
+            return
+        name = binding.key_name
+        if name is None:
+            name = self._intake.key_if_any(binding.levels, reading)
+        key = None if name is None else self.keys.find(name)
+        if key is not None:
+            self._blame(key, reading.time_ms, MISSES)
+
+    def _add_failed(self, key: K, reading: Reading, exc: Exception, out: list[Emission]) -> None:
+        """Report a reading that the plugin failed on."""
+        if self.traces:
+            self._blame(key, reading.time_ms, DROPPED)
+        self.border.add_failed(key, reading, exc, out)
+
+    # --- time ---
 
     def _hear(self, source: Source | None, key: K, time_ms: int, arrival_ms: int) -> None:
         if time_ms - arrival_ms > self._skew_ms:

@@ -10,6 +10,7 @@ import marshal
 from gateway.core.events import Emission, Reading
 from gateway.windows.emission import Bounds
 from gateway.windows.operators.grid import GridKey, GridOperator, Slice
+from gateway.windows.quality import note
 
 
 class PaneOperator(GridOperator):
@@ -21,10 +22,12 @@ class PaneOperator(GridOperator):
         try:
             self._add([self._pane(key, start_ms) for start_ms in starts], reading)
         except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
-            self.border.add_failed(key, reading, exc, out)
+            self._add_failed(key, reading, exc, out)
             return
         for start_ms in starts:
             key.slices[start_ms].count += 1
+            if self.traces:
+                note(key.slices[start_ms].sources, self.stream, self.sequence_num)
             self._amend(key, start_ms, out)
             if self._early:
                 self._count_early(key, start_ms)

@@ -13,6 +13,7 @@ from gateway.windows.emission import Bounds
 from gateway.windows.operators.operator import Operator
 from gateway.windows.plugin import Accumulator, CombineFn
 from gateway.windows.plugin_runner import Key
+from gateway.windows.quality import DROPPED, LATE, Quality, Sources, Tally, joined, new_tally, note
 from gateway.windows.spec import WindowSpec
 
 UNFIRED = -1
@@ -32,7 +33,9 @@ class OpenSession:
         "owes",
         "replaces",
         "revision",
+        "sources",
         "start_ms",
+        "tally",
         "timer_ms",
     )
 
@@ -46,6 +49,8 @@ class OpenSession:
         self.early = 0
         self.fresh = 0
         self.owes = False  # a correction
+        self.sources: Sources = {}
+        self.tally = new_tally()
         self.timer_ms: int | None = None  # the timer that will look at it; its end may have moved on since
 
     @property
@@ -85,12 +90,14 @@ class SessionOperator(Operator[SessionKey]):
         joined = [one for one in key.sessions if one.start_ms < end_ms and start_ms < one.end_ms]
         if not joined and end_ms + self._lateness_ms <= key.clock.wm_ms:
             self.border.late(key, reading, [(start_ms, end_ms)], out)
+            if self.traces:
+                self._blame(key, start_ms, DROPPED)
             self._retire(key)
             return
         try:
             accumulator = self._plugin.add_input(self._accumulator_of(joined), reading)
         except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
-            self.border.add_failed(key, reading, exc, out)
+            self._add_failed(key, reading, exc, out)
             self._retire(key)
             return
         session = joined[0] if joined else self._start(key, start_ms, end_ms)
@@ -99,6 +106,9 @@ class SessionOperator(Operator[SessionKey]):
         self._extend(session, start_ms, end_ms)
         session.count += 1
         session.fresh += 1
+        if self.traces:
+            note(session.sources, self.stream, self.sequence_num)
+            session.tally[LATE] += session.end_ms <= key.clock.wm_ms
         self._after_adding(key, session, out)
 
     def _accumulator_of(self, joined: list[OpenSession]) -> Accumulator:
@@ -110,6 +120,8 @@ class SessionOperator(Operator[SessionKey]):
 
     def _start(self, key: SessionKey, start_ms: int, end_ms: int) -> OpenSession:
         session = OpenSession(start_ms, end_ms, None)
+        if key.untold is not None:
+            session.tally, key.untold = key.untold, None
         key.sessions.append(session)
         key.sessions.sort(key=_start)
         self.counters.open_windows += 1
@@ -123,6 +135,8 @@ class SessionOperator(Operator[SessionKey]):
             session.end_ms = other.end_ms
             session.count += other.count
             session.fresh += other.fresh
+            session.tally = [own + theirs for own, theirs in zip(session.tally, other.tally, strict=True)]
+            session.sources = joined((session.sources, other.sources))
             session.early = max(session.early, other.early)
             session.replaces += other.replaces
             session.revision = UNFIRED
@@ -203,6 +217,7 @@ class SessionOperator(Operator[SessionKey]):
             revision=revision,
             count=session.count,
             replaces=replaces,
+            quality=Quality(session.tally, joined((session.sources,))) if self.traces else None,
         )
         session.fresh = 0
         if kind != "early":
@@ -210,6 +225,14 @@ class SessionOperator(Operator[SessionKey]):
             session.replaces = []
         if self._discards:
             session.accumulator, session.count = self._plugin.create_accumulator(), 0
+            session.tally, session.sources = new_tally(), {}
+
+    def _tallies_at(self, key: SessionKey, time_ms: int) -> list[Tally]:
+        """Return the tallies of those that have not fired."""
+        unfired = [one for one in key.sessions if one.revision == UNFIRED]
+        found = [one for one in unfired if one.start_ms <= time_ms < one.end_ms]
+        found = found or [one for one in unfired[-1:] if one.start_ms > time_ms]
+        return [one.tally for one in found]
 
     def _emit_early(self, key: SessionKey, session: OpenSession, out: list[Emission]) -> None:
         self._emit(key, session, "early", session.early, out)
@@ -233,15 +256,17 @@ class SessionOperator(Operator[SessionKey]):
         return [
             [
                 *(*one.bounds, one.accumulator, one.count, one.revision, one.replaces, one.early, one.fresh),
-                *([True] if one.owes else []),
+                *([one.owes, one.tally, one.sources] if self.traces else [True] if one.owes else []),
             ]
             for one in key.sessions
         ]
 
     def load_key(self, key: SessionKey, state: Any) -> None:
-        for start_ms, end_ms, accumulator, count, revision, replaces, early, fresh, *owes in state:
+        for start_ms, end_ms, accumulator, count, revision, replaces, early, fresh, *more in state:
             session = OpenSession(start_ms, end_ms, accumulator)
-            session.owes = bool(owes)
+            session.owes = any(more[:1])
+            if self.traces and len(more) > 1:  # state from before it traced has none
+                session.tally, session.sources = more[1:]
             session.count, session.revision, session.early, session.fresh = count, revision, early, fresh
             session.replaces = [(start, end) for start, end in replaces]
             key.sessions.append(session)

@@ -12,13 +12,17 @@ from gateway.core.events import Emission, Reading
 from gateway.windows.operators.operator import Operator
 from gateway.windows.plugin import CombineFn
 from gateway.windows.plugin_runner import Key
+from gateway.windows.quality import Quality, Sources, Tally, joined, new_tally, note
 from gateway.windows.spec import WindowSpec
 
 
 class UnboundedKey(Key):
     """`fresh` counts the readings since the last firing; `born_ms` tells two lives of one key apart."""
 
-    __slots__ = ("accumulator", "born_ms", "count", "firing", "first_ms", "fresh", "last_ms")
+    __slots__ = (
+        *("accumulator", "born_ms", "count", "firing", "first_ms", "fresh", "last_ms", "sources"),
+        "tally",
+    )
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -29,6 +33,8 @@ class UnboundedKey(Key):
         self.fresh = 0
         self.first_ms = 0
         self.last_ms = 0
+        self.sources: Sources = {}
+        self.tally = new_tally()
 
     def window_count(self) -> int:
         return 1
@@ -59,8 +65,10 @@ class UnboundedOperator(Operator[UnboundedKey]):
         try:
             key.accumulator = self._plugin.add_input(key.accumulator, reading)
         except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
-            self.border.add_failed(key, reading, exc, out)
+            self._add_failed(key, reading, exc, out)
             return
+        if self.traces:
+            note(key.sources, self.stream, self.sequence_num)
         time_ms = reading.time_ms
         key.first_ms = min(key.first_ms, time_ms) if key.count else time_ms
         key.last_ms = max(key.last_ms, time_ms) if key.count else time_ms
@@ -80,11 +88,16 @@ class UnboundedOperator(Operator[UnboundedKey]):
             revision=0 if self._discards else key.firing,
             count=key.count,
             firing=f"{key.born_ms}#{key.firing}",
+            quality=Quality([*key.tally], joined((key.sources,))) if self.traces else None,
         )
         key.firing += 1
         key.fresh = 0
         if self._discards:
             key.accumulator, key.count = self._plugin.create_accumulator(), 0
+            key.tally, key.sources = new_tally(), {}
+
+    def _tallies_at(self, key: UnboundedKey, time_ms: int) -> list[Tally]:
+        return [key.tally]
 
     def pulse_key(self, key: UnboundedKey, out: list[Emission]) -> bool:
         if not key.fresh:
@@ -109,7 +122,9 @@ class UnboundedOperator(Operator[UnboundedKey]):
 
     def dump_key(self, key: UnboundedKey) -> Any:
         numbers = [key.born_ms, key.count, key.firing, key.fresh, key.first_ms, key.last_ms]
-        return [key.accumulator, *numbers]
+        return [key.accumulator, *numbers, *([key.tally, key.sources] if self.traces else ())]
 
     def load_key(self, key: UnboundedKey, state: Any) -> None:
-        key.accumulator, key.born_ms, key.count, key.firing, key.fresh, key.first_ms, key.last_ms = state
+        key.accumulator, key.born_ms, key.count, key.firing, key.fresh, key.first_ms, key.last_ms = state[:7]
+        if self.traces and len(state) > 7:  # state from before it traced has none
+            key.tally, key.sources = state[7:]
