@@ -44,6 +44,7 @@ class Progress:
     def __init__(self) -> None:
         self._totals: tuple[Totals, ...] = ()  # never changed, only replaced: readers keep what they have
         self._progress_at_s: float | None = None
+        self._offline_since_s: float | None = None
 
     def is_due(self, now_s: float) -> bool:
         """Return True when the next totals are due."""
@@ -54,6 +55,10 @@ class Progress:
         last = self._totals[-1] if self._totals else None
         if last is None or totals.acked != last.acked or not totals.waiting:
             self._progress_at_s = totals.at_s
+        if totals.connected:
+            self._offline_since_s = None
+        elif self._offline_since_s is None:
+            self._offline_since_s = totals.at_s
         oldest_s = totals.at_s - TREND_OVER_S
         self._totals = (*(one for one in self._totals if one.at_s >= oldest_s), totals)
 
@@ -82,7 +87,8 @@ class Progress:
         return max(out_per_s - rate(drain[0], drain[-1], "stored"), out_per_s * _LIVE_SHARE)
 
     def forecast(self, *, has_cloud: bool, connected: bool, max_bytes: int) -> Forecast:
-        """Return the forecast, assuming that the last minute continues."""
+        """Return the forecast, assuming that the last minute continues. Of an outage, that is a minute of it:
+        the seconds before say nothing about the room that it leaves."""
         totals = self._totals
         if not totals:
             return Forecast("live" if has_cloud else "local", 0, None, None)
@@ -93,7 +99,9 @@ class Progress:
         if not has_cloud:
             return Forecast("local", now.waiting, None, None)
         if not connected:
-            return Forecast("outage", now.waiting, None, full_in_s)
+            since_s = self._offline_since_s
+            is_known = since_s is not None and now.at_s - since_s >= TREND_OVER_S
+            return Forecast("outage", now.waiting, None, full_in_s if is_known else None)
         if now.waiting <= max(_BACKLOG_EVENTS, _BACKLOG_S * rate(totals[0], now, "taken_in")):
             return Forecast("live", now.waiting, None, None)
         if growth < 0:

@@ -31,9 +31,25 @@ def test_a_backlog_that_shrinks_says_when_it_is_gone() -> None:
     assert empty_in_s == pytest.approx(10)
 
 
-def test_an_outage_says_when_the_disk_budget_is_used_up() -> None:
-    made = progress(*(Totals(s, taken_in=50 * s, waiting=50 * s, waiting_bytes=1000 * s) for s in range(11)))
-    assert forecast(made, connected=False, max_bytes=20_000) == Forecast("outage", 500, None, 10.0)
+def outage(seconds: int) -> Progress:
+    """A line that was up for ten seconds, then down: 1000 bytes a second pile up."""
+    return progress(
+        *(Totals(s - 10, taken_in=50 * s, waiting=0, connected=True) for s in range(10)),
+        *(
+            Totals(s, taken_in=50 * s, waiting=50 * s, waiting_bytes=1000 * s, connected=False)
+            for s in range(seconds + 1)
+        ),
+    )
+
+
+def test_an_outage_of_a_minute_says_when_the_disk_budget_is_used_up() -> None:
+    made = outage(60)
+    assert forecast(made, connected=False, max_bytes=80_000) == Forecast("outage", 3000, None, 20.0)
+
+
+def test_an_outage_of_seconds_claims_nothing_about_the_disk() -> None:
+    made = outage(59)
+    assert forecast(made, connected=False, max_bytes=80_000) == Forecast("outage", 2950, None, None)
 
 
 def test_a_backlog_that_grows_although_the_line_is_up_is_called_growing() -> None:
