@@ -28,6 +28,7 @@ class _Heard:
     last_ms: int
     messages: int = 0
     undecoded: int = 0
+    missed: int = 0
     sources: dict[str, LastReading] = field(default_factory=dict)  # by topic
 
 
@@ -40,7 +41,7 @@ class LastReading(NamedTuple):
 
 class Device(NamedTuple):
     """The current state of a device. `interval_ms` is its mean interval, or None while it is new; `undecoded`
-    is the number of messages that could not be read."""
+    is the number of messages that could not be read, `missed` of those in which a field was missing."""
 
     name: str
     last_ms: int
@@ -48,6 +49,7 @@ class Device(NamedTuple):
     interval_ms: int | None
     silent: bool
     undecoded: int
+    missed: int
 
 
 class Presence:
@@ -59,8 +61,8 @@ class Presence:
         self.unwatched = 0
         """Messages of devices beyond MAX_DEVICES."""
 
-    def note(self, name: str, arrival_ms: int, readable: bool) -> None:
-        """A message has come."""
+    def note(self, name: str, arrival_ms: int, readable: bool, missed: bool = False) -> None:
+        """A message has come; `missed` if a field that the route names was not in it."""
         heard = self._devices.get(name)
         if heard is None:
             if len(self._devices) >= MAX_DEVICES:
@@ -71,6 +73,8 @@ class Presence:
         heard.messages += 1
         if not readable:
             heard.undecoded += 1
+        elif missed:
+            heard.missed += 1
 
     def note_reading(self, name: str, topic: str, route: str, sample: Sample) -> None:
         """A message of a noted device held a reading. Of the topics beyond MAX_SOURCES none is kept."""
@@ -105,6 +109,7 @@ def _device(name: str, heard: _Heard, now_ms: int) -> Device:
         interval_ms,
         interval_ms is not None and now_ms - heard.last_ms > patience_ms,
         heard.undecoded,
+        heard.missed,
     )
 
 

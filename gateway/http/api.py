@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -48,6 +48,7 @@ class Api:
             Route("/api/results", self._series),
             Route("/api/streams", self._streams),
             Route("/api/live", self._listen),
+            Route("/api/page", self._show),
             Route("/api/devices/table", self._devices.table),
             Route("/api/devices/one", self._devices.one),
             Route("/api/aggregates", self._past.aggregates),
@@ -75,10 +76,16 @@ class Api:
         return json_answer(self._results.streams(request.query_params.get("after", ""), int(text)))
 
     async def _listen(self, _request: Request) -> Response:
+        return self._stream(self._live.listen)
+
+    async def _show(self, _request: Request) -> Response:
+        return self._stream(self._live.show)
+
+    def _stream(self, frames: Callable[[], AsyncIterator[bytes]]) -> Response:
         if not self._live.has_room:
             text = f"{MAX_LISTENERS} listen already"
             return PlainTextResponse(text, 503, {"Retry-After": "10"})
-        return StreamingResponse(self._live.listen(), media_type="text/event-stream")
+        return StreamingResponse(frames(), media_type="text/event-stream")
 
 
 def _answering(part: Callable[[], Any]) -> Callable[[Request], Any]:

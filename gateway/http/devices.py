@@ -9,10 +9,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from gateway.decode.fields import FieldSpec
 from gateway.decode.presence import Device, clipped
 from gateway.http.answers import json_answer
 from gateway.http.results import Results
+from gateway.http.units import Units
 from gateway.status.gateway_status import GatewayStatus
 from gateway.timekeeping.devices import DeviceClock
 
@@ -26,26 +26,24 @@ _ORDERS: Mapping[str, Callable[[Device], Any]] = {
     "rate": lambda device: device.interval_ms or float("inf"),
     "messages": lambda device: -device.messages,
     "unreadable": lambda device: -device.undecoded,
+    "misses": lambda device: -device.missed,
 }
-_CHOICES = ("all", "silent", "clock", "unreadable", "alerts")
+_CHOICES = ("all", "silent", "clock", "misses", "unreadable", "alerts")
 
 
 class DevicesApi:
     """`/api/devices/table` and `/api/devices/one`, on the HTTP server's loop."""
 
-    def __init__(self, status: GatewayStatus, results: Results, refresh: Callable[[], None]) -> None:
+    def __init__(
+        self, status: GatewayStatus, results: Results, refresh: Callable[[], None], units: Units
+    ) -> None:
         self._status = status
         self._results = results
         self._refresh = refresh
-        self._units = {
-            (route.spec.name, name): field.unit
-            for route in status.pipeline.intake.routes.routes
-            for name, field in route.spec.fields.items()
-            if isinstance(field, FieldSpec)
-        }
+        self._units = units
 
     async def table(self, request: Request) -> Response:
-        """`?search=&only=all|silent|clock|unreadable|alerts&sort=name&descending=&offset=&limit=`."""
+        """`?search=&only=all|silent|clock|misses|unreadable|alerts&sort=name&descending=&offset=&limit=`."""
         query = request.query_params
         sort, only = query.get("sort", "name"), query.get("only", "all")
         offset, limit = query.get("offset", "0"), query.get("limit", str(LISTED))
@@ -106,6 +104,7 @@ class DevicesApi:
             "all": lambda _device: True,
             "silent": lambda device: device.silent,
             "clock": lambda device: self._clock(device, wrong),
+            "misses": lambda device: device.missed,
             "unreadable": lambda device: device.undecoded,
             "alerts": lambda device: device.name in alerts,
         }
@@ -135,12 +134,9 @@ class DevicesApi:
             {
                 "field": field,
                 "value": clipped(value),
-                "unit": self._unit(source.route, field),
+                "unit": self._units.of_field(source.route, field),
                 "time_ms": source.sample.time_ms,
             }
             for _, source in sorted(self._status.presence.sources(name).items())
             for field, value in source.sample.fields.items()
         ]
-
-    def _unit(self, route: str, field: str) -> str:
-        return self._units.get((route, field), "")

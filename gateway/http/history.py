@@ -86,6 +86,11 @@ class HistoryApi:
         """`?stream=FILTER&kind=raw&from_ms=&to_ms=&format=&limit=&after=`."""
         return await self._answer(request, self._events)
 
+    def latest_results(self, query: Mapping[str, str]) -> Rows:
+        """The latest revisions of the results that `query` asks for, as `/api/aggregates` does. Raises
+        BadQueryError."""
+        return self._counted(self._aggregates(query, 0))
+
     async def _answer(self, request: Request, rows_of: Callable[[Mapping[str, str], int], Rows]) -> Response:
         query = request.query_params
         try:

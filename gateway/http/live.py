@@ -1,7 +1,8 @@
 """Live data as server-sent events: one frame a second, made once for all who listen.
 
 A slow reader misses frames instead of piling them up: each listener takes the newest frame when its
-connection has room again. A frame has a number, so a page that sees a hole asks anew.
+connection has room again. A frame has a number, so a program that sees a hole asks anew; a page gets
+everything instead.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import orjson
 
 from gateway.buffer.reader import ReadError
 from gateway.core.errors import plain_reason
-from gateway.http.results import FIRST_LOOK, Results
+from gateway.http.page_feed import PageFeed
+from gateway.http.results import AT_ONCE, Results
 from gateway.http.state import State
 
 log = logging.getLogger(__name__)
@@ -30,11 +32,15 @@ class Live:
 
     def __init__(self, state: State, results: Results) -> None:
         self.listeners = 0
+        """Open streams: programs and pages."""
+        self._programs = 0
+        self._pages = 0
+        self._page = PageFeed(self._parts)
         self._state = state
         self._results = results
         self._number = 0
         self._frame = b""
-        self._fresh: deque[dict[str, Any]] = deque(maxlen=FIRST_LOOK)  # results that no frame has had yet
+        self._fresh: deque[dict[str, Any]] = deque(maxlen=AT_ONCE)  # results that no frame has had yet
         self._turn = asyncio.Condition()
         self._closed = False
         self._problem = ""
@@ -51,8 +57,12 @@ class Live:
         try:
             self._state.sample()
             if self.listeners:
+                self.refresh()
+            if self._programs:
                 self._frame = self._make_frame(self._number + 1)
                 self._number += 1
+            if self._pages:
+                self._page.turn()
         except Exception as exc:  # the loop's border: whatever it is, the next second is another try
             if not self._problem:
                 log.exception("live data cannot be made")
@@ -75,8 +85,9 @@ class Live:
         return self.listeners < MAX_LISTENERS and not self._closed
 
     async def listen(self) -> AsyncIterator[bytes]:
-        """The frames for one listener, from now on."""
+        """The frames for one program, from now on: the whole state and the new results."""
         self.listeners += 1
+        self._programs += 1
         seen = self._number
         try:
             yield b"retry: 2000\n\n"
@@ -87,6 +98,30 @@ class Live:
                     seen = self._number
                     yield self._frame
         finally:
+            self._programs -= 1
+            self.listeners -= 1
+
+    async def show(self) -> AsyncIterator[bytes]:
+        """The frames for one page: everything at once, then what changes."""
+        self.listeners += 1
+        self._pages += 1
+        if self._pages == 1:
+            self.refresh()
+            self._page.turn()
+        seen = None
+        try:
+            yield b"retry: 2000\n\n"
+            while not self._closed:
+                number = self._page.number
+                if number != seen:
+                    yield (
+                        self._page.changes if seen is not None and number == seen + 1 else self._page.whole()
+                    )
+                    seen = number
+                async with self._turn:
+                    await self._turn.wait()
+        finally:
+            self._pages -= 1
             self.listeners -= 1
 
     def refresh(self) -> None:
@@ -96,8 +131,10 @@ class Live:
         except ReadError as exc:  # a full or failing disk: the page is needed most just then
             log.warning("the last results cannot be read: %s", exc)
 
+    def _parts(self) -> dict[str, Any]:
+        return self._state.page()
+
     def _make_frame(self, number: int) -> bytes:
-        self.refresh()
         body = {"number": number, "results": [*self._fresh], **self._state.whole()}
         self._fresh.clear()
         return b"id: %d\nevent: state\ndata: %b\n\n" % (number, orjson.dumps(body))

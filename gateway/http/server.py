@@ -26,6 +26,7 @@ from gateway.http.api import Api
 from gateway.http.assets import Assets
 from gateway.http.clock import clock_status, device_clocks
 from gateway.http.connections import REQUEST_WITHIN_S, BoundedProtocol, RestingServer
+from gateway.http.courses import CoursesApi
 from gateway.http.devices import DevicesApi
 from gateway.http.guard import COOKIE, Access, Guard, address_of, too_many_guesses
 from gateway.http.guesses import Guesses
@@ -34,8 +35,12 @@ from gateway.http.live import Live
 from gateway.http.metrics import GatewayCollector
 from gateway.http.results import Results
 from gateway.http.state import State
+from gateway.http.units import Units
+from gateway.http.window_keys import WindowKeysApi
 from gateway.status.gateway_status import GatewayStatus
 
+ROOMS = ("devices", "windows", "alarms", "buffer", "messages", "configuration")
+"""Paths of the page beside `/`, the overview: all are the same file, which shows the room of its address."""
 _MAX_FORM_BYTES = 4096
 _GRACE_S = 2  # for unfinished answers when it stops
 _SESSION_S = 30 * 24 * 3600
@@ -60,6 +65,10 @@ class HttpServer:
         self._state = State(status, self._results)
         self._live = Live(self._state, self._results)
         self._past = HistoryApi(status)
+        units = Units(route.spec for route in status.pipeline.intake.routes.routes)
+        self._courses = CoursesApi(status, self._past, units)
+        self._devices = DevicesApi(status, self._results, self._live.refresh, units)
+        self._window_keys = WindowKeysApi(status, self._results, self._live.refresh)
         self._registry = CollectorRegistry()
         self._registry.register(GatewayCollector(status))
         ProcessCollector(registry=self._registry)
@@ -120,7 +129,7 @@ class HttpServer:
         return Starlette(
             routes=[
                 Route("/", self._page),
-                Route("/devices", self._devices_page),
+                *(Route(f"/{room}", self._page) for room in ROOMS),
                 Route("/login", self._login_page, methods=["GET"]),
                 Route("/login", self._login, methods=["POST"]),
                 Route("/assets/{name}", self._asset),
@@ -134,8 +143,10 @@ class HttpServer:
                     self._results,
                     self._live,
                     self._past,
-                    DevicesApi(self._status, self._results, self._live.refresh),
+                    self._devices,
                 ).routes(),
+                Route("/api/course", self._courses.course),
+                Route("/api/windows/keys", self._window_keys.keys),
             ],
             middleware=[Middleware(Guard, access=self._access, guesses=self._guesses)],
             lifespan=self._lifespan,
@@ -151,6 +162,7 @@ class HttpServer:
             await sampling
         self._results.close()
         self._past.close()
+        self._courses.close()
 
     def _let_go(self) -> None:
         self._server.leave()
@@ -160,9 +172,6 @@ class HttpServer:
 
     async def _page(self, request: Request) -> Response:
         return self._assets.answer(request, "index.html")
-
-    async def _devices_page(self, request: Request) -> Response:
-        return self._assets.answer(request, "devices.html")
 
     async def _asset(self, request: Request) -> Response:
         return self._assets.answer(request, request.path_params["name"])

@@ -17,6 +17,8 @@ from gateway.timekeeping.devices import DeviceClock
 from gateway.windows.spec import WindowSpec
 
 LISTED_DEVICES = 50
+GLANCED = 5
+"""Devices of a kind, and alerts, that are in what every page gets; its rooms ask for more."""
 
 
 class State:
@@ -41,6 +43,34 @@ class State:
             "links": self.links(),
             "devices": self.devices(),
             "alerts": self._results.alerts(),
+            "sections": self.sections(),
+        }
+
+    def page(self) -> dict[str, Any]:
+        """Return what every room of the page shows, in parts that are sent again when they change. It does
+        not grow with the number of devices, windows and routes."""
+        about = self.about()
+        del about["uptime_s"]
+        buffer = self.buffer()
+        for by_route in ("undecoded", "field_misses", "oddities"):
+            buffer[by_route] = sum(each["count"] for each in buffer[by_route])
+        windows = self.windows()
+        alerts = self._results.alerts()
+        return {
+            "time_ms": self._status.clock.now_ms(),
+            "gateway": about,
+            "rates": self.rates(),
+            "buffer": buffer,
+            "windows": {
+                "configured": len(windows),
+                "events": sum(window["events"] for window in windows),
+                "emitted": sum(window["emitted"] for window in windows),
+                "late_dropped": sum(window["late_dropped"] for window in windows),
+                "plugin_errors": sum(window["plugin_errors"] for window in windows),
+            },
+            "links": self.links(),
+            "devices": self.devices(GLANCED),
+            "alerts": {"kept": len(alerts), "newest": alerts[:GLANCED]},
             "sections": self.sections(),
         }
 

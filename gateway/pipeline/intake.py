@@ -198,7 +198,7 @@ class Intake:
 
     def _note_device(self, message: Message, levels: Mapping[str, str], decoded: Decoded, route: str) -> None:
         name = levels.get("device") or message.topic
-        self.presence.note(name, message.arrival_ms, not decoded.problem)
+        self.presence.note(name, message.arrival_ms, not decoded.problem, bool(decoded.misses))
         if decoded.samples and len(message.payload) <= _SHOWN_BYTES:
             self.presence.note_reading(name, message.topic, route, decoded.samples[-1])
 

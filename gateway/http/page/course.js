@@ -1,138 +1,187 @@
-// The course of a window's results for one key, from the buffer: zoom by dragging, values under the mouse.
+// The course of a window's results, or of a device's field, over a range of time: it zooms by dragging, says the
+// values under the mouse, compares keys, and gives its numbers as CSV and its picture as PNG.
 
 import { Chart } from "./charts.js";
 import { element, setText, show } from "./dom.js";
 import { measure, moment, words } from "./format.js";
-import { measuresOf, valueOf } from "./measures.js";
+import { joined } from "./series.js";
 
 const MINUTE = 60_000;
 export const RANGES = [["15 minutes", 15 * MINUTE], ["1 hour", 60 * MINUTE], ["6 hours", 360 * MINUTE], ["1 day", 1440 * MINUTE], ["7 days", 10080 * MINUTE], ["30 days", 43200 * MINUTE]];
 const EVERY_MS = 10_000;
-const MOST_POINTS = 1000;
+const MOST_BANDS = 3; // more of them hide each other
+
+/** A choice of range; `chosen` is called with ms. */
+export function rangeChoice(chosen, first = RANGES[1][1]) {
+  const select = element("select", { id: "range" }, ...RANGES.map(([text, ms]) => element("option", { value: ms, selected: ms === first }, text)));
+  select.addEventListener("change", () => chosen(Number(select.value)));
+  return select;
+}
+
+/** One request at a time for all charts: what is asked first comes first. */
+let line = Promise.resolve();
+function inLine(task) {
+  const done = line.then(task);
+  line = done.catch(() => {});
+  return done;
+}
 
 export class Course {
-  constructor(window, key, place, ask) {
-    Object.assign(this, { window, key, ask, points: [], zoomed: false, spanMs: 0 });
-    this.choice = element("select", { "aria-label": `Measure of ${window.name}`, hidden: true });
-    this.choice.addEventListener("change", () => this.draw());
-    this.read = element("p", { class: "read quiet", "aria-live": "off" }, " ");
-    this.chartPlace = element("div", { class: "chart" });
-    this.csv = element("a", { download: `${window.name}-${key}.csv`, class: "csv" }, "CSV");
+  /** `source` are the parameters of /api/course: {window, key: [...]} or {device, field}. */
+  constructor({ title, href, source, place, page, spanMs, small = false, csv }) {
+    Object.assign(this, { title, source, page, spanMs, small, makeCsv: csv, zoom: null, measure: null, seen: false, closed: false });
+    this.choice = element("select", { "aria-label": `Measure of ${title}`, hidden: true });
+    this.choice.addEventListener("change", () => { this.measure = this.choice.value; this.load(); });
+    this.read = element("p", { class: "read", "aria-live": "off" });
+    this.keys = element("div", { class: "keys" });
+    this.chartPlace = element("div", { class: small ? "chart" : "chart tall" });
+    this.note = element("p", { class: "quiet", hidden: true });
+    this.csv = element("a", { download: `${title}.csv`, class: "csv" }, "CSV");
     this.png = element("button", { type: "button" }, "PNG");
     this.png.addEventListener("click", () => this.savePicture());
     this.whole = element("button", { type: "button", hidden: true }, "Whole range");
-    this.whole.addEventListener("click", () => this.unzoom());
-    place.append(element("article", { class: "card course", "aria-label": `Course of ${window.name}` },
-      element("div", { class: "head" }, element("h3", {}, window.name), this.choice),
-      this.read, this.chartPlace,
-      element("p", { class: "tools" }, this.csv, this.png, this.whole)));
-    this.timer = setInterval(() => { if (!this.zoomed && !document.hidden) this.load(); }, EVERY_MS);
+    this.whole.addEventListener("click", () => this.choose(this.spanMs));
+    const tools = small ? null : element("p", { class: "tools" }, this.csv, this.png, this.whole, element("span", { class: "quiet" }, "Drag to zoom, point to read; by keyboard arrows, + and −."));
+    this.node = element("article", { class: "card course", "aria-label": title },
+      element("div", { class: "head" }, element("h3", {}, href ? element("a", { href }, title) : title), this.choice),
+      (this.head = element("div", { class: "facts quiet" })), this.read, this.chartPlace, this.keys, this.note, tools);
+    place.append(this.node);
+    this.watch = new IntersectionObserver(([entry]) => { this.seen = entry.isIntersecting; if (this.seen) this.load(); }, { rootMargin: "100px" });
+    this.watch.observe(this.node);
+    this.timer = setInterval(() => { if (!this.zoom && !document.hidden) this.load(); }, EVERY_MS);
   }
 
   choose(spanMs) {
     this.spanMs = spanMs;
-    this.zoomed = false;
+    this.zoom = null;
     this.whole.hidden = true;
     this.load();
+  }
+
+  compare(keys) {
+    this.source = { ...this.source, key: keys };
+    this.load();
+  }
+
+  range() {
+    const now = Date.now();
+    return this.zoom ?? [now - this.spanMs, now];
+  }
+
+  query() {
+    const [from, to] = this.range();
+    const query = new URLSearchParams();
+    for (const [name, value] of Object.entries(this.source)) [value].flat().forEach((each) => query.append(name, each));
+    if (this.measure !== null) query.set("measure", this.measure);
+    query.set("from_ms", Math.round(from));
+    query.set("to_ms", Math.round(to) + 1);
+    return query;
   }
 
   async load() {
-    const spanMs = this.spanMs;
-    const from = Date.now() - spanMs;
-    const query = new URLSearchParams({ window: this.window.name, key: this.key, from_ms: from });
-    this.csv.href = `/api/aggregates?${query}&format=csv`;
+    const query = this.query();
+    this.csv.href = this.makeCsv ? this.makeCsv(query) : `/api/course?${query}&points=5000&format=csv`;
+    if (!this.seen || this.closed || this.loading) {
+      this.again = Boolean(this.loading);
+      return;
+    }
+    if (this.source.key?.length === 0) {
+      this.say0("Choose a key to see its course.");
+      return;
+    }
+    this.loading = true;
     try {
-      const lines = await this.ask(`/api/aggregates?${query}&format=ndjson`, "text");
-      if (spanMs !== this.spanMs) return;
-      this.points = lines.split("\n").filter(Boolean).map((line) => JSON.parse(line)).sort((a, b) => at(a) - at(b));
-      this.draw();
+      const found = await inLine(() => (this.closed ? null : this.page.ask(`/api/course?${query}&points=${this.small ? 300 : 600}`)));
+      if (found && !this.closed) this.draw(found);
     } catch (problem) {
-      setText(this.read, problem.message);
+      this.say0(problem.message);
+    }
+    this.loading = false;
+    if (this.again) {
+      this.again = false;
+      this.load();
     }
   }
 
-  draw() {
-    if (!this.points.length) {
-      setText(this.read, "The buffer holds no results of this time range.");
-      this.chart?.set([[], [], [], []]);
+  draw(found) {
+    this.found = found;
+    const { measures, series } = found;
+    if (!series.some((each) => each.found)) {
+      this.say0(this.zoom ? "Nothing is stored of this time." : "The buffer holds nothing of this time range.");
       return;
     }
-    const measures = measuresOf(this.points.at(-1).result);
-    const chosen = this.choice.value || (measures.includes("mean") ? "mean" : measures[0]);
     show(this.choice, measures, () => measures.map((name) => element("option", { value: name }, words(name))));
-    this.choice.value = chosen;
+    this.choice.value = found.measure;
     this.choice.hidden = measures.length < 2;
-    this.band = /(^|\.)mean$/.test(chosen ?? "");
-    const side = (name) => (this.band ? chosen.replace(/mean$/, name) : chosen);
-    const rows = withGaps(this.points.map((point) => [at(point) / 1000, valueOf(point.result, chosen), valueOf(point.result, side("min")), valueOf(point.result, side("max"))]), this.window.size_ms);
-    const few = rows.length < 60;
-    const data = [0, 1, 2, 3].map((column) => rows.map((row) => row[column]));
-    const lines = [
-      { label: words(chosen ?? "result"), colour: "--s1", points: few, gaps: true },
-      { label: "min", colour: "--s1", thin: true, gaps: true },
-      { label: "max", colour: "--s1", thin: true, gaps: true },
-    ];
-    if (this.chart) this.chart.set(data, lines);
-    else {
-      this.chart = new Chart(this.chartPlace, lines, `Course of ${this.window.name} of ${this.key}; the values are in the CSV.`, false, {
-        band: true, zoom: () => { this.zoomed = true; this.whole.hidden = false; }, read: (index) => this.say(index),
+    const hasBands = series.length <= MOST_BANDS && series.some((each) => each.low);
+    const shown = series.map((each, at) => ({ ...each, colour: `--s${at + 1}` }));
+    const lines = shown.flatMap((each) => [
+      { label: each.key, colour: each.colour },
+      ...(hasBands ? [{ label: `${each.key} min`, colour: each.colour, thin: true }, { label: `${each.key} max`, colour: each.colour, thin: true }] : []),
+    ]);
+    this.step = hasBands ? 3 : 1;
+    const data = joined(shown.map((each) => ({ times: each.times, columns: hasBands ? [each.values, each.low ?? each.values, each.high ?? each.values] : [each.values] })));
+    this.chartPlace.hidden = false;
+    const bands = hasBands ? shown.map((each, at) => [at * 3 + 3, at * 3 + 2, each.colour]) : [];
+    if (!this.chart || this.chart.mouse.bands.length !== bands.length) {
+      this.chart?.destroy();
+      this.chart = new Chart(this.chartPlace, lines, `Course of ${words(found.measure || "the result")} of ${this.title}; arrow keys read its values.`, false, {
+        bands, zoom: (from, to) => this.zoomTo(from, to), read: (index) => this.say(index), span: () => this.range().map((ms) => ms / 1000),
       });
-      this.chart.set(data, lines);
     }
+    this.chart.set(data, lines);
+    const cut = found.read_every > 1 ? `There are so many messages that every ${found.read_every}th is drawn.` : "";
+    setText(this.note, cut);
+    this.note.hidden = !cut;
     this.say(null);
   }
 
-  /** The values under the mouse; without it the newest. */
-  say(index) {
-    const data = this.chart?.data;
-    if (!data?.[0].length) return;
-    const shown = index ?? data[0].length - 1;
-    if (data[1][shown] === null) return;
-    const band = this.band && data[2][shown] !== null ? ` (${measure(data[2][shown])} to ${measure(data[3][shown])})` : "";
-    setText(this.read, `${moment(data[0][shown] * 1000)}: ${measure(data[1][shown])}${band}`);
-  }
-
-  unzoom() {
-    this.zoomed = false;
-    this.whole.hidden = true;
+  zoomTo(from, to) {
+    this.zoom = [from * 1000, to * 1000];
+    this.whole.hidden = false;
     this.load();
   }
 
-  savePicture() {
-    const canvas = this.chartPlace.querySelector("canvas");
-    canvas?.toBlob((blob) => {
-      const link = element("a", { href: URL.createObjectURL(blob), download: `${this.window.name}-${this.key}.png` });
-      link.click();
-      URL.revokeObjectURL(link.href);
+  /** The values under the mouse; without it the newest ones. */
+  say(index) {
+    if (!this.chart || !this.found) return;
+    const { data } = this.chart;
+    const last = (column) => data[column].findLastIndex((value) => value !== null && value !== undefined);
+    const { unit } = this.found;
+    const parts = this.found.series.map(({ key }, at) => {
+      const column = 1 + at * this.step;
+      const shown = index ?? last(column);
+      const value = data[column]?.[shown];
+      const [low, high] = this.step > 1 ? [data[column + 1]?.[shown], data[column + 2]?.[shown]] : [];
+      const band = low !== undefined && low !== null && low !== high ? ` (${measure(low)} to ${measure(high)})` : "";
+      return [key || "all", typeof value === "number" ? `${measure(value)}${unit ? ` ${unit}` : ""}${band}` : "–"];
     });
+    const shown = index ?? last(1);
+    setText(this.read, shown >= 0 && data[0][shown] !== undefined ? `${moment(data[0][shown] * 1000)}${parts.length === 1 ? `: ${parts[0][1]}` : ""}` : "");
+    show(this.keys, parts.length > 1 ? parts : [], () => (parts.length > 1 ? parts.map(([key, text], at) => element("span", {}, element("i", { class: `dot c${at + 1}`, "aria-hidden": "true" }), key, element("b", {}, text))) : []));
+  }
+
+  say0(text) {
+    setText(this.read, text);
+    this.chartPlace.hidden = !this.chart;
+    this.chart?.set(this.chart.data.map(() => []));
+    this.keys.replaceChildren();
+    this.keys.shown = undefined;
+  }
+
+  async savePicture() {
+    if (!this.chart) return;
+    const [from, to] = this.range();
+    const blob = await this.chart.picture(`${this.title}, ${words(this.found?.measure ?? "")} ${moment(from)} to ${moment(to)}`);
+    const link = element("a", { href: URL.createObjectURL(blob), download: `${this.title}.png` });
+    link.click();
+    URL.revokeObjectURL(link.href);
   }
 
   close() {
+    this.closed = true;
     clearInterval(this.timer);
+    this.watch.disconnect();
     this.chart?.destroy();
   }
-}
-
-const at = (point) => point.end_ms ?? point.start_ms ?? 0;
-
-/** Fewer rows where there are many, each with the least and the most of what it stands for; holes stay holes. */
-function withGaps(rows, sizeMs) {
-  const each = Math.ceil(rows.length / MOST_POINTS);
-  const found = [];
-  const usual = Math.max((sizeMs ?? 0) / 1000, median(rows)) * each * 1.5;
-  for (let from = 0; from < rows.length; from += each) {
-    const some = rows.slice(from, from + each);
-    const known = some.filter((row) => row[1] !== null);
-    const before = found.at(-1);
-    if (before && usual && some[0][0] - before[0] > usual) found.push([before[0] + usual / 2, null, null, null]);
-    const mean = known.length ? known.reduce((sum, row) => sum + row[1], 0) / known.length : null;
-    const side = (column, pick) => (known.length ? known.reduce((best, row) => pick(best, row[column] ?? row[1]), known[0][column] ?? known[0][1]) : null);
-    found.push([some.at(-1)[0], mean, side(2, Math.min), side(3, Math.max)]);
-  }
-  return found;
-}
-
-function median(rows) {
-  const steps = rows.slice(1).map((row, index) => row[0] - rows[index][0]).sort((a, b) => a - b);
-  return steps[steps.length >> 1] ?? 0;
 }

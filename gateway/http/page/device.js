@@ -1,62 +1,92 @@
-// One device: what it said last, its clock, and a chart of each window that it feeds.
+// One device: what it said last, its clock, and the course of each of its fields and of each window that it feeds.
 
-import { element, facts, setText, show } from "./dom.js";
-import { count, duration, measure, moment, signed } from "./format.js";
-import { Course, RANGES } from "./course.js";
+import { Course, RANGES, rangeChoice } from "./course.js";
+import { element, facts, show } from "./dom.js";
+import { count, duration, moment, signed } from "./format.js";
+import { Poll } from "./live.js";
+import { ago, reading } from "./parts.js";
+
+const EVERY_MS = 2000;
 
 export class DevicePage {
-  constructor(name, node, ask) {
-    this.name = name;
-    this.ask = ask;
-    this.courses = new Map(); // by window
-    this.values = element("div", {});
-    this.about = element("div", {});
-    this.charts = element("div", { class: "cards" });
-    this.range = element("select", { "aria-label": "Range of time", id: "range" },
-      ...RANGES.map(([text, ms]) => element("option", { value: ms, selected: ms === RANGES[1][1] }, text)));
-    this.range.addEventListener("change", () => this.courses.forEach((course) => course.choose(Number(this.range.value))));
-    this.none = element("p", { class: "quiet", hidden: true },
-      "No window has this device as its key, so there is nothing to draw. Give a window key: \"{device}\" for its charts.");
+  constructor(name, node, page) {
+    Object.assign(this, { name, page, courses: new Map(), spanMs: RANGES[1][1] }); // courses by kind and name
+    this.values = element("div");
+    this.about = element("div");
+    this.windows = element("div", { class: "cards" });
+    this.fields = element("div", { class: "cards" });
+    this.noWindow = element("p", { class: "quiet", hidden: true }, "No window has this device as its key. Give a window key: \"{device}\" to see its results here.");
+    this.gone = element("p", { class: "notice warn", hidden: true }, "No device of this name has been heard since the gateway started.");
     node.replaceChildren(
-      element("p", { class: "tools" }, element("a", { href: "#" }, "All devices"), element("label", {}, "Charts of ", this.range)),
+      element("p", { class: "tools" }, element("a", { href: "/devices" }, "All devices"), element("label", {}, "Charts of ", rangeChoice((ms) => this.range(ms), this.spanMs))),
+      element("h2", { id: "title" }, name), this.gone,
       element("div", { class: "cards" },
         element("section", { class: "card", "aria-label": "Last values" }, element("h2", {}, "Last values"), this.values),
         element("section", { class: "card", "aria-label": "About it" }, element("h2", {}, "About it"), this.about)),
-      element("h2", { class: "bare" }, "Course"), this.none, this.charts);
+      element("h2", { class: "bare" }, "Results of windows"), this.noWindow, this.windows,
+      element("h2", { class: "bare" }, "Readings"), this.fields);
+    this.poll = new Poll(EVERY_MS, () => this.load());
   }
 
-  /** Returns the time of what is shown. */
-  async refresh() {
-    const device = await this.ask(`/api/devices/one?name=${encodeURIComponent(this.name)}`);
+  range(ms) {
+    this.spanMs = ms;
+    for (const course of this.courses.values()) course.choose(ms);
+  }
+
+  async load() {
+    let device;
+    try {
+      device = await this.page.ask(`/api/devices/one?name=${encodeURIComponent(this.name)}`);
+    } catch {
+      this.gone.hidden = this.values.hasChildNodes();
+      return;
+    }
+    if (this.poll?.closed) return;
+    this.gone.hidden = true;
     const now = device.time_ms;
-    const age = (ms) => `${duration(Math.round(Math.max(now - ms, 0) / 1000))} ago`;
-    show(this.values, [device.values, Math.floor(now / 2000)], () => (device.values.length
+    const beat = Math.floor(now / EVERY_MS);
+    show(this.values, [device.values, beat], () => (device.values.length
       ? facts(device.values.map(({ field, value, unit, time_ms: at }) => [field,
-        element("span", {}, element("b", {}, `${typeof value === "number" ? measure(value) : String(value ?? "–")}${unit ? ` ${unit}` : ""}`), element("span", { class: "quiet" }, ` ${age(at)}`))]))
+        element("span", {}, element("b", {}, reading(value, unit)), element("span", { class: "quiet" }, ` ${ago(now, at)}`))]))
       : element("p", { class: "quiet" }, "There is no reading of this device to show yet.")));
-    show(this.about, [device, Math.floor(now / 2000)], () => facts([
-      ["last heard", `${age(device.last_ms)}${device.silent ? ", silent" : ""}`],
+    show(this.about, [device, beat], () => facts([
+      ["last heard", `${ago(now, device.last_ms)}${device.silent ? ", silent" : ""}`],
       ["usually every", device.interval_ms === null ? "not known yet" : duration(device.interval_ms / 1000)],
       ["messages since the start", count(device.messages)],
+      ["of them with a field missing", count(device.missed)],
       ["of them unreadable", count(device.undecoded)],
       ...device.clocks.map((clock) => ["its clock", clock.wrong_since_ms ? `${signed(clock.offset_ms / 1000)}, wrong since ${moment(clock.wrong_since_ms)}` : signed(clock.offset_ms / 1000)]),
       ...device.topics.map((topic) => ["topic", topic]),
-      ["feeds the windows", device.windows.map((window) => window.name).join(", ") || "none by its name"],
+      ["feeds the windows", listed(device.windows.map((window) => element("a", { href: `/windows#${encodeURIComponent(window.name)}` }, window.name)), "none by its name")],
       ...device.alerts.slice(0, 5).map((alert) => ["alert", `${alert.window ?? ""} ${moment(alert.time_ms ?? alert.end_ms ?? now)}`]),
     ]));
-    this.none.hidden = device.windows.length > 0;
-    for (const window of device.windows) {
-      if (!this.courses.has(window.name)) {
-        const course = new Course(window, this.name, this.charts, this.ask);
-        this.courses.set(window.name, course);
-        course.choose(Number(this.range.value));
-      }
+    this.noWindow.hidden = device.windows.length > 0;
+    for (const { name } of device.windows) {
+      this.draw(`window ${name}`, this.windows, { title: name, href: `/windows#${encodeURIComponent(name)}`, source: { window: name, key: [this.name] }, csv: csvOf });
     }
-    return now;
+    for (const { field, value } of device.values) {
+      if (typeof value === "number" || typeof value === "boolean") this.draw(`field ${field}`, this.fields, { title: field, source: { device: this.name, field } });
+    }
+  }
+
+  draw(id, place, what) {
+    if (!this.courses.has(id)) this.courses.set(id, new Course({ ...what, place, page: this.page, spanMs: this.spanMs }));
   }
 
   close() {
+    this.poll.close();
     for (const course of this.courses.values()) course.close();
     this.courses.clear();
   }
+}
+
+/** All numbers of the results, not only those that are drawn. */
+function csvOf(query) {
+  const wanted = new URLSearchParams(query);
+  wanted.delete("measure");
+  return `/api/aggregates?${wanted}&format=csv`;
+}
+
+function listed(nodes, none) {
+  return nodes.length ? element("span", {}, ...nodes.flatMap((node, at) => (at ? [", ", node] : [node]))) : none;
 }

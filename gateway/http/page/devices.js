@@ -1,135 +1,114 @@
-// The room of the devices: a table of all of them, and behind #NAME one device with its charts.
+// The devices: a table of all of them, and behind #NAME one device with its charts.
 
 import { DevicePage } from "./device.js";
-import { byId, element, setText, show } from "./dom.js";
-import { count, duration, measure, plural, signed, time } from "./format.js";
-import "./theme.js";
+import { element, setText, show } from "./dom.js";
+import { count, duration, plural, signed } from "./format.js";
+import { Poll } from "./live.js";
+import { ago, deviceLink, reading } from "./parts.js";
 
-const EVERY_MS = 2000;
+const EVERY_MS = 3000;
 const LISTED = 50;
 const COLUMNS = [
   { name: "name", sort: "name" }, { name: "last values" }, { name: "heard", sort: "heard", number: true },
   { name: "every", sort: "rate", number: true }, { name: "clock", number: true },
-  { name: "unreadable", sort: "unreadable", number: true }, { name: "alerts", number: true },
+  { name: "misses", sort: "misses", number: true }, { name: "unreadable", sort: "unreadable", number: true }, { name: "alarms", number: true },
 ];
-const order = { sort: "name", descending: false };
-let offset = 0;
-let page = null;
-let timer = 0;
+const KINDS = [["all", "all"], ["silent", "silent"], ["clock", "wrong clock"], ["misses", "with missing fields"], ["unreadable", "cannot be read"], ["alerts", "with alarms"]];
 
-export async function ask(path, form = "json") {
-  const answer = await fetch(path, { headers: { Accept: "application/json" } });
-  if (answer.status === 401) location.assign("/login");
-  if (!answer.ok) throw new Error(await answer.text());
-  return form === "json" ? answer.json() : answer.text();
-}
+export class Devices {
+  title = "Devices";
 
-const chosen = () => decodeURIComponent(location.hash.slice(1));
-
-async function refresh() {
-  clearTimeout(timer);
-  if (!document.hidden) {
-    try {
-      if (chosen()) await showOne();
-      else await showAll();
-      byId("status").hidden = true;
-    } catch (problem) {
-      byId("status").hidden = false;
-      byId("status").className = "pill bad";
-      setText(byId("updated"), problem.message);
-    }
+  constructor(place, page) {
+    Object.assign(this, { page, offset: 0, order: { sort: "name", descending: false } });
+    this.search = element("input", { id: "search", type: "search", autocomplete: "off", placeholder: "part of a name" });
+    this.only = element("select", { id: "only" }, ...KINDS.map(([value, text]) => element("option", { value }, text)));
+    this.found = element("p", { class: "quiet", id: "found", role: "status" });
+    this.table = element("div", { id: "table" });
+    this.before = element("button", { type: "button" }, "Before");
+    this.after = element("button", { type: "button" }, "Next");
+    this.turns = element("p", { class: "tools" }, this.before, this.after);
+    const choice = element("form", { class: "tools", role: "search" }, element("label", {}, "Find ", this.search), element("label", {}, "Show ", this.only), this.found);
+    this.list = element("section", { class: "card wide", id: "list", "aria-label": "All devices" }, choice, this.table, this.turns);
+    this.one = element("section", { class: "wide", id: "one", hidden: true });
+    place.append(this.list, this.one);
+    this.table.addEventListener("click", (event) => this.sort(event.target.dataset.sort));
+    choice.addEventListener("submit", (event) => event.preventDefault());
+    for (const field of [this.search, this.only]) field.addEventListener("input", () => this.turn(-this.offset));
+    this.before.addEventListener("click", () => this.turn(-LISTED));
+    this.after.addEventListener("click", () => this.turn(LISTED));
+    this.poll = new Poll(EVERY_MS, () => this.load());
+    this.moved();
   }
-  clearTimeout(timer);
-  timer = setTimeout(refresh, EVERY_MS);
-}
 
-async function showAll() {
-  page?.close();
-  page = null;
-  byId("list").hidden = false;
-  byId("one").hidden = true;
-  setText(byId("title"), "Devices");
-  document.title = "Devices";
-  const wanted = new URLSearchParams({ ...order, search: byId("search").value, only: byId("only").value, offset, limit: LISTED });
-  const answer = await ask(`/api/devices/table?${wanted}`);
-  if (chosen()) return;
-  const last = Math.min(offset + LISTED, answer.found);
-  setText(byId("found"), answer.found ? `${count(offset + 1)}–${count(last)} of ${plural(answer.found, "device")}` : whyNone(answer.known));
-  byId("before").disabled = offset === 0;
-  byId("after").disabled = last >= answer.found;
-  byId("before").parentNode.hidden = answer.found <= LISTED;
-  show(byId("table"), [answer, order], () => table(answer));
-  setText(byId("updated"), `updated ${time(answer.time_ms)}`);
+  moved() {
+    const name = decodeURIComponent(location.hash.slice(1));
+    this.list.hidden = Boolean(name);
+    this.one.hidden = !name;
+    this.title = name || "Devices";
+    if (this.opened?.name === name) return;
+    this.opened?.close();
+    this.opened = name ? new DevicePage(name, this.one, this.page) : null;
+    if (!name) this.poll.now();
+  }
+
+  turn(by) {
+    this.offset = Math.max(this.offset + by, 0);
+    this.poll.now();
+  }
+
+  async sort(column) {
+    if (!column) return;
+    this.order = { sort: column, descending: this.order.sort === column && !this.order.descending };
+    await this.poll.now();
+    this.table.querySelector(`[data-sort="${column}"]`)?.focus();
+  }
+
+  async load() {
+    if (this.opened) return;
+    const wanted = new URLSearchParams({ ...this.order, search: this.search.value, only: this.only.value, offset: this.offset, limit: LISTED });
+    const answer = await this.page.ask(`/api/devices/table?${wanted}`);
+    if (this.opened || wanted.get("search") !== this.search.value) return;
+    const last = Math.min(this.offset + LISTED, answer.found);
+    setText(this.found, answer.found ? `${count(this.offset + 1)}–${count(last)} of ${plural(answer.found, "device")}` : whyNone(answer.known));
+    this.before.disabled = this.offset === 0;
+    this.after.disabled = last >= answer.found;
+    this.turns.hidden = answer.found <= LISTED;
+    show(this.table, [answer.devices, this.order, Math.floor(answer.time_ms / 5000)], () => this.rows(answer));
+  }
+
+  rows({ devices, time_ms: now }) {
+    return element("div", { class: "table tall", tabindex: "0", role: "region", "aria-label": "Devices" },
+      element("table", {},
+        element("thead", {}, element("tr", {}, ...COLUMNS.map((column) => this.head(column)))),
+        element("tbody", {}, ...devices.map((device) => element("tr", {}, ...cells(device, now).map((cell, at) =>
+          element(at ? "td" : "th", { class: COLUMNS[at].number ? "number" : undefined, scope: at ? undefined : "row" }, cell)))))));
+  }
+
+  head({ name, sort, number }) {
+    const isSorted = sort === this.order.sort && Boolean(sort);
+    const made = element("th", { scope: "col", class: number ? "number" : undefined, "aria-sort": isSorted ? (this.order.descending ? "descending" : "ascending") : undefined });
+    made.append(sort ? element("button", { type: "button", class: "sort", "data-sort": sort }, `${name}${isSorted ? (this.order.descending ? " ↓" : " ↑") : ""}`) : name);
+    return made;
+  }
+
+  close() {
+    this.poll.close();
+    this.opened?.close();
+  }
 }
 
 const whyNone = (known) => (known ? "None of them fits." : "No device has been heard since the gateway started.");
 
-function table({ devices, time_ms: now }) {
-  return element("div", { class: "table tall", tabindex: "0", role: "region", "aria-label": "Devices" },
-    element("table", {},
-      element("thead", {}, element("tr", {}, ...COLUMNS.map(head))),
-      element("tbody", {}, ...devices.map((device) => element("tr", {}, ...cells(device, now).map((cell, at) =>
-        element(at ? "td" : "th", { class: COLUMNS[at].number ? "number" : undefined, scope: at ? undefined : "row" }, cell)))))));
-}
-
-function head(column) {
-  const sorted = column.sort === order.sort;
-  const aria = sorted ? (order.descending ? "descending" : "ascending") : undefined;
-  const made = element("th", { scope: "col", class: column.number ? "number" : undefined, "aria-sort": aria });
-  if (!column.sort) made.append(column.name);
-  else {
-    const button = element("button", { type: "button", class: "sort", "data-sort": column.sort }, `${column.name}${sorted ? (order.descending ? " ↓" : " ↑") : ""}`);
-    made.append(button);
-  }
-  return made;
-}
-
 function cells(device, now) {
-  const ago = duration(Math.round(Math.max(now - device.last_ms, 0) / 1000));
   const more = device.more_values ? ` and ${device.more_values} more` : "";
   return [
-    element("a", { href: `#${encodeURIComponent(device.name)}` }, device.name),
-    device.values.map(said).join(", ") + more || "–",
-    element("span", { class: device.silent ? "warn" : undefined }, `${ago} ago${device.silent ? ", silent" : ""}`),
+    deviceLink(device.name),
+    device.values.map(({ field, value, unit }) => `${field} ${reading(value, unit)}`).join(", ") + more || "–",
+    element("span", { class: device.silent ? "warn" : undefined }, `${ago(now, device.last_ms)}${device.silent ? ", silent" : ""}`),
     device.interval_ms === null ? "–" : duration(device.interval_ms / 1000),
     device.clock_off_ms === null ? "" : element("span", { class: "warn" }, signed(device.clock_off_ms / 1000)),
+    device.missed ? `${count(device.missed)} of ${count(device.messages)}` : "",
     device.undecoded ? `${count(device.undecoded)} of ${count(device.messages)}` : "",
     device.alerts ? element("span", { class: "bad" }, count(device.alerts)) : "",
   ];
 }
-
-const said = ({ field, value, unit }) => `${field} ${typeof value === "number" ? measure(value) : String(value ?? "–")}${unit ? ` ${unit}` : ""}`;
-
-async function showOne() {
-  const name = chosen();
-  if (page?.name !== name) {
-    page?.close();
-    byId("list").hidden = true;
-    byId("one").hidden = false;
-    setText(byId("title"), name);
-    document.title = name;
-    page = new DevicePage(name, byId("one"), ask);
-  }
-  setText(byId("updated"), `updated ${time(await page.refresh())}`);
-}
-
-byId("table").addEventListener("click", (event) => {
-  const { sort } = event.target.dataset;
-  if (!sort) return;
-  order.descending = order.sort === sort && !order.descending;
-  order.sort = sort;
-  refresh().then(() => byId("table").querySelector(`[data-sort="${sort}"]`)?.focus());
-});
-byId("choice").addEventListener("submit", (event) => event.preventDefault());
-for (const name of ["search", "only"]) {
-  byId(name).addEventListener("input", () => {
-    offset = 0;
-    refresh();
-  });
-}
-byId("before").addEventListener("click", () => { offset = Math.max(offset - LISTED, 0); refresh(); });
-byId("after").addEventListener("click", () => { offset += LISTED; refresh(); });
-addEventListener("hashchange", refresh);
-document.addEventListener("visibilitychange", refresh);
-document.addEventListener("DOMContentLoaded", refresh);
-if (document.readyState === "complete") refresh();

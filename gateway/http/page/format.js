@@ -3,7 +3,7 @@
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const dated = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 export const count = (value) => whole.format(value);
 
@@ -49,7 +49,11 @@ export const signed = (seconds) => `${seconds < 0 ? "−" : "+"}${duration(Math.
 
 export const time = (ms) => clock.format(ms);
 
-export const moment = (ms) => (Date.now() - ms < 43_200_000 ? clock : day).format(ms);
+export const moment = (ms) => (Date.now() - ms < 43_200_000 ? clock : dated).format(ms);
+
+const date = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
+
+export const day = (ms) => date.format(ms);
 
 export const words = (name) => name.replaceAll("_", " ");
 

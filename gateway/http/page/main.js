@@ -1,120 +1,92 @@
-// Keeps the page up to date: history and results once, then a frame a second.
+// The page: keeps its numbers up to date, and shows the room of its address.
 
-import { showAlerts } from "./alerts.js";
-import { Chart } from "./charts.js";
+import { Alarms } from "./alarms.js";
+import { Buffer } from "./buffer.js";
+import { Devices } from "./devices.js";
 import { byId, setText } from "./dom.js";
-import { time } from "./format.js";
-import * as panels from "./panels.js";
-import { showSections } from "./sections.js";
+import { duration, time } from "./format.js";
+import { Live, ask } from "./live.js";
+import { showNotices, statusOf } from "./notices.js";
+import { Overview } from "./overview.js";
 import "./theme.js";
-import { addResults, forgetResults, showWindows } from "./windows.js";
+import { Windows } from "./windows.js";
 
-const KEPT_ROWS = 900;
-let rows = []; // [time_ms, in_per_s, out_per_s, waiting]
-let state = null;
-let number = 0;
-let source = null;
-let flow = null;
-let waiting = null;
+const ROOMS = {
+  "/": Overview, "/devices": Devices, "/windows": Windows, "/alarms": Alarms,
+  "/buffer": Buffer,
+};
 
-async function ask(path) {
-  const answer = await fetch(path, { headers: { Accept: "application/json" } });
-  if (answer.status === 401) location.assign("/login");
-  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
-  return answer.json();
-}
+let path = null;
+let room = null;
 
-/** What was before the first frame, and what was missed when frames were. */
-async function catchUp() {
-  const [history, results, now] = await Promise.all([ask("/api/history"), ask("/api/results"), ask("/api/state")]);
-  rows = history;
-  forgetResults();
-  for (const { points } of results) addResults(points);
-  take(now);
-}
-
-function take(next) {
-  state = next;
-  document.documentElement.classList.remove("stale");
-  panels.showAbout(state);
-  panels.showNotices(state, null);
-  panels.showFigures(state);
-  panels.showBuffer(state.buffer);
-  panels.showDevices(state.devices, state.time_ms);
-  showWindows(state.windows, (state.gateway.listens ?? []).join(", "));
-  showAlerts(state.alerts);
-  panels.showLinks(state.links);
-  showSections(state.sections);
-  drawFlow();
-  setText(byId("updated"), `updated ${time(state.time_ms)}`);
-}
-
-function drawFlow() {
-  const hasCloud = state.buffer.forecast.state !== "local";
-  const times = rows.map((row) => row[0] / 1000);
-  const lines = [{ label: "taken in", colour: "--s1", fill: true }];
-  const data = [times, rows.map((row) => row[1])];
-  if (hasCloud) {
-    lines.push({ label: "to the cloud", colour: "--s2" });
-    data.push(rows.map((row) => row[2]));
-  }
-  byId("flow-cloud").hidden = !hasCloud;
-  flow ??= new Chart(byId("flow-chart"), lines, "Messages per second taken in and sent to the cloud, the last 15 minutes");
-  flow.set(data, lines);
-  waiting ??= new Chart(byId("waiting-chart"), [{ label: "waiting", colour: "--warn", fill: true }], "Events that wait for the cloud, the last 15 minutes");
-  waiting.set([times, rows.map((row) => row[3])]);
-}
-
-function onFrame(event) {
-  const frame = JSON.parse(event.data);
-  const missed = number && frame.number !== number + 1;
-  number = frame.number;
-  if (missed) {
-    catchUp().catch(lost);
-    return;
-  }
-  rows.push([frame.time_ms, frame.rates.in_now, frame.rates.out_now, frame.buffer.forecast.waiting]);
-  if (rows.length > KEPT_ROWS) rows.shift();
-  addResults(frame.results);
-  take(frame);
-}
-
-function lost() {
-  document.documentElement.classList.add("stale");
-  setText(byId("status"), "no answer");
-  byId("status").className = "pill bad";
-  panels.showNotices(state, state?.time_ms ?? Date.now());
-}
-
-async function open() {
-  try {
-    await catchUp();
-  } catch {
-    lost();
-    setTimeout(reopen, 2000);
-    return;
-  }
-  number = 0;
-  source = new EventSource("/api/live");
-  source.addEventListener("state", onFrame);
-  source.addEventListener("error", () => {
-    lost();
-    source.close();
-    source = null;
-    setTimeout(reopen, 2000);
-  });
-}
-
-function reopen() {
-  if (!source && !document.hidden) open();
-}
-
-// A hidden page costs the gateway nothing.
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) {
-    source?.close();
-    source = null;
-  } else reopen();
+const live = new Live({
+  onState(state) {
+    document.documentElement.classList.remove("stale");
+    showHead(state);
+    showNotices(state, null);
+    room?.show?.(state);
+  },
+  onLost(state) {
+    document.documentElement.classList.add("stale");
+    setText(byId("status"), "no answer");
+    byId("status").className = "pill bad";
+    showNotices(state, state?.time_ms ?? Date.now());
+  },
 });
 
-open();
+const page = { live, ask, go, get state() { return live.state; } };
+
+function showHead(state) {
+  const [kind, text] = statusOf(state);
+  setText(byId("id"), state.gateway.id);
+  setText(byId("status"), text);
+  byId("status").className = `pill ${kind}`;
+  const up = Math.max(state.time_ms - state.gateway.started_ms, 0) / 1000;
+  setText(byId("about"), `version ${state.gateway.version}, up ${duration(Math.floor(up))}`);
+  setText(byId("updated"), `updated ${time(state.time_ms)}`);
+  showTitle();
+}
+
+function showTitle() {
+  const state = live.state;
+  const mark = state && statusOf(state)[0] !== "ok" ? "! " : "";
+  const title = `${mark}${room.title} · ${state?.gateway.id ?? "gateway"}`;
+  if (document.title !== title) document.title = title;
+}
+
+/** Show the room of the address; one that is open already finds its way by itself. */
+function enter(focus) {
+  const wanted = location.pathname in ROOMS ? location.pathname : "/";
+  if (wanted === path) room.moved?.();
+  else {
+    room?.close?.();
+    path = wanted;
+    byId("room").replaceChildren();
+    byId("room").className = `room ${wanted.slice(1) || "overview"}`;
+    room = new ROOMS[wanted](byId("room"), page);
+    for (const link of byId("rooms").children) link.toggleAttribute("aria-current", link.pathname === wanted);
+    byId("rooms").querySelector("[aria-current]")?.setAttribute("aria-current", "page");
+    if (live.state) room.show?.(live.state);
+    scrollTo(0, 0);
+    if (focus) byId("main").focus({ preventScroll: true });
+  }
+  showTitle();
+}
+
+function go(address) {
+  history.pushState(null, "", address);
+  enter(true);
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href]");
+  const isPlain = event.button === 0 && !(event.metaKey || event.ctrlKey || event.shiftKey || event.altKey);
+  if (!link || !isPlain || link.target || link.hasAttribute("download") || link.origin !== location.origin) return;
+  if (!(link.pathname in ROOMS) || link.getAttribute("href") === "#main") return;
+  event.preventDefault();
+  if (link.href !== location.href) go(link.href);
+});
+addEventListener("popstate", () => enter(false));
+
+enter(false);
+live.open();

@@ -1,12 +1,11 @@
 // What further parts of the gateway tell about themselves: backpressure, the clock, and any others.
 
-import { byId, element, facts, show, table } from "./dom.js";
+import { element, facts, table } from "./dom.js";
 import { bytes, count, duration, moment, ppm, rate, share, signed, title, words } from "./format.js";
 
-/** One card each. A card is made of texts only, and drawn anew only when one of them is another. */
-export function showSections(sections) {
-  const cards = Object.entries(sections).map(([name, told]) => ({ name: title(words(name)), ...(CARDS[name] ?? anyCard)(told) }));
-  show(byId("sections"), cards, () => cards.map(drawn));
+/** One card each. */
+export function sectionCards(sections) {
+  return Object.entries(sections).map(([name, told]) => drawn({ name: title(words(name)), ...(CARDS[name] ?? anyCard)(told) }));
 }
 
 function drawn({ name, pill, lead, pairs, sources }) {

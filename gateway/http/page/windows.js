@@ -1,130 +1,131 @@
-// The windows: one card each, with the course of its last results.
+// The windows: one card each with the course of a few keys, and behind #NAME one window with all of its keys.
 
-import { Chart } from "./charts.js";
-import { byId, element, setText, show } from "./dom.js";
-import { count, duration, measure, plural, words } from "./format.js";
-import { measuresOf, valueOf } from "./measures.js";
+import { Course, RANGES, rangeChoice } from "./course.js";
+import { element, setText, show } from "./dom.js";
+import { count, duration, plural, words } from "./format.js";
+import { Poll } from "./live.js";
+import { WindowPage } from "./window.js";
 
+const EVERY_MS = 3000;
 const LINES = 6;
-const POINTS = 240;
-const cards = new Map();
-const series = new Map(); // window → key → Map(start_ms → result)
 
-/** Take in results, older ones first; a correction takes the place of what it corrects. */
-export function addResults(results) {
-  for (const result of results) {
-    if (!series.has(result.window)) series.set(result.window, new Map());
-    const keys = series.get(result.window);
-    const points = keys.get(result.key) ?? new Map();
-    keys.delete(result.key); // the one heard last stands last
-    keys.set(result.key, points);
-    putInOrder(points, result);
-    if (points.size > POINTS) points.delete(points.keys().next().value);
-  }
-}
+export class Windows {
+  title = "Windows";
 
-/** A new window stands before those that begin and end behind it, so the last point is the current one. */
-function putInOrder(points, result) {
-  const isNew = !points.has(result.end_ms ?? result.start_ms);
-  points.set(result.end_ms ?? result.start_ms, result);
-  if (!isNew) return;
-  const newer = [];
-  for (const [at, other] of [...points].slice(0, -1).reverse()) {
-    if (!(result.start_ms < other.start_ms && result.end_ms < other.end_ms)) break;
-    newer.unshift([at, other]);
+  constructor(place, page) {
+    this.page = page;
+    this.cards = new Map();
+    this.spanMs = RANGES[0][1];
+    this.search = element("input", { type: "search", autocomplete: "off", placeholder: "part of a name" });
+    this.search.addEventListener("input", () => this.choose());
+    this.found = element("p", { class: "quiet", role: "status" });
+    this.body = element("div", { class: "cards", id: "windows-body" });
+    this.list = element("section", { class: "wide", id: "windows", "aria-label": "All windows" },
+      element("form", { class: "tools", role: "search" }, element("label", {}, "Find ", this.search),
+        element("label", {}, "Charts of ", rangeChoice((ms) => this.range(ms), this.spanMs)), this.found),
+      this.body);
+    this.list.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+    this.one = element("section", { class: "wide", hidden: true });
+    place.append(this.list, this.one);
+    this.poll = new Poll(EVERY_MS, () => this.load());
+    this.moved();
   }
-  for (const [at, other] of newer) {
-    points.delete(at);
-    points.set(at, other);
-  }
-}
 
-export function forgetResults() {
-  series.clear();
-}
-
-export function showWindows(windows, listens) {
-  setText(byId("windows-count"), windows.length ? `${count(windows.length)} configured` : "");
-  const body = byId("windows-body");
-  if (!windows.length) {
-    show(body, "none", () => element("div", { class: "card" }, element("p", {}, "No windows are configured."),
-      element("p", { class: "quiet" }, "Add one below windows: in the configuration, and it appears here once the gateway has reloaded it (kill -HUP).")));
-    return;
+  moved() {
+    const name = decodeURIComponent(location.hash.slice(1));
+    this.list.hidden = Boolean(name);
+    this.one.hidden = !name;
+    this.title = name || "Windows";
+    if (this.opened?.name === name) return;
+    this.opened?.close();
+    this.opened = name ? new WindowPage(name, this.one, this.page) : null;
+    if (!name) this.poll.now();
   }
-  if (!cards.size) body.replaceChildren();
-  for (const window of windows) {
-    if (!cards.has(window.name)) cards.set(window.name, new Card(window, body));
-    cards.get(window.name).show(window, listens);
+
+  async load() {
+    const windows = await this.page.ask("/api/windows");
+    if (this.opened) {
+      this.opened.show(windows.find((window) => window.name === this.opened.name), (this.page.state?.gateway.listens ?? []).join(", "));
+      return;
+    }
+    if (!windows.length) {
+      show(this.body, "none", () => element("div", { class: "card" }, element("p", {}, "No windows are configured."),
+        element("p", { class: "quiet" }, "Add one below windows: in the configuration, and it appears here once the gateway has reloaded it (kill -HUP).")));
+      return;
+    }
+    const listens = (this.page.state?.gateway.listens ?? []).join(", ");
+    for (const window of windows) {
+      if (!this.cards.has(window.name)) this.cards.set(window.name, new Card(window, this.body, this.page, this.spanMs));
+      this.cards.get(window.name).show(window, listens);
+    }
+    this.choose();
+  }
+
+  choose() {
+    const part = this.search.value.toLowerCase();
+    let shown = 0;
+    for (const [name, card] of this.cards) {
+      card.course.node.hidden = !name.toLowerCase().includes(part);
+      shown += !card.course.node.hidden;
+    }
+    setText(this.found, part ? `${count(shown)} of ${plural(this.cards.size, "window")}` : plural(this.cards.size, "window"));
+  }
+
+  range(ms) {
+    this.spanMs = ms;
+    for (const { course } of this.cards.values()) course.choose(ms);
+  }
+
+  close() {
+    this.poll.close();
+    this.opened?.close();
+    for (const { course } of this.cards.values()) course.close();
   }
 }
 
 class Card {
-  constructor(window, body) {
-    this.choice = element("select", { "aria-label": `Measure of ${window.name}`, hidden: true });
-    this.choice.addEventListener("change", () => this.draw());
-    this.facts = element("div", { class: "facts quiet" });
-    this.chartPlace = element("div", { class: "chart" });
-    this.empty = element("p", { class: "empty quiet" });
-    this.chartPlace.append(this.empty);
-    this.keys = element("div", { class: "keys" });
-    this.name = window.name;
-    this.lines = [];
-    body.append(element("article", { class: "card", "aria-label": `Window ${window.name}` },
-      element("div", { class: "head" }, element("h3", {}, window.name), this.choice),
-      this.facts, this.chartPlace, this.keys));
+  constructor(window, place, page, spanMs) {
+    Object.assign(this, { page, emitted: -1, name: window.name });
+    this.course = new Course({
+      title: window.name, href: `#${encodeURIComponent(window.name)}`, source: { window: window.name, key: [] }, place, page, spanMs, small: true,
+    });
   }
 
   show(window, listens) {
-    const lag = window.lag_ms === null ? "no watermark yet" : `watermark ${duration(window.lag_ms / 1000)} behind`;
-    const parts = [describe(window), lag, plural(window.keys, "key"), `${count(window.open_windows)} open`, plural(window.emitted, "result")];
-    for (const name of ["corrections", "late_dropped", "plugin_errors", "keys_rejected"]) {
-      if (window[name]) parts.push(`${count(window[name])} ${words(name)}`);
+    const parts = factsOf(window);
+    show(this.course.head, parts, () => parts.map((part) => element("span", {}, part)));
+    if (!window.emitted) {
+      this.course.say0(whyEmpty(window, listens));
+      return;
     }
-    show(this.facts, parts, () => parts.map((part) => element("span", {}, part)));
-    setText(this.empty, whyEmpty(window, listens));
-    this.draw();
+    if (this.course.seen && window.emitted !== this.emitted) this.load(window);
   }
 
-  /** The keys that have a line: once chosen they keep it, so that lines do not change places. */
-  choose(keys) {
-    const others = [...keys.keys()].filter((key) => !this.lines.includes(key)).sort();
-    this.lines = [...this.lines.filter((key) => keys.has(key)), ...others].slice(0, LINES);
-    return [...this.lines].sort();
-  }
-
-  draw() {
-    const keys = series.get(this.name);
-    this.empty.hidden = Boolean(keys);
-    this.chartPlace.classList.toggle("hollow", !keys);
-    if (!keys) return;
-    const newest = [...keys.values()].at(-1);
-    const measures = measuresOf([...newest.values()].at(-1).result);
-    const chosen = this.choice.value || (measures.includes("mean") ? "mean" : measures[0]);
-    show(this.choice, measures, () => measures.map((name) => element("option", { value: name }, words(name))));
-    this.choice.value = chosen;
-    this.choice.hidden = measures.length < 2;
-    const shown = this.choose(keys);
-    const times = [...new Set(shown.flatMap((key) => [...keys.get(key).keys()]))].sort((a, b) => a - b).slice(-POINTS);
-    const values = shown.map((key) => times.map((at) => valueOf(keys.get(key).get(at)?.result, chosen)));
-    const lines = shown.map((key, at) => ({ label: key || "all", colour: `--s${at + 1}`, points: times.length < 40 }));
-    const data = [times.map((ms) => ms / 1000), ...values];
-    const about = `Line chart of ${words(chosen ?? "the result")} of ${this.name}, one line for each key; the last values stand below.`;
-    if (this.chart) this.chart.set(data, lines);
-    else {
-      this.chart = new Chart(this.chartPlace, lines, about, false);
-      this.chart.set(data, lines);
+  async load(window) {
+    this.emitted = window.emitted;
+    const { results, found } = await this.page.ask(`/api/windows/keys?window=${encodeURIComponent(window.name)}&limit=${LINES}`);
+    const keys = results.map((result) => result.key);
+    if (!keys.length) {
+      this.course.say0("No results lately but alerts.");
+      return;
     }
-    const last = shown.map((key) => valueOf([...keys.get(key).values()].at(-1).result, chosen));
-    const hidden = keys.size - shown.length;
-    show(this.keys, [shown, last, hidden], () => [
-      ...shown.map((key, at) => element("span", {}, element("i", { class: `dot c${at + 1}`, "aria-hidden": "true" }), key || "all", element("b", {}, measure(last[at])))),
-      ...(hidden ? [element("span", { class: "quiet" }, `and ${count(hidden)} more ${hidden === 1 ? "key" : "keys"}`)] : []),
-    ]);
+    if (JSON.stringify(keys) !== JSON.stringify(this.course.source.key)) this.course.compare(keys);
+    const more = found - keys.length;
+    setText(this.course.note, more > 0 ? `and ${plural(more, "more key").replace("keys", "keys")}: open ${window.name} to choose.` : "");
+    this.course.note.hidden = more <= 0;
   }
 }
 
-function whyEmpty(window, listens) {
-  if (window.emitted) return "No results lately but alerts, which stand above.";
+export function factsOf(window) {
+  const lag = window.lag_ms === null ? "no watermark yet" : `watermark ${duration(window.lag_ms / 1000)} behind`;
+  const parts = [describe(window), lag, plural(window.keys, "key"), `${count(window.open_windows)} open`, plural(window.emitted, "result")];
+  for (const name of ["corrections", "late_dropped", "plugin_errors", "keys_rejected"]) {
+    if (window[name]) parts.push(`${count(window[name])} ${words(name)}`);
+  }
+  return parts;
+}
+
+export function whyEmpty(window, listens) {
   if (window.events) return "No result yet: the first comes when the watermark has passed a window's end.";
   return `No reading has come yet. This window waits for the field ${window.fields.join(", ")}${listens ? ` on ${listens}` : ""}.`;
 }
