@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.core.errors import GatewayError
+from gateway.host.ports import free_port
 from gateway.lab.load import publish_all, reserve_session
 from gateway.mqtt.baseline_receiver import receive_all
-from gateway.mqtt.loop_thread import free_port
 
 HOST = "127.0.0.1"
 DEVICES = 1000

@@ -19,13 +19,13 @@ from gateway.config import load_config
 from gateway.core.errors import BrokerError
 from gateway.core.events import Message
 from gateway.core.own_topics import OwnTopics
+from gateway.host.ports import free_port
 from gateway.lab.fault_proxy import FaultProxy
 from gateway.lab.fleet_publisher import Fleet
 from gateway.lab.fleet_simulator import FleetSpec, simulate
 from gateway.mqtt.embedded import EmbeddedBroker
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.link import Link, Session
-from gateway.mqtt.loop_thread import free_port
 from gateway.receiver.ledger import Ledger
 from gateway.receiver.session import Receiver
 from gateway.receiver.sinks.ndjson import EventFile

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.mqtt.loop_thread import LoopThread, free_port
+from gateway.host.ports import free_port
+from gateway.mqtt.loop_thread import LoopThread
 
 _CHUNK_BYTES = 64 * 1024
 _ONE_WAY_S = 0.2  # how long a cut line still carries what goes up, but no answers

@@ -56,8 +56,9 @@ from amqtt.session import ApplicationMessage, Session
 
 from gateway.core.errors import BrokerError, plain_reason
 from gateway.core.threads import RoleThread
+from gateway.host.ports import free_port
 from gateway.mqtt.first_packet import read_connect, refuse
-from gateway.mqtt.loop_thread import LoopThread, free_port
+from gateway.mqtt.loop_thread import LoopThread
 from gateway.mqtt.loopback import check_loopback
 
 log = logging.getLogger(__name__)

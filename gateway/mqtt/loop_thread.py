@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -70,12 +69,3 @@ class LoopThread:
         async with self._serving():
             opened.set()
             await self._stopping.wait()
-
-
-def free_port(host: str) -> int:
-    """A TCP port on which nothing listens at this moment."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -23,7 +23,7 @@ from typing import Literal
 
 from gateway.core.errors import BrokerError
 from gateway.core.threads import RoleThread
-from gateway.mqtt.loop_thread import free_port
+from gateway.host.ports import free_port
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway.core.errors import BrokerError, ConfigError
+from gateway.host.ports import free_port
 from gateway.lab.fault_proxy import FaultProxy
 from gateway.mqtt.embedded import EmbeddedBroker
-from gateway.mqtt.loop_thread import free_port
 
 WAIT_S = 60.0  # how long a test waits for something that should come at once
 
