@@ -24,6 +24,9 @@ TimestampReader = Callable[[object], "int | None"]
 _MS_PER_UNIT = {"unix": 1_000.0, "unix_ms": 1.0, "unix_us": 1e-3, "unix_ns": 1e-6}
 _UNITS_PER_MS = {"unix_us": 1_000, "unix_ns": 1_000_000}
 _LOCAL = "_local"
+DSMR_ZONE = "Europe/Amsterdam"
+"""The time zone of all countries whose meters send DSMR telegrams."""
+_NO_SUMMER = frozenset({"UTC", "Etc/UTC"})
 NAMED_FORMATS = ("iso", *_MS_PER_UNIT, "unix_local", "unix_ms_local", "dsmr")
 _OR = " or "
 
@@ -90,6 +93,7 @@ def timestamp_reader(layout: str, timezone: str = "UTC") -> TimestampReader:
     if layout == "iso":
         return _iso_reader(zone)
     if layout == "dsmr":
+        zone = zone if zone.key not in _NO_SUMMER else find_timezone(DSMR_ZONE)
         return _first_of([_layout_reader(f"%y%m%d%H%M%S{season}", zone) for season in "SW"])
     if layout in NAMED_FORMATS and layout.endswith(_LOCAL):
         return _local_reader(_unix_reader_of(layout.removesuffix(_LOCAL)), zone)

@@ -1,8 +1,8 @@
 """Unwrapping of payloads before decoding: base64, compression, a character set.
 
 Nothing here is spent on a message that its decoder reads as it came. Only one that it refuses is looked at a
-second time: is it gzip, zlib, raw deflate or zstd, has it a byte order mark, is it UTF-16 or Latin-1? What is
-unpacked is bounded, whatever it claims of itself.
+second time: is it gzip, zlib, raw deflate or zstd, has it a byte order mark or NULs at its end, is it UTF-16
+or Latin-1? What is unpacked is bounded, whatever it claims of itself.
 """
 
 from __future__ import annotations
@@ -110,6 +110,10 @@ def _deflated(payload: bytes, spec: PayloadSpec, *, is_text: bool) -> Iterator[t
 def _charsets(payload: bytes) -> Iterator[tuple[bytes, str]]:
     if payload.startswith(codecs.BOM_UTF8):
         yield payload[len(codecs.BOM_UTF8) :], ""
+    unended = payload.rstrip(b"\x00")
+    if unended != payload and unended and b"\x00" not in unended:  # as C ends a text
+        payload = unended
+        yield payload, ""
     if _looks_like_utf16(payload):
         with suppress(DecodeError):
             yield _as_utf8(payload, "utf-16" if payload[:2] in _UTF16_MARKS else _byte_order(payload)), ""

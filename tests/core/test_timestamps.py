@@ -233,6 +233,12 @@ def test_the_season_of_a_dsmr_time_tells_the_two_hours_apart(layout: str) -> Non
     assert read("260501020000") is None
 
 
+def test_a_dsmr_time_without_a_time_zone_is_the_time_of_amsterdam() -> None:
+    read = timestamp_reader("dsmr")
+    assert read("261025023000S") == SUMMER_HALF_PAST_MS
+    assert read("261025023000W") == SUMMER_HALF_PAST_MS + HOUR_MS
+
+
 def test_a_local_time_that_occurs_twice_is_the_first_and_one_that_is_left_out_keeps_the_old_offset() -> None:
     read = timestamp_reader("iso", "Europe/Berlin")
     assert read("2026-10-25T02:30:00") == SUMMER_HALF_PAST_MS

@@ -5,6 +5,7 @@ from typing import Any
 
 import cbor2
 import msgpack
+import orjson
 import pytest
 
 from gateway.core.errors import DecodeError
@@ -125,6 +126,8 @@ def test_messagepack_is_reduced_to_what_json_can_say() -> None:
     item = {
         "t": 18.25,
         7: [1, None, True],
+        b"old": 1,
+        b"\xff": 2,
         "raw": b"\x01\xff",
         "at": datetime(2026, 5, 1, tzinfo=UTC),
         "ext": msgpack.ExtType(9, b"x"),
@@ -133,6 +136,8 @@ def test_messagepack_is_reduced_to_what_json_can_say() -> None:
     assert decoder("msgpack").parse(msgpack.packb(item, datetime=True), NOW_MS) == {
         "t": 18.25,
         "7": [1, None, True],
+        "old": 1,
+        "ff": 2,
         "raw": "01ff",
         "at": "2026-05-01T00:00:00+00:00",
         "ext": None,
@@ -158,6 +163,14 @@ def test_senml_in_cbor_reads_as_its_json_twin() -> None:
         {"name": "/3303/1/5701", "value": "ok", "unit": ""},
     ]
     assert [sample.time_ms - NOW_MS for sample in decoded.samples] == [-10_000, -20_000]
+
+
+@pytest.mark.parametrize("base", [None, "unknown", True, "20"])
+def test_a_base_value_that_is_no_number_is_a_miss_and_not_zero(base: object) -> None:
+    pack = [{"bn": "x", "bv": base, "v": 1.5}, {"bv": 20, "v": 1.5}]
+    decoded = decode(orjson.dumps(pack), decoder="senml")
+    assert [sample.fields.get("value") for sample in decoded.samples] == [None, 21.5]
+    assert decoded.misses == ("value",)
 
 
 @pytest.mark.parametrize("item", [{"a": 1}, [1], [{-1: 99, 0: "n", 2: 1}], 7])

@@ -9,8 +9,10 @@ import json
 import math
 import random
 import re
+import struct
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import cbor2
 import msgpack
@@ -18,6 +20,7 @@ import pytest
 import zstandard
 
 from gateway.decode.decoders.delimited import CsvSpec
+from gateway.decode.decoders.sparkplug import Payload
 from gateway.decode.routes import Route, RouteSpec
 
 NOW_MS = 1_777_593_600_000
@@ -43,11 +46,14 @@ def unpacked(payload: bytes) -> Iterator[bytes]:
 
 
 def texts(payload: bytes) -> Iterator[bytes]:
-    """The payload as UTF-8, from every character set that may apply."""
+    """The payload as UTF-8, from every character set that may apply; NULs may end it."""
     yield payload
+    yield from (ended for ended in {payload.rstrip(b"\0")} - {payload})
     for charset in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"):
         try:
-            yield payload.decode(charset).removeprefix("\ufeff").encode()
+            text = payload.decode(charset).removeprefix("\ufeff")
+            yield text.encode()
+            yield text.rstrip("\0").encode()
         except (UnicodeError, ValueError):
             continue
 
@@ -63,11 +69,22 @@ def of_document(document: object) -> Readings:
         return []
     found = document if isinstance(document, dict) else {"value": document}
     named = {
-        str(name): value.hex() if isinstance(value, bytes) else value
-        for name, value in found.items()
-        if type(name) in (str, int)
+        named_as(name): as_hex(value) for name, value in found.items() if type(name) in (str, int, bytes)
     }
     return [{name: value for name, value in named.items() if counts(value)}]
+
+
+def named_as(key: str | int | bytes) -> str:
+    if isinstance(key, bytes):
+        try:
+            return key.decode()
+        except UnicodeDecodeError:
+            return key.hex()
+    return str(key)
+
+
+def as_hex(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def naive_json(payload: bytes) -> Readings:
@@ -168,6 +185,118 @@ def naive_field(text: str) -> object:
     return int(text[:-1]) if text[-1:] in ("i", "u") else float(text)
 
 
+LABELS = {-2: "bn", -4: "bu", -5: "bv", -1: "bver", 0: "n", 1: "u", 2: "v", 3: "vs", 4: "vb", 5: "s", 8: "vd"}
+
+
+def naive_senml(payload: bytes) -> Readings:
+    labels: dict[object, str] = {label: label for label in LABELS.values()}
+    try:
+        pack = json.loads(payload)
+    except ValueError:
+        pack = cbor2.loads(payload)
+        labels |= LABELS | {str(number): label for number, label in LABELS.items()}
+    base: dict[str, Any] = {}
+    found: Readings = []
+    for each in pack:
+        named = {label: value for label, value in each.items() if type(label) in (int, str, bytes)}
+        record: dict[str, Any] = {
+            labels[label]: as_hex(value) for label, value in named.items() if label in labels
+        }
+        if record.get("bver", 10) > 10 or any(named_as(label).endswith("_") for label in named):
+            raise ValueError("another SenML")
+        base |= record
+        value = record.get("vs", record.get("vb", record.get("vd")))
+        if "v" in record:
+            parts = [base.get("bv", 0), record["v"]]
+            value = sum(parts) if all(type(part) in (int, float) for part in parts) else None
+        name = "".join(text for text in (base.get("bn"), record.get("n")) if isinstance(text, str))
+        unit = record.get("u", base.get("bu"))
+        reading = {"name": name, "value": value, "unit": unit if isinstance(unit, str) else ""}
+        if not record.keys().isdisjoint(("v", "vs", "vb", "vd", "s")):
+            found.append({name: value for name, value in reading.items() if counts(value)})
+    return found
+
+
+def wire(payload: bytes) -> Iterator[tuple[int, int, int | bytes]]:
+    """The fields of a protobuf message: number, wire type, content."""
+    at, depth = 0, 0
+
+    def varint() -> int:
+        nonlocal at
+        found = shift = 0
+        while True:
+            found |= (payload[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if payload[at - 1] < 0x80:
+                return found & (2**64 - 1)
+
+    while at < len(payload):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            content: int | bytes = varint()
+        elif kind in (1, 2, 5):
+            size = {1: 8, 5: 4}.get(kind) or varint()
+            content, at = payload[at : at + size], at + size
+        else:
+            depth += {3: 1, 4: -1}[kind]
+            continue
+        if not depth:
+            yield number, kind, content
+
+
+def as_text(found: bytes) -> str:
+    try:
+        return found.decode()
+    except UnicodeDecodeError:
+        return found.decode("latin-1")
+
+
+METRIC_VALUES: dict[tuple[int, int], Callable[[Any], object]] = {
+    (10, 0): lambda found: found % 2**32,
+    (11, 0): lambda found: found,
+    (12, 5): lambda found: struct.unpack("<f", found)[0],
+    (13, 1): lambda found: struct.unpack("<d", found)[0],
+    (14, 0): bool,
+    (15, 2): as_text,
+    (16, 2): bytes.hex,
+}
+
+
+def naive_sparkplug(payload: bytes) -> Readings:
+    return [naive_metric(content) for number, kind, content in wire(payload) if (number, kind) == (2, 2)]
+
+
+def naive_metric(payload: bytes | int) -> dict[str, object]:
+    assert isinstance(payload, bytes)
+    reading: dict[str, object] = {}
+    datatype, is_null = 0, False
+    for number, kind, content in wire(payload):
+        if (number, kind) == (1, 2):
+            assert isinstance(content, bytes)
+            reading["name"] = as_text(content)
+        elif (number, kind) == (4, 0):
+            datatype = int(content) % 2**32
+        elif (number, kind) == (7, 0):
+            is_null = bool(content)
+        elif (number, kind) in METRIC_VALUES:
+            reading["value"] = METRIC_VALUES[number, kind](content)
+        elif (number, kind) in ((17, 2), (18, 2)):
+            reading.pop("value", None)
+    value, bits = reading.get("value"), {1: 8, 2: 16, 3: 32, 4: 64}.get(datatype)
+    if bits and type(value) is int:
+        reading["value"] = (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
+    if is_null:
+        reading.pop("value", None)
+    return {name: each for name, each in reading.items() if counts(each)}
+
+
+def metrics(*found: dict[str, object]) -> bytes:
+    message = Payload(timestamp=NOW_MS, seq=7)
+    for each in found:
+        message.metrics.add(**each)
+    return bytes(message.SerializeToString())
+
+
 NAIVE: dict[str, tuple[Naive, tuple[bytes, ...]]] = {
     "json": (naive_json, (b'{"a": 1.5, "b": "x", "c": [1], "d": NaN}', b"[1, 2]", b"21.5", b'"a"', b"{}")),
     "number": (naive_number, (b"21.5", b"-3,75", b"1.234,5", b"1e3", b"nan", b"on", b"12 W", b"0x1F")),
@@ -176,6 +305,23 @@ NAIVE: dict[str, tuple[Naive, tuple[bytes, ...]]] = {
     "csv": (naive_csv, (b"1,2.5,x\n,+3,\n", b'"q, r",1e2,-.5', b"1,2,3,4\n", b"n/a,,0x1F")),
     "msgpack": (naive_msgpack, (msgpack.packb({"a": 1, "b": 2.5, "c": "x"}), msgpack.packb([1, {"a": 2}]))),
     "cbor": (naive_cbor, (cbor2.dumps({"a": 1, "b": 2.5, "c": "x"}), cbor2.dumps("on"))),
+    "senml": (
+        naive_senml,
+        (
+            b'[{"bn": "a/", "bv": 20, "bu": "Cel", "n": "t", "v": 1.5}, {"n": "b", "vb": true}, {"vs": "x"}]',
+            cbor2.dumps([{-2: "a/", -5: 20, 0: "t", 2: 1.5, 1: "Cel"}, {0: "on", 4: False}, {0: "s", 5: 2}]),
+        ),
+    ),
+    "sparkplug_b": (
+        naive_sparkplug,
+        (
+            metrics({"name": "a", "datatype": 3, "int_value": 2**32 - 5}, {"name": "b", "float_value": 1.5}),
+            metrics(
+                {"name": "c", "string_value": "on"}, {"name": "d", "is_null": True}, {"boolean_value": True}
+            ),
+            metrics({"name": "e", "alias": 3, "long_value": 2**63, "datatype": 8}, {"double_value": -2.5}),
+        ),
+    ),
     "influx": (naive_influx, (b"m,t=x a=1,b=2i,c=t 1777593600000000000", b"m a=1.5\n# c\nn b=3u")),
 }
 PACKERS: tuple[Callable[[bytes], bytes], ...] = (gzip.compress, zlib.compress, zstandard.compress)
@@ -208,7 +354,7 @@ def payloads(samples: tuple[bytes, ...], count: int) -> Iterator[bytes]:
 
 REFUSED = (
     *(ValueError, TypeError, LookupError, RecursionError, EOFError),
-    *(csv.Error, cbor2.CBORError, msgpack.UnpackException),
+    *(csv.Error, cbor2.CBORError, msgpack.UnpackException, struct.error),
 )
 
 

@@ -238,6 +238,16 @@ def test_a_body_that_cannot_be_unpacked_is_a_counted_problem(body: bytes) -> Non
     assert decoded.problem in ("empty", "sparkplug", "compression", "too_large")
 
 
+def test_names_that_are_no_utf_8_are_read_and_can_be_stored() -> None:
+    nodes = EdgeNodes()
+    birth = b"\x12\x07\x0a\x01\xd8\x10\x03\x50\x05"  # a metric called b"\xd8" with the alias 3
+    assert read(nodes, (DEVICE.format("DBIRTH"), birth)) == [("Ø", 5)]
+    assert [orjson.loads(state or b"null") for *_, state in nodes.take_changes()][1]["metrics"] == [
+        ["Ø", None, 3]
+    ]
+    assert read(nodes, (DEVICE.format("DDATA"), payload(1, {"alias": 3}))) == [("Ø", None)]
+
+
 def grouped() -> bytes:
     message = Payload(timestamp=EPOCH_MS, seq=1)
     table = message.metrics.add(name="batches").dataset_value

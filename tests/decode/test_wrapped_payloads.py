@@ -92,6 +92,51 @@ def test_text_in_utf16_or_with_a_mark_is_no_text_with_rubbish_in_it() -> None:
     assert only(decode("\ufeffzu".encode(), decoder="text")) == {"value": "zu"}
 
 
+LINES = {
+    "csv": (b"a,17.25\n", {"c1": "a", "c2": 17.25}),
+    "ndjson": (b'{"c": 17.25}\n', {"c": 17.25}),
+    "influx": (b"m c=17.25\n", {"measurement": "m", "c": 17.25}),
+}
+
+
+@pytest.mark.parametrize("decoder", LINES)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: data.decode().encode("utf-16"),
+        lambda data: data + b"\0",
+        lambda data: zstandard.ZstdCompressor(level=-5).compress(data),
+        *PACKERS.values(),
+    ],
+)
+def test_lines_are_unwrapped_as_a_whole(decoder: str, wrap: Callable[[bytes], bytes]) -> None:
+    lines, fields = LINES[decoder]
+    assert only(decode(wrap(lines), decoder=decoder)) == fields
+
+
+def test_a_bad_byte_in_a_line_is_a_character_of_latin_1() -> None:
+    decoded = decode(b'{"c": 17.25}\n{"c": 18, "name": "K\xfcche"}', decoder="ndjson")
+    assert [dict(sample.fields) for sample in decoded.samples] == [{"c": 17.25}, {"c": 18, "name": "Küche"}]
+    assert decoded.notes == ("charset",)
+
+
+@pytest.mark.parametrize(
+    ("payload", "decoder", "value"),
+    [
+        (b"17.25\0", "number", 17.25),
+        (b"17,25\0\0", "number", 17.25),
+        (b"OFF\0", "text", "OFF"),
+        (b"ON\0\0", "text", "ON"),
+        (b"true\0", "json", True),
+        (b"K\xfc\0", "text", "Kü"),
+        (b"a\0b", "text", "a\0b"),
+    ],
+)
+def test_nuls_at_the_end_are_no_part_of_a_text(payload: bytes, decoder: str, value: object) -> None:
+    assert only(decode(payload, decoder=decoder)) == {"value": value}
+
+
 def test_a_decimal_comma_is_a_number_and_a_word_is_none() -> None:
     assert only(decode(b"-3,75", decoder="number")) == {"value": -3.75}
     assert only(decode(b"1.250,5\n", decoder="number")) == {"value": 1250.5}

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from gateway.core.errors import DecodeError
-from gateway.decode.decoders.plain import check_size
+from gateway.decode.decoders.plain import check_size, check_utf8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,8 @@ class CsvParser:
         return [self._reading(row, columns) for row in rows]
 
     def _rows(self, payload: bytes) -> list[list[str]]:
-        try:
-            text = payload.decode()
-        except UnicodeDecodeError as exc:
-            raise DecodeError("not UTF-8", reason="utf8") from exc
+        check_utf8(payload)
+        text = payload.decode()
         if "\0" in text:
             raise DecodeError("a NUL is in the text", reason="csv")
         lines = io.StringIO(text, newline="")

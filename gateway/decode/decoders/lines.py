@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from gateway.core.errors import DecodeError
-from gateway.decode.decoders.plain import check_size, parse_json
+from gateway.decode.decoders.plain import check_size, check_utf8, parse_json
 
 Document = object
 
@@ -34,6 +34,9 @@ _BLANKS = b" \t\r"
 
 def _each_line(payload: bytes, reason: str, read: Callable[[bytes], Document]) -> list[Document]:
     check_size(payload)
+    check_utf8(payload)
+    if payload.endswith(b"\0"):
+        raise DecodeError("a NUL ends the text", reason=reason)
     documents: list[Document] = []
     problem: DecodeError | None = None
     for line in payload.splitlines():
@@ -68,10 +71,7 @@ _FLOAT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 def _point(line: bytes) -> dict[str, Document]:
-    try:
-        found = _POINT.fullmatch(line.decode())
-    except UnicodeDecodeError as exc:
-        raise DecodeError("not UTF-8", reason="utf8") from exc
+    found = _POINT.fullmatch(line.decode())
     if found is None:
         raise DecodeError("not a line of the line protocol", reason="influx")
     point: dict[str, Document] = {"measurement": _plain(found["measurement"])}

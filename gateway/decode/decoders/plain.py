@@ -25,6 +25,21 @@ def check_size(payload: bytes) -> None:
         raise DecodeError("the payload is larger than 1 MiB", reason="too_large")
 
 
+_UTF8_MARK = b"\xef\xbb\xbf"
+
+
+def check_utf8(payload: bytes) -> None:
+    """Raise DecodeError for what may be no plain UTF-8 text: it has a byte order mark, or other bytes."""
+    if payload.isascii():
+        return
+    if payload.startswith(_UTF8_MARK):
+        raise DecodeError("a byte order mark", reason="utf8")
+    try:
+        payload.decode()
+    except UnicodeDecodeError as exc:
+        raise DecodeError("not UTF-8", reason="utf8") from exc
+
+
 def parse_json(payload: bytes, _arrival_ms: int = 0) -> Document:
     """JSON, also with the NaN and Infinity that firmware prints for a broken sensor: they become null."""
     check_size(payload)
@@ -118,8 +133,9 @@ def parse_comma_number(payload: bytes, _arrival_ms: int = 0) -> Document:
 
 def parse_text(payload: bytes, _arrival_ms: int = 0) -> Document:
     """UTF-8 text, as one value. One with a byte order mark or a NUL may be something else."""
-    if payload[:3] == b"\xef\xbb\xbf" or b"\0" in payload:
-        raise DecodeError("more than plain UTF-8", reason="utf8")
+    if b"\0" in payload:
+        raise DecodeError("a NUL is in the text", reason="utf8")
+    check_utf8(payload)
     return parse_any_text(payload)
 
 

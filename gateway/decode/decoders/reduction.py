@@ -30,13 +30,25 @@ class Reducer:
             raise DecodeError("nested too deeply", reason=self._reason)
         if isinstance(item, Mapping):
             return {
-                str(key): self.reduce(value, depth + 1)
+                name: self.reduce(value, depth + 1)
                 for key, value in item.items()
-                if type(key) in (str, int)
+                if (name := _name(key)) is not None
             }
         if isinstance(item, (list, tuple)):
             return [self.reduce(value, depth + 1) for value in item]
         return _scalar(item)
+
+
+def _name(key: object) -> str | None:
+    """A key as text: a whole number in decimal, bytes as the UTF-8 that they mostly are, else hexadecimal."""
+    if type(key) is str:
+        return key
+    if isinstance(key, bytes):
+        try:
+            return key.decode()
+        except UnicodeDecodeError:
+            return key.hex()
+    return str(key) if type(key) is int else None
 
 
 def _scalar(item: object) -> object:

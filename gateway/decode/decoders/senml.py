@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from gateway.core.errors import DecodeError
 from gateway.decode.decoders.plain import parse_json
 
@@ -74,17 +76,17 @@ def _resolve(record: dict[str, object], base: dict[str, object], arrival_ms: int
 
 def _value(record: dict[str, object], base: dict[str, object]) -> object:
     if "v" in record:
-        number = record["v"]
-        return _number(base.get("bv")) + number if _is_number(number) else None  # type: ignore[operator]
+        number, base_value = record["v"], base.get("bv", 0)
+        return base_value + number if _is_number(number) and _is_number(base_value) else None
     return record.get("vs", record.get("vb", record.get("vd")))
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _number(value: object) -> float:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+    return value if _is_number(value) else 0
 
 
 def _text(value: object) -> str:

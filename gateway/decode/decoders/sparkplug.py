@@ -118,11 +118,8 @@ def parse_sparkplug_b(payload: bytes, _arrival_ms: int = 0) -> dict[str, object]
     message = outer = _parsed(payload)
     if outer.uuid == COMPRESSED:
         message = _parsed(_unpacked(outer))
-    try:
-        metrics = [_metric(metric) for metric in message.metrics]
-    except UnicodeDecodeError as exc:
-        raise DecodeError(f"not Sparkplug B: {exc}", reason="sparkplug") from exc
     whole = ("timestamp", "seq")
+    metrics = [_metric(metric) for metric in message.metrics]
     return {**_present(outer, whole), **_present(message, whole), "metrics": metrics}
 
 
@@ -131,7 +128,7 @@ def _parsed(payload: bytes) -> Any:
     message = Payload()
     try:
         message.ParseFromString(payload)
-    except (ProtobufError, UnicodeDecodeError) as exc:
+    except ProtobufError as exc:
         raise DecodeError(f"not Sparkplug B: {exc}", reason="sparkplug") from exc
     return message
 
@@ -139,7 +136,9 @@ def _parsed(payload: bytes) -> Any:
 def _unpacked(message: Any) -> bytes:
     """The body of a compressed payload. Without a known algorithm it is found out from the bytes, and some
     call raw deflate DEFLATE too."""
-    named = next((metric.string_value for metric in message.metrics if metric.name == "algorithm"), "DEFLATE")
+    named = next(
+        (_text(each.string_value) for each in message.metrics if each.name == "algorithm"), "DEFLATE"
+    )
     try:
         return stated(message.body, _ALGORITHMS[named.upper()], is_text=False)
     except (DecodeError, KeyError) as exc:
@@ -153,9 +152,16 @@ def _present(message: Any, names: tuple[str, ...]) -> dict[str, object]:
     return {name: getattr(message, name) for name in names if message.HasField(name)}
 
 
+def _text(found: str | bytes) -> str:
+    """A text of the message: protobuf hands over bytes where it is not UTF-8."""
+    return found if isinstance(found, str) else found.decode("latin-1")
+
+
 def _metric(metric: Any) -> dict[str, object]:
-    names = ("name", "alias", "timestamp", "datatype", "is_historical")
-    return {**_present(metric, names), "value": _value(metric)}
+    found = _present(metric, ("alias", "timestamp", "datatype", "is_historical"))
+    if metric.HasField("name"):
+        found["name"] = _text(metric.name)
+    return {**found, "value": _value(metric)}
 
 
 def _value(metric: Any) -> object:
@@ -166,21 +172,31 @@ def _value(metric: Any) -> object:
     if carrier == "dataset_value":
         return _data_set(value)
     if carrier == "template_value":
-        return None if value.is_definition else {each.name: _value(each) for each in value.metrics}
+        return None if value.is_definition else {_text(each.name): _value(each) for each in value.metrics}
+    if carrier == "string_value":
+        return _text(value)
     if isinstance(value, bytes):
         return value.hex()
     return signed(value, metric.datatype)
 
 
 def _data_set(found: Any) -> dict[str, object]:
-    return {"columns": list(found.columns), "rows": [_cells(row, found.types) for row in found.rows]}
+    return {
+        "columns": list(map(_text, found.columns)),
+        "rows": [_cells(row, found.types) for row in found.rows],
+    }
 
 
 def _cells(row: Any, types: Sequence[int]) -> list[object]:
-    return [
-        next((signed(getattr(cell, name), kind) for name in _CELL_VALUES if cell.HasField(name)), None)
-        for cell, kind in zip_longest(row.elements, types[: len(row.elements)])
-    ]
+    return [_cell(cell, kind) for cell, kind in zip_longest(row.elements, types[: len(row.elements)])]
+
+
+def _cell(cell: Any, kind: int | None) -> object:
+    carrier = next((name for name in _CELL_VALUES if cell.HasField(name)), None)
+    if carrier is None:
+        return None
+    value = getattr(cell, carrier)
+    return _text(value) if carrier == "string_value" else signed(value, kind)
 
 
 def rebirth_payload(now_ms: int) -> bytes:
