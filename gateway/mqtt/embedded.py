@@ -1,18 +1,16 @@
 """An MQTT broker inside this process (amqtt), for `local.url: embedded`, the demo and tests.
 
-It is for trying things out and for light use. What amqtt 0.12 does not do, read from its source:
-- it speaks MQTT 3.1.1 only, at about 3000 messages a second, and keeps everything in memory;
-- it acknowledges a QoS-1 message before any subscriber has it, so what is on its way when it stops is lost;
-- it waits 5 s for a subscriber's PUBACK, then forgets the message; after a reconnect it does not send
-  unacknowledged messages again. What was published while a persistent session was away is kept;
-- it has no in-flight window and no limit on what it queues for a subscriber;
-- a message goes out at the subscription's QoS, and once per matching filter where filters overlap;
+amqtt 0.12 opens the port, reads a CONNECT, and keeps sessions and subscriptions. Packets after that are read,
+handed on and acknowledged here, many at a time and in order, so that a message costs no task of its own.
 
-What is mended here: a client that comes back while its old connection is open takes its session over;
-keepalive is kept to, so that wills of frozen clients come; the first packet must be a CONNECT, and one of
-another version is answered (MQTT 3.1 is served); a PUBLISH to a wildcard ends the connection, one to `$x/y`
-does not; messages that waited arrive with retain=0; retained ones come with a subscription only.
-A deployment that must not lose anything runs Mosquitto (see mosquitto/).
+What it does not do: it speaks MQTT 3.1.1 (and 3.1) only, and keeps everything in memory, so a stop loses what
+has not been delivered. A message goes out at the subscription's QoS, once per session.
+
+What amqtt does wrong is mended: a client that comes back while its old connection is open takes its session
+over, and gets again what it had not acknowledged; keepalive is kept to, so that wills of frozen clients come;
+the first packet must be a CONNECT, and one of another version is answered; a PUBLISH to a wildcard ends the
+connection, one to `$x/y` does not; messages that waited arrive with retain=0; retained ones come with a
+subscription only. A deployment that must not lose anything runs Mosquitto (see mosquitto/).
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ import asyncio
 import hmac
 import logging
 import math
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,48 +31,27 @@ from amqtt.adapters import (
     StreamWriterAdapter,
     WriterAdapter,
 )
-from amqtt.broker import Broker
+from amqtt.broker import Broker, Server
 from amqtt.contexts import BaseContext
-from amqtt.mqtt import packet_class
-from amqtt.mqtt.packet import (
-    DISCONNECT,
-    PINGREQ,
-    PUBACK,
-    PUBCOMP,
-    PUBLISH,
-    PUBREC,
-    PUBREL,
-    SUBSCRIBE,
-    UNSUBSCRIBE,
-    MQTTFixedHeader,
-    MQTTPacket,
-)
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin
-from amqtt.session import ApplicationMessage, Session
+from amqtt.session import Session
 
 from gateway.core.errors import BrokerError, plain_reason
 from gateway.core.threads import RoleThread
 from gateway.host.ports import free_port
+from gateway.mqtt import packets
 from gateway.mqtt.first_packet import read_connect, refuse
 from gateway.mqtt.loop_thread import LoopThread
 from gateway.mqtt.loopback import check_loopback
+from gateway.mqtt.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 _NOT_AUTHORISED = bytes((0x20, 2, 0, 5))
-_HANDLED = {
-    PUBLISH: "handle_publish",
-    PUBACK: "handle_puback",
-    PUBREC: "handle_pubrec",
-    PUBREL: "handle_pubrel",
-    PUBCOMP: "handle_pubcomp",
-    SUBSCRIBE: "handle_subscribe",
-    UNSUBSCRIBE: "handle_unsubscribe",
-    PINGREQ: "handle_pingreq",
-    DISCONNECT: "handle_disconnect",
-}
-"""Packets that a client may send after its CONNECT."""
+_CHUNK_BYTES = 65536
+_ROOM_BYTES = 1024 * 1024  # written and not yet taken by the client; more waits in its outbox
+_KNOWN_TOPICS = 20_000  # of which the subscribers are remembered
 
 _TAKEOVER_S = 5.0  # for the end of an earlier connection, its will included
 _SESSION_EXPIRY_S = 3600  # amqtt keeps a vanished client's messages in memory, without any other bound
@@ -111,107 +87,124 @@ class ConnectionLimit(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is not typ
         )
 
 
-class _Inbox(asyncio.Queue[ApplicationMessage]):
-    """Messages published by one client; `put` returns once the message is on its way to the subscribers."""
+class _Connection:
+    """One client after its CONNECT: if it breaks the protocol or its keepalive, the connection ends."""
 
-    # amqtt acknowledges when `put` returns. In a plain queue nobody has read the message by then, and the
-    # queue is thrown away when the session ends: who hangs up right after the last PUBACK would lose
-    # acknowledged messages, or see them overtaken by what another client published afterwards.
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiting: dict[int, asyncio.Event] = {}  # by identity: amqtt's messages cannot be hashed
-
-    async def put(self, message: ApplicationMessage) -> None:
-        self._waiting[id(message)] = asyncio.Event()
-        try:
-            self.put_nowait(message)
-            await self._waiting[id(message)].wait()
-        finally:
-            del self._waiting[id(message)]
-
-    def handed_on(self, message: ApplicationMessage | None) -> None:
-        if id(message) in self._waiting:  # else QoS 0, or its connection is gone
-            self._waiting[id(message)].set()
-
-
-class _Handler(BrokerProtocolHandler):  # type: ignore[misc]
-    """amqtt's side of one connection: one that breaks the protocol or its keepalive ends it."""
-
-    greeting = True
-    """Until what waited for the session has been sent."""
-    transport: asyncio.WriteTransport | None = None
-
-    def cut(self) -> None:
-        """End the connection as if the network had: the will is published."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    async def _send_packet(self, packet: MQTTPacket) -> None:
-        # Without amqtt's lock, timer and event for each packet: `write` takes a packet whole.
-        if self.writer is None:
-            return
-        try:
-            self.writer.write(packet.to_bytes())
-            await self.writer.drain()
-        except (ConnectionResetError, BrokenPipeError):
-            await self.handle_connection_closed()
-
-    async def _reader_loop(self) -> None:
-        # amqtt's own goes on after a packet that it cannot read, with whatever bytes follow, and after a
-        # silence of any length.
-        publications: deque[asyncio.Task[None]] = deque()
-        self._reader_ready.set()
-        try:
-            while await asyncio.wait_for(self._take_packet(publications), self.session.keep_alive or None):
-                while publications and publications[0].done():
-                    publications.popleft()
-        except asyncio.CancelledError:
-            pass  # stop() waits for what follows
-        except Exception as exc:  # noqa: BLE001 - whatever a client sends, it ends its own connection only
-            log.debug("the connection of %s ends: %r", self.session.client_id, exc)
-        for task in publications:
-            task.cancel()
-        await self.handle_connection_closed()
-        self._reader_stopped.set()
-        await self.stop()
-
-    async def _take_packet(self, publications: deque[asyncio.Task[None]]) -> bool:
-        """Read a packet and do what it says; False when it is the last one."""
-        header = await MQTTFixedHeader.from_stream(self.reader)
-        if header is None:
-            return False
-        packet = await packet_class(header).from_stream(self.reader, fixed_header=header)
-        if header.packet_type == PUBLISH and packet.qos:
-            publications.append(asyncio.create_task(self.handle_publish(packet)))  # it waits for the delivery
-            return True
-        method = _HANDLED.get(header.packet_type)
-        if method is None:
-            return False
-        await getattr(self, method)(packet)
-        return bool(header.packet_type != DISCONNECT)
-
-
-class _GatheringWriter(StreamWriterAdapter):  # type: ignore[misc]
-    """Sends what is written within one turn of the event loop at once: a system call for many packets."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        super().__init__(writer)
+    def __init__(
+        self,
+        broker: _MendedBroker,
+        session: Session,
+        outbox: Outbox,
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self._broker = broker
+        self._session = session
+        self._outbox = outbox
+        self._reader, self._writer = streams
         self._gathered: list[bytes] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def serve(self) -> bool:
+        """Do what the client says until it leaves; return False when it did not say goodbye."""
+        loop, keepalive_s, held = asyncio.get_running_loop(), self._session.keep_alive, b""
+        try:
+            async with asyncio.timeout(None) as silence:
+                while True:
+                    if keepalive_s:
+                        silence.reschedule(loop.time() + keepalive_s)
+                    more = await self._reader.read(_CHUNK_BYTES)
+                    if not more:
+                        return False
+                    found, held = packets.split(held + more)
+                    for head, body in found:
+                        if head >> 4 == packets.DISCONNECT:
+                            return True
+                        await self._take(head, body)
+                    if self._backlog_bytes() > 2 * _ROOM_BYTES:
+                        await self._drain()  # it publishes and does not read its acknowledgements
+        except Exception as exc:  # noqa: BLE001 - whatever a client sends, it ends its own connection only
+            log.debug("the connection of %s ends: %r", self._session.client_id, exc)
+            return False
 
     def write(self, data: bytes) -> None:
+        """Send `data` with what else is written in this turn of the event loop: one system call for all."""
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._flush)
         self._gathered.append(data)
 
-    async def close(self) -> None:
+    def has_room(self) -> bool:
+        """Return False while the client does not read; its outbox goes on when it does again."""
+        if self._backlog_bytes() < _ROOM_BYTES:
+            return True
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._go_on_later())
+        return False
+
+    async def stop(self) -> None:
+        """Close, after what is written has been sent."""
         self._flush()
-        await super().close()
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self._writer.close()
+
+    async def _take(self, head: int, body: bytes) -> None:
+        kind = head >> 4
+        if kind == packets.PUBLISH:
+            self._publish(packets.read_publish(head, body))
+        elif kind in (packets.PUBACK, packets.PUBCOMP):
+            self._outbox.acknowledged(packets.read_packet_id(body))
+        elif kind == packets.PUBREC:
+            self._outbox.received(packets.read_packet_id(body))
+        elif kind == packets.PUBREL:
+            self._release(packets.read_packet_id(body))
+        elif kind == packets.PINGREQ:
+            self.write(packets.PINGRESP)
+        elif kind == packets.SUBSCRIBE:
+            packet_id, filters = packets.read_subscribe(head, body)
+            await self._broker.subscribe(self._session, self, packet_id, filters)
+        elif kind == packets.UNSUBSCRIBE:
+            packet_id, names = packets.read_unsubscribe(head, body)
+            self._broker.unsubscribe(self._session, names)
+            self.write(b"\xb0\x02" + packet_id)
+        else:
+            raise ValueError(f"a packet of type {kind}")
+
+    def _publish(self, message: packets.Publication) -> None:
+        """Hand a message on, then acknowledge it."""
+        if message.qos == 2:
+            packets.read_topic(message.topic)
+            self._session.inflight_in[int.from_bytes(message.packet_id, "big")] = message
+            self.write(b"\x50\x02" + message.packet_id)
+            return
+        self._broker.hand_on(message.topic, message.payload, message.qos, retain=message.retain)
+        if message.qos:
+            self.write(b"\x40\x02" + message.packet_id)
+
+    def _release(self, packet_id: int) -> None:
+        message = self._session.inflight_in.pop(packet_id, None)
+        if message is not None:
+            self._broker.hand_on(message.topic, message.payload, message.qos, retain=message.retain)
+        self.write(b"\x70\x02" + packet_id.to_bytes(2, "big"))
+
+    def _backlog_bytes(self) -> int:
+        return self._writer.transport.get_write_buffer_size()
 
     def _flush(self) -> None:
         if self._gathered:
-            super().write(b"".join(self._gathered))
+            self._writer.write(b"".join(self._gathered))
             self._gathered.clear()
+
+    async def _drain(self) -> None:
+        self._flush()
+        await self._writer.drain()
+
+    async def _go_on_later(self) -> None:
+        try:
+            await self._drain()
+        except ConnectionError:
+            return  # what waits is for the next connection
+        self._flushing = None
+        self._outbox.send_waiting()
 
 
 class _MendedBroker(Broker):  # type: ignore[misc]
@@ -219,24 +212,65 @@ class _MendedBroker(Broker):  # type: ignore[misc]
 
     def __init__(self, config: dict[str, object], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, loop)
-        self._transports: dict[asyncio.Task[object], asyncio.WriteTransport] = {}
+        self._streams: dict[asyncio.Task[object], tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
         self._connections: dict[str, asyncio.Task[object]] = {}  # by client id, until its end is complete
         self._takeovers = WeakValueDictionary[str, asyncio.Lock]()
+        self._outboxes: dict[str, Outbox] = {}
+        self._retained: dict[bytes, tuple[bytes, int]] = {}
+        self._subscribers: dict[bytes, list[tuple[Outbox, int]]] = {}  # by topic; what is remembered
+
+    def hand_on(self, topic: bytes, payload: bytes, qos: int, *, retain: bool) -> None:
+        """Put a message into the outbox of each session that subscribed to its topic."""
+        subscribers = self._subscribers.get(topic)
+        if subscribers is None:
+            subscribers = self._find_subscribers(topic)
+        for outbox, subscribed_qos in subscribers:
+            outbox.put(topic, payload, subscribed_qos)
+        if retain:
+            if payload:
+                self._retained[topic] = (payload, qos)
+            else:
+                self._retained.pop(topic, None)
+
+    async def subscribe(
+        self, session: Session, connection: _Connection, packet_id: bytes, filters: list[tuple[str, int]]
+    ) -> None:
+        """Add subscriptions, answer, and send the retained messages that they match."""
+        granted = []
+        for topic_filter, qos in filters:
+            self._del_subscription(topic_filter, session)  # amqtt would keep the old QoS
+            granted.append(await self.add_subscription((topic_filter, qos), session))
+        self._subscribers.clear()
+        answer = packet_id + bytes(granted)
+        connection.write(b"\x90" + packets.encoded_length(len(answer)) + answer)
+        outbox = self._outboxes[session.client_id]
+        for (topic_filter, _), code in zip(filters, granted, strict=True):
+            for topic, (payload, qos) in self._retained.items() if code < 0x80 else ():
+                if self._matches(topic.decode(), topic_filter):
+                    outbox.put(topic, payload, min(qos, code), retain=True)
+
+    def unsubscribe(self, session: Session, filters: list[str]) -> None:
+        """Remove subscriptions."""
+        for topic_filter in filters:
+            self._del_subscription(topic_filter, session)
+        self._subscribers.clear()
 
     async def stream_connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
         task = _this_task()
-        self._transports[task] = writer.transport
+        self._streams[task] = (reader, writer)
         try:
-            await self._client_connected(listener_name, StreamReaderAdapter(reader), _GatheringWriter(writer))
+            await self._client_connected(
+                listener_name, StreamReaderAdapter(reader), StreamWriterAdapter(writer)
+            )
         finally:
-            del self._transports[task]
+            del self._streams[task]
             writer.close()
 
     async def _initialize_client_session(
         self, reader: ReaderAdapter, writer: WriterAdapter, remote_address: str, remote_port: int
-    ) -> tuple[BrokerProtocolHandler, Session]:
+    ) -> tuple[_Connection, Session]:
         connect = await read_connect(reader, writer)
         _, asking = await BrokerProtocolHandler.init_from_connect(
             BufferReader(connect), writer, self.plugins_manager
@@ -253,88 +287,80 @@ class _MendedBroker(Broker):  # type: ignore[misc]
             self._connections[session.client_id] = _this_task()
         session.will_retain = asking.will_retain
         session.keep_alive = math.ceil(1.5 * asking.keep_alive)
-        if not isinstance(session.delivered_message_queue, _Inbox):  # a session that came back has one
-            session.delivered_message_queue = _Inbox()
-        handler = _Handler(self.plugins_manager)
-        handler.transport = self._transports[_this_task()]
-        return handler, session
+        outbox = self._outboxes.setdefault(session.client_id, Outbox(session.client_id))
+        return _Connection(self, session, outbox, self._streams[_this_task()]), session
 
     async def _end_earlier(self, client_id: str) -> None:
         """End the connection that `client_id` still has, wholly, so that its end cannot meet the new one."""
-        earlier = self._connections.pop(client_id, None)
+        earlier = self._connections.get(client_id)
         if earlier is not None and not earlier.done():
-            if earlier in self._transports:
-                self._transports[earlier].abort()
+            if earlier in self._streams:
+                self._streams[earlier][1].transport.abort()
             _, still = await asyncio.wait({earlier}, timeout=_TAKEOVER_S)
             for task in still:
                 task.cancel()
-        session = self.sessions.get(client_id, (None, None))[0]
-        if session is not None and session.clean_session:
-            await self._delete_session(client_id)  # what a clean session leaves is nothing to come back to
 
-    async def _client_message_loop(self, session: Session, handler: BrokerProtocolHandler) -> None:
-        handler.greeting = False
-        await super()._client_message_loop(session, handler)
-
-    async def _publish_session_retained_messages(self, session: Session) -> None:
-        """Send what waited: as ordinary messages, not as retained ones, in order."""
-        handler = self._get_handler(session)
-        waiting = session.retained_messages
-        sent = []
-        while handler is not None and not waiting.empty():
-            one = waiting.get_nowait()
-            sent.append(
-                asyncio.ensure_future(handler.mqtt_publish(one.topic, one.data, one.qos, retain=False))
-            )
-        await asyncio.gather(*sent, return_exceptions=True)
-
-    async def _publish_retained_messages_for_subscription(
-        self, subscription: tuple[str, int], session: Session
-    ) -> None:
-        handler = self._get_handler(session)
-        if handler is None or not handler.greeting:  # a session that comes back has had them
-            await super()._publish_retained_messages_for_subscription(subscription, session)
-
-    async def _handle_message_delivery(
+    async def _handle_client_session(
         self,
+        reader: ReaderAdapter,
+        writer: WriterAdapter,
         session: Session,
-        handler: _Handler,
-        taken: asyncio.Future[ApplicationMessage | None],
-    ) -> bool:
-        message = taken.result()
-        if message is not None and message.topic.startswith("$") and not {*message.topic} & {*"+#"}:
-            # Only the broker publishes on $SYS; any other topic with $ is not matched by wildcards.
-            if not message.topic.startswith("$SYS/"):
-                await self._broadcast_message(session, message.topic, message.data)
-        elif not await super()._handle_message_delivery(session, handler, taken):
-            handler.cut()  # amqtt would leave it open and never look at it again
-            return True
-        session.delivered_message_queue.handed_on(message)
-        return True
-
-    async def _broadcast_loop(self) -> None:
-        """Send each message to its subscribers; amqtt's own makes a task and a wait of each."""
-        this, sending = _this_task(), self._tasks_queue
-        self._broadcast_shutdown_waiter.add_done_callback(lambda _: this.cancel())
+        connection: _Connection,
+        server: Server,
+        listener_name: str,
+    ) -> None:
+        outbox = self._outboxes[session.client_id]
+        session.transitions.connect()
+        self._sessions[session.client_id] = (session, connection)
+        connection.write(bytes((0x20, 2, session.parent, 0)))
+        outbox.connect(connection)
+        said_goodbye = False
         try:
-            while True:
-                try:
-                    await self._run_broadcast(sending)
-                except Exception as exc:  # noqa: BLE001 - one message; the others go on
-                    log.warning("a message was not handed on: %r", exc)
-                while sending and sending[0].done():
-                    done = sending.popleft()
-                    if not done.cancelled() and done.exception() is not None:
-                        log.debug("a message was not taken: %r", done.exception())
+            said_goodbye = await connection.serve()
         finally:
-            for task in sending:
-                task.cancel()
+            outbox.disconnect()
+            if self._connections.get(session.client_id) is _this_task():
+                del self._connections[session.client_id]
+            session.transitions.disconnect()
+            if session.clean_session and self._sessions.get(session.client_id, (None,))[0] is session:
+                await self._delete_session(session.client_id)  # there is nothing to come back to
+        if not said_goodbye and session.will_flag:
+            self._publish_will(session)
+        await connection.stop()
+
+    def _publish_will(self, session: Session) -> None:
+        topic = session.will_topic.encode()
+        try:
+            self.hand_on(topic, bytes(session.will_message), session.will_qos, retain=session.will_retain)
+        except ValueError as exc:
+            log.debug("the will of %s is not published: %s", session.client_id, exc)
+
+    async def _del_all_subscriptions(self, session: Session) -> None:
+        """The end of a session, whichever way amqtt comes to it."""
+        await super()._del_all_subscriptions(session)
+        self._outboxes.pop(session.client_id, None)
+        self._subscribers.clear()
+
+    def _find_subscribers(self, topic: bytes) -> list[tuple[Outbox, int]]:
+        """Return the sessions with a filter that matches, once each. Raises ValueError for a wrong topic."""
+        text = packets.read_topic(topic)
+        found: dict[str, int] = {}
+        # Only the broker publishes on $SYS.
+        for topic_filter, subscriptions in self._subscriptions.items() if text[:5] != "$SYS/" else ():
+            if subscriptions and self._matches(text, topic_filter):
+                for session, qos in subscriptions:
+                    found[session.client_id] = max(qos, found.get(session.client_id, 0))
+        if len(self._subscribers) >= _KNOWN_TOPICS:
+            self._subscribers.clear()
+        subscribers = [(self._outboxes[name], qos) for name, qos in found.items()]
+        self._subscribers[topic] = subscribers
+        return subscribers
 
     async def shut_down(self) -> None:
         closing = asyncio.create_task(self.shutdown())
         await asyncio.wait({closing}, timeout=_HANG_UP_S)
-        for transport in self._transports.values():
-            transport.abort()
+        for _, writer in self._streams.values():
+            writer.transport.abort()
         await closing
 
 

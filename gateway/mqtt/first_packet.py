@@ -8,6 +8,8 @@ from typing import NoReturn
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 from amqtt.errors import MQTTError
 
+from gateway.mqtt.packets import encoded_length
+
 _CONNECT = 0x10
 _WITHIN_S = 20.0
 _MOST_BYTES = 256 * 1024  # a will may be long
@@ -33,7 +35,7 @@ async def read_connect(reader: ReaderAdapter, writer: WriterAdapter) -> bytes:
         body = _HEAD_3_1_1 + body[len(_HEAD_3_1) :]
     if not body.startswith(_HEAD_3_1_1):
         await refuse(writer, _BAD_VERSION_5 if body.startswith(_HEAD_5) else _BAD_VERSION, "another version")
-    return bytes((_CONNECT,)) + _length(len(body)) + body
+    return bytes((_CONNECT,)) + encoded_length(len(body)) + body
 
 
 async def refuse(writer: WriterAdapter, answer: bytes, reason: str) -> NoReturn:
@@ -60,12 +62,3 @@ async def _read_body(reader: ReaderAdapter) -> bytes | None:
         return None
     body: bytes = await reader.read(length)
     return body if len(body) == length else None
-
-
-def _length(count: int) -> bytes:
-    found = bytearray()
-    while True:
-        count, digit = divmod(count, 128)
-        found.append(digit | (0x80 if count else 0))
-        if not count:
-            return bytes(found)

@@ -19,7 +19,7 @@ from tests.support.broker_kinds import why_no_program
 from tests.support.ports import free_port
 
 WAIT_S = 60.0
-CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP = 2, 3, 4, 9, 13
+CONNACK, PUBLISH, PUBACK, PUBREC, PUBCOMP, SUBACK, PINGRESP = 2, 3, 4, 5, 7, 9, 13
 
 Embedded = EmbeddedBroker | MosquittoChild
 
@@ -293,6 +293,56 @@ def test_clients_that_vanish_leave_no_traceback_in_the_log(
             wire.ping()
         broker.stop()
     assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_what_a_client_did_not_acknowledge_comes_again_with_dup(broker: Embedded) -> None:
+    with Wire(broker) as wire:
+        wire.connect(b"device", clean=False)
+        wire.subscribe(b"t")
+        for number in range(3):
+            say(broker, b"t", b"%d" % number)
+        for _ in range(3):
+            wire.packet(PUBLISH)
+    with Wire(broker) as wire:
+        assert session_present(wire.connect(b"device", clean=False))
+        again = [wire.packet(PUBLISH) for _ in range(3)]
+        assert [(packet.message[1], packet.flags) for packet in again] == [
+            (b"%d" % number, 0b1010) for number in range(3)
+        ]
+
+
+def test_filters_that_overlap_bring_a_message_once_per_session(broker: Embedded) -> None:
+    with Wire(broker) as wire:
+        wire.connect(b"device")
+        wire.subscribe(b"a/+")
+        wire.subscribe(b"a/#")
+        say(broker, b"a/b", b"x")
+        assert wire.message()[1] == b"x"
+        wire.ping()
+
+
+def test_a_message_of_qos_2_that_is_sent_twice_is_handed_on_once(broker: Embedded) -> None:
+    with Wire(broker) as reader, Wire(broker) as wire:
+        reader.connect(b"reader")
+        reader.subscribe(b"t")
+        wire.connect(b"device")
+        for first in (0x34, 0x3C):
+            wire.send(first, text(b"t") + b"\x00\x09x")
+            assert wire.packet(PUBREC).body[:2] == b"\x00\x09"
+        for _ in range(2):
+            wire.send(0x62, b"\x00\x09")
+            assert wire.packet(PUBCOMP).body[:2] == b"\x00\x09"
+        assert reader.message()[:2] == (b"t", b"x")
+        reader.ping()
+
+
+def test_a_subscription_holds_for_what_the_same_client_publishes_right_behind_it(broker: Embedded) -> None:
+    with Wire(broker) as wire:
+        wire.connect(b"device")
+        wire.send(0x82, b"\x00\x01" + text(b"t") + b"\x00")
+        wire.send(0x30, text(b"t") + b"x")
+        wire.packet(SUBACK)
+        assert wire.message()[:2] == (b"t", b"x")
 
 
 def test_a_wrong_password_ends_nobody_elses_connection(tmp_path: Path) -> None:

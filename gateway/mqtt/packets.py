@@ -1,0 +1,145 @@
+"""Packets of MQTT 3.1.1 as the embedded broker reads and writes them: many at once, out of one read.
+
+Everything here raises ValueError for what breaks the protocol; the connection that sent it then ends.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MOST_BYTES = 1179648
+"""Longest packet, as `max_packet_size` in mosquitto/local.conf."""
+
+PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 3, 4, 5, 6, 7
+SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT = 8, 10, 12, 14
+PINGRESP = b"\xd0\x00"
+
+_LONGEST_HEADER = 5  # bytes, the length included
+
+
+class Publication(NamedTuple):
+    """A message of a client; `topic` and `payload` as they came."""
+
+    topic: bytes
+    payload: bytes
+    qos: int
+    retain: bool
+    packet_id: bytes
+
+
+def split(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+    """Return the whole packets that `data` begins with, each as its first byte and body, and the rest."""
+    packets = []
+    at, end = 0, len(data)
+    while at + 1 < end:
+        size, start = data[at + 1], at + 2
+        if size > 127:
+            size, start = _long_size(data, at + 1)
+            if size > MOST_BYTES:
+                raise ValueError("a packet is too long")
+            if start > end:
+                break
+        stop = start + size
+        if stop > end:
+            break
+        packets.append((data[at], data[start:stop]))
+        at = stop
+    return packets, data[at:]
+
+
+def _long_size(data: bytes, at: int) -> tuple[int, int]:
+    """Return the length that stands at `at`, and where the body begins: behind the end, where it is cut."""
+    size = 0
+    for place, byte in enumerate(data[at : at + 4]):
+        size |= (byte & 127) << 7 * place
+        if byte < 128:
+            return size, at + place + 1
+    if len(data) - at >= _LONGEST_HEADER - 1:
+        raise ValueError("the length of a packet has more than four bytes")
+    return 0, len(data) + 1
+
+
+def read_publish(head: int, body: bytes) -> Publication:
+    """Return the message of a PUBLISH. Its topic may still be one that nobody may publish on."""
+    qos = head >> 1 & 3
+    after_topic = 2 + (body[0] << 8 | body[1]) if len(body) > 1 else 2
+    start = after_topic + 2 if qos else after_topic
+    if qos == 3 or start > len(body) or (head & 8 and not qos):  # DUP is for QoS 1 and 2
+        raise ValueError("a malformed PUBLISH")
+    packet_id = body[after_topic:start]
+    if packet_id == b"\0\0":
+        raise ValueError("a PUBLISH with packet id 0")
+    return Publication(body[2:after_topic], body[start:], qos, bool(head & 1), packet_id)
+
+
+def read_topic(topic: bytes) -> str:
+    """Return a topic that a client may publish on."""
+    text = topic.decode()
+    if not text or {"+", "#", "\0"} & {*text}:
+        raise ValueError("a topic with a wildcard, or none")
+    return text
+
+
+def read_subscribe(head: int, body: bytes) -> tuple[bytes, list[tuple[str, int]]]:
+    """Return the packet id of a SUBSCRIBE, and its filters with the QoS of each."""
+    packet_id, found, at = _after_packet_id(head, body)
+    while at < len(body):
+        text, at = _read_text(body, at)
+        if at >= len(body) or body[at] > 2:
+            raise ValueError("a malformed SUBSCRIBE")
+        found.append((text, body[at]))
+        at += 1
+    if not found:
+        raise ValueError("a SUBSCRIBE without a filter")
+    return packet_id, found
+
+
+def read_unsubscribe(head: int, body: bytes) -> tuple[bytes, list[str]]:
+    """Return the packet id of an UNSUBSCRIBE, and its filters."""
+    packet_id, _, at = _after_packet_id(head, body)
+    found = []
+    while at < len(body):
+        text, at = _read_text(body, at)
+        found.append(text)
+    if not found:
+        raise ValueError("an UNSUBSCRIBE without a filter")
+    return packet_id, found
+
+
+def _after_packet_id(head: int, body: bytes) -> tuple[bytes, list[tuple[str, int]], int]:
+    if head & 15 != 2 or len(body) < 2 or body[:2] == b"\0\0":
+        raise ValueError("a malformed SUBSCRIBE or UNSUBSCRIBE")
+    return body[:2], [], 2
+
+
+def _read_text(body: bytes, at: int) -> tuple[str, int]:
+    stop = at + 2 + int.from_bytes(body[at : at + 2], "big")
+    if at + 2 >= stop or stop > len(body):
+        raise ValueError("a malformed filter")
+    return body[at + 2 : stop].decode(), stop
+
+
+def read_packet_id(body: bytes) -> int:
+    """Return the packet id that a PUBACK, PUBREC, PUBREL or PUBCOMP is for."""
+    if len(body) != 2:
+        raise ValueError("a malformed acknowledgement")
+    return body[0] << 8 | body[1]
+
+
+def publish(topic: bytes, payload: bytes, flags: int, packet_id: bytes = b"") -> bytes:
+    """Return a PUBLISH; `flags` has DUP, QoS and RETAIN, and `packet_id` is for QoS 1 and 2."""
+    size = 2 + len(topic) + len(packet_id) + len(payload)
+    length = bytes((size,)) if size < 128 else encoded_length(size)
+    return b"".join(
+        (bytes((PUBLISH << 4 | flags,)), length, len(topic).to_bytes(2, "big"), topic, packet_id, payload)
+    )
+
+
+def encoded_length(size: int) -> bytes:
+    """Return the length of a packet as its header says it."""
+    found = bytearray()
+    while True:
+        size, digit = divmod(size, 128)
+        found.append(digit | (0x80 if size else 0))
+        if not size:
+            return bytes(found)
