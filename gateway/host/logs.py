@@ -27,7 +27,11 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(entry).decode()
+        try:
+            return orjson.dumps(entry).decode()
+        except TypeError:  # half a surrogate, as in a file name that is no UTF-8: the line must not be lost
+            whole = {name: str(value).encode(errors="backslashreplace") for name, value in entry.items()}
+            return orjson.dumps({name: value.decode() for name, value in whole.items()}).decode()
 
 
 def set_up_logging(level: str, form: Literal["auto", "text", "json"]) -> None:

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -19,6 +20,7 @@ from gateway import __version__
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.publishing import publish
+from tests.support.stub_broker import PUBLISH, SILENCE, StubBroker
 
 
 def answer(config: Path, path: str) -> tuple[int, dict[str, Any]]:
@@ -110,3 +112,27 @@ def test_ready_says_within_two_thirds_of_the_keepalive_that_a_broker_hangs(
         assert frozen in problem
         brokers[frozen].resume()
         wait_until(lambda: answer(config, "/readyz")[0] == 200, "it goes on by itself")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_ready_says_that_a_cloud_which_takes_connections_acknowledges_nothing(
+    mosquitto: MosquittoFactory, tmp_path: Path, protocol: str
+) -> None:
+    """It must stay said: reconnects that bring nothing must not make it look as if all were well."""
+    cloud = StubBroker(lambda packet: SILENCE if packet.kind == PUBLISH and "/up/" in packet.topic else None)
+    broker = mosquitto()
+    with cloud.running():
+        config = gateway_config(tmp_path, broker.url, cloud={"url": cloud.url, "protocol": protocol})
+        with GatewayProcess(config) as gateway:
+            gateway.wait_ready()
+            publish(broker.port, [("sensors/a", b'{"v": 1, "t": 1700000000000}')])
+            wait_until(lambda: cloud.of(PUBLISH), "it is sent")
+            wait_until(lambda: answer(config, "/readyz")[0] == 503, "it is said", patience_s=90.0)
+            ends_s = time.monotonic() + 10
+            while time.monotonic() < ends_s:
+                status, body = answer(config, "/readyz")
+                assert status == 503
+                assert "acknowledged nothing for" in body["problems"][0]
+                time.sleep(0.2)
+            assert answer(config, "/healthz")[0] == 200

@@ -10,6 +10,7 @@ import pytest
 from gateway.core.events import Reading, Sample
 from gateway.windows.engine import gathered
 from gateway.windows.operators.grid import Grid
+from gateway.windows.spec import WindowSpec
 from tests.support.windowing import Timeline, seen, spec
 
 
@@ -310,6 +311,27 @@ def test_early_results_come_as_time_passes_if_there_is_something_new(kind: str) 
     run.event(5, at=5)
     assert [one[0] for one in seen(run.tick(10))] == ["early"]
     assert run.tick(20) == []
+
+
+@pytest.mark.parametrize(
+    "timed",
+    [
+        pytest.param(spec(size_ms=10**9, early_every_ms=10), id="early.every"),
+        pytest.param(spec("global", trigger_every_ms=10, mode="accumulating"), id="trigger.every"),
+    ],
+)
+def test_results_by_time_go_by_the_gateways_clock_and_not_by_the_readings_times(timed: WindowSpec) -> None:
+    """Event time jumps by hours and comes from years ago: neither brings a result, nor keeps one away."""
+    run = Timeline(timed)
+    run.tick(1_000)
+    for time_ms in (5, 3_600_000, 7_200_000):
+        assert run.event(time_ms, at=1_001) == []
+    assert run.tick(1_009) == []
+    assert len(run.tick(1_010)) == 1
+    run.event(6, at=1_011)
+    assert run.tick(1_019) == []
+    assert len(run.tick(1_023)) == 1
+    assert run.tick(1_030) == []
 
 
 def test_a_discarding_window_gives_only_what_is_new_since_it_last_gave_something() -> None:

@@ -93,6 +93,27 @@ def test_a_silent_key_with_its_own_watermark_closes_its_windows_too() -> None:
     assert seen(run.tick(1_095)) == [("on_time", 0, 100, 1.0), ("j", "on_time", 200, 300, 1.0)]
 
 
+def test_windows_of_several_keys_that_fall_silent_together_come_by_their_ends_and_then_by_key() -> None:
+    """All wait for one tick: what ends first comes first, whichever key it is of and whichever came first."""
+    run = Timeline(spec(size_ms=10, idle_timeout_ms=1_000, watermark="per_key"))
+    for time_ms, key in [(25, "b"), (5, "z"), (5, "k"), (35, "a"), (15, "m"), (25, "a"), (15, "b")]:
+        run.event(time_ms, key=key, at=100)
+    assert [(one.end_ms, one.key) for one in run.tick(10_000)] == [
+        (10, "k"),
+        (10, "z"),
+        (20, "m"),
+        (30, "b"),
+        (40, "a"),
+    ]
+
+
+def test_the_windows_that_one_reading_closes_come_by_their_ends() -> None:
+    run = Timeline(spec(size_ms=10, slide_ms=5, watermark="per_key", type="hopping"))
+    for time_ms in (1, 6, 11):
+        run.event(time_ms)
+    assert [one.end_ms for one in run.event(40)] == [15, 20]
+
+
 def test_without_an_idle_timeout_silence_changes_nothing() -> None:
     for watermark in ("shared", "per_key"):
         run = Timeline(spec(size_ms=100, watermark=watermark))
