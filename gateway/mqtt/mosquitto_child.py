@@ -1,7 +1,8 @@
 """The `mosquitto` program as a child of this process, for `local.url: embedded` where it is installed.
 
-It has the settings of `mosquitto/local.conf` and keeps sessions and queues in a folder of its own. It ends
-with this process, also after `kill -9`; when it ends by itself, it is started again, and health says so.
+It has the settings of `mosquitto/local.conf`, but saves less often, and keeps sessions and queues in a folder
+of its own. It ends with this process, also after `kill -9`; when it ends by itself, it is started again, and
+health says so.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import hashlib
 import logging
 import os
 import pwd
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -33,7 +36,6 @@ Preference = Literal["auto", "amqtt", "mosquitto"]
 SETTINGS = """\
 persistence true
 autosave_on_changes true
-autosave_interval 1
 max_queued_messages 500000
 max_queued_bytes 268435456
 upgrade_outgoing_qos true
@@ -47,8 +49,19 @@ log_type error
 log_type warning
 log_type notice
 """
+# Saving after each change, as shipped, lets it take some hundred messages a second. This one is not there to
+# queue for a gateway that is away; docs/deployment.md says what is lost when it is killed.
 # That it runs is information to Mosquitto, and a line that the start waits for.
-_OWN_SETTINGS = "log_timestamp false\nconnection_messages false\nlog_type information\n"
+_OWN_SETTINGS = """\
+autosave_interval 100
+log_timestamp false
+connection_messages false
+log_type information
+log_type subscribe
+"""
+# A line with client id, QoS and filter. With a subscription all that comes after it would be lost, so it is
+# saved at once. Another line that looks like it costs a write.
+_SUBSCRIBED = re.compile(r".+ [012] .+")
 
 _START_DEADLINE_S = 20.0  # a long queue is read first
 _STOP_DEADLINE_S = 8.0  # an orderly stop writes what is queued; systemd gives the whole gateway ten seconds
@@ -212,9 +225,11 @@ class MosquittoChild:
             return
         with said:
             for line in map(str.strip, said):
+                log.log(logging.WARNING if _is_grave(line) else logging.DEBUG, "mosquitto: %s", line)
+                if is_subscription(line):
+                    process.send_signal(signal.SIGUSR1)  # save now
+                    continue
                 self._lines.append(line)
-                level = logging.WARNING if line.startswith(("Error", "Warning")) else logging.DEBUG
-                log.log(level, "mosquitto: %s", line)
                 if line.startswith("mosquitto version") and line.endswith(" running"):
                     self._opened = self._runs = True
                     self._tell("")
@@ -246,6 +261,15 @@ class MosquittoChild:
             _write_private(passwords, f"{username}:{_hashed(password or '')}\n")
             lines += ["allow_anonymous false", f"password_file {passwords.resolve()}"]
         _write_private(self._folder / "mosquitto.conf", "\n".join([*lines, SETTINGS + _OWN_SETTINGS]))
+
+
+def is_subscription(line: str) -> bool:
+    """Return True for the line that Mosquitto logs when it has added a subscription."""
+    return not _is_grave(line) and _SUBSCRIBED.fullmatch(line) is not None
+
+
+def _is_grave(line: str) -> bool:
+    return line.startswith(("Error:", "Warning:"))
 
 
 def _hashed(password: str) -> str:

@@ -15,6 +15,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway.core.errors import BrokerError
+from gateway.lab.load import publish_all
 from gateway.mqtt import mosquitto_child
 from gateway.mqtt.mosquitto_child import MosquittoChild, embedded_program, find_mosquitto
 from tests.conftest import no_broker
@@ -63,6 +64,17 @@ def ask_to_connect(
     return answer
 
 
+def wait_saved(folder: Path, what: bytes) -> None:
+    """Wait until the child's file has `what`."""
+    file = folder / "mosquitto" / "mosquitto.db"
+    wait_until(lambda: file.exists() and what in file.read_bytes(), f"{what!r} is saved")
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def is_there(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -87,9 +99,10 @@ def test_sessions_survive_a_restart(child: MosquittoChild) -> None:
 
 
 def test_a_child_that_is_killed_is_started_again_with_its_sessions_and_health_names_it(
-    child: MosquittoChild,
+    child: MosquittoChild, tmp_path: Path
 ) -> None:
     ask_to_connect(child.port, "reader")
+    wait_saved(tmp_path, b"reader")
     thread, first = child.thread, child.pid
     assert thread is not None
     assert first is not None
@@ -100,6 +113,43 @@ def test_a_child_that_is_killed_is_started_again_with_its_sessions_and_health_na
     assert child.restarts == 1
     assert child.pid not in (first, None)
     assert ask_to_connect(child.port, "reader") == (False, True)
+
+
+def test_a_child_that_is_killed_has_lost_no_more_than_the_newest_hundred_of_what_waited(
+    child: MosquittoChild, tmp_path: Path
+) -> None:
+    """What is in the file when the last message has been acknowledged is what survives."""
+    ask_to_connect(child.port, "reader")
+    wait_saved(tmp_path, b"reader")
+    publish_all(child.host, child.port, [("a/b", b"%d" % number) for number in range(550)])
+    first = child.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: child.pid not in (first, None), "it is started again")
+    received: queue.Queue[int] = queue.Queue()
+    client = Client(CallbackAPIVersion.VERSION2, "reader", clean_session=False)
+    client.on_message = lambda _c, _u, message: received.put(int(message.payload))
+    wait_until(lambda: accepts(child.port), "it listens")
+    client.connect("127.0.0.1", child.port)
+    client.loop_start()
+    try:
+        assert [received.get(timeout=WAIT_S) for _ in range(450)] == [*range(450)]
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_a_subscription_is_seen_in_the_log_whatever_the_names_are() -> None:
+    for line in ("reader 1 a/#", "my reader 1 0 a/+/x y", "Warnings 2 +"):
+        assert mosquitto_child.is_subscription(line)
+    for line in (
+        "mosquitto version 2.0.11 running",
+        "Opening ipv4 listen socket on port 1883.",
+        "Saving in-memory database to /data/mosquitto//mosquitto.db.",
+        "Error: Address already in use",
+        "Warning: 2 of these",
+    ):
+        assert not mosquitto_child.is_subscription(line)
 
 
 def test_only_those_who_know_the_password_get_in(program: Path, tmp_path: Path) -> None:
