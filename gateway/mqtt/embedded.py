@@ -169,7 +169,7 @@ class _Connection:
         else:
             raise ValueError(f"a packet of type {kind}")
 
-    def _publish(self, message: packets.Publication) -> None:
+    def _publish(self, message: packets.Published) -> None:
         """Hand a message on, then acknowledge it."""
         if message.qos == 2:
             packets.read_topic(message.topic)

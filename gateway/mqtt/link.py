@@ -97,6 +97,7 @@ class LinkMetrics:
         self.failures = 0
         self.too_large = 0  # messages that were not sent, because the broker takes none of this size
         self.last_error = ""
+        self.accepted = False  # the newest attempt, whatever became of that connection
         self.silent = False  # the broker held the last connection, but did not answer on it
         self.messages = 0
         self.waited = 0  # of the messages: those that were there already when the loop came to read
@@ -265,6 +266,7 @@ class Link:
         self.connack = connack
         self.metrics.connects += 1
         self.metrics.last_error, self.metrics.silent = "", False
+        self.metrics.accepted = True
         self.farewell_code = None
         self._concessions.accepted(retain_available=connack.retain_available)
         log.info("%s: connected to %s", self.name, self.endpoint.place)
@@ -449,6 +451,7 @@ class Link:
         self.metrics.failures += 1
         self.metrics.last_error = plain_reason(error) + self._client_id_hint()
         self.metrics.silent = isinstance(error, SilentBrokerError)
+        self.metrics.accepted = self.connected
         expected = isinstance(error, (OSError, BrokerError))
         log.warning(
             "%s: %s %s: %s",

@@ -24,7 +24,7 @@ _MOST_WAITING_BYTES = 64 * 1024 * 1024
 _DUP = 8
 
 
-class Line(Protocol):
+class ClientLine(Protocol):
     """The connection of the session's client."""
 
     def write(self, data: bytes) -> None:
@@ -49,7 +49,7 @@ class Outbox:
 
     def __init__(self, client_id: str) -> None:
         self._client_id = client_id
-        self._line: Line | None = None
+        self._line: ClientLine | None = None
         self._waiting = deque[_Message]()
         self._waiting_bytes = 0
         self._dropped = 0  # since the queue was last empty
@@ -57,7 +57,7 @@ class Outbox:
         self._released: dict[int, None] = {}  # QoS 2, between PUBREC and PUBCOMP, in order
         self._packet_id = 0
 
-    def connect(self, line: Line) -> None:
+    def connect(self, line: ClientLine) -> None:
         """Send on `line`, beginning with what the client has not acknowledged."""
         self._line = line
         for packet_id in self._released:

@@ -17,7 +17,7 @@ PINGRESP = b"\xd0\x00"
 _LONGEST_HEADER = 5  # bytes, the length included
 
 
-class Publication(NamedTuple):
+class Published(NamedTuple):
     """A message of a client; `topic` and `payload` as they came."""
 
     topic: bytes
@@ -59,7 +59,7 @@ def _long_size(data: bytes, at: int) -> tuple[int, int]:
     return 0, len(data) + 1
 
 
-def read_publish(head: int, body: bytes) -> Publication:
+def read_publish(head: int, body: bytes) -> Published:
     """Return the message of a PUBLISH. Its topic may still be one that nobody may publish on."""
     qos = head >> 1 & 3
     after_topic = 2 + (body[0] << 8 | body[1]) if len(body) > 1 else 2
@@ -69,7 +69,7 @@ def read_publish(head: int, body: bytes) -> Publication:
     packet_id = body[after_topic:start]
     if packet_id == b"\0\0":
         raise ValueError("a PUBLISH with packet id 0")
-    return Publication(body[2:after_topic], body[start:], qos, bool(head & 1), packet_id)
+    return Published(body[2:after_topic], body[start:], qos, bool(head & 1), packet_id)
 
 
 def read_topic(topic: bytes) -> str:

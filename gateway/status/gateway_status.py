@@ -127,8 +127,9 @@ class GatewayStatus:
                 yield f"the cloud broker does not answer: {link.metrics.last_error}"
                 break
         stalled_s = self.drain.stalled_s()
-        if self.bridge_connected and stalled_s > CLOUD_STALLED_AFTER_S:
-            yield f"connected to the cloud, but it has acknowledged nothing for {stalled_s:.0f} s"
+        # As true between two connections that bring nothing as during them; an outage is no reason.
+        if stalled_s > CLOUD_STALLED_AFTER_S and any(link.metrics.accepted for link in self.bridge_links):
+            yield f"the cloud accepts connections, but has acknowledged nothing for {stalled_s:.0f} s"
         if self.confirmations is not None and self.confirmations.metrics.silent:
             yield f"{self.unconfirmed:,} events wait for a receiver, and none has confirmed any for long"
 
