@@ -21,8 +21,8 @@ from statistics import median
 
 import yaml
 
-from gateway.lab.load import publish_all
 from gateway.host.ports import free_port
+from gateway.lab.load import publish_all
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).parents[1]
