@@ -114,8 +114,9 @@ class _Graph:
         self.parts: list[Part] = [
             Writing(
                 *(buffer, processing.writer, processing.pipeline, processing.trainer),
-                *(republish.session, cloud.bridges),
+                *(republish.session, cloud.bridges, processing.history),
             ),
+            *([] if processing.history is None else [WorkerPart(processing.history)]),
             WorkerPart(processing.timekeeper),
             ControlPart(config.gateway.data_dir, processing),
             *_broker(config),
@@ -166,6 +167,7 @@ class _Graph:
             workers=[worker for part in self.parts for worker in part.workers],
             drain=drain,
             history=History(),
+            past=processing.history,
         )
 
 

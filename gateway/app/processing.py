@@ -8,11 +8,13 @@ from functools import partial
 
 from gateway.app.storage import OpenBuffer, make_writer
 from gateway.buffer.dictionaries import DictionaryTrainer
+from gateway.buffer.history.keeper import HistoryKeeper
 from gateway.buffer.repair.upkeep import Upkeep
 from gateway.buffer.retention.downsampling import Downsampling
+from gateway.buffer.retention.policy import without_history
 from gateway.buffer.writer import Do
 from gateway.config import Config
-from gateway.config.specs import backup_plan
+from gateway.config.specs import backup_plan, history_policy
 from gateway.core.clock import SteadyClock, processor_ns, uptime_ns
 from gateway.core.own_topics import OwnTopics
 from gateway.decode.routes import RouteTable
@@ -40,6 +42,11 @@ class Processing:
     ) -> None:
         self._config = config
         self._clock = clock
+        policy = history_policy(config)
+        self.history = (
+            None if policy is None else HistoryKeeper(buffer.path, policy, clock, buffer.space, self.alert)
+        )
+        """Keeper of the results beyond the buffer; None where they are not kept."""
         self.admission = Admission()
         self.topics = OwnTopics(config.gateway.topic_prefix, config.gateway.id)
         self.pipeline = self._make_pipeline(budget, buffer, drain)
@@ -89,6 +96,7 @@ class Processing:
             downsampling=self._downsampling(),
             backlog_rate=drain.backlog_rate,
             hold=self._hold(),
+            copied_to=without_history if self.history is None else self.history.floor,
             until_confirmed=config.cloud is not None and config.cloud.confirm == "receiver",
         )
 

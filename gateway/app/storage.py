@@ -12,6 +12,7 @@ from gateway.app.heartbeat import Heartbeat
 from gateway.app.part import Part
 from gateway.app.wakeups import Wakeups
 from gateway.buffer.dictionaries import DictionaryTrainer
+from gateway.buffer.history.keeper import HistoryKeeper
 from gateway.buffer.lock import DataDirLock, unusable_folder
 from gateway.buffer.opening import open_buffer
 from gateway.buffer.reader import Reader
@@ -97,13 +98,14 @@ class Writing(Part):
         trainer: DictionaryTrainer,
         republish: Republish,
         bridges: Sequence[Bridge],
+        history: HistoryKeeper | None = None,
     ) -> None:
         self._buffer = buffer
         self._writer = writer
         self._pipeline = pipeline
         self._trainer = trainer
         self._republish = republish
-        self._wakeups = Wakeups(buffer.store, republish, bridges)
+        self._wakeups = Wakeups(buffer.store, republish, bridges, history)
 
     def start(self, status: GatewayStatus) -> None:
         """Raises DamageError when a new start would mend the file."""

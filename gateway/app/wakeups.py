@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.buffer.history.keeper import HistoryKeeper
 from gateway.buffer.store import Store
 from gateway.cloud.bridge import Bridge
 from gateway.core.events import Kind
@@ -13,7 +14,14 @@ from gateway.local.republish import Republish
 class Wakeups:
     """`committed` runs on the writer's thread after each commit; it tells by the counters what is new."""
 
-    def __init__(self, store: Store, republish: Republish, bridges: Sequence[Bridge]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        republish: Republish,
+        bridges: Sequence[Bridge],
+        history: HistoryKeeper | None = None,
+    ) -> None:
+        self._history = history
         self._store = store
         self._republish = republish
         self._bridges = bridges
@@ -26,6 +34,8 @@ class Wakeups:
         raw = counts["appended", Kind.RAW.name.lower()]
         if results != self._results:
             self._republish.wake()
+            if self._history is not None:
+                self._history.wake()
         if (results, raw) != (self._results, self._raw):
             for bridge in self._bridges:
                 bridge.stored()

@@ -256,6 +256,11 @@ class Reader:
         (row,) = self._connection.execute("SELECT min(id), max(id) FROM buffer_events")
         return (1, 0) if row[0] is None else (int(row[0]), int(row[1]))
 
+    def newest_id(self) -> int:
+        """The id of the newest event that was ever stored."""
+        row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'buffer_events'")
+        return int(next(iter(row), (0,))[0])
+
     def arrays(self, sql: str, *values: object) -> list[list[Any]]:
         """The JSON arrays that a query gives in its one row."""
         return list(map(orjson.loads, self._row(sql, values)))

@@ -18,7 +18,7 @@ from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.proof.balance import audit
 from gateway.buffer.reader import Reader
 from gateway.buffer.repair.damage import looking_into
-from gateway.cli.buffer_audit import chosen_streams, print_audit
+from gateway.cli.buffer_audit import chosen_streams, history_beside, print_audit
 from gateway.cli.buffer_options import (
     AsJson,
     ConfigFile,
@@ -99,16 +99,17 @@ def audit_command(
         progress.update(task, description="streams", total=found.streams)
         with reader.snapshot():
             streams = chosen_streams(reader, wanted, limit, partial(progress.advance, task))
-    problems = [*found.problems, *streams.problems]
+    past = history_beside(buffer_path(config))
+    problems = [*found.problems, *streams.problems, *(past.problems if past else ())]
     if as_json:
-        shed = {"shed": [one._asdict() for one in found.shed]}
+        shed = {"shed": [one._asdict() for one in found.shed], "history": past and past._asdict()}
         shown = shed | {
             "per_stream": [one.as_json() for one in streams.shown],
             "incomplete": streams.incomplete,
         }
         typer.echo(orjson.dumps(found._asdict() | {"problems": problems} | shown).decode())
     else:
-        print_audit(found, streams, problems)
+        print_audit(found, streams, problems, past)
     if problems:
         raise typer.Exit(1)
 

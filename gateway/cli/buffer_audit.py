@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
+import apsw
 import typer
 
+from gateway.buffer.history.history_audit import HistoryAudit, audit_history
+from gateway.buffer.history.results_file import FILE_NAME
 from gateway.buffer.proof.balance import Audit
 from gateway.buffer.proof.stream_audit import StreamAudit, audit_streams
 from gateway.buffer.reader import Reader
@@ -50,13 +54,28 @@ def chosen_streams(
     return StreamTable(shown, wanted - len(shown), incomplete, problems)
 
 
-def print_audit(found: Audit, streams: StreamTable, problems: Sequence[str]) -> None:
+def history_beside(buffer: Path) -> HistoryAudit | None:
+    """The audit of the history beside a buffer; None where there is none."""
+    path = buffer.with_name(FILE_NAME)
+    if not path.exists():
+        return None
+    try:
+        return audit_history(path)
+    except apsw.Error as exc:
+        return HistoryAudit(0, None, {}, 0, (f"history: {path} cannot be read: {exc}",))
+
+
+def print_audit(
+    found: Audit, streams: StreamTable, problems: Sequence[str], past: HistoryAudit | None = None
+) -> None:
     """Print the audit as text: a line for each sum, and one for each stream with its losses."""
     typer.echo(f"messages   {_sum(found.messages)}")
     typer.echo(f"appended   {_sum(found.appended)}")
     typer.echo(f"here now   {_sum(found.statuses)}")
     typer.echo(f"evicted    {_sum(found.evicted)}")
     _print_shed(found.shed)
+    if past is not None:
+        _print_history(past)
     for one in streams.shown:
         _print_stream(one)
     if streams.left_out:
@@ -76,6 +95,13 @@ def _print_shed(ranges: Sequence[DroppedRange]) -> None:
         typer.echo(f"shed       {one.messages:,} {one.reason}, {stream}: {times}")
     if len(ranges) > _SHED_SHOWN:
         typer.echo(f"           and {len(ranges) - _SHED_SHOWN:,} smaller ranges; --json shows them")
+
+
+def _print_history(past: HistoryAudit) -> None:
+    since = f" since {_time(past.oldest_ms)}" if past.oldest_ms else ""
+    missed = f", {past.missed:,} missed" if past.missed else ""
+    removed = "".join(f", {count:,} removed ({why})" for why, count in past.removed.items() if count)
+    typer.echo(f"history    {past.results:,} results{since}{removed}{missed}")
 
 
 def _print_stream(one: StreamAudit) -> None:

@@ -245,6 +245,12 @@ def _share_warnings(config: Config) -> Iterator[str]:
 def _storage_warnings(config: Config) -> Iterator[str]:
     if config.buffer.synchronous == "normal":
         yield "buffer: SYNCHRONOUS NORMAL LOSES ACKNOWLEDGED MESSAGES ON POWER LOSS; full keeps them"
+    if config.history is not None and config.history.aggregates <= config.buffer.keep_synced:
+        yield (
+            "history.aggregates is no longer than buffer.keep_synced: the buffer keeps these results as long"
+        )
+    if config.history is not None and not config.windows:
+        yield "history keeps the results of windows, and there is no window"
 
 
 def _time_warnings(config: Config) -> Iterator[str]:

@@ -22,7 +22,7 @@ from gateway.config.downlink_model import DownlinkEntry
 from gateway.config.encoder_model import SPARKPLUG, SparkplugSection, UplinkFormat
 from gateway.config.remote_model import RemoteConfig
 from gateway.config.route_model import RouteModel
-from gateway.config.service_models import Buffer, Flow, Http, Log, Metrics, Plugins, Time
+from gateway.config.service_models import Buffer, Flow, HistorySection, Http, Log, Metrics, Plugins, Time
 from gateway.config.topics_model import OFF, TopicsSection
 from gateway.config.types import (
     EMBEDDED,
@@ -402,6 +402,11 @@ class Config(Section):
     )
     windows: tuple[Window, ...] = setting((), description="Aggregations over event time.")
     buffer: Buffer = setting({}, description="The store-and-forward buffer on disk.")
+    history: Annotated[HistorySection | None, BeforeValidator(none_if_off), OrOff] = setting(
+        None,
+        description="Results of windows for charts over weeks ([buffer.md](buffer.md#history)). "
+        "Unset: as long as the events in the buffer.",
+    )
     cloud: Cloud | None = setting(
         None, description="The broker that the buffer is sent to. Unset: no bridge."
     )

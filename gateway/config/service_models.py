@@ -101,6 +101,27 @@ class Buffer(Section):
         return self.group_commit / 1000
 
 
+class HistorySection(Section):
+    """Results that are kept for charts and reports, in a file of their own, beyond the events."""
+
+    aggregates: PositiveDurationMs = setting("90d", description="How long the results of windows are kept.")
+    max_size: SizeBytes = setting(
+        "512MiB",
+        description="Largest size of `history.db`, beside `buffer.max_size`. When it is full, the oldest "
+        "results go.",
+    )
+
+    @field_validator("max_size")
+    @classmethod
+    def _has_room(cls, max_size_bytes: int) -> int:
+        if max_size_bytes < LEAST_HISTORY_BYTES:
+            raise fault("is too small for a history", "write at least 16MiB")
+        return max_size_bytes
+
+
+LEAST_HISTORY_BYTES = 16 * 1024 * 1024
+"""Some 60,000 results wait to be packed."""
+
 _SERVER = (
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "$comment": "host or host:port"}),

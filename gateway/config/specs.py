@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from gateway.buffer.history.keeper import HistoryPolicy
 from gateway.buffer.repair.upkeep import BackupPlan
 from gateway.cloud.bridge_spec import BridgeSpec
 from gateway.config.broker_model import Broker, PasswordSource
@@ -35,6 +36,12 @@ def memory_bytes(flow: Flow) -> int:
 def backup_plan(buffer: Buffer) -> BackupPlan | None:
     """Return how the buffer is backed up; None where it is not."""
     return None if buffer.backup is None else BackupPlan(buffer.backup.every, buffer.max_size)
+
+
+def history_policy(config: Config) -> HistoryPolicy | None:
+    """Return how long results are kept; None where they go with the buffer's events."""
+    history = config.history
+    return None if history is None else HistoryPolicy(history.aggregates, history.max_size)
 
 
 def signing_key(config: Config) -> SigningKey | None:

@@ -1,7 +1,7 @@
-"""History from the buffer over HTTP: aggregates and events by time, as NDJSON, CSV or JSON.
+"""History over HTTP: aggregates and events by time, as NDJSON, CSV or JSON.
 
-Rows are looked for and read a stretch at a time. After each the request rests as long as that took, so that
-pages, health and the writer have their turn, however large an export is.
+Rows are looked for and read a stretch at a time. After each a long request rests, the longer the more
+messages come in, so that pages, health and the writer have their turn, however large an export is.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import logging
 import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from gateway.buffer.event_history import TimeRange, found_in
+from gateway.buffer.history.blocks import PastResult
 from gateway.buffer.reader import Reader, ReadError
 from gateway.core.errors import TopicError, plain_reason
 from gateway.core.events import Kind
 from gateway.core.own_topics import key_levels
 from gateway.core.topics import check_filter
+from gateway.http.past_rows import ROWS_AT_ONCE, StoredResults
 from gateway.http.rows import Row, Rows, csv_lines, ndjson_lines
 from gateway.receiver.event_lines import event_line
 from gateway.status.gateway_status import GatewayStatus
@@ -34,11 +36,14 @@ MAX_READING = 4
 """Requests for the past at a time."""
 MOST_LATEST = 200_000
 """Results whose latest revision is looked for at once: some 60 MB while it is looked for."""
+_MOST_SEEN = 50_000
+_AT_ONCE_S = 0.2  # a chart does not rest
+_MOST_RESTS, _RATE_PER_REST = 24.0, 250.0
 JSON_ROWS, MOST_JSON_ROWS = 1000, 10_000  # a JSON answer is made whole before it is sent
-_CHUNK = 500
 _DAY_MS = 24 * 3600 * 1000
 _YEAR_MS = 366 * _DAY_MS
 _END_OF_TIME_MS = 2**62
+_Found = TypeVar("_Found")
 _FORMATS = {"ndjson": ("application/x-ndjson", ndjson_lines), "csv": ("text/csv; charset=utf-8", csv_lines)}
 
 
@@ -72,9 +77,11 @@ class HistoryApi:
     def __init__(self, status: GatewayStatus) -> None:
         self._status = status
         self._reader: Reader | None = None
+        self._stored = StoredResults(status)
         self._at_work = 0
 
     def close(self) -> None:
+        self._stored.close()
         if self._reader is not None:
             self._reader.close()
 
@@ -89,9 +96,11 @@ class HistoryApi:
     def latest_results(self, query: Mapping[str, str]) -> Rows:
         """The latest revisions of the results that `query` asks for, as `/api/aggregates` does. Raises
         BadQueryError."""
-        return self._counted(self._aggregates(query, 0))
+        return self._counted(self._aggregates(query, _Page("json", None, 0)))
 
-    async def _answer(self, request: Request, rows_of: Callable[[Mapping[str, str], int], Rows]) -> Response:
+    async def _answer(
+        self, request: Request, rows_of: Callable[[Mapping[str, str], _Page], Rows]
+    ) -> Response:
         query = request.query_params
         try:
             page = _Page.of(query)
@@ -99,7 +108,7 @@ class HistoryApi:
                 return PlainTextResponse(
                     f"{MAX_READING} requests for history are running", 503, {"Retry-After": "5"}
                 )
-            rows = self._counted(_first(rows_of(query, page.after), page.limit))
+            rows = self._counted(_first(rows_of(query, page), page.limit))
             rows = _resumed(
                 await anext(rows, []), rows
             )  # what cannot be answered is known before the headers
@@ -120,11 +129,11 @@ class HistoryApi:
         finally:
             self._at_work -= 1
 
-    def _events(self, query: Mapping[str, str], after: int) -> Rows:
+    def _events(self, query: Mapping[str, str], page: _Page) -> Rows:
         wanted = _range(query, _filter(query), _kinds(query), _DAY_MS)
-        return self._rows(self._ids(wanted, after), self._event_rows)
+        return self._rows(self._ids(wanted, page.after), self._event_rows)
 
-    def _aggregates(self, query: Mapping[str, str], after: int) -> Rows:
+    def _aggregates(self, query: Mapping[str, str], page: _Page) -> Rows:
         revisions = query.get("revisions", "latest")
         if revisions not in {"latest", "all"}:
             raise BadQueryError(f"revisions is latest or all, not {revisions!r}")
@@ -136,9 +145,8 @@ class HistoryApi:
         levels = "#" if key is None else key_levels(key)
         stream = f"{self._status.topics.all_aggregates}{window or '+'}/{levels}"
         wanted = _range(query, stream, frozenset({Kind.AGGREGATE}), _DAY_MS + self._early_ms())
-        if revisions == "all":
-            return self._rows(self._ids(wanted, after), self._aggregate_rows)
-        return self._rows(self._latest(wanted, after), self._aggregate_rows)
+        found = (self._results if revisions == "all" else self._latest)(wanted, page.after)
+        return self._rows(found, _aggregate_lines if page.form == "ndjson" else _aggregate_rows)
 
     def _early_ms(self) -> int:
         """Return how long before its event time, the end of its window, an early result may come."""
@@ -146,65 +154,75 @@ class HistoryApi:
         return max((spec.size_ms or _YEAR_MS for spec in early), default=0)
 
     async def _ids(self, wanted: TimeRange, after: int) -> AsyncIterator[list[int]]:
-        """The ids, up to _CHUNK at a time."""
+        """The ids, up to ROWS_AT_ONCE at a time."""
         for ids in found_in(self._opened(), wanted, after):
-            yield ids[:_CHUNK]
-            for start in range(_CHUNK, len(ids), _CHUNK):
-                yield ids[start : start + _CHUNK]
+            yield ids[:ROWS_AT_ONCE]
+            for start in range(ROWS_AT_ONCE, len(ids), ROWS_AT_ONCE):
+                yield ids[start : start + ROWS_AT_ONCE]
 
-    async def _latest(self, wanted: TimeRange, after: int) -> AsyncIterator[list[int]]:
+    async def _results(self, wanted: TimeRange, after: int) -> AsyncIterator[list[PastResult]]:
+        stored = self._stored
+        for some in stored.found(self._opened(), wanted, after):
+            yield some
+        _warn_of(stored.corrupt)
+        stored.corrupt = 0
+
+    async def _latest(self, wanted: TimeRange, after: int) -> AsyncIterator[list[PastResult]]:
         """Those of the results that no later one corrects or replaces. All are looked at before the first."""
-        newest: dict[tuple[int, int, int], int] = {}
+        newest: dict[tuple[str, int, int], int] = {}
         single = array("q")  # results without bounds, such as those of counts: no other takes their place
-        async for ids in self._ids(wanted, 0):
-            for buffer_id, stream, body in self._bodies(ids):
+        seen: list[PastResult] | None = []  # so many are in memory; of more than that only their ids
+        async for some in self._results(wanted, 0):
+            if seen is not None and len(seen) < _MOST_SEEN:
+                seen += some
+            else:
+                seen = None
+            for row in some:
+                body = orjson.loads(row.payload)
                 if body["start_ms"] is None:
-                    single.append(buffer_id)
+                    single.append(row.id)
                     continue
                 for start_ms, end_ms in body["replaces"]:
-                    newest.pop((stream, start_ms, end_ms), None)
-                newest[stream, body["start_ms"], body["end_ms"]] = buffer_id
+                    newest.pop((row.topic, start_ms, end_ms), None)
+                newest[row.topic, body["start_ms"], body["end_ms"]] = row.id
             if len(newest) + len(single) > MOST_LATEST:
                 text = (
                     f"more than {MOST_LATEST} results: narrow window, key or time, or ask for revisions=all"
                 )
                 raise BadQueryError(text)
             yield []
-        kept = sorted(one for one in (*newest.values(), *single) if one > after)
-        for start in range(0, len(kept), _CHUNK):
-            yield kept[start : start + _CHUNK]
+        kept = {*newest.values(), *single}
+        if seen is not None:
+            yield [row for row in seen if row.id in kept and row.id > after]
+            return
+        async for some in self._results(wanted, after):
+            yield [row for row in some if row.id in kept]
 
-    async def _rows(self, ids: AsyncIterator[list[int]], read: Callable[[list[int]], Iterable[Row]]) -> Rows:
-        """Yield the rows of the ids; rests after each chunk as long as it took."""
-        began_s = time.monotonic()
-        async for some in ids:
+    async def _rows(
+        self, found: AsyncIterator[list[_Found]], read: Callable[[list[_Found]], Iterable[Any]]
+    ) -> Rows:
+        """Yield the rows of what is found; rest after each chunk, once that has taken `_AT_ONCE_S`."""
+        began_s, worked_s = time.thread_time(), 0.0
+        async for some in found:
             rows = [*read(some)] if some else []
-            await asyncio.sleep(time.monotonic() - began_s)
+            took_s = time.thread_time() - began_s  # not the wait for the interpreter
+            worked_s += took_s
+            await asyncio.sleep(took_s * self._rests() if worked_s > _AT_ONCE_S else 0)
             if rows:
                 yield rows
-            began_s = time.monotonic()
+            began_s = time.thread_time()
+
+    def _rests(self) -> float:
+        """Return how often a request rests as long as it has worked: all threads share one interpreter."""
+        latest = self._status.history.latest
+        return min(_MOST_RESTS, 1 + (latest.in_per_s if latest else 0) / _RATE_PER_REST)
 
     def _event_rows(self, ids: list[int]) -> Iterator[Row]:
         reader = self._opened()
         events, corrupt = reader.without_corrupt(reader.by_ids(ids))
-        _warn_of(corrupt)
+        _warn_of(len(corrupt))
         for buffer_id, event in zip(events.ids, wire_events(reader.columns(events)), strict=True):
             yield {"id": buffer_id} | orjson.loads(event_line(self._status.gateway_id, event))
-
-    def _aggregate_rows(self, ids: list[int]) -> Iterator[Row]:
-        for buffer_id, _, body in self._bodies(ids):
-            yield {"id": buffer_id} | body
-
-    def _bodies(self, ids: list[int]) -> list[tuple[int, int, Any]]:
-        """(id, stream, payload) of aggregates."""
-        if not ids:
-            return []
-        reader = self._opened()
-        events, corrupt = reader.without_corrupt(reader.by_ids(ids))
-        _warn_of(corrupt)
-        return list(
-            zip(events.ids, events.stream_ids, map(orjson.loads, reader.payloads(events)), strict=True)
-        )
 
     def _opened(self) -> Reader:
         if self._reader is None:
@@ -212,9 +230,19 @@ class HistoryApi:
         return self._reader
 
 
+def _aggregate_rows(some: list[PastResult]) -> Iterator[Row]:
+    for row in some:
+        yield {"id": row.id} | orjson.loads(row.payload)
+
+
+def _aggregate_lines(some: list[PastResult]) -> Iterator[bytes]:
+    for row in some:
+        yield b'{"id":%d,%b\n' % (row.id, row.payload[1:])
+
+
 async def _as_json(rows: Rows, limit: int | None) -> Response:
     """`{rows, next}`: what `after` is on the next page, or null on the last one."""
-    found = [row async for some in rows for row in some]
+    found: list[Any] = [row async for some in rows for row in some]
     more = found[-1]["id"] if found and len(found) == limit else None
     return Response(orjson.dumps({"rows": found, "next": more}), media_type="application/json")
 
@@ -270,11 +298,9 @@ def _kinds(query: Mapping[str, str]) -> frozenset[Kind]:
         raise BadQueryError(f"kind is {known} or all, not {name!r}") from exc
 
 
-def _warn_of(corrupt: list[int]) -> None:
+def _warn_of(corrupt: int) -> None:
     if corrupt:
-        log.warning(
-            "%d corrupt events are left out of an answer; the first has the id %d", len(corrupt), corrupt[0]
-        )
+        log.warning("%d corrupt events or blocks of results are left out of an answer", corrupt)
 
 
 _DIGITS = 18

@@ -34,6 +34,7 @@ class GatewayCollector(Collector):
                 self._about,
                 self._buffer,
                 self._upkeep,
+                self._history,
                 self._writer,
                 self._decoding,
                 self._sparkplug,
@@ -138,6 +139,34 @@ class GatewayCollector(Collector):
             ("backup_time_seconds", "When the backup was made, Unix time; 0: none.", self._backup_time_s()),
         ):
             yield GaugeMetricFamily(f"gateway_buffer_{name}", text, value=level)
+
+    def _history(self) -> Iterator[Metric]:
+        if self._status.past is None:
+            return
+        metrics = self._status.past.metrics
+        for name, text, level in (
+            ("results", "Results in the history.", metrics.results),
+            ("bytes", "Size of what is in the history's file.", metrics.bytes),
+            ("failing", "1 while the history cannot be written.", bool(metrics.error)),
+        ):
+            yield GaugeMetricFamily(f"gateway_history_{name}", text, value=level)
+        oldest = GaugeMetricFamily(
+            "gateway_history_oldest_seconds", "When the oldest result of the history arrived, Unix time."
+        )
+        if metrics.oldest_ms is not None:
+            oldest.add_metric([], metrics.oldest_ms / 1000)
+        yield oldest
+        yield CounterMetricFamily(
+            "gateway_history_missed",
+            "Results that were gone from the buffer before they were copied.",
+            value=metrics.missed,
+        )
+        removed = CounterMetricFamily(
+            "gateway_history_removed", "Results that went from the history, by reason.", labels=["reason"]
+        )
+        for reason, count in metrics.removed.items():
+            removed.add_metric([reason], count)
+        yield removed
 
     def _backup_time_s(self) -> float:
         backup = backup_path(self._status.buffer_path)

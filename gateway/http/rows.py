@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 Row = dict[str, Any]
-Rows = AsyncIterator[list[Row]]
+Rows = AsyncIterator[list[Any]]
+"""Each a `Row`, or for NDJSON its line as bytes."""
 
 OTHER = "other"
 """The column of CSV for what the first rows did not have."""
@@ -19,7 +20,10 @@ OTHER = "other"
 async def ndjson_lines(rows: Rows) -> AsyncIterator[bytes]:
     """Yield one JSON object per line."""
     async for some in rows:
-        yield b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in some)
+        yield b"".join(
+            row if isinstance(row, bytes) else orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+            for row in some
+        )
 
 
 async def csv_lines(rows: Rows) -> AsyncIterator[bytes]:

@@ -23,7 +23,7 @@ from gateway.buffer.reader import Reader
 from gateway.buffer.retention.disk_guard import DiskGuard
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.downsampling import Downsampling
-from gateway.buffer.retention.policy import Retention
+from gateway.buffer.retention.policy import Retention, without_history
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.clock import Clock
 from gateway.core.events import Message
@@ -68,6 +68,7 @@ class Pipeline:
         backlog_rate: Callable[[float], float | None] = lambda _measured_s: None,
         hold: Hold | None = None,
         until_confirmed: bool = False,
+        copied_to: Callable[[], int] = without_history,
     ) -> None:
         self.rebirths: dict[str, str] = {}
         """Sparkplug's edge nodes to ask for a birth, each with the reason; emptied once they are asked."""
@@ -87,7 +88,12 @@ class Pipeline:
             self.intake, hold or never(), clock, is_certain, max_size_bytes // 8
         )
         self.disk_guard = DiskGuard(
-            Retention(max_size_bytes, keep_synced_ms, until_confirmed=until_confirmed),
+            Retention(
+                max_size_bytes,
+                keep_synced_ms,
+                until_confirmed=until_confirmed,
+                copied_to=copied_to,
+            ),
             self.alert,
             space,
             now_ms=clock.now_ms,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.buffer.history.keeper import HistoryKeeper
 from gateway.buffer.repair.upkeep import Upkeep
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.store import Store
@@ -85,6 +86,8 @@ class GatewayStatus:
     """Everything that has a thread of its own."""
     drain: Progress
     history: History
+    past: HistoryKeeper | None
+    """Keeper of the results beyond the buffer."""
     log_lines: list[LogLines] = field(default_factory=list)
     """Keepers of the last log lines; none before the part that keeps them has started."""
 

@@ -62,7 +62,7 @@ def test_every_query_and_every_page_names_metrics_that_exist(tmp_path: Path) -> 
     }
     route = {"name": "kept", "topic": "kept/{device}", "forward": False}
     with GatewayProcess(
-        gateway_config(tmp_path, "embedded", local=local, cloud=cloud, routes=[route], windows=[])
+        gateway_config(tmp_path, "embedded", local=local, cloud=cloud, routes=[route], windows=[], history={})
     ) as gateway:
         gateway.wait_ready()
         families = [*text_string_to_metric_families(gateway.get("/metrics") or "")]

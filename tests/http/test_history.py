@@ -41,14 +41,18 @@ class Past:
         return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
-    """Four minutes of two devices, of which the first minute of `a` was corrected."""
+@pytest.fixture(
+    scope="module", params=["off", {"aggregates": "90d", "max_size": "16MiB"}], ids=["buffer", "history"]
+)
+def past(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
+    """Four minutes of two devices, of which the first minute of `a` was corrected; with a history beside the
+    buffer, or without one."""
     port = free_port()
     local = {"url": "embedded", "listen": f"127.0.0.1:{port}"}
     config = gateway_config(tmp_path_factory.mktemp("past"), "embedded", local=local)
     settings = yaml.safe_load(config.read_text())
     settings["windows"][0]["allowed_lateness"] = "1h"
+    settings["history"] = request.param
     config.write_text(yaml.safe_dump(settings))
     readings = [
         ("a", 0, 1),
@@ -73,6 +77,11 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
         wait_until(
             lambda: gateway.metric('gateway_messages_total{outcome="buffered"}') == len(readings), "all"
         )
+        if request.param != "off":
+            results = 'gateway_events_appended_total{kind="aggregate"}'
+            wait_until(
+                lambda: 0 < gateway.metric(results) == gateway.metric("gateway_history_results"), "copied"
+            )
         yield Past(config)
 
 

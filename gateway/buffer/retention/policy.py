@@ -1,7 +1,7 @@
 """Order in which events leave the buffer, so that it never grows past its size.
 
 1. SYNCED events, and those KEPT at the edge, older than `keep_synced`; above the soft mark those of any age,
-   oldest first.
+   oldest first. Below it what the history has not copied yet stays.
 2. Above the soft mark, what could not be delivered: CORRUPT events, then FAILED ones, oldest first. They stay
    for inspection and for a retry by hand while there is room; what can still be delivered comes before that.
    With `confirm: receiver` SYNCED events wait for the receiver in 1; above the hard mark the oldest of those
@@ -20,6 +20,7 @@ small ones, because each needs room itself: see `room`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway.buffer.proof.losses import Removal
@@ -36,8 +37,13 @@ _STEPS_OF_A_ROOM = 512  # in a large room a step takes more, up to IDS_PER_RUN: 
 KEPT_PER_SEARCH = 100_000  # a search looks at all that failed, so it must not be one for each step
 STEPS_PER_RUN = 8
 _LEAST_ROW_BYTES = 64
-_ANY_AGE = 1 << 62
+_ANY_AGE = _ANY_ID = 1 << 62
 _THINNEST = 6  # one in 64 is left; then whole stretches go
+
+
+def without_history() -> int:
+    """Return the id up to which events need not wait for a copy: any."""
+    return _ANY_ID
 
 
 class EvictedRange(NamedTuple):
@@ -81,7 +87,14 @@ class Marks(NamedTuple):
 class Retention:
     """Keeps one buffer within `max_bytes`, its write-ahead log included. For the writer's thread."""
 
-    def __init__(self, max_bytes: int, keep_synced_ms: int, *, until_confirmed: bool = False) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        keep_synced_ms: int,
+        *,
+        until_confirmed: bool = False,
+        copied_to: Callable[[], int] = without_history,
+    ) -> None:
         self.finished = True
         """True if the last run found nothing more to remove."""
         self.starved = False
@@ -89,6 +102,7 @@ class Retention:
         self.max_bytes = max_bytes
         self._keep_synced_ms = keep_synced_ms
         self._until_confirmed = until_confirmed
+        self._copied_to = copied_to
         self._unconfirmed_from = 0  # where the search for unconfirmed events goes on, in this time of need
         self._pressed = False  # above the hard mark, and not yet below that of relief
         self._step_ids = IDS_PER_RUN
@@ -117,7 +131,8 @@ class Retention:
         for _ in range(steps):
             used_bytes = store.file.used_bytes()
             older_than_ms = _ANY_AGE if used_bytes > marks.soft else now_ms - self._keep_synced_ms
-            removed = self._evict_done(store, now_ms, older_than_ms, checkpoint_id)
+            until_id = checkpoint_id if older_than_ms == _ANY_AGE else min(checkpoint_id, self._copied_to())
+            removed = self._evict_done(store, now_ms, older_than_ms, until_id)
             self._pressed = used_bytes > (marks.relief if self._pressed else marks.hard)
             if not self._pressed:
                 self._pass_end, self._level = None, 1  # the next time of need starts afresh

@@ -88,6 +88,23 @@ def test_synced_events_stay_for_their_time_and_then_go(store: Store) -> None:
     check_balance(store)
 
 
+def test_what_the_history_has_not_copied_stays_unless_its_room_is_needed(store: Store) -> None:
+    append(store, range(1000))
+    settle(store, 1000)
+    copied_to = 400
+    roomy = Retention(100 * 1024**2, keep_synced_ms=10_000, copied_to=lambda: copied_to)
+    retain(store, roomy, now_ms=20_000)
+    assert store.counts["status", "SYNCED"] == 600
+    copied_to = 1000
+    retain(store, roomy, now_ms=20_000)
+    assert store.counts["status", "SYNCED"] == 0
+    append(store, range(1000, 2000))
+    settle(store, 1000)
+    retain(store, Retention(300_000, keep_synced_ms=10_000, copied_to=lambda: 0), now_ms=2000)
+    assert store.counts["status", "SYNCED"] < 1000
+    check_balance(store)
+
+
 def test_for_want_of_room_synced_events_go_before_their_time_and_nothing_else_does(store: Store) -> None:
     append(store, range(7000))
     settle(store, 3000)
