@@ -163,7 +163,8 @@ class Replay:
             self.unrouted += 1
             return out
         route, levels = found
-        decoded = route.decode(event.topic, levels, event.payload, event.time_ms)
+        retained = bool(flags & Flag.RETAINED)
+        decoded = route.decode(event.topic, levels, event.payload, event.time_ms, retained)
         if decoded.problem is not None:
             self.undecoded += 1
         elif out_of_windows(flags, route.spec):
