@@ -21,6 +21,8 @@ from gateway.cli import connecting
 from gateway.cli.receive_report import (
     evidence_fields,
     evidence_text,
+    incomplete_fields,
+    incomplete_lines,
     summary,
     summary_text,
     unreadable_text,
@@ -35,6 +37,7 @@ from gateway.mqtt.link import Link
 from gateway.receiver.completeness import Completeness, judge
 from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.evidence import Evidence, Examination, proof_fields, prove, read_records
+from gateway.receiver.incomplete import Incomplete, incomplete_results
 from gateway.receiver.ledger import Ledger
 from gateway.receiver.session import Receiver
 from gateway.receiver.sharing import Heir
@@ -163,12 +166,12 @@ def receive(
         raise typer.BadParameter(f"there is no {output} to verify", param_hint="--output")
     is_whole = True
     if verify:
-        verdict, evidence = _verify(_sink(output, share, route), output, max_age_s, keys)
+        verdict, incomplete, evidence = _verify(_sink(output, share, route), output, max_age_s, keys)
         is_whole = verdict.complete and (evidence is None or evidence.sound)
-        fields = verdict_fields(verdict)
+        fields = verdict_fields(verdict) | incomplete_fields(incomplete)
         report["verify"] = fields if evidence is None else fields | {"evidence": evidence_fields(evidence)}
         if not as_json:
-            typer.echo(verdict_text(verdict))
+            typer.echo("\n".join([verdict_text(verdict), *incomplete_lines(incomplete)]))
             if evidence is not None:
                 typer.echo(evidence_text(evidence))
     if as_json:
@@ -252,25 +255,35 @@ def _ask_for_missing(receiver: Receiver) -> None:
 
 def _verify(
     sink: Sink, output: str, max_age_s: float, keys: PublicKeys | None
-) -> tuple[Completeness, Evidence | None]:
+) -> tuple[Completeness, list[Incomplete], Evidence | None]:
     """Compare with the audit records: with all of them, or with those that one of `keys` has signed."""
     not_before_ms = int((time.time() - max_age_s) * 1000)
     try:
         if keys is None:
-            return judge(reread(sink), not_before_ms), None
+            ledger = reread(sink)
+            verdict = judge(ledger, not_before_ms)
+            return verdict, _incomplete(verdict, output, ledger), None
         sink.open()
         records = read_records(sink.records(), keys)
         sink.close()
-        verdict = judge(reread(sink, records.ledger()), not_before_ms)
+        ledger = reread(sink, records.ledger())
+        verdict = judge(ledger, not_before_ms)
         examination = Examination(records)
         for stored in events_of_output(output):
             examination.take(stored)
-        return verdict, examination.verdict()
+        return verdict, _incomplete(verdict, output, ledger), examination.verdict()
     except OSError as exc:
         typer.echo(f"Cannot use {sink.name}: {exc.strerror or exc}", err=True)
         raise typer.Exit(1) from exc
     finally:
         sink.close()
+
+
+def _incomplete(verdict: Completeness, output: str, ledger: Ledger) -> list[Incomplete]:
+    """Find the results with holes, if anything is not here."""
+    if verdict.complete and not verdict.declared:
+        return []
+    return incomplete_results(events_of_output(output), ledger)
 
 
 def _prove(sink: Sink, output: str, event_id: str, keys: PublicKeys | None) -> None:

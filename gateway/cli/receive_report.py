@@ -9,6 +9,7 @@ from uuid import UUID
 
 from gateway.receiver.completeness import Completeness
 from gateway.receiver.evidence import EventName, Evidence, Findings
+from gateway.receiver.incomplete import Incomplete
 from gateway.receiver.ledger import Gap, Ledger
 from gateway.receiver.session import Receiver
 
@@ -125,6 +126,23 @@ def verdict_text(verdict: Completeness) -> str:
         lines.append(f"twice       {verdict.duplicates:,} events stand twice in the output")
     lines += [f"no audit    {name} has sent nothing to compare with" for name in verdict.silent]
     return "\n".join(lines)
+
+
+def incomplete_fields(found: Sequence[Incomplete]) -> dict[str, object]:
+    """Return the results whose events are not all here, for `--json`."""
+    listed = [one._asdict() | {"events": one.events} for one in found[:_LISTED_GAPS]]
+    return {"incomplete": len(found), "incomplete_results": listed}
+
+
+def incomplete_lines(found: Sequence[Incomplete]) -> Iterator[str]:
+    """Yield the same for people; nothing if there are none."""
+    if found:
+        yield f"windows     {len(found):,} results were made of events that are not all here"
+    for one in found[:_SHOWN_GAPS]:
+        span = f"{_time(one.start_ms // 1000 * 1000)} – {_time(one.end_ms // 1000 * 1000)}"
+        yield f"            {one.gateway_id} {one.window} {one.key} {span}: {one.events:,} events"
+    if len(found) > _SHOWN_GAPS:
+        yield f"            and {len(found) - _SHOWN_GAPS:,} more results"
 
 
 def evidence_fields(evidence: Evidence) -> dict[str, object]:

@@ -16,9 +16,10 @@ from gateway.core.errors import DecodeError
 from gateway.core.events import Emission
 from gateway.core.sequence_sets import Stretch
 from gateway.decode.routes import RouteTable
+from gateway.fleet.holes import Holes
 from gateway.fleet.records import StoredRecord, Trouble, name_of
 from gateway.fleet.rules import Rules
-from gateway.pipeline.replay import Recorded, Replay, line_of
+from gateway.pipeline.replay import Recorded, Replay
 from gateway.receiver.event_lines import event_of_line
 
 
@@ -75,6 +76,7 @@ class GatewayFold:
         self.troubles: list[Trouble] = []
         self._share = share
         self._run = rules.replay()
+        self._near_holes = Holes(rules.with_quality)
         self._last_id = b""
         self._positions: dict[bytes, Position] = {}
         self._head = b'{"gateway":"' + gateway + b'",'
@@ -131,8 +133,10 @@ class GatewayFold:
             return False
         if number > at.last + 1:
             self.missing += number - at.last - 1
+            hole = Hole(record.stream.decode(), (at.last + 1, number - 1))
+            self._near_holes.note(*hole)
             if len(self.holes) < MOST_GAPS:
-                self.holes.append(Hole(record.stream.decode(), (at.last + 1, number - 1)))
+                self.holes.append(hole)
         at.last = number
         return True
 
@@ -141,6 +145,8 @@ class GatewayFold:
         Lines of exports, and of older gateways, do not name the buffer."""
         is_told = at.buffer_id and record.buffer_id
         anew = at.buffer_id != record.buffer_id if is_told else number == 1
+        if anew:
+            self._near_holes.forget(record.stream.decode())
         self.replaced += anew
         return anew
 
@@ -152,7 +158,7 @@ class GatewayFold:
 
     def _lines(self, emissions: Iterable[Emission]) -> Iterator[bytes]:
         for emission in emissions:
-            line = line_of(emission)
+            line = self._near_holes.line_of(emission)
             if line is not None:
                 self.results += 1
                 yield self._head + line[1:]
@@ -184,6 +190,8 @@ class CommonFold:
         self._expected: list[str] | None = sorted(expected)
         self._gateways: dict[bytes, Replay] = {}
         self._last = (b"", b"")
+        self._near_holes = Holes(rules.with_quality)
+        self._positions: dict[tuple[bytes, bytes], Position] = {}
 
     def feed(self, record: StoredRecord) -> Iterator[bytes]:
         """Yield the lines of results that a record brings about."""
@@ -194,6 +202,7 @@ class CommonFold:
         except DecodeError:
             return iter(())  # the gateway's own fold has told
         self._last = record.gateway, record.event_id
+        self._note_number(record)
         if self._expected is not None:
             self._engine.expect(self._expected, message.time_ms)
             self._expected = None
@@ -205,6 +214,15 @@ class CommonFold:
         """Yield the lines of windows that the end of the input closes."""
         return self._lines(self._time.finish())
 
+    def _note_number(self, record: StoredRecord) -> None:
+        number, place = int(record.number), (record.gateway, record.stream)
+        at = self._positions.get(place)
+        if at is not None and at.buffer_id == record.buffer_id and number > at.last + 1:
+            stream = f"{name_of(record.gateway)}:{record.stream.decode()}"
+            self._near_holes.note(stream, (at.last + 1, number - 1))
+        if at is None or at.buffer_id != record.buffer_id or number > at.last:
+            self._positions[place] = Position(record.buffer_id, number)
+
     def _of(self, gateway: bytes) -> Replay:
         found = self._gateways.get(gateway)
         if found is None:
@@ -214,7 +232,7 @@ class CommonFold:
 
     def _lines(self, emissions: Iterable[Emission]) -> Iterator[bytes]:
         for emission in emissions:
-            line = line_of(emission)
+            line = self._near_holes.line_of(emission)
             if line is not None:
                 self.results += 1
                 yield line

@@ -49,8 +49,14 @@ class Rules:
         """Return the routes and empty windows of one gateway."""
         return Replay(RouteTable(self.routes), self.engine(self.own))
 
+    @property
+    def with_quality(self) -> frozenset[str]:
+        """The windows whose results say how good they are."""
+        return frozenset(one.name for one in self.windows if one.quality)
+
     def engine(self, windows: tuple[WindowSpec, ...]) -> WindowEngine:
-        """Return empty windows."""
+        """Return empty windows. All of them note the numbers of their readings, to know about holes."""
+        windows = tuple(replace(one, quality=True) for one in windows)
         return WindowEngine(windows, self.plugins.plugins, self.plugins.fingerprints)
 
     def table(self, known: RouteTable) -> RouteTable:

@@ -15,6 +15,9 @@ Tally = list[int]
 """[late, dropped, misses]"""
 Sources = dict[str, list[int]]
 """[first, last] sequence number of the readings, by stream."""
+NO_TALLY: Tally = [0, 0, 0]
+"""In the place of one where none is kept; never changed. Like NO_SOURCES."""
+NO_SOURCES: Sources = {}
 
 
 class Quality(NamedTuple):

@@ -243,3 +243,28 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, monkeypatch: pytest
     assert len(killed) == 2 and report.complete
     expected = [line for name, lines in known.items() for line in by_replay(config, name, lines)]
     assert sorted(results(config)) == sorted(expected)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_windows_with_holes_are_marked_and_healed_by_what_comes_later(tmp_path: Path, workers: int) -> None:
+    config = fleet_config(tmp_path, WINDOWS)
+    lines = lines_of(["north"], 1500)["north"]
+    lost = [*range(300, 310), 700, 1100]
+    path = write(tmp_path / "in.ndjson", [line for at, line in enumerate(lines) if at not in lost])
+    done = fleet_run(config, path, workers=workers)
+    found = {identity(one): one for one in map(json.loads, results(config))}
+    whole = {identity(one): one for one in map(json.loads, by_replay(config, "north", lines))}
+    assert json.loads(done.stdout)["complete"] is False
+    marked = {at for at, one in found.items() if one.pop("missing", None)}
+    differing = {at for at in found if found[at] != whole.get(at)}
+    assert 0 < len(marked) < len(found) / 2
+    assert {at for at in differing if at[4] != "dropped"} <= marked
+    write(path, [path.read_bytes(), *(lines[at] for at in lost)])
+    done = fleet_run(config, path, workers=workers)
+    assert json.loads(done.stdout)["complete"] is True
+    assert sorted(results(config)) == sorted(by_replay(config, "north", lines))
+
+
+def identity(result: Any) -> tuple[object, ...]:
+    names = ("window", "key", "start_ms", "end_ms", "kind", "revision", "event_time_ms")
+    return tuple(result.get(name) for name in names)

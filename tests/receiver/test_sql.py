@@ -37,8 +37,17 @@ def event(stream: str, number: int, at_ms: int, payload: bytes, kind: Kind = Kin
     )
 
 
-def result(number: int, start: int, end: int, revision: int, mean: float, *replaces: list[int]) -> Received:
-    told = {
+def result(
+    number: int,
+    start: int,
+    end: int,
+    revision: int,
+    mean: float,
+    *replaces: list[int],
+    sources: dict[str, list[int]] | None = None,
+) -> Received:
+    quality = {"readings": 3, "late": 0, "dropped": 0, "misses": 0, "sources": sources}
+    told: dict[str, Any] = ({} if sources is None else {"quality": quality}) | {
         **{"window": "w", "key": "a", "start_ms": start, "end_ms": end, "kind": "correction"},
         **{"revision": revision, "count": 3, "result": {"mean": mean}, "replaces": replaces},
     }
@@ -53,8 +62,9 @@ EVENTS = [
     event("tele/a/SENSOR", 5, START_MS + HOUR_MS, b'{"T": 30}'),
     event("tele/b/SENSOR", 1, START_MS + MINUTE_MS, b'{"T": 7.5}'),
     event("other", 1, START_MS, b'{"H": 1}'),
+    *(event("holey/d", number, START_MS, b"") for number in (1, 4, 5, 7, 12)),
     result(1, START_MS, START_MS + HOUR_MS, 0, 20.0),
-    result(2, START_MS, START_MS + HOUR_MS, 1, 21.0),
+    result(2, START_MS, START_MS + HOUR_MS, 1, 21.0, sources={"tele/a/SENSOR": [1, 5], "holey/d": [2, 8]}),
     result(3, 1, 2, 0, 1.0),
     result(4, 1, 5, 1, 2.0, [1, 2], [3, 5]),
     result(5, 3, 5, 0, 3.0),
@@ -132,6 +142,12 @@ def test_late_corrections_beside_what_was_told_first(engine: tuple[str, Ask]) ->
     assert revision == 1
 
 
+def test_windows_with_holes_and_their_missing_numbers(engine: tuple[str, Ask]) -> None:
+    rows = answer(engine, "Windows with holes")
+    assert [row[:4] for row in rows] == [("w", "a", START_MS, "holey/d")] * 3
+    assert [row[4:] for row in rows] == [(2, 3), (6, 6), (8, 8)]
+
+
 @pytest.mark.parametrize("tables", ["postgres", "sqlite"])
 def test_the_view_shows_the_newest_revision_and_nothing_that_was_replaced(
     tables: str, request: pytest.FixtureRequest
@@ -150,7 +166,7 @@ def test_the_index_is_used(sqlite: Ask) -> None:
 
 
 def test_each_recipe_is_there_for_each_engine() -> None:
-    assert len(QUERIES) == 12
+    assert len(QUERIES) == 15
 
 
 def test_a_route_needs_a_device() -> None:

@@ -22,7 +22,7 @@ from gateway.windows.emission import Bounds
 from gateway.windows.operators.operator import Operator
 from gateway.windows.plugin import Accumulator, CombineFn
 from gateway.windows.plugin_runner import Key
-from gateway.windows.quality import DROPPED, LATE, Quality, Sources, Tally, joined, new_tally, note
+from gateway.windows.quality import DROPPED, LATE, NO_SOURCES, Quality, Tally, joined, new_tally, note
 from gateway.windows.spec import WindowSpec
 
 UNFIRED = -1
@@ -94,7 +94,7 @@ class Slice:
         self.accumulator = accumulator
         self.count = count
         self.first_end_ms = first_end_ms
-        self.sources: Sources = {}
+        self.sources = NO_SOURCES
 
 
 class GridKey(Key):
@@ -177,8 +177,14 @@ class GridOperator(Operator[GridKey]):
             return None
         if start_ms not in key.slices:
             first_end_ms = self.grid.end_of(starts[0])
-            key.slices[start_ms] = Slice(self._plugin.create_accumulator(), 0, first_end_ms)
+            key.slices[start_ms] = self._new_slice(first_end_ms)
         return key.slices[start_ms]
+
+    def _new_slice(self, first_end_ms: int) -> Slice:
+        part = Slice(self._plugin.create_accumulator(), 0, first_end_ms)
+        if self.traces:
+            part.sources = {}
+        return part
 
     def _open_windows(
         self, key: GridKey, starts: Sequence[int], reading: Reading, out: list[Emission]
@@ -238,7 +244,8 @@ class GridOperator(Operator[GridKey]):
         if self._discards:
             key.tallies.pop(start_ms, None)
             for part in slices:
-                part.accumulator, part.count, part.sources = self._plugin.create_accumulator(), 0, {}
+                fresh = self._new_slice(part.first_end_ms)
+                part.accumulator, part.count, part.sources = fresh.accumulator, 0, fresh.sources
 
     def _tallies_at(self, key: GridKey, time_ms: int) -> list[Tally]:
         """Return the tallies of those that have not fired."""
@@ -338,8 +345,9 @@ class GridOperator(Operator[GridKey]):
     def load_key(self, key: GridKey, state: Any) -> None:
         slices, windows, early, *more = state
         for start_ms, accumulator, count in slices:
-            first_end_ms = self.grid.end_of(self.grid.windows_of(start_ms)[0])
-            key.slices[start_ms] = Slice(accumulator, count, first_end_ms)
+            part = self._new_slice(self.grid.end_of(self.grid.windows_of(start_ms)[0]))
+            part.accumulator, part.count = accumulator, count
+            key.slices[start_ms] = part
         for start_ms, revision in windows:
             key.windows[start_ms] = revision
             end_ms = self.grid.end_of(start_ms)

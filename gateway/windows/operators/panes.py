@@ -35,8 +35,7 @@ class PaneOperator(GridOperator):
     def _pane(self, key: GridKey, start_ms: int) -> Slice:
         pane = key.slices.get(start_ms)
         if pane is None:
-            accumulator = self._plugin.create_accumulator()
-            pane = key.slices[start_ms] = Slice(accumulator, 0, self.grid.end_of(start_ms))
+            pane = key.slices[start_ms] = self._new_slice(self.grid.end_of(start_ms))
         return pane
 
     def _add(self, panes: list[Slice], reading: Reading) -> None:

@@ -13,7 +13,17 @@ from gateway.windows.emission import Bounds
 from gateway.windows.operators.operator import Operator
 from gateway.windows.plugin import Accumulator, CombineFn
 from gateway.windows.plugin_runner import Key
-from gateway.windows.quality import DROPPED, LATE, Quality, Sources, Tally, joined, new_tally, note
+from gateway.windows.quality import (
+    DROPPED,
+    LATE,
+    NO_SOURCES,
+    NO_TALLY,
+    Quality,
+    Tally,
+    joined,
+    new_tally,
+    note,
+)
 from gateway.windows.spec import WindowSpec
 
 UNFIRED = -1
@@ -49,8 +59,8 @@ class OpenSession:
         self.early = 0
         self.fresh = 0
         self.owes = False  # a correction
-        self.sources: Sources = {}
-        self.tally = new_tally()
+        self.sources = NO_SOURCES
+        self.tally = NO_TALLY
         self.timer_ms: int | None = None  # the timer that will look at it; its end may have moved on since
 
     @property
@@ -119,12 +129,18 @@ class SessionOperator(Operator[SessionKey]):
         return self._plugin.merge_accumulators([one.accumulator for one in joined])
 
     def _start(self, key: SessionKey, start_ms: int, end_ms: int) -> OpenSession:
-        session = OpenSession(start_ms, end_ms, None)
+        session = self._new_session(start_ms, end_ms)
         if key.untold is not None:
             session.tally, key.untold = key.untold, None
         key.sessions.append(session)
         key.sessions.sort(key=_start)
         self.counters.open_windows += 1
+        return session
+
+    def _new_session(self, start_ms: int, end_ms: int) -> OpenSession:
+        session = OpenSession(start_ms, end_ms, None)
+        if self.traces:
+            session.tally, session.sources = new_tally(), {}
         return session
 
     def _absorb(self, key: SessionKey, session: OpenSession, others: list[OpenSession]) -> None:
@@ -135,8 +151,9 @@ class SessionOperator(Operator[SessionKey]):
             session.end_ms = other.end_ms
             session.count += other.count
             session.fresh += other.fresh
-            session.tally = [own + theirs for own, theirs in zip(session.tally, other.tally, strict=True)]
-            session.sources = joined((session.sources, other.sources))
+            if self.traces:
+                session.tally = [own + theirs for own, theirs in zip(session.tally, other.tally, strict=True)]
+                session.sources = joined((session.sources, other.sources))
             session.early = max(session.early, other.early)
             session.replaces += other.replaces
             session.revision = UNFIRED
@@ -225,7 +242,8 @@ class SessionOperator(Operator[SessionKey]):
             session.replaces = []
         if self._discards:
             session.accumulator, session.count = self._plugin.create_accumulator(), 0
-            session.tally, session.sources = new_tally(), {}
+            if self.traces:
+                session.tally, session.sources = new_tally(), {}
 
     def _tallies_at(self, key: SessionKey, time_ms: int) -> list[Tally]:
         """Return the tallies of those that have not fired."""
@@ -263,7 +281,8 @@ class SessionOperator(Operator[SessionKey]):
 
     def load_key(self, key: SessionKey, state: Any) -> None:
         for start_ms, end_ms, accumulator, count, revision, replaces, early, fresh, *more in state:
-            session = OpenSession(start_ms, end_ms, accumulator)
+            session = self._new_session(start_ms, end_ms)
+            session.accumulator = accumulator
             session.owes = any(more[:1])
             if self.traces and len(more) > 1:  # state from before it traced has none
                 session.tally, session.sources = more[1:]
