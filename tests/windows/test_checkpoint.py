@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.windows.engine import WindowEngine
+from gateway.core.events import Sample
+from gateway.windows.engine import WindowEngine, gathered
 from gateway.windows.plugin import CombineFn
 from gateway.windows.spec import WindowSpec
 from tests.support.windowing import Timeline, seen, shipped, spec
@@ -298,3 +299,31 @@ def test_the_rows_of_a_checkpoint_take_no_more_memory_than_they_are_long() -> No
     tracemalloc.stop()
     assert len(rows) > 2000
     assert taken_bytes / len(rows) < 500
+
+
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_a_key_that_comes_again_owes_its_corrections_no_earlier_than_it_should(is_cold: bool) -> None:
+    """
+    late      ^(10)      closed(11)        ^(35)
+    due                              (40: of its first life)      ^(65)
+    """
+    window = spec(size_ms=10, allowed_lateness_ms=100, corrections="every", corrections_every_ms=30)
+    stored: dict[bytes, bytes | None] = {}
+    fetch = (lambda _, row: stored.get(row)) if is_cold else None
+    engine = WindowEngine([window], {"w": shipped("stats")}, fetch=fetch, hot_keys=0)
+
+    def feed(time_ms: int, arrival_ms: int, key: str = "k") -> list[tuple[object, ...]]:
+        sample = Sample(time_ms, {"key": key, "value": 1.0})
+        found = seen(gathered(engine.process("t/s", None, {}, [sample], arrival_ms)))
+        stored.update({row: state for _, row, state in engine.take_changes()})
+        return found
+
+    feed(1, 0)
+    feed(50, 0, "clock")
+    assert feed(2, 10) == []
+    assert ("correction", 0, 10, 2.0) in feed(200, 11, "clock")
+    feed(205, 12)
+    feed(260, 13, "clock")
+    assert feed(206, 35) == []
+    assert seen(gathered(engine.advance(41))) == []
+    assert seen(gathered(engine.advance(65))) == [("correction", 200, 210, 2.0)]
