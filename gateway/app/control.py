@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from gateway.alarms.requests import alarm_operations
 from gateway.app.part import Part
 from gateway.app.processing import Processing
 from gateway.buffer.operator_actions import OperatorActions, operations
@@ -29,11 +30,13 @@ class ControlPart(Part):
             processing.pipeline.alert,
             processing.pipeline.checkpoint,
         )
+        self._alarm_operations = alarm_operations(processing.pipeline.alarms, processing.writer.call)
         self._listens = False
 
     def start(self, status: GatewayStatus) -> None:
         asked = {
             **operations(self._actions),
+            **self._alarm_operations,
             "forecast": lambda _request, _report: status.course(),
             "log": lambda _request, _report: {"lines": _last_lines(status)},
             "health": lambda _request, _report: _health(status),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from gateway.alarms.register import AlarmRegister
 from gateway.app.storage import OpenBuffer, make_writer
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.history.keeper import HistoryKeeper
@@ -71,6 +72,8 @@ class Processing:
         config = self._config
         specs = bounded(config.window_specs(), budget)
         plugins = load_plugins(specs, config.plugins.directory)
+        priorities = {spec.name: spec.priority for spec in specs}
+        alarms = AlarmRegister(self.topics, self._clock.now_ms, priorities, frozenset(priorities))
         return Pipeline(
             self.topics,
             RouteTable(config.route_specs()),
@@ -88,7 +91,7 @@ class Processing:
             keep_synced_ms=config.buffer.keep_synced,
             max_size_bytes=config.buffer.max_size,
             space=buffer.space,
-            window_priorities={spec.name: spec.priority for spec in specs},
+            window_priorities=priorities,
             kept_windows=frozenset(spec.name for spec in specs if not spec.forward),
             admission=self.admission,
             devices=DeviceClocks(wrong_ms=config.time.future_tolerance),
@@ -97,6 +100,7 @@ class Processing:
             backlog_rate=drain.backlog_rate,
             hold=self._hold(),
             copied_to=without_history if self.history is None else self.history.floor,
+            alarms=alarms,
             until_confirmed=config.cloud is not None and config.cloud.confirm == "receiver",
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 
+from gateway.alarms.requests import listed
 from gateway.app.part import Part
 from gateway.buffer.reader import Reader, ReadError
 from gateway.cloud.bridge import Bridge
@@ -93,7 +94,7 @@ class ReportPart(Part):
         since_s = now_s - self._status_at_s
         if since_s < min(_NEWS_EVERY_S, self._status_every_s):
             return
-        alarms = len(self._republish.alarms_on)
+        alarms = len(listed(self._status.alarms))
         news = (self._status.readiness(), self._status.configuration(), alarms)
         if news == self._told and since_s < self._status_every_s:
             return

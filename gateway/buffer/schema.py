@@ -263,6 +263,23 @@ class NewestResult(Model):
         table_name = "newest_results"
 
 
+class AlarmStateRow(Model):
+    """An alarm of a window and key with its state; see `alarm_table`."""
+
+    window = TextField()
+    key = TextField()
+    state = TextField()
+    priority = IntegerField()
+    since_ms = BigIntegerField()
+    changed_ms = BigIntegerField()
+    details = TextField()
+
+    class Meta:
+        table_name = "alarms"
+        primary_key = CompositeKey("window", "key")
+        without_rowid = True
+
+
 class CountRow(Model):
     """A counter that moves in the same transaction as what it counts, so that the sums always balance."""
 
@@ -308,6 +325,7 @@ MODELS: tuple[type[Model], ...] = (
     CountRow,
     MetaRow,
     NewestResult,
+    AlarmStateRow,
 )
 
 # What the bridge scans, and what a restart puts back: it only holds what is on its way, so it stays small

@@ -9,7 +9,8 @@ Invariants:
 
 What leaves the buffer does so through `removals`; `search` finds what may. `file` is the space on the disk,
 `windows` the checkpointed window states, `dictionaries` those of the compressor, `undated` and `dropped` the
-messages that wait for a time or were not taken in, `evidence` the signed audit records that wait.
+messages that wait for a time or were not taken in, `evidence` the signed audit records that wait, `alarms`
+the alarms with their states.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Literal, NamedTuple
 import apsw
 import orjson
 
+from gateway.buffer.alarm_table import AlarmTable
 from gateway.buffer.backlog import Backlog
 from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims
@@ -119,6 +121,7 @@ class Store:
         self.file = FileSpace(connection)
         self.identity = BufferIdentity(connection)
         self.evidence = EvidenceTable(connection)
+        self.alarms = AlarmTable(connection)
         self.dictionaries = StoredDictionaries(connection, self.compressor)
 
     def _begin(self) -> None:
@@ -163,6 +166,7 @@ class Store:
         self._claims.reload()
         self.undated.reload()
         self.dropped.reload()
+        self.alarms.reload()
         self._receipt_table.load()
         self.dictionaries.load()
 
@@ -179,8 +183,10 @@ class Store:
                 self.count("skipped", "damage", skipped)
             self._receipt_table.save()
             self.dropped.save()
+            self.alarms.save()
             self._tally.save(self._connection)
         self._tally.commit()
+        self.alarms.commit()
 
     # --- counts and single values ---
 

@@ -33,6 +33,7 @@ class _Commands(LazyGroup):
         "config": Listed("config", "app", "Sign a configuration for gateways that are out of reach."),
         "support": Listed("support", "app", "Gather what helps to find a fault, without secrets."),
         "buffer": Listed("buffer_commands", "app", "Inspect and change a buffer."),
+        "alarms": Listed("alarms", "app", "List, acknowledge and clear alarms."),
         "clock": Listed("clock", "app", "Show the gateway's time, and devices with wrong clocks."),
         "plugin": Listed("plugin", "app", "List, check and create plugins."),
         "keys": Listed("keys", "app", "Make and show the keys that sign audit records."),

@@ -6,7 +6,7 @@ lock that keeps a gateway from starting meanwhile. What was done says which of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 import orjson
 import typer
 
+from gateway.alarms.register import AlarmRegister
+from gateway.alarms.requests import alarm_operations
 from gateway.buffer.alerts import append_alert
 from gateway.buffer.event_filter import EventFilter
 from gateway.buffer.lock import DataDirLock
@@ -83,9 +85,9 @@ def retry(
     """Send failed events again: they become pending, their attempts start at zero, and no stream pauses."""
     choice = choice_of(None, kind, stream, older_than, newer_than, event_ids or ())
     _require_choice(choice, everything)
-    done = _change(config, {"do": "retry", "choice": choice.as_json()}, "retrying")
+    done = change(config, {"do": "retry", "choice": choice.as_json()}, "retrying")
     _require_some(done.result["retried"], choice, "failed")
-    _tell(done, as_json, f"{done.result['retried']:,} events are pending again")
+    tell(done, as_json, f"{done.result['retried']:,} events are pending again")
 
 
 def drop(
@@ -114,9 +116,9 @@ def drop(
         wanted = _count(buffer_path(config), choice)
         _require_some(wanted, choice, _named(_droppable(choice)))
         typer.confirm(f"Remove {wanted:,} events for good?", abort=True, err=True)
-    done = _change(config, {"do": "drop", "choice": choice.as_json()}, "dropping")
+    done = change(config, {"do": "drop", "choice": choice.as_json()}, "dropping")
     _require_some(done.result["dropped"], choice, _named(_droppable(choice)))
-    _tell(done, as_json, f"{done.result['dropped']:,} events were dropped")
+    tell(done, as_json, f"{done.result['dropped']:,} events were dropped")
 
 
 def forward(
@@ -136,16 +138,16 @@ def forward(
         before_ms=moment_ms(to_time, "--to"),
     )
     _require_choice(choice, everything)
-    done = _change(config, {"do": "forward", "choice": choice.as_json()}, "forwarding")
+    done = change(config, {"do": "forward", "choice": choice.as_json()}, "forwarding")
     _require_some(done.result["forwarded"], choice, "kept", "--status kept")
-    _tell(done, as_json, f"{done.result['forwarded']:,} events go to the cloud")
+    tell(done, as_json, f"{done.result['forwarded']:,} events go to the cloud")
 
 
 def compact(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Give free space in the file back to the file system. A running gateway keeps running."""
-    done = _change(config, {"do": "compact"}, "compacting")
+    done = change(config, {"do": "compact"}, "compacting")
     before, after = (format_bytes(done.result[name]) for name in ("before_bytes", "after_bytes"))
-    _tell(done, as_json, f"{before} → {after}")
+    tell(done, as_json, f"{before} → {after}")
 
 
 def restore(
@@ -164,7 +166,7 @@ def restore(
         done = restore_buffer(path, backup or backup_path(path), _now_ms(), partial(_announce, settings))
     result = done._asdict() | {"kept_aside": str(done.kept_aside) if done.kept_aside else None}
     aside = f"; what was there is in {done.kept_aside}" if done.kept_aside else ""
-    _tell(
+    tell(
         Done(result, live=False), as_json, f"{done.events:,} events restored, {done.pending:,} pending{aside}"
     )
     if not done.numbers_known:
@@ -213,7 +215,7 @@ def adopt(
         if foreign
         else "the buffer belongs to this gateway already"
     )
-    _tell(Done({"before": owner, "ended_session": old_client}, live=False), as_json, text)
+    tell(Done({"before": owner, "ended_session": old_client}, live=False), as_json, text)
 
 
 # --- inside ---
@@ -260,7 +262,7 @@ def _named(statuses: Sequence[Status]) -> str:
     return " or ".join(status.name.lower() for status in statuses)
 
 
-def _change(config: Path, request: dict[str, Any], doing: str) -> Done:
+def change(config: Path, request: dict[str, Any], doing: str) -> Done:
     """Have it done by the gateway that runs, or here when none does."""
     settings, path = load_config(config), buffer_path(config)
     with progress_bar() as progress:
@@ -287,7 +289,7 @@ def _opened(settings: Config, path: Path) -> Iterator[dict[str, Operation]]:
     store = opened.store
     try:
         _begin(opened, settings)
-        yield operations(_actions(store, settings))
+        yield {**operations(_actions(store, settings)), **alarm_operations(_alarms(settings), _runs(store))}
         if opened.marker:
             opened.marker.write(store.last_id())
     finally:
@@ -313,15 +315,24 @@ def _begin(opened: OpenedStore, settings: Config) -> None:
         typer.echo(said, err=True)
 
 
-def _actions(store: Store, settings: Config) -> OperatorActions:
-    def run(change: Any) -> Any:
+def _runs(store: Store) -> Callable[[Callable[[Store], T]], T]:
+    def run(change: Callable[[Store], T]) -> T:
         with store.transaction():
             return change(store)
 
+    return run
+
+
+def _alarms(settings: Config) -> AlarmRegister:
+    topics = OwnTopics(settings.gateway.topic_prefix, settings.gateway.id)
+    return AlarmRegister(topics, _now_ms, {})
+
+
+def _actions(store: Store, settings: Config) -> OperatorActions:
     def alert(store: Store, name: str, message: str, details: Mapping[str, Any]) -> None:
         append_alert(store, _alerts(settings), _now_ms(), name, message, details)
 
-    return OperatorActions(run, lambda change: change(store), alert)
+    return OperatorActions(_runs(store), lambda change: change(store), alert)
 
 
 def _announce(settings: Config, store: Store, text: str) -> None:
@@ -356,7 +367,7 @@ def _count(path: Path, choice: EventFilter) -> int:
         reader.close()
 
 
-def _tell(done: Done, as_json: bool, text: str) -> None:
+def tell(done: Done, as_json: bool, text: str) -> None:
     if as_json:
         typer.echo(orjson.dumps({**done.result, "live": done.live}).decode())
         return

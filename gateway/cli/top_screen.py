@@ -44,6 +44,7 @@ class Top:
         yield _course(state["buffer"])
         yield _links(state["links"])
         yield from _pressure(state.get("sections", {}))
+        yield from _alarms(state.get("alarms") or {"on": [], "counts": {}}, max(room // 4, 1))
         yield Text()
         alerts = min(len(state["alerts"]), max(room // 2 - 2, 1))
         # What few alerts leave belongs to the windows, and what these leave to the devices.
@@ -170,6 +171,20 @@ def _troubles(devices: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield each["name"], f"{each['undecoded']:,} unreadable"
 
 
+def _alarms(alarms: dict[str, Any], rows: int) -> RenderResult:
+    """Yield the alarms that are on, the urgent ones first."""
+    for alarm in alarms["on"][:rows]:
+        where = " / ".join(filter(None, (alarm["window"], alarm["key"])))
+        seen = f", seen by {alarm['acknowledged_by']}" if alarm["state"] == "acknowledged" else ""
+        measured = _measured({alarm["value_name"] or "value": alarm["value"], "limit": alarm["limit"]})
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"alarm {where}", style="bold red" if not seen else "yellow")
+        yield line.append(f"  since {_clock(alarm['since_ms'])}{seen}  {measured}", style="dim")
+    left = sum(alarms["counts"].get(state, 0) for state in ("active", "acknowledged")) - rows
+    if left > 0:
+        yield Text(f"and {left:,} more alarms: gateway alarms list", style="dim")
+
+
 def _alerts(alerts: Sequence[dict[str, Any]], rows: int) -> RenderResult:
     if alerts:
         yield Text("alerts, newest first", style="dim")
@@ -190,7 +205,11 @@ def _alert(alert: dict[str, Any]) -> Text:
 
 def _time(alert: dict[str, Any]) -> str:
     at_ms = alert.get("time_ms") or alert.get("end_ms")
-    return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%H:%M:%S") if at_ms else "--:--:--"
+    return _clock(at_ms) if at_ms else "--:--:--"
+
+
+def _clock(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%H:%M:%S")
 
 
 def _measured(result: dict[str, Any]) -> str:

@@ -53,6 +53,10 @@ class DeliveryError(GatewayError):
     """Raised when a delivery event is not allowed in an entry's state. Nothing has changed."""
 
 
+class AlarmError(GatewayError):
+    """Raised when an alarm is not there, or cannot be acknowledged or cleared. Nothing has changed."""
+
+
 class StoreError(GatewayError):
     """Raised when the buffer cannot be opened or cannot do what was asked of it."""
 

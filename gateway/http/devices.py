@@ -9,7 +9,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from gateway.alarms.register import as_json
+from gateway.alarms.requests import listed
 from gateway.decode.presence import Device, clipped
+from gateway.http.alarms import AlarmsApi
 from gateway.http.answers import json_answer
 from gateway.http.results import Results
 from gateway.http.units import Units
@@ -28,22 +31,28 @@ _ORDERS: Mapping[str, Callable[[Device], Any]] = {
     "unreadable": lambda device: -device.undecoded,
     "misses": lambda device: -device.missed,
 }
-_CHOICES = ("all", "silent", "clock", "misses", "unreadable", "alerts")
+_CHOICES = ("all", "silent", "clock", "misses", "unreadable", "alerts", "alarms")
 
 
 class DevicesApi:
     """`/api/devices/table` and `/api/devices/one`, on the HTTP server's loop."""
 
     def __init__(
-        self, status: GatewayStatus, results: Results, refresh: Callable[[], None], units: Units
+        self,
+        status: GatewayStatus,
+        results: Results,
+        alarms: AlarmsApi,
+        refresh: Callable[[], None],
+        units: Units,
     ) -> None:
         self._status = status
         self._results = results
+        self._alarms = alarms
         self._refresh = refresh
         self._units = units
 
     async def table(self, request: Request) -> Response:
-        """`?search=&only=all|silent|clock|misses|unreadable|alerts&sort=name&descending=&offset=&limit=`."""
+        """`?search=&only=all|silent|clock|misses|…&sort=name&descending=&offset=&limit=`."""
         query = request.query_params
         sort, only = query.get("sort", "name"), query.get("only", "all")
         offset, limit = query.get("offset", "0"), query.get("limit", str(LISTED))
@@ -57,7 +66,8 @@ class DevicesApi:
         devices = self._status.presence.devices(now_ms)
         wrong = {clock.device: clock for clock in self._status.device_clocks.wrong()}
         alerts = Counter(alert["key"] for alert in self._results.alerts() if "key" in alert)
-        chosen = self._chosen(devices, only, query.get("search", ""), wrong, alerts)
+        alarms = self._alarms.per_key()
+        chosen = self._chosen(devices, only, query.get("search", ""), wrong, alerts, alarms)
         chosen.sort(key=_ORDERS[sort], reverse=query.get("descending") == "true")
         shown = chosen[int(offset) : int(offset) + int(limit)]
         return json_answer(
@@ -65,7 +75,10 @@ class DevicesApi:
                 "time_ms": now_ms,
                 "known": len(devices),
                 "found": len(chosen),
-                "devices": [self._row(device, wrong, alerts[device.name]) for device in shown],
+                "devices": [
+                    self._row(device, wrong, alerts[device.name]) | {"alarms": alarms[device.name]}
+                    for device in shown
+                ],
             }
         )
 
@@ -88,6 +101,7 @@ class DevicesApi:
                 "values": self._values(name),
                 "clocks": [clock._asdict() for clock in clocks],
                 "alerts": [alert for alert in self._results.alerts() if alert.get("key") == name],
+                "alarms": [as_json(row) for row in listed(self._status.alarms, "all") if row.key == name],
                 "windows": [{"name": spec.name, "size_ms": spec.size_ms} for spec in fed],
             }
         )
@@ -99,6 +113,7 @@ class DevicesApi:
         search: str,
         wrong: Mapping[str, DeviceClock],
         alerts: Mapping[str, int],
+        alarms: Mapping[str, int],
     ) -> list[Device]:
         tests: dict[str, Callable[[Device], object]] = {
             "all": lambda _device: True,
@@ -107,6 +122,7 @@ class DevicesApi:
             "misses": lambda device: device.missed,
             "unreadable": lambda device: device.undecoded,
             "alerts": lambda device: device.name in alerts,
+            "alarms": lambda device: device.name in alarms,
         }
         test, part = tests[only], search.casefold()
         return [device for device in devices if part in device.name.casefold() and test(device)]

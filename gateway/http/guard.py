@@ -5,6 +5,7 @@
 - With a token configured, everything but health and the sign-in page needs it: `Authorization: Bearer …`, or
   the cookie that the sign-in sets. Without one the gateway listens on the loopback interface only.
 - No other origin may read anything: there are no CORS headers, and the page may load nothing from elsewhere.
+  A request that changes something and names another origin is refused.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.%]+)\]|(?P<name>[^\[\]:/@?#\s]
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login"})
 """Paths open without a token: for supervisors, and for signing in."""
 OPEN_FOLDER = "/assets/"
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
@@ -61,6 +63,14 @@ class Access(NamedTuple):
     def admits_cookie(self, cookie: str) -> bool:
         return self.token is None or hmac.compare_digest(cookie.encode(), self.cookie.encode())
 
+    def trusts_origin(self, origin: str | None, host: str) -> bool:
+        """Return True unless a browser says that a foreign page sends the request. Programs send no Origin;
+        `null` hides a foreign one. Behind a proxy the page has one of `hosts`."""
+        if origin is None:
+            return True
+        named = origin.partition("://")[2].lower()
+        return named == host.lower() or _without_port(named) in self.hosts
+
     @property
     def cookie(self) -> str:
         """The value that a browser keeps instead of the token itself."""
@@ -87,14 +97,13 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        refusal = self._refusal(scope["path"], Headers(scope=scope), address_of(scope))
+        refusal = self._refusal(scope["method"], scope["path"], Headers(scope=scope), address_of(scope))
         await (refusal or self._app)(scope, receive, send_with_headers)
 
-    def _refusal(self, path: str, headers: Headers, address: str) -> Response | None:
-        host = headers.get("host", "")
-        if not self._access.knows_host(host):
-            text = f"This gateway does not have the name {host!r}. Add it to http.hosts, or use its address."
-            return PlainTextResponse(text, 421)
+    def _refusal(self, method: str, path: str, headers: Headers, address: str) -> Response | None:
+        foreign = self._foreign(method, path, headers)
+        if foreign is not None:
+            return foreign
         if path in OPEN_PATHS or path.startswith(OPEN_FOLDER) or self._access.token is None:
             return None
         if wait_s := self._guesses.wait_s(address, time.monotonic()):
@@ -105,6 +114,19 @@ class Guard:
             return RedirectResponse("/login", 303)
         text = "A token is needed: send `Authorization: Bearer TOKEN` with http.token of the configuration."
         return PlainTextResponse(text, 401, {"WWW-Authenticate": "Bearer"})
+
+    def _foreign(self, method: str, path: str, headers: Headers) -> Response | None:
+        """Refuse another name, and changes that the page of another one wants."""
+        host = headers.get("host", "")
+        if not self._access.knows_host(host):
+            text = f"This gateway does not have the name {host!r}. Add it to http.hosts, or use its address."
+            return PlainTextResponse(text, 421)
+        # The sign-in is a form, and forms of pages without a referrer name no origin.
+        is_change = method not in _READING and path != "/login"
+        if is_change and not self._access.trusts_origin(headers.get("origin"), host):
+            text = "Another page may not change anything here. Behind a proxy, add its name to http.hosts."
+            return PlainTextResponse(text, 403)
+        return None
 
     def _is_admitted(self, headers: Headers, address: str) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import partial
@@ -11,6 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from gateway import __version__
+from gateway.alarms.requests import counts
+from gateway.alarms.states import ON, AlarmEvent
 from gateway.buffer.repair.recovery import backup_path
 from gateway.buffer.retention.downsampling import REASON as DRAIN_TARGET
 from gateway.core.events import Kind, Status
@@ -39,6 +42,7 @@ class GatewayCollector(Collector):
                 self._decoding,
                 self._sparkplug,
                 self._windows,
+                self._alarms,
             ),
             *(
                 self._subscriptions,
@@ -212,6 +216,26 @@ class GatewayCollector(Collector):
             for labels, count in list(source.items()):
                 family.add_metric(list(labels), count)
             yield family
+
+    def _alarms(self) -> Iterator[Metric]:
+        rows = self._status.alarms
+        states = GaugeMetricFamily(
+            "gateway_alarms", "Alarms by state; active and acknowledged ones are on.", labels=["state"]
+        )
+        for state, number in counts(rows).items():
+            states.add_metric([state], number)
+        yield states
+        on = Counter(row.window for row in rows if row.state in ON)
+        windows = GaugeMetricFamily("gateway_window_alarms_on", "Alarms that are on.", labels=["window"])
+        for window in sorted({*self._status.alarm_windows, *on}):
+            windows.add_metric([window], on[window])
+        yield windows
+        changes = CounterMetricFamily(
+            "gateway_alarm_changes", "What happened to alarms, by what it was.", labels=["what"]
+        )
+        for event in AlarmEvent:
+            changes.add_metric([event.value], self._status.store.counts["alarm", event.value])
+        yield changes
 
     def _subscriptions(self) -> Iterator[Metric]:
         subscriptions = self._status.subscriptions

@@ -1,4 +1,4 @@
-"""The HTTP server: the dashboard, the read-only API, /metrics, and health for supervisors of the process."""
+"""The HTTP server: the dashboard, the API, /metrics, and health for supervisors of the process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from starlette.routing import Route
 
 from gateway.core.errors import GatewayError
 from gateway.core.threads import RoleThread
+from gateway.http.alarms import AlarmsApi
 from gateway.http.answers import json_answer
 from gateway.http.api import Api
 from gateway.http.assets import Assets
+from gateway.http.bodies import read_body
 from gateway.http.clock import clock_status, device_clocks
-from gateway.http.connections import REQUEST_WITHIN_S, BoundedProtocol, RestingServer
+from gateway.http.connections import BoundedProtocol, RestingServer
 from gateway.http.courses import CoursesApi
 from gateway.http.devices import DevicesApi
 from gateway.http.guard import COOKIE, Access, Guard, address_of, too_many_guesses
@@ -41,13 +43,13 @@ from gateway.status.gateway_status import GatewayStatus
 
 ROOMS = ("devices", "windows", "alarms", "buffer", "messages", "configuration")
 """Paths of the page beside `/`, the overview: all are the same file, which shows the room of its address."""
-_MAX_FORM_BYTES = 4096
 _GRACE_S = 2  # for unfinished answers when it stops
 _SESSION_S = 30 * 24 * 3600
 
 
 class HttpServer:
-    """Serves one gateway, on a thread `gateway.http`. It only reads."""
+    """Serves one gateway, on a thread `gateway.http`. It writes nothing itself: changes of alarms are
+    commands to the writer."""
 
     def __init__(self, host: str, port: int, access: Access | None = None) -> None:
         self.thread = RoleThread("http", self._run)
@@ -67,7 +69,8 @@ class HttpServer:
         self._past = HistoryApi(status)
         units = Units(route.spec for route in status.pipeline.intake.routes.routes)
         self._courses = CoursesApi(status, self._past, units)
-        self._devices = DevicesApi(status, self._results, self._live.refresh, units)
+        self._alarms = AlarmsApi(status)
+        self._devices = DevicesApi(status, self._results, self._alarms, self._live.refresh, units)
         self._window_keys = WindowKeysApi(status, self._results, self._live.refresh)
         self._registry = CollectorRegistry()
         self._registry.register(GatewayCollector(status))
@@ -147,6 +150,7 @@ class HttpServer:
                 ).routes(),
                 Route("/api/course", self._courses.course),
                 Route("/api/windows/keys", self._window_keys.keys),
+                *self._alarms.routes(),
             ],
             middleware=[Middleware(Guard, access=self._access, guesses=self._guesses)],
             lifespan=self._lifespan,
@@ -182,7 +186,7 @@ class HttpServer:
     async def _login(self, request: Request) -> Response:
         """Turn the token into a cookie. Only a same-site form can: the cookie is for this site alone."""
         address, now_s = address_of(request.scope), time.monotonic()
-        token = parse_qs((await _body(request)).decode(errors="replace")).get("token", [""])[0]
+        token = parse_qs((await read_body(request)).decode(errors="replace")).get("token", [""])[0]
         if wait_s := self._guesses.wait_s(address, now_s):
             return too_many_guesses(wait_s)
         if not self._access.admits(token):
@@ -212,17 +216,3 @@ def _answer(problems: list[str], **more: Any) -> Response:
     """200 when there are no problems, else 503 with each of them in a sentence."""
     status = "unavailable" if problems else "ok"
     return json_answer({"status": status, "problems": problems, **more}, 503 if problems else 200)
-
-
-async def _body(request: Request) -> bytes:
-    """Read the posted body, up to the length of any sensible form."""
-    body = b""
-    try:
-        async with asyncio.timeout(REQUEST_WITHIN_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > _MAX_FORM_BYTES:
-                    return b""
-    except TimeoutError:
-        return b""
-    return body

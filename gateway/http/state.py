@@ -7,6 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from gateway import __version__
+from gateway.alarms.register import as_json
+from gateway.alarms.requests import counts, listed
 from gateway.core.events import Status
 from gateway.decode.presence import Device
 from gateway.http.clock import clock_status
@@ -19,6 +21,9 @@ from gateway.windows.spec import WindowSpec
 LISTED_DEVICES = 50
 GLANCED = 5
 """Devices of a kind, and alerts, that are in what every page gets; its rooms ask for more."""
+
+LISTED_ALARMS = 20
+"""Alarms in the live data; the list has them all."""
 
 
 class State:
@@ -43,6 +48,7 @@ class State:
             "links": self.links(),
             "devices": self.devices(),
             "alerts": self._results.alerts(),
+            "alarms": self.alarms(),
             "sections": self.sections(),
         }
 
@@ -70,9 +76,16 @@ class State:
             },
             "links": self.links(),
             "devices": self.devices(GLANCED),
+            "alarms": self.alarms(GLANCED),
             "alerts": {"kept": len(alerts), "newest": alerts[:GLANCED]},
             "sections": self.sections(),
         }
+
+    def alarms(self, shown: int = LISTED_ALARMS) -> dict[str, Any]:
+        """Return how many alarms there are in each state, and the first ones that are on."""
+        rows = self._status.alarms
+        on = listed(rows)
+        return {"counts": counts(rows), "on": [as_json(row) for row in on[:shown]]}
 
     def about(self) -> dict[str, Any]:
         """Return the gateway's identity and health."""

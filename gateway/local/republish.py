@@ -72,8 +72,6 @@ class Republish(Session):
         self._told = b""
         self._status = b""  # the newest, b"" before the first
         self._notices: deque[tuple[str, bytes]] = deque(maxlen=MAX_NOTICES)
-        self.alarms_on: set[str] = set()
-        """Topics of the alarms that went on since the start."""
         self._commands: deque[tuple[str, bytes]] = deque(maxlen=MAX_COMMANDS)
         self._retained = retained
         self._discovery = discovery
@@ -254,7 +252,6 @@ class Republish(Session):
             self._waiting.append(waiting)
             return
         self._alarm_id = buffer_id
-        (self.alarms_on.add if alarm.on else self.alarms_on.discard)(alarm.topic)
         self._waiting.append(waiting._replace(buffer_id=buffer_id - 1))
         self._waiting.append(_Waiting(buffer_id, alarm.topic, alarm.payload))
 

@@ -18,7 +18,7 @@ from gateway.decode.sparkplug_births import EdgeNodes
 from gateway.flow.admission import Admission
 from gateway.pipeline.checkpointer import Checkpointer
 from gateway.pipeline.freshness import judge_age, out_of_windows
-from gateway.pipeline.results import WindowResults, append
+from gateway.pipeline.results import WindowResults
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.normalize import skew_kinds
 from gateway.windows.emission import MANY
@@ -107,7 +107,7 @@ class Intake:
                 continue
             outcomes["outcome", "rejected"] += 1
             outcomes["rejected", refused] += 1
-        append(store, rows)
+        self._results.append(store, rows)
         for (name, label), by in outcomes.items():
             store.count(name, label, by)
 
@@ -117,7 +117,7 @@ class Intake:
         for chunk in chunks:
             rows += map(self._results.event_of, chunk)
             if len(rows) >= MANY:
-                append(store, rows)
+                self._results.append(store, rows)
                 rows.clear()
                 self._ahead.clear()
                 self._checkpointer.make_room(store)

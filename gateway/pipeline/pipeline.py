@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gateway.alarms.register import AlarmRegister
 from gateway.buffer.alerts import append_alert
 from gateway.buffer.reader import Reader
 from gateway.buffer.retention.disk_guard import DiskGuard
@@ -34,7 +35,7 @@ from gateway.pipeline.announcements import Announcements
 from gateway.pipeline.checkpointer import Checkpointer
 from gateway.pipeline.intake import Intake
 from gateway.pipeline.pending_time_queue import PendingTimeQueue
-from gateway.pipeline.results import WindowResults, append
+from gateway.pipeline.results import WindowResults
 from gateway.pipeline.stored_history import derived_ids, raw_messages, rebuild, replay_one
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.hold import Hold, never
@@ -69,13 +70,16 @@ class Pipeline:
         hold: Hold | None = None,
         until_confirmed: bool = False,
         copied_to: Callable[[], int] = without_history,
+        alarms: AlarmRegister | None = None,
     ) -> None:
         self.rebirths: dict[str, str] = {}
         """Sparkplug's edge nodes to ask for a birth, each with the reason; emptied once they are asked."""
         self.checkpointer = Checkpointer(
             new_windows, clock, interval_ms=checkpoint_interval_ms, is_certain=is_certain
         )
-        self._results = WindowResults(topics, clock, window_priorities or {}, kept_windows)
+        priorities = window_priorities or {}
+        self.alarms = alarms or AlarmRegister(topics, clock.now_ms, priorities)
+        self._results = WindowResults(topics, clock, priorities, kept_windows, self.alarms)
         self.intake = Intake(
             topics,
             routes,
@@ -108,6 +112,7 @@ class Pipeline:
         self.awaits_time = True
         """True if the last tick found work to do, or some waits for the next one."""
         self._seen_id = -1
+        self._has_ticked = False
         self._announcements = Announcements(self.alert)
 
     @property
@@ -127,10 +132,12 @@ class Pipeline:
         """Do what depends on time alone: idle sources, early results, the checkpoint, eviction."""
         now_ms = self._clock.now_ms()
         self._look_around(store, now_ms)
+        if not self._has_ticked:
+            self.alarms.forget_windows(store)
         rows, self._owed = self._owed, []
         if not self.pending_time.blocks_time(store):
             self.intake.take_results(store, rows, self.windows.advance(now_ms))
-        append(store, rows)
+        self._results.append(store, rows)
         self.pending_time.release(store)
         if self.checkpointer.due or self.disk_guard.starved:
             self.checkpoint(store)
@@ -159,6 +166,7 @@ class Pipeline:
 
     def ticked(self, store: Store) -> None:
         """The tick is on the disk. Never raises."""
+        self._has_ticked = True
         self.disk_guard.committed(store)
         if self._downsampling:
             self._downsampling.committed()

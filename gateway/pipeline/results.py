@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from gateway.alarms.register import AlarmRegister
 from gateway.buffer.alerts import DERIVED_FAMILY
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.clock import Clock
@@ -17,15 +18,17 @@ from gateway.windows.emission import emission_json
 
 class WindowResults:
     """Turns emissions into events. `priorities` are those of the windows' aggregates, by window; what the
-    windows `kept` give stays at the edge."""
+    windows `kept` give stays at the edge. `alarms` follow the alerts that are appended."""
 
     def __init__(
         self,
         topics: OwnTopics,
         clock: Clock,
         priorities: Mapping[str, int],
-        kept: frozenset[str] = frozenset(),
+        kept: frozenset[str],
+        alarms: AlarmRegister,
     ) -> None:
+        self._alarms = alarms
         self._kept = kept
         self._topics = topics
         self._clock = clock
@@ -64,10 +67,19 @@ class WindowResults:
             start = self._starts[emission.window] = self._topics.aggregates(emission.window)
         return start + key_levels(emission.key), Kind.AGGREGATE, priority
 
+    def append(self, store: Store, events: Sequence[NewEvent]) -> None:
+        """Store events and count them; alerts change alarms."""
+        if Kind.ALERT in append(store, events):
+            for event in events:
+                if event.kind == Kind.ALERT:
+                    self._alarms.take(store, event)
 
-def append(store: Store, events: Sequence[NewEvent]) -> None:
-    """Store events, and count them by what they are."""
+
+def append(store: Store, events: Sequence[NewEvent]) -> Counter[int]:
+    """Store events, and count them by what they are; returns these counts."""
+    kinds = Counter(event.kind for event in events)
     if events:
         store.append(events)
-        for kind, count in Counter(event.kind for event in events).items():
+        for kind, count in kinds.items():
             store.count("appended", Kind(kind).name.lower(), count)
+    return kinds

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.buffer.alarm_table import AlarmRow
 from gateway.buffer.history.keeper import HistoryKeeper
 from gateway.buffer.repair.upkeep import Upkeep
 from gateway.buffer.retention.disk_space import DiskSpace
@@ -44,6 +45,8 @@ from gateway.windows.spec import WindowSpec
 
 WRITER_STALLED_AFTER_S = 10.0  # it ticks four times a second
 CLOUD_STALLED_AFTER_S = 60.0
+ALARM_PLUGINS = frozenset({"threshold"})
+"""Included plugins that raise alarms; of others it is known once they do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +211,16 @@ class GatewayStatus:
     def window_counters(self) -> Mapping[str, Counters]:
         """The numbers of each window, by its name."""
         return self.pipeline.windows.counters
+
+    @property
+    def alarms(self) -> list[AlarmRow]:
+        """All alarms as of the last commit, also those that are over."""
+        return self.store.alarms.all()
+
+    @property
+    def alarm_windows(self) -> list[str]:
+        """Windows that raise alarms."""
+        return [spec.name for spec in self.window_specs if spec.plugin in ALARM_PLUGINS]
 
     @property
     def presence(self) -> Presence:

@@ -21,7 +21,7 @@ from gateway.buffer.store import NewEvent, Store
 from tests.support.buffers import sql
 
 NOW_MS = 1_750_000_000_000
-EVENTS = 2000
+EVENTS = 3000
 PAGE_BYTES = 4096
 
 

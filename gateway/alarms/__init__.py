@@ -1,0 +1,1 @@
+"""Alarms with a state: raised, acknowledged, cleared; silent devices; notifications."""
