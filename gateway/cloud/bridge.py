@@ -5,6 +5,8 @@ Invariants:
 - Nothing is published while disconnected, and paho never resends: when a connection ends, what was in
   flight on it failed, goes back to PENDING, and is claimed again in the same order.
 - An overdue PUBACK ends the connection: half-open links are found by progress, not by the socket.
+- Events of the event format go in runs while all goes well (`gateway.cloud.event_runs`), and one by one
+  otherwise; never both at a time.
 - A refusal costs neither the connection nor the others: the refused message goes again in halves until the
   one event is found that is meant. `gateway.delivery.refusals` says what then becomes of it.
 - A message that the broker answers by ending the connection stops itself and nothing else: see
@@ -27,6 +29,7 @@ from gateway.buffer.writer import Writer
 from gateway.cloud.bridge_spec import BridgeMetrics, BridgeSpec
 from gateway.cloud.claim_prefetcher import IDLE_S, LINGER_S, ClaimPrefetcher
 from gateway.cloud.commands import FailEvents, RefuseEvents, SettleEvents
+from gateway.cloud.event_runs import EncodedEvents, EventRuns
 from gateway.cloud.frame_builder import FrameBuilder, Outgoing
 from gateway.cloud.notices import Notices
 from gateway.cloud.shared_bucket import SharedBucket
@@ -53,7 +56,10 @@ from gateway.wire.sparkplug_node import Announcement
 log = logging.getLogger(__name__)
 
 _REFUSALS_IN_A_ROW = 16  # more than it takes to find one event in a frame: then it is the broker
-_EVENTS_IN_FLIGHT = 100  # of the event format, one message each
+_EVENTS_IN_FLIGHT = 100  # of formats with a message for each stream
+_RUNS_IN_FLIGHT = 1000  # of the event format, one message each
+_LEAST_RUN = 4  # part of the window: what is shorter waits for more answers
+_CHUNK_EVENTS = 500  # encoded at a time
 _CHANCE = random.Random()  # of its own, whatever else seeds `random` here
 _SEARCHES = 12  # closes in a row that cost no long pause, because each tells more: halvings of a frame
 # A lone event that may have ended a connection, or that found no subscriber, gives way to others for so
@@ -99,6 +105,10 @@ class Bridge(Session):
         self._refusals = 0  # in a row
         self._paused_until_s = 0.0
         self._most_in_flight = _EVENTS_IN_FLIGHT if spec.topic_per_stream else spec.in_flight
+        if spec.format == "event":
+            self._most_in_flight = _RUNS_IN_FLIGHT
+        self._runs = EventRuns(self._pace)
+        self._chunk: EncodedEvents | None = None  # of `_ready`, encoded
         self._window = self._most_in_flight  # messages; one after trouble, and twice as many with each answer
         self._suspects = Suspects()
         self.subscribers = Subscribers(spec.no_subscriber, writer, alert)
@@ -163,17 +173,59 @@ class Bridge(Session):
                 return
         elif link.endpoint.protocol == "5":  # on 3.1.1 an answer says nothing about it
             self.subscribers.found(sent.message.topic)
+        self._taken(sent.message.events.ids)
+
+    def published_many(self, link: Link, packet_ids: Sequence[int], reason_code: int) -> None:
+        now_s = self._last_ack_s = time.monotonic()
+        highest, found = self._runs.answered(packet_ids, now_s, taken=reason_code < REFUSED)
+        self._newest_acked = max(self._newest_acked, highest)
+        link.progressed()
+        for chunk, positions in found:
+            if reason_code >= REFUSED:
+                for at in positions:
+                    self._refused(link, self._alone(chunk.source, at), reason_code)
+            else:
+                self._taken_of(link, chunk, positions, reason_code)
+
+    def _taken_of(self, link: Link, chunk: EncodedEvents, positions: Sequence[int], reason_code: int) -> None:
+        """The broker took these events of a run."""
+        topics = {chunk.topics[at - chunk.start] for at in positions}
+        if reason_code == NO_SUBSCRIBER:
+            self.metrics.without_subscriber += len(positions)
+            waits = {topic for topic in topics if self.subscribers.nobody(topic)}
+            if waits:
+                here = [at for at in positions if chunk.topics[at - chunk.start] in waits]
+                for at in here:
+                    self._wait_for_subscriber(self._alone(chunk.source, at))
+                positions = sorted({*positions} - {*here})
+        elif link.endpoint.protocol == "5":
+            self.subscribers.found_all(topics)
+        if positions:
+            ids = chunk.source.ids
+            self._taken([ids[at] for at in positions])
+
+    def _taken(self, ids: Sequence[int]) -> None:
+        """The broker took these events, and they need not wait for a subscriber."""
         self._refusals, self.metrics.refusal = 0, ""
         self._window = min(2 * self._window, self._most_in_flight)
-        self._suspects.taken(sent.message.events.ids)
+        self._suspects.taken(ids)
         self._searches = _SEARCHES
-        self.metrics.events_acked += len(sent.message.events.ids)
-        self._acked += sent.message.events.ids
+        self.metrics.events_acked += len(ids)
+        self._acked += ids
+
+    def _alone(self, source: StoredEvents, at: int) -> Outgoing:
+        """An event of a run as a message of its own, behind all that were packed before."""
+        return self._require_packer().pack(self._supply.reader, source.part(at, at + 1))[0]
 
     def disconnected(self, link: Link) -> None:
         """Mark everything on this connection without a PUBACK as failed."""
         self._settle()
         self.notices.disconnected()
+        for packet_id, number, run in self._runs.waiting():
+            message = self._alone(run.chunk.source, run.position(number))
+            self._in_flight[packet_id] = _Sent(number, message, run.flight)
+        self._runs.clear()
+        self._chunk = None
         if self._in_flight and (self._gave_up or not link.ended_by_us):
             self._note_close(link, link.farewell_code)
         lost = [i for sent in self._in_flight.values() for i in sent.message.events.ids]
@@ -206,7 +258,7 @@ class Bridge(Session):
             ask_again_s = self._supply.ask(now_s)
             self._idle = ask_again_s >= IDLE_S
             wait_s = min(wait_s, ask_again_s)
-            if not self._in_flight and not self._writer.pending_events:
+            if not self._in_flight and not self._runs and not self._writer.pending_events:
                 self._suspects.idle()
         return wait_s
 
@@ -238,6 +290,10 @@ class Bridge(Session):
 
     def _send(self, link: Link, now_s: float) -> float:
         """Publish what is ready, as far as window and bandwidth allow; returns how long to wait."""
+        if self._goes_in_runs(link):
+            return self._send_runs(link, now_s)
+        if self._runs:
+            return IDLE_S  # its answers come first
         window = 1 if self._suspects.careful else min(self._window, link.receive_maximum)
         while len(self._in_flight) < window and not link.congested:
             if not self._outgoing and not self._pack_next(link):
@@ -254,6 +310,66 @@ class Bridge(Session):
             self._publish(link, message, now_s)
             del self._outgoing[0]
         return IDLE_S
+
+    def _goes_in_runs(self, link: Link) -> bool:
+        """Return True while events go in runs: nothing is refused, suspicious or limited in number."""
+        return (
+            self._spec.format == "event"
+            and link.bulk_maximum > 0
+            and self._window == self._most_in_flight
+            and not (self._outgoing or self._in_flight or self._suspects.any or self._suspects.careful)
+            and not self._bucket.counts_messages
+        )
+
+    def _send_runs(self, link: Link, now_s: float) -> float:
+        """Publish what is ready in runs, as far as window and bandwidth allow; returns how long to wait."""
+        window = min(self._most_in_flight, link.bulk_maximum)
+        while not link.congested:
+            if self._ready is None:
+                self._ready, self._packed_to = self._supply.take(now_s), 0
+            if self._ready is None:
+                self._pace.idle()
+                break
+            room = window - len(self._runs)
+            if room < min(-(-window // _LEAST_RUN), len(self._ready.ids) - self._packed_to):
+                break
+            delay_s = self._bucket.delay_s(now_s)
+            if delay_s > 0:
+                return delay_s
+            at_most = self._pace.run_events(room)
+            if not at_most:
+                return LINGER_S
+            if not self._send_run(link, self._ready, at_most, now_s):
+                break
+        return IDLE_S
+
+    def _send_run(self, link: Link, ready: StoredEvents, at_most: int, now_s: float) -> bool:
+        """Publish the next run; return False where the next event needs a message of its own."""
+        chunk, at = self._chunk, self._packed_to
+        if chunk is None or chunk.source is not ready or not chunk.start <= at < chunk.end:
+            end = ready.fitting(at, min(at + _CHUNK_EVENTS, len(ready.ids)), self._spec.frame_bytes)
+            chunk = self._chunk = self._require_packer().chunk(self._supply.reader, ready, at, end)
+        asked = min(at_most, chunk.end - at)
+        count, size_bytes = self._runs.send(link, chunk, at, asked, self._sent + 1, now_s)
+        self._sent += count
+        self._packed_to += count
+        self._bucket.spend(size_bytes)
+        self._prepaid_bytes += size_bytes
+        self.metrics.frames += count
+        self.metrics.events_sent += count
+        self.metrics.payload_bytes += sum(
+            map(len, chunk.payloads[at - chunk.start : at - chunk.start + count])
+        )
+        if self._packed_to == len(ready.ids):
+            self._ready = self._chunk = None
+        elif count < asked:
+            part, self._packed_to = ready.part(self._packed_to, self._packed_to + 1), self._packed_to + 1
+            if self._packed_to == len(ready.ids):
+                self._ready = self._chunk = None
+            for message in self._require_packer().pack(self._supply.reader, part):
+                self._put_up(link, message)
+            return False
+        return True
 
     def _pack_next(self, link: Link) -> bool:
         """Make the next messages of what was claimed; whether there is something to send now."""
@@ -305,7 +421,9 @@ class Bridge(Session):
         if self._spec.node is not None:
             *before, (_, payload) = self._spec.node.stamped(message.topic, payload, self._now_ms())
             self._announce(link, before)
-        packet_id = link.publish(message.topic, payload, properties=message.properties)
+        packet_id = link.publish(
+            message.topic, payload, properties=message.properties, correlation=message.correlation
+        )
         self._sent += 1
         self._in_flight[packet_id] = _Sent(self._sent, message, self._pace.sent(message.size_bytes, now_s))
         self._bucket.spend(message.size_bytes)
@@ -428,7 +546,8 @@ class Bridge(Session):
             self._pace.too_large(message.size_bytes)
         in_flight = [each.message.events.ids for each in self._in_flight.values()]
         named = found is not RefusalVerdict.RETRY
-        finding = self._suspects.closed(in_flight, named=named)
+        overtaken = self._gave_up and sent.number < self._newest_acked
+        finding = self._suspects.closed(in_flight, named=named, overtaken=overtaken)
         reason = reason_text(reason_code) if named and reason_code else close_text(reason_code)
         if self._gave_up:
             reason = f"no answer within {self._spec.ack_timeout_s:g} s"
@@ -456,11 +575,12 @@ class Bridge(Session):
     def _check_overdue(self, link: Link, now_s: float) -> None:
         """Over a slow link an answer may take long as long as others come; one that later messages have had
         before it will not come any more."""
-        oldest = next(iter(self._in_flight.values()), None)
+        first = next(iter(self._in_flight.values()), None)
+        oldest = (first.number, first.flight.sent_s) if first is not None else self._runs.oldest
         if oldest is None:
             return
-        overtaken = oldest.number < self._newest_acked
-        since_s = oldest.flight.sent_s if overtaken else max(oldest.flight.sent_s, self._last_ack_s)
+        number, sent_s = oldest
+        since_s = sent_s if number < self._newest_acked else max(sent_s, self._last_ack_s)
         if now_s - since_s > self._spec.ack_timeout_s:
             self._gave_up = True
             link.reset(f"no PUBACK from the cloud broker for {self._spec.ack_timeout_s:g} s")

@@ -36,6 +36,7 @@ class BridgeSpec:
     status_topic: str = ""  # where the first connection says that the gateway is there
     encoding: Encoding = "zstd"
     envelope: Literal["auto", "always", "never"] = "auto"  # in the event format
+    short_identity: bool = True  # in the event format on MQTT 5, rather than user properties
     memory_bytes: int = 32 * 1024 * 1024  # of each connection, for claimed events and for frames in flight
 
     retain: bool = True  # the status
@@ -65,9 +66,9 @@ class BridgeSpec:
 
     def identity(self, protocol: str) -> Identity:
         """Return the place for the identity of a single event on a connection of this MQTT version."""
-        if self.envelope == "never":
-            return "properties" if protocol == "5" else "none"
-        return "envelope" if self.envelope == "always" or protocol != "5" else "properties"
+        if protocol == "5" and self.envelope != "always":
+            return "correlation" if self.short_identity else "properties"
+        return "none" if self.envelope == "never" else "envelope"
 
     @property
     def claim_bytes(self) -> int:

@@ -8,18 +8,21 @@ from typing import Literal, NamedTuple
 
 from gateway.buffer.reader import Reader
 from gateway.buffer.stored_events import StoredEvents
+from gateway.cloud.event_runs import EncodedEvents
 from gateway.core.events import WireEvent
 from gateway.core.topics import check_topic
+from gateway.mqtt.bulk_publishes import correlation_data, user_property
 from gateway.wire.encoder import Encoder, checked
 from gateway.wire.encodings import Encoding, encode_frame
 from gateway.wire.event_format import event_envelope, event_properties
-from gateway.wire.frame import wire_events
+from gateway.wire.frame import EventColumns, wire_events
+from gateway.wire.short_identity import short_identities
 from gateway.wire.uplink_topics import UplinkTopics
 
-Identity = Literal["properties", "envelope", "none"]
+Identity = Literal["correlation", "properties", "envelope", "none"]
 """Place for the identity of a single event."""
 
-_PROPERTY_BYTES = 5  # of a user property, beside its name and value
+_PROPERTY_BYTES = 5  # of a user property or correlation data, at most, beside what is in it
 _PACKET_BYTES = 16  # of a PUBLISH, beside topic, payload and user properties
 
 
@@ -32,11 +35,14 @@ class Outgoing(NamedTuple):
     payload: bytes
     properties: Sequence[tuple[str, str]]
     events: StoredEvents
+    correlation: bytes = b""
 
     @property
     def size_bytes(self) -> int:
         """Size of the MQTT packet, or a few bytes more."""
         properties = sum(_PROPERTY_BYTES + len(name) + len(value) for name, value in self.properties)
+        if self.correlation:
+            properties += _PROPERTY_BYTES + len(self.correlation)
         return len(self.payload) + len(self.topic.encode()) + properties + _PACKET_BYTES
 
 
@@ -92,16 +98,46 @@ class FrameBuilder:
             return [Outgoing(place, topic, frame, (), events)]
         if self._form != "event":
             return self._encoded(self._form, reader, events, place)
+        short = self._short_identities(columns, reader.buffer_id)
         return [
             Outgoing(
                 (*place, at),
                 self._topics.event(event.stream),
-                event_envelope(event, reader.buffer_id) if self._identity == "envelope" else event.payload,
+                self._payload(event, reader.buffer_id),
                 self._properties(event, reader.buffer_id),
                 events.part(at, at + 1),
+                identity,
             )
-            for at, event in enumerate(wire_events(columns))
+            for at, (event, identity) in enumerate(zip(wire_events(columns), short, strict=True))
         ]
+
+    def chunk(self, reader: Reader, source: StoredEvents, start: int, end: int) -> EncodedEvents:
+        """Encode events of the event format, for a run: the same messages as `pack` makes of them."""
+        columns, buffer_id = reader.columns(source.part(start, end)), reader.buffer_id
+        topic_of = {stream: self._topics.event(stream) for stream in {*columns.streams}}
+        topics = [topic_of[stream] for stream in columns.streams]
+        payloads: Sequence[bytes] = columns.payloads
+        if self._identity == "correlation" and self._topics.names_streams:
+            short = self._short_identities(columns, buffer_id)
+            return EncodedEvents(source, start, end, topics, payloads, [*map(correlation_data, short)])
+        events = wire_events(columns)
+        if self._identity == "envelope":
+            payloads = [self._payload(event, buffer_id) for event in events]
+        short = self._short_identities(columns, buffer_id)
+        properties = [
+            b"".join(user_property(*each) for each in self._properties(event, buffer_id))
+            + (correlation_data(identity) if identity else b"")
+            for event, identity in zip(events, short, strict=True)
+        ]
+        return EncodedEvents(source, start, end, topics, payloads, properties)
+
+    def _short_identities(self, columns: EventColumns, buffer_id: str) -> Sequence[bytes]:
+        if self._identity == "correlation":
+            return short_identities(columns, buffer_id)
+        return [b""] * len(columns.streams)
+
+    def _payload(self, event: WireEvent, buffer_id: str) -> bytes:
+        return event_envelope(event, buffer_id) if self._identity == "envelope" else event.payload
 
     def _encoded(
         self, encoder: Encoder, reader: Reader, events: StoredEvents, place: tuple[int, ...]
@@ -123,8 +159,8 @@ class FrameBuilder:
             for number, message in enumerate(messages)
         ]
 
-    def _properties(self, event: WireEvent, buffer_id: str) -> Sequence[tuple[str, str]]:
-        if self._identity != "properties":
-            return ()
-        properties = event_properties(event, buffer_id)
+    def _properties(self, event: WireEvent, buffer_id: str) -> list[tuple[str, str]]:
+        if self._identity not in ("properties", "correlation"):
+            return []
+        properties = event_properties(event, buffer_id) if self._identity == "properties" else []
         return properties if self._topics.names_streams else [*properties, ("stream", event.stream)]

@@ -18,6 +18,11 @@ class SharedBucket:
         self._next_message_s = 0.0  # services count in each second: so no bursts, but even gaps
         self._lock = threading.Lock()
 
+    @property
+    def counts_messages(self) -> bool:
+        """True if the number of messages is limited."""
+        return self._message_s > 0
+
     def share_bytes_per_s(self, connections: int) -> float:
         """Return the average rate of one of so many connections."""
         rate = self._bucket.rate_bytes_per_s

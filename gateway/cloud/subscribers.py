@@ -51,6 +51,12 @@ class Subscribers:
             if not self.missing:
                 log.info("the cloud broker has subscribers again, for %s too", topic)
 
+    def found_all(self, topics: set[str]) -> None:
+        """Messages on `topics` had subscribers."""
+        if self.missing or self._known is None or not topics <= self._known:
+            for topic in topics:
+                self.found(topic)
+
     def nobody(self, topic: str) -> bool:
         """A message on `topic` had no subscriber; whether it has to wait for one."""
         before = self._known is not None and topic in self._known

@@ -239,10 +239,18 @@ class Cloud(Broker):
     envelope: Literal["auto", "always", "never"] = setting(
         "auto",
         description=(
-            "Where to put the identity of an event (`format: event`). `auto`: in user properties with MQTT "
-            "5; in a JSON envelope with 3.1.1, which has no properties. `always`: in an envelope. `never`: "
-            "with 3.1.1 nowhere, for services that accept plain values only; an event that is sent twice "
-            "then counts twice."
+            "Where to put the identity of an event (`format: event`). `auto`: in properties with MQTT 5, see "
+            "`identity`; in a JSON envelope with 3.1.1, which has no properties. `always`: in an envelope. "
+            "`never`: with 3.1.1 nowhere, for services that accept plain values only; an event that is sent "
+            "twice then counts twice."
+        ),
+    )
+    identity: Literal["short", "properties"] = setting(
+        "short",
+        description=(
+            "How MQTT 5 carries the identity of an event (`format: event`). `short`: in about 30 bytes of "
+            "correlation data ([wire-format.md](wire-format.md#event-format)). `properties`: in user "
+            "properties that people can read, with about 200 bytes."
         ),
     )
     topics: TopicsSection = setting({}, description="Topics of your own for messages to the cloud.")

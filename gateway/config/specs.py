@@ -152,6 +152,7 @@ def bridge_spec(config: Config, cloud: Cloud, status_topic: str, memory_bytes: i
         status_topic,
         encoding=cloud.encoding,
         envelope=cloud.envelope,
+        short_identity=cloud.identity == "short",
         topics=uplink_topics(config, cloud),
         memory_bytes=memory_bytes // cloud.connections,
         retain=cloud.retain,

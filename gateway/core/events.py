@@ -76,6 +76,7 @@ class Message(NamedTuple):
     arrival_ms: int
     properties: tuple[tuple[str, str], ...] = ()  # MQTT 5 user properties
     subscriptions: tuple[int, ...] = ()  # MQTT 5: the identifiers of those that it was sent for
+    correlation: bytes = b""  # MQTT 5: its Correlation Data
 
 
 class Sample(NamedTuple):

@@ -23,6 +23,7 @@ from typing import NamedTuple
 FRAME_S = 1.0
 FIRST_FRAME_BYTES = 16 * 1024  # two seconds of a link of 64 kbit/s
 LEAST_FRAME_BYTES = 512
+_RUN_S = 0.1  # of a limited bandwidth, in one run of messages
 _SAMPLES_FOR_S = 10.0
 _PROBES_LOST = 3  # in a row, each with its connection: then their size is to blame, and remembered
 _NO_PROBE = 0.9  # of the largest frame taken: frames are as large as wanted on the average only
@@ -36,6 +37,7 @@ class Flight(NamedTuple):
     size_bytes: int
     sent_s: float
     acked_bytes_before: int
+    probes: bool = True  # its size tells something about the size of the next frame
 
 
 class Pace:
@@ -93,9 +95,22 @@ class Pace:
         """Return how many events the next frame should have, from 1 to `at_most`."""
         return max(1, min(at_most, int(self.frame_bytes / self._event_bytes)))
 
+    def run_events(self, at_most: int) -> int:
+        """Return how many events may go now as messages of their own, from 0 to `at_most`. One may always be
+        under way."""
+        room_bytes = min(self.window_bytes - self._under_way_bytes, self._most_bytes_per_s * _RUN_S)
+        return max(min(at_most, int(room_bytes / self._event_bytes)), int(not self._under_way_bytes))
+
     def packed(self, events: int, size_bytes: int) -> None:
         """Note that so many events made a frame of this size."""
         self._event_bytes += _WEIGHT * (size_bytes / events - self._event_bytes)
+
+    def sent_run(self, events: int, size_bytes: int, now_s: float) -> Flight:
+        """Events were handed to the network as messages of their own. The result is for `answered`, after
+        the last of them."""
+        self.packed(events, size_bytes)
+        self._under_way_bytes += size_bytes
+        return Flight(size_bytes, now_s, self._acked_bytes, probes=False)
 
     def sent(self, size_bytes: int, now_s: float) -> Flight:
         """A frame was handed to the network. The result is for `answered`."""
@@ -110,7 +125,7 @@ class Pace:
 
     def answered(self, flight: Flight, now_s: float, *, taken: bool) -> None:
         """The cloud broker took that frame, or refused it."""
-        if flight.size_bytes > self._taken_bytes:
+        if flight.probes and flight.size_bytes > self._taken_bytes:
             self._probing = False
             self._taken_bytes = flight.size_bytes if taken else self._taken_bytes
             if self._lost_probes_bytes and taken and flight.size_bytes >= min(self._lost_probes_bytes):

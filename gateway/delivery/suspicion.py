@@ -4,7 +4,7 @@ A close does not say which message caused it. So a message is judged by what hap
 - The oldest message without an answer gets a strike at each close. With STRIKES of them it is sent alone, a
   frame in halves, so that each further close tells which half is meant.
 - One event fails only after a close over it alone, on a connection that has taken something else just
-  before: then it is not the line, nor the broker.
+  before, or one that had no answer while later messages had theirs: then it is not the line, nor the broker.
 - After two closes in a row messages go one at a time, until what was on its way at the last one is through.
 - Without anything to compare it with, a lone event is set aside for a while, so that others can pass.
 """
@@ -32,6 +32,7 @@ class Suspects:
 
     def __init__(self) -> None:
         self._strikes: dict[int, int] = {}  # of an event, by its id
+        self._overtaken: set[int] = set()  # events without an answer when later messages had theirs
         self._closed_alone: set[int] = set()  # events of which a close came while nothing else was on its way
         self._unsettled: set[int] = set()  # on their way at the last close
         self._closes = 0  # in a row
@@ -49,6 +50,7 @@ class Suspects:
             for each in ids:
                 self._strikes.pop(each, None)
             self._closed_alone.difference_update(ids)
+            self._overtaken.difference_update(ids)
         if self._unsettled:
             self._unsettled.difference_update(ids)
             self._careful_messages += 1
@@ -65,23 +67,29 @@ class Suspects:
         for each in ids:
             self._strikes.pop(each, None)
             self._closed_alone.discard(each)
+            self._overtaken.discard(each)
             self._unsettled.discard(each)
 
-    def closed(self, in_flight: Sequence[Sequence[int]], *, named: bool) -> Finding:
+    def closed(self, in_flight: Sequence[Sequence[int]], *, named: bool, overtaken: bool = False) -> Finding:
         """The connection ended while messages with these events had no answer, the oldest first. `named`: the
-        broker said that it was because of what a message holds."""
+        broker said that it was because of what a message holds. `overtaken`: it has answered later ones than
+        the oldest."""
         self._closes = self._closes + 1 if self._unsettled else 1
         self._unsettled = {each for ids in in_flight for each in ids}
         self._careful_messages = 0
         oldest = in_flight[0]
         strikes = max(self._strikes.get(each, 0) for each in oldest) + 1
         alone = len(in_flight) == 1
-        if alone and len(oldest) == 1 and (named or (strikes > STRIKES and self._taken_here)):
+        if overtaken and len(oldest) == 1:
+            self._overtaken.add(oldest[0])
+        compared = self._taken_here or oldest[0] in self._overtaken
+        if alone and len(oldest) == 1 and (named or (strikes > STRIKES and compared)):
             self.forget(oldest)
             return Finding.FAIL
         if len(self._strikes) > _MOST_EVENTS:
             self._strikes.clear()
             self._closed_alone.clear()
+            self._overtaken.clear()
         if alone and len(oldest) == 1:
             self._closed_alone.add(oldest[0])
         self._strikes |= dict.fromkeys(oldest, max(strikes, STRIKES) if named else strikes)

@@ -15,6 +15,7 @@ from gateway.mqtt.endpoint import Will
 log = logging.getLogger(__name__)
 
 RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED = 0x9A, 0x9B
+_OVER_AN_ALIAS = {0x82, 0x94}  # protocol error, topic alias invalid
 _CLOSES = 3  # in a row, without a reason, over the same thing
 
 
@@ -22,6 +23,8 @@ class Concessions:
     """Features given up. For the thread of the link called `name`, over all of its connections."""
 
     def __init__(self, name: str, will: Will | None) -> None:
+        self.aliases = True
+        """Send topics as aliases, where the broker offers them."""
         self._name = name
         self._wanted = will
         self._wills: list[Will | None] = [will]  # what to try: the first; then without retain; then none
@@ -75,6 +78,12 @@ class Concessions:
         else:
             self._before_connack(code)
         self._unanswered.clear()
+
+    def ended_with_aliases(self, farewell_code: int | None) -> None:
+        """A connection ended on which topics went as aliases."""
+        if farewell_code in _OVER_AN_ALIAS:
+            self.aliases = False
+            self._say("the broker does not take topic aliases%s; topics go in full", "")
 
     def _before_connack(self, code: int | None) -> None:
         if code in (RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED):

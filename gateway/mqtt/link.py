@@ -68,6 +68,11 @@ class Session:
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
         """The broker answered a QoS 1 publish. `reason_code` >= 128 is a refusal (MQTT 5)."""
 
+    def published_many(self, link: Link, packet_ids: Sequence[int], reason_code: int) -> None:
+        """The broker answered messages of `Link.publish_many`, all in the same way."""
+        for packet_id in packet_ids:
+            self.published(link, packet_id, reason_code)
+
     def released(self, link: Link, packet_id: int) -> None:
         """The broker will not send the QoS 2 message of this packet id again. Call `Link.complete` once that
         needs no remembering: then it may give the id to another message."""
@@ -216,25 +221,43 @@ class Link:
         qos: int = 1,
         retain: bool = False,
         properties: Sequence[tuple[str, str]] = (),
+        correlation: bytes = b"",
     ) -> int:
         """Publish and return the packet id, under which `Session.published` will be called.
 
-        `properties` are MQTT 5 user properties. Where the broker keeps no retained messages, `retain` is left
-        out. A packet that is larger than the broker takes is not sent, and answered here, as the broker
-        would: with 0x95. Raises BrokerError when there is no connection.
+        `properties` are MQTT 5 user properties, `correlation` its correlation data. Where the broker keeps no
+        retained messages, `retain` is left out. A packet that is larger than the broker takes is not sent but
+        answered here, as the broker would: with 0x95. Raises BrokerError when there is no connection.
         """
         connection, limit_bytes = self._require_connection(), self.max_packet_bytes
         if limit_bytes is not None:
-            size_bytes = connection.publish_bytes(topic, payload, qos, properties)
+            size_bytes = connection.publish_bytes(topic, payload, qos, properties, correlation)
             if size_bytes > limit_bytes:
                 return self._answer_here(topic, size_bytes, limit_bytes)
         if connection.closing and connection.full:
             qos = 0  # at the end nobody waits for an answer
         retain = retain and self._concessions.may_retain(topic)
-        packet_id = connection.publish(topic, payload, qos, retain, properties)
+        packet_id = connection.publish(topic, payload, qos, retain, properties, correlation)
         if retain:
             self._concessions.retained(packet_id)
         return packet_id
+
+    def publish_many(
+        self, topics: Sequence[str], payloads: Sequence[bytes], properties: Sequence[bytes]
+    ) -> tuple[list[int], int]:
+        """Publish messages at QoS 1 in bulk, up to the first that needs `publish`: because the broker takes
+        no packet of its size, or nobody a topic like it. Returns the packet ids of those sent, for
+        `Session.published_many`, and the size of all packets.
+
+        `properties` are MQTT 5 properties as they stand in a packet (`bulk_publishes`). Raises BrokerError
+        when there is no connection.
+        """
+        return self._require_connection().publish_many(topics, payloads, properties, self.max_packet_bytes)
+
+    @property
+    def bulk_maximum(self) -> int:
+        """Number of messages of `publish_many` that may be unanswered at a time; 0 where none may go."""
+        return 0 if self._connection is None else self._connection.bulk.most
 
     @property
     def congested(self) -> bool:
@@ -276,6 +299,9 @@ class Link:
     def published(self, packet_id: int, reason_code: int) -> None:
         self._concessions.answered(packet_id)
         self._session.published(self, packet_id, reason_code)
+
+    def published_many(self, packet_ids: Sequence[int], reason_code: int) -> None:
+        self._session.published_many(self, packet_ids, reason_code)
 
     def released(self, packet_id: int) -> None:
         self._session.released(self, packet_id)
@@ -334,7 +360,11 @@ class Link:
 
     def _serve(self) -> None:
         connection = self._connection = Connection(
-            replace(self.endpoint, will=self._concessions.will), self, self._now_ms, self.epoch + 1
+            replace(self.endpoint, will=self._concessions.will),
+            self,
+            self._now_ms,
+            self.epoch + 1,
+            aliases=self._concessions.aliases,
         )
         sock = connection.open()
         readiness = Readiness(sock, self._wake_receiver)
@@ -417,6 +447,8 @@ class Link:
             self.farewell_code = connection.farewell_code
             if not self._stop.is_set():
                 self._concessions.ended(connection.refused_code, connection.farewell_code, was_connected)
+                if connection.bulk.uses_aliases:
+                    self._concessions.ended_with_aliases(connection.farewell_code)
                 self._note_barren(was_connected)
         self._connection, self.connected = None, False
         self._answered_here.clear()

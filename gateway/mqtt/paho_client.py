@@ -4,7 +4,8 @@ All of it runs on the thread of the `Link` that made it, and a connection is use
 - nothing is acknowledged before its owner says so: neither QoS 1 (PUBACK) nor QoS 2 (PUBREC), also where a
   broker delivers QoS 2 although it granted QoS 1;
 - a PUBREL is handed on, and answered (PUBCOMP) when its owner says so;
-- whole PUBLISH packets of QoS 0 and 1 do not reach paho (`publishes`), unless it is amid another packet.
+- whole PUBLISH packets of QoS 0 and 1 do not reach paho (`publishes`), unless it is amid another packet;
+- messages that are sent in bulk, and the answers to them, do not reach paho either (`bulk_publishes`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from gateway.core.errors import BrokerError, SilentBrokerError
 from gateway.core.events import Message
 from gateway.delivery.refusals import reason_name, reason_text
+from gateway.mqtt.bulk_publishes import FIRST_ID, BulkPublishes, split_answers
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.handshakes import Handshakes
 from gateway.mqtt.liveness import Liveness
@@ -62,6 +64,7 @@ class Connack(NamedTuple):
     retain_available: bool = True
     session_expiry_s: int | None = None  # None: what was asked for
     subscription_ids: bool = False
+    topic_alias_maximum: int = 0
 
 
 class Listener(Protocol):
@@ -72,6 +75,9 @@ class Listener(Protocol):
 
     def published(self, packet_id: int, reason_code: int) -> None:
         """The broker answered a QoS 1 publish."""
+
+    def published_many(self, packet_ids: Sequence[int], reason_code: int) -> None:
+        """The broker answered messages that were sent in bulk, all in the same way."""
 
     def released(self, packet_id: int) -> None:
         """The broker sent the PUBREL of a QoS 2 message."""
@@ -89,7 +95,15 @@ class Connection:
     What the broker refuses and whatever is malformed raises BrokerError, or what paho raises.
     """
 
-    def __init__(self, endpoint: Endpoint, listener: Listener, now_ms: Callable[[], int], epoch: int) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        listener: Listener,
+        now_ms: Callable[[], int],
+        epoch: int,
+        *,
+        aliases: bool = True,
+    ) -> None:
         self.accepted = False
         self.closing = False  # by our own wish
         self.closed_by_broker = False  # after it had accepted
@@ -104,6 +118,9 @@ class Connection:
         self._refused = ""
         self._asked: dict[int, list[str]] = {}  # filters by the packet id of their (UN)SUBSCRIBE
         self._client = self._make_client()
+        self._aliases = aliases
+        self._receive_maximum = _NO_MAXIMUM
+        self.bulk = BulkPublishes(self._send, v5=endpoint.protocol == "5")
         self._handshakes = Handshakes()
         self._brings_qos_2 = False
         self._liveness = Liveness(endpoint.keepalive_s, time.monotonic())
@@ -147,6 +164,14 @@ class Connection:
         client, connection = self._client, self._client.connection
         if not self.accepted or not client.between_packets:
             return 0
+        if self.bulk.unanswered:
+            groups, end = split_answers(*connection.ahead)
+            if groups:
+                connection.skip_to(end)
+                client.note_received()
+                for packet_ids, code in groups:
+                    self._answered(packet_ids, code)
+                return sum(len(packet_ids) for packet_ids, _ in groups)
         messages, end = self._splitter.split(*connection.ahead, most, self._now_ms())
         if messages:
             connection.skip_to(end)
@@ -250,28 +275,68 @@ class Connection:
         return self._client.full
 
     def publish_bytes(
-        self, topic: str, payload: bytes, qos: int, properties: Sequence[tuple[str, str]]
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int,
+        properties: Sequence[tuple[str, str]],
+        correlation: bytes,
     ) -> int:
         """The size of the packet that `publish` would send."""
         body = 2 + len(topic.encode()) + (2 if qos else 0) + len(payload)
         if self._endpoint.protocol == "5":
             size = sum(5 + len(name.encode()) + len(value.encode()) for name, value in properties)
+            size += 3 + len(correlation) if correlation else 0
             body += size + _varint_bytes(size)
         return 1 + _varint_bytes(body) + body
 
     def publish(
-        self, topic: str, payload: bytes, qos: int, retain: bool, properties: Sequence[tuple[str, str]]
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int,
+        retain: bool,
+        properties: Sequence[tuple[str, str]],
+        correlation: bytes,
     ) -> int:
         """Publish and return the packet id; what is more than the broker takes at once (Receive Maximum) goes
         out with the answers. `properties` are MQTT 5 user properties."""
         sent: Properties | None = None
-        if properties and self._endpoint.protocol == "5":
+        if (properties or correlation) and self._endpoint.protocol == "5":
             sent = Properties(PacketTypes.PUBLISH)
-            sent.UserProperty = list(properties)
+            if properties:
+                sent.UserProperty = list(properties)
+            if correlation:
+                sent.CorrelationData = correlation
         info = self._client.publish(topic, payload, qos, retain, sent)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise BrokerError(f"publish to {self._endpoint.place} failed: {paho.error_string(info.rc)}")
         return int(info.mid)
+
+    def publish_many(
+        self,
+        topics: Sequence[str],
+        payloads: Sequence[bytes],
+        properties: Sequence[bytes],
+        limit_bytes: int | None,
+    ) -> tuple[list[int], int]:
+        """Publish in bulk: see `BulkPublishes.publish`."""
+        sent = self.bulk.publish(topics, payloads, properties, limit_bytes)
+        self._share_places()
+        return sent
+
+    def _send(self, data: bytes) -> None:
+        self._client.connection.send(data)
+
+    def _answered(self, packet_ids: Sequence[int], code: int) -> None:
+        found = self.bulk.answered(packet_ids, code)
+        self._share_places()
+        if found:
+            self._listener.published_many(found, code)
+
+    def _share_places(self) -> None:
+        """Leave paho the places under the Receive Maximum that no message sent in bulk has taken."""
+        self._client.take_at_once(self._receive_maximum - self.bulk.unanswered)
 
     # --- paho ---
 
@@ -302,6 +367,7 @@ class Connection:
         client.suback = self._on_suback
         client.refused = self._on_refused
         client.pubrel = self._on_pubrel
+        client.answered = self._answered
         client.on_unsubscribe = self._on_unsubscribe
         client.on_disconnect = self._on_disconnect
         return client
@@ -327,16 +393,20 @@ class Connection:
 
     def _on_connect(self, _client: Any, _data: Any, flags: Any, _reason: Any, properties: Any) -> None:
         self.accepted = True
-        self._client.take_at_once(getattr(properties, "ReceiveMaximum", _NO_MAXIMUM))
+        self._receive_maximum = getattr(properties, "ReceiveMaximum", _NO_MAXIMUM)
+        most_aliases = getattr(properties, "TopicAliasMaximum", 0) if self._aliases else 0
+        self.bulk.accepted(self._receive_maximum, most_aliases)
+        self._share_places()
         self._listener.accepted(
             Connack(
                 bool(flags.session_present),
                 getattr(properties, "MaximumPacketSize", None),
-                getattr(properties, "ReceiveMaximum", _NO_MAXIMUM),
+                self._receive_maximum,
                 bool(getattr(properties, "RetainAvailable", 1)),
                 getattr(properties, "SessionExpiryInterval", None),
                 self._endpoint.protocol == "5"
                 and bool(getattr(properties, "SubscriptionIdentifierAvailable", 1)),
+                getattr(properties, "TopicAliasMaximum", 0),
             )
         )
 
@@ -410,6 +480,8 @@ class _Client(paho.Client):
     suback: Callable[[int, Sequence[int]], None]
     refused: Callable[[int, str], None]
     pubrel: Callable[[int], None]
+    answered: Callable[[Sequence[int], int], None]
+    """A PUBACK for a message that was sent in bulk has come."""
 
     @property
     def wire_bytes(self) -> int:
@@ -431,6 +503,13 @@ class _Client(paho.Client):
         self.note_received()
         self._ping_t = 0
 
+    def _mid_generate(self) -> int:
+        """Leave the packet ids from FIRST_ID on to messages that are sent in bulk."""
+        while True:
+            self._last_mid = self._last_mid + 1 if self._last_mid < FIRST_ID - 1 else 1
+            if self._last_mid not in self._out_messages:
+                return self._last_mid
+
     def take_at_once(self, messages: int) -> None:
         """Let no more messages at QoS 1 be unanswered. paho's own setting has to be made before the
         connection, and the broker says it after."""
@@ -450,6 +529,10 @@ class _Client(paho.Client):
         for a message over its size limit. So the code is taken out here, and paho sees a plain PUBACK."""
         packet = self._in_packet["packet"]
         self.puback_code = packet[2] if len(packet) > 2 else 0
+        packet_id = int.from_bytes(packet[:2], "big")
+        if cmd == "PUBACK" and packet_id >= FIRST_ID:
+            self.answered([packet_id], self.puback_code)
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
         self._in_packet["packet"] = packet[:2]
         return super()._handle_pubackcomp(cmd)
 

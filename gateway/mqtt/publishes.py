@@ -30,6 +30,7 @@ class Kept(NamedTuple):
 
     user: tuple[tuple[str, str], ...] = ()
     subscriptions: tuple[int, ...] = ()
+    correlation: bytes = b""
 
     @classmethod
     def of(cls, properties: Properties | None) -> Kept:
@@ -37,7 +38,9 @@ class Kept(NamedTuple):
             return _NOTHING
         found: Any = properties
         return cls(
-            tuple(getattr(found, "UserProperty", ())), tuple(getattr(found, "SubscriptionIdentifier", ()))
+            tuple(getattr(found, "UserProperty", ())),
+            tuple(getattr(found, "SubscriptionIdentifier", ())),
+            bytes(getattr(found, "CorrelationData", b"")),
         )
 
 

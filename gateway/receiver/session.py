@@ -213,8 +213,8 @@ class Receiver(Session):
             if read_signed(message.payload) is not None:
                 signed.append(message.payload)
         elif topic.form == "event":
-            event = event_from_message(topic.rest, message.properties, message.payload)
-            buffer_id = buffer_of_message(message.properties, message.payload)
+            parts = message.properties, message.payload, message.correlation
+            event, buffer_id = event_from_message(topic.rest, *parts), buffer_of_message(*parts)
             events.append(Received(topic.gateway_id, event, buffer_id))
         else:
             batch = decode_frame(message.payload)

@@ -1,7 +1,8 @@
 """The event format of the uplink: one message per event, for consumers that know no frames.
 
-On MQTT 5 the payload is the original one and the identity travels in user properties; on MQTT 3.1.1,
-which has no properties, the payload is a JSON envelope. docs/wire-format.md specifies both.
+On MQTT 5 the payload is the original one and the identity travels in the correlation data, or in user
+properties; on MQTT 3.1.1, which has no properties, the payload is a JSON envelope. docs/wire-format.md
+specifies all three.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import orjson
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import WireEvent
+from gateway.wire.short_identity import read_short_identity
 
 _INT64 = range(-(2**63), 2**63)
 _RANGES = {
@@ -63,13 +65,19 @@ def event_envelope(event: WireEvent, buffer_id: str = "") -> bytes:
 
 
 def event_from_message(
-    stream: str, user_properties: Sequence[tuple[str, str]] | None, payload: bytes
+    stream: str,
+    user_properties: Sequence[tuple[str, str]] | None,
+    payload: bytes,
+    correlation: bytes = b"",
 ) -> WireEvent:
-    """The event of one message in either form; `stream` is the original topic behind `up/event/`.
+    """The event of one message in any form; `stream` is the original topic behind `up/event/`.
 
     Raises DecodeError with the reason `properties` or `envelope`.
     """
     fields = dict(user_properties or ())
+    if "event_id" not in fields and correlation:
+        event_id, numbers, _ = read_short_identity(correlation)
+        return _event(event_id, stream, numbers, payload, reason="properties")
     if "event_id" not in fields:
         event = event_from_envelope(payload)
         if event.stream != stream:
@@ -82,10 +90,14 @@ def event_from_message(
     return _event(fields["event_id"], stream, numbers, payload, reason="properties")
 
 
-def buffer_of_message(user_properties: Sequence[tuple[str, str]] | None, payload: bytes) -> str:
-    """The id of the buffer that a message in either form came from; empty where it does not tell. Call it for
+def buffer_of_message(
+    user_properties: Sequence[tuple[str, str]] | None, payload: bytes, correlation: bytes = b""
+) -> str:
+    """The id of the buffer that a message in any form came from; empty where it does not tell. Call it for
     a message that `event_from_message` has read."""
     fields = dict(user_properties or ())
+    if "event_id" not in fields and correlation:
+        return read_short_identity(correlation).buffer_id
     found = fields.get("buffer", "") if "event_id" in fields else orjson.loads(payload).get("buffer", "")
     return found if isinstance(found, str) and "\0" not in found else ""
 
@@ -122,7 +134,7 @@ def _event(
     event_id: object, stream: str, fields: dict[str, Any], payload: bytes, *, reason: str
 ) -> WireEvent:
     try:
-        identity = uuid.UUID(str(event_id)).bytes
+        identity = event_id if isinstance(event_id, bytes) else uuid.UUID(str(event_id)).bytes
     except ValueError as exc:
         raise DecodeError(f"event_id {event_id!r} is not a UUID", reason=reason) from exc
     if "\0" in stream:

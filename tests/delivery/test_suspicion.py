@@ -100,3 +100,18 @@ def test_the_witness_is_of_another_stream_where_there_is_one() -> None:
     assert suspects.witness([1, 2, 3, 4], [10, 11, 11, 12], 0) == 3  # 3 would overtake 2, of its stream
     suspects.taken([5])
     assert suspects.witness([1, 2, 3], [10, 10, 11], 0) is None  # this connection has shown that it works
+
+
+def test_an_event_that_others_have_overtaken_needs_no_other_to_compare_it_with() -> None:
+    suspects = Suspects()
+    suspects.connected()
+    assert suspects.closed([[7]], named=False, overtaken=True) is Finding.AGAIN
+    for _ in range(STRIKES - 1):
+        suspects.connected()
+        assert suspects.closed([[7]], named=False) is Finding.AGAIN
+    suspects.connected()
+    assert suspects.closed([[7]], named=False) is Finding.FAIL
+    for _ in range(STRIKES):
+        suspects.connected()
+        assert suspects.closed([[8]], named=False) is Finding.AGAIN
+    assert suspects.closed([[8]], named=False) is Finding.ASIDE, "the line may be cut"

@@ -38,6 +38,9 @@ class Silent:
     def published(self, packet_id: int, reason_code: int) -> None:
         self.told.append(("published", packet_id, reason_code))
 
+    def published_many(self, packet_ids: Sequence[int], reason_code: int) -> None:
+        self.told.append(("published_many", packet_ids, reason_code))
+
     def subscribed(self, codes: dict[str, int]) -> None:
         self.told.append(("subscribed", codes))
 

@@ -29,9 +29,11 @@ from gateway.wire.event_format import (
     event_from_message,
     event_properties,
 )
-from gateway.wire.frame import decode_batch, encode_batch
+from gateway.wire.frame import EventColumns, decode_batch, encode_batch
+from gateway.wire.short_identity import short_identities
 
 EVENT = WireEvent(bytes(range(16)), "s/a", 7, 1_700_000_000_000, 1_700_000_000_001, None, 2, 0, 0, b'{"v":1}')
+COLUMNS = EventColumns(bytes(16), ["s/a"], [7], [1], [2], [3], [2], [0], [1], [b"1"])
 AUDIT = {
     "version": 1,
     "gateway": "g1",
@@ -159,6 +161,11 @@ TARGETS = {
     "event line": Target(identity_of_line, (DecodeError,), (event_line("g1", EVENT),)),
     "properties": Target(
         _properties, (DecodeError,), ("\n".join(f"{n}={v}" for n, v in event_properties(EVENT)).encode(),)
+    ),
+    "short identity": Target(
+        lambda data: event_from_message("s/a", (), b"1", data),
+        (DecodeError,),
+        tuple(short_identities(COLUMNS, "00112233aabbccdd")),
     ),
     "audit": Target(read_audit, (DecodeError,), (orjson.dumps(AUDIT),)),
     "configuration": Target(

@@ -141,8 +141,12 @@ class Consumer:
         if topic.form == "batch":
             self.events += decode_batch(bytes(message.payload)).events
         else:
-            properties = getattr(message.properties, "UserProperty", ())
-            self.events.append(event_from_message(topic.rest, properties, bytes(message.payload)))
+            parts = (
+                getattr(message.properties, "UserProperty", ()),
+                bytes(message.payload),
+                getattr(message.properties, "CorrelationData", b""),
+            )
+            self.events.append(event_from_message(topic.rest, *parts))
 
 
 def check_complete(

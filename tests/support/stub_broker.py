@@ -34,6 +34,8 @@ class Packet(NamedTuple):
     qos: int = 0
     retain: bool = False
     user_properties: tuple[tuple[str, str], ...] = ()
+    correlation: bytes = b""
+    topic_alias: int = 0
     filters: tuple[str, ...] = ()
     client_id: str = ""
     username: str | None = None
@@ -50,7 +52,7 @@ class Packet(NamedTuple):
             return []
         if where.form == "batch":
             return list(decode_batch(self.payload).events)
-        return [event_from_message(where.rest, self.user_properties, self.payload)]
+        return [event_from_message(where.rest, self.user_properties, self.payload, self.correlation)]
 
 
 class Answer(NamedTuple):
@@ -257,6 +259,8 @@ class _Fields:
     def __init__(self, body: bytes) -> None:
         self._body = body
         self._at = 0
+        self.correlation = b""
+        self.topic_alias = 0
 
     def number(self, size: int) -> int:
         self._at += size
@@ -289,9 +293,13 @@ class _Fields:
                 found.append((self.text(), self.text()))
             elif name in (0x11, 0x27, 0x02, 0x18):
                 self.number(4)
-            elif name in (0x21, 0x22, 0x23):
+            elif name == 0x23:
+                self.topic_alias = self.number(2)
+            elif name in (0x21, 0x22):
                 self.number(2)
-            elif name in (0x03, 0x08, 0x09, 0x12, 0x15, 0x16):
+            elif name == 0x09:
+                self.correlation = self.data()
+            elif name in (0x03, 0x08, 0x12, 0x15, 0x16):
                 self.data()
             elif name == 0x0B:
                 self.varint()
@@ -328,6 +336,8 @@ def _publish(packet: Packet, first: int, fields: _Fields) -> Packet:
     packet_id = fields.number(2) if qos else 0
     user = fields.properties() if packet.v5 else ()
     return packet._replace(
+        correlation=fields.correlation,
+        topic_alias=fields.topic_alias,
         topic=topic,
         packet_id=packet_id,
         qos=qos,
