@@ -19,7 +19,11 @@ from tests.support.faulty_line import FaultyLine
 from tests.support.gateways import wait_until
 from tests.support.sending import Consumer, Sender, check_complete, sending
 
-SAVES_AT_ONCE = ["max_queued_messages 0", "autosave_on_changes true", "autosave_interval 1"]
+# What it has acknowledged is on its disk or at the consumer at the end of the same turn of its loop.
+SAVES_AT_ONCE = [
+    *("max_queued_messages 0", "max_inflight_messages 1000"),
+    *("autosave_on_changes true", "autosave_interval 1"),
+]
 
 
 def traffic(count: int, start: int = 0) -> list[NewEvent]:

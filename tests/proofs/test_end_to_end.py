@@ -25,7 +25,7 @@ import yaml
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
-from tests.support.publishing import Watcher, publish
+from tests.support.publishing import Watcher, publish, settle
 
 HOUR_MS = 3_600_000
 SERIES_ROUTE = {
@@ -170,6 +170,7 @@ def test_a_cloud_outage_loses_nothing_and_the_backlog_drains(
         gateway.wait_ready()
         publish(local.port, numbered(0, 500))
         wait_until(lambda: drained(gateway, 500), "the first drain")
+        settle(cloud.port)
         cloud.kill()
         publish(local.port, numbered(500, 1500))
         raw = 'gateway_events_appended_total{kind="raw"}'

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import MosquittoFactory
 from tests.support.brokers import Broker
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
-from tests.support.publishing import publish
+from tests.support.publishing import publish, settle
 
 EPOCH_MS = 1_700_000_000_000
 KEEPS_ALL = ["max_queued_messages 0", "autosave_on_changes true", "autosave_interval 1"]
@@ -134,7 +134,9 @@ def test_after_an_outage_and_crashes_of_gateway_and_receiver_it_is_complete_and_
         for round_ in range(4):
             receiver = consumer.start()
             if round_ == 2:
-                cloud.kill()
+                with gateway.frozen():
+                    settle(cloud.port)
+                    cloud.kill()
             publish(local.port, numbered(sent, sent + 500))
             sent += 500
             time.sleep(chance.uniform(0.2, 0.8))  # so that the kills hit different moments

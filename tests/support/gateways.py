@@ -10,7 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -113,6 +114,15 @@ class GatewayProcess:
         assert self._process is not None
         process, self._process = self._process, None
         return process.wait(PATIENCE_S)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It stands still until the end of the `with`."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def reload(self) -> None:
         """SIGHUP."""
