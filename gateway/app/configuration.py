@@ -44,7 +44,7 @@ def load_file(path: Path) -> Loaded:
 
 def _loaded(path: Path, text: str, origin: ConfigOrigin) -> Loaded:
     config = parse_config(text, path.parent, path.name)
-    return Loaded(config, text, replace(origin, version=origin.version or config.config.version))
+    return Loaded(config, text, replace(origin, version=origin.version or config.config.version, path=path))
 
 
 class Configuration:

@@ -130,6 +130,7 @@ class _Graph:
         ]
         self.status = GatewayStatus(
             gateway_id=config.gateway.id,
+            config=config,
             config_origin=origin,
             remote=remote,
             started_ms=clock.now_ms(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 _HASH_CHARS = 12
@@ -14,13 +15,14 @@ class ConfigOrigin:
     """Origin of the configuration in use.
 
     `hash` is the same on each machine for the same text; `version` is `config.version` of the file, or the
-    number of a signed one. `problem` says why something else than the file is in use.
+    number of a signed one. `problem` says why something else than the file is in use. `path` is the file.
     """
 
     source: Literal["file", "last_good", "signed"] = "file"
     hash: str = ""
     version: str = ""
     problem: str = ""
+    path: Path | None = None
 
     def describe(self) -> dict[str, str]:
         """Return it as plain values, for status and page."""

@@ -36,7 +36,9 @@ from gateway.http.history import HistoryApi
 from gateway.http.live import Live
 from gateway.http.metrics import GatewayCollector
 from gateway.http.results import Results
+from gateway.http.settings import SettingsApi
 from gateway.http.state import State
+from gateway.http.tail import TailApi
 from gateway.http.units import Units
 from gateway.http.window_keys import WindowKeysApi
 from gateway.status.gateway_status import GatewayStatus
@@ -71,6 +73,8 @@ class HttpServer:
         self._courses = CoursesApi(status, self._past, units)
         self._alarms = AlarmsApi(status)
         self._devices = DevicesApi(status, self._results, self._alarms, self._live.refresh, units)
+        self._settings = SettingsApi(status)
+        self._tail = TailApi(status)
         self._window_keys = WindowKeysApi(status, self._results, self._live.refresh)
         self._registry = CollectorRegistry()
         self._registry.register(GatewayCollector(status))
@@ -151,6 +155,9 @@ class HttpServer:
                 Route("/api/course", self._courses.course),
                 Route("/api/windows/keys", self._window_keys.keys),
                 *self._alarms.routes(),
+                Route("/api/messages", self._tail.messages),
+                Route("/api/explain", self._tail.explain),
+                Route("/api/configuration", self._settings.configuration),
             ],
             middleware=[Middleware(Guard, access=self._access, guesses=self._guesses)],
             lifespan=self._lifespan,
@@ -167,9 +174,11 @@ class HttpServer:
         self._results.close()
         self._past.close()
         self._courses.close()
+        self._tail.close()
 
     def _let_go(self) -> None:
         self._server.leave()
+        self._tail.leave()
         self._closing = asyncio.ensure_future(self._live.close())
 
     # --- endpoints, all of them on the loop: there is no other thread ---

@@ -22,6 +22,7 @@ from gateway.cloud.bridge import Bridge
 from gateway.cloud.config_inbox import ConfigInbox
 from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
+from gateway.config.models import Config
 from gateway.config.origin import ConfigOrigin, RemoteSource
 from gateway.core.clock import Clock
 from gateway.core.events import Status
@@ -54,6 +55,8 @@ class GatewayStatus:
     """The parts of one running gateway, to be read."""
 
     gateway_id: str
+    config: Config
+    """The configuration in use."""
     config_origin: ConfigOrigin
     remote: RemoteSource | None
     started_ms: int

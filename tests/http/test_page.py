@@ -329,6 +329,40 @@ def test_a_device_is_found_its_chart_zoomed_read_and_downloaded(chromium: Browse
         assert watched.faults == []
 
 
+def test_messages_are_followed_stopped_by_a_key_and_explained(chromium: Browser, tmp_path: Path) -> None:
+    port, address = free_port(), f"127.0.0.1:{free_port()}"
+    local = {"url": "embedded", "listen": f"127.0.0.1:{port}"}
+    config = gateway_config(tmp_path, "embedded", local=local, http={"listen": address})
+    with GatewayProcess(config) as gateway:
+        gateway.wait_ready()
+        publish(port, [("sensors/a", b'{"v": 21.5, "t": 1700000000000}'), ("sensors/b", b"{")])
+        watched = opened(chromium, address)
+        page = watched.page
+        watched.go("Messages")
+        watched.shows(".messages", "v 21.5")
+        watched.shows(".messages", "cannot be read")
+        page.get_by_label("Topic filter").fill("sensors/a")
+        page.keyboard.press("Enter")
+        expect(page.locator(".messages > li")).to_have_count(1)
+        page.get_by_role("button", name="explain").click()
+        watched.shows(".explained", "minute key a")
+
+        page.keyboard.press("Escape")
+        watched.shows("main [role=status]", "Stopped")
+        publish(port, [("sensors/a", b'{"v": 30, "t": 1700000001000}')])
+        watched.shows("main [role=status]", "Stopped; 1 message came since")
+        expect(page.locator(".messages > li")).to_have_count(1)
+        page.keyboard.press("Escape")
+        watched.shows(".messages", "v 30")
+
+        config.write_text(config.read_text().replace("1m", "2m"))
+        watched.go("Configuration")
+        watched.shows("#reload", "windows.minute.window.size")
+        watched.shows("#values", "windows.minute.window.size")
+        watched.shows("#plugins", "window minute")
+        assert watched.faults == []
+
+
 def picture_of(page: Page, name: str) -> None:
     """Keep a picture where somebody wants to look."""
     if folder := os.environ.get("PICTURES"):

@@ -56,7 +56,7 @@ export class DevicePage {
       ["of them with a field missing", count(device.missed)],
       ["of them unreadable", count(device.undecoded)],
       ...device.clocks.map((clock) => ["its clock", clock.wrong_since_ms ? `${signed(clock.offset_ms / 1000)}, wrong since ${moment(clock.wrong_since_ms)}` : signed(clock.offset_ms / 1000)]),
-      ...device.topics.map((topic) => ["topic", topic]),
+      ...device.topics.map((topic) => ["topic", element("a", { href: `/messages?filter=${encodeURIComponent(topic)}`, title: "its messages" }, topic)]),
       ["feeds the windows", listed(device.windows.map((window) => element("a", { href: `/windows#${encodeURIComponent(window.name)}` }, window.name)), "none by its name")],
       ...device.alerts.slice(0, 5).map((alert) => ["alert", `${alert.window ?? ""} ${moment(alert.time_ms ?? alert.end_ms ?? now)}`]),
     ]));

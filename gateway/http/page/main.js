@@ -2,10 +2,12 @@
 
 import { Alarms } from "./alarms.js";
 import { Buffer } from "./buffer.js";
+import { Configuration } from "./configuration.js";
 import { Devices } from "./devices.js";
 import { byId, setText } from "./dom.js";
 import { duration, time } from "./format.js";
 import { Live, ask } from "./live.js";
+import { Messages } from "./messages.js";
 import { showNotices, statusOf } from "./notices.js";
 import { Overview } from "./overview.js";
 import "./theme.js";
@@ -13,7 +15,7 @@ import { Windows } from "./windows.js";
 
 const ROOMS = {
   "/": Overview, "/devices": Devices, "/windows": Windows, "/alarms": Alarms,
-  "/buffer": Buffer,
+  "/buffer": Buffer, "/messages": Messages, "/configuration": Configuration,
 };
 
 let path = null;
@@ -62,7 +64,6 @@ function enter(focus) {
     room?.close?.();
     path = wanted;
     byId("room").replaceChildren();
-    byId("room").className = `room ${wanted.slice(1) || "overview"}`;
     room = new ROOMS[wanted](byId("room"), page);
     for (const link of byId("rooms").children) link.toggleAttribute("aria-current", link.pathname === wanted);
     byId("rooms").querySelector("[aria-current]")?.setAttribute("aria-current", "page");
