@@ -106,7 +106,7 @@ class Backfills(Session):
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
-        self._subscription.ask(link)
+        self._subscription.connected(link)
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
         code = self._subscription.answered(codes)
@@ -131,7 +131,7 @@ class Backfills(Session):
 
     def work(self, link: Link) -> float:
         now_s = time.monotonic()
-        self._subscription.ask_if_refused(link)
+        self._subscription.work(link)
         for request in self.alarms.due(self._now_ms(), WAITING - len(self._requests)):
             self._queue(request)
         wait_s = self._serve(now_s)

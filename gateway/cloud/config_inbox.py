@@ -26,7 +26,7 @@ class ConfigInbox(Session):
         return self._subscription.granted
 
     def connected(self, link: Link, session_present: bool) -> None:
-        self._subscription.ask(link)
+        self._subscription.connected(link)
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
         if self._subscription.answered(codes) is not None:
@@ -36,7 +36,7 @@ class ConfigInbox(Session):
             )
 
     def disconnected(self, link: Link) -> None:
-        self._subscription.granted = False
+        self._subscription.disconnected()
 
     def received(self, link: Link, messages: list[Message]) -> None:
         for message in messages:
@@ -48,5 +48,5 @@ class ConfigInbox(Session):
             link.ack(message)
 
     def work(self, link: Link) -> float:
-        self._subscription.ask_if_refused(link)
+        self._subscription.work(link)
         return 1.0

@@ -126,7 +126,7 @@ class Confirmations(Session):
 
     def connected(self, link: Link, session_present: bool) -> None:
         self._link = link
-        self._subscription.ask(link)
+        self._subscription.connected(link)
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
         code = self._subscription.answered(codes)
@@ -163,7 +163,7 @@ class Confirmations(Session):
         while self._settled:
             self._settle(link, *self._settled.popleft())
         now_s = time.monotonic()
-        self._subscription.ask_if_refused(link)
+        self._subscription.work(link)
         if self._search is None and self._wanted:
             self._search = self._resend_wanted()
         if self._search is not None:

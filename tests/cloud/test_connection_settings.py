@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.events import Status
 from tests.support.buffers import event
 from tests.support.gateways import wait_until
 from tests.support.sending import sending
@@ -54,22 +55,35 @@ def test_without_retain_and_will_nothing_is_retained(tmp_path: Path) -> None:
     assert not any(packet.retain for packet in cloud.of(PUBLISH))
 
 
-REFERENCE = b"\x1c\x00\x0bother.local"  # the property Server Reference of MQTT 5
+def reference(server: str) -> bytes:
+    """The property Server Reference of MQTT 5."""
+    return b"\x1c" + len(server).to_bytes(2, "big") + server.encode()
 
 
 @pytest.mark.parametrize("code", [0x9C, 0x9D])
 @pytest.mark.parametrize("packet_kind", ["connack", "disconnect"])
-def test_a_server_that_refers_to_another_is_shown_with_the_key_to_change(
+def test_a_server_that_refers_to_another_is_shown_with_the_key_to_change_and_not_followed(
     tmp_path: Path, code: int, packet_kind: str
 ) -> None:
+    other = StubBroker()
+
     def rule(packet: Packet) -> Answer | None:
+        named = reference(f"127.0.0.1:{other.port}")
         if packet_kind == "connack":
-            return connack(packet, code, REFERENCE) if packet.kind == CONNECT else None
-        body = bytes([code, len(REFERENCE)]) + REFERENCE
+            return connack(packet, code, named) if packet.kind == CONNECT else None
+        body = bytes([code, len(named)]) + named
         return Answer(bytes([0xE0, len(body)]) + body, close=True) if packet.kind == PUBLISH else None
 
     cloud = StubBroker(rule)
-    with cloud.running(), sending(tmp_path / "events.db", cloud.port, [event("t/a", b"1")]) as sender:
+    endpoint = {"reconnect_max_s": 0.02}
+    with (
+        other.running(),
+        cloud.running(),
+        sending(tmp_path / "events.db", cloud.port, [event("t/a", b"1")], endpoint=endpoint) as sender,
+    ):
         (link,) = sender.links
-        wait_until(lambda: "other.local" in link.metrics.last_error, "what the server says")
+        wait_until(lambda: f"127.0.0.1:{other.port}" in link.metrics.last_error, "what the server says")
         assert "change url" in link.metrics.last_error
+        wait_until(lambda: cloud.connections > 2, "more attempts")
+        assert sender.counts()[Status.FAILED] == 0
+    assert other.connections == 0

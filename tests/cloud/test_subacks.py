@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway.cloud import downlink
+from gateway.cloud import downlink, own_subscription
 from gateway.cloud.downlink import CloudSide
+from gateway.config import parse_config
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.link import Link
 from gateway.wire.command_topics import Downlink, DownlinkRule
 from tests.support.gateways import wait_until
 from tests.support.stub_broker import PUBLISH, SUBSCRIBE, Answer, Packet, StubBroker, suback
+from tests.support.uplinks import statuses, uplink
 
 RULES = [DownlinkRule("commands/g1/a", "cmnd/a"), DownlinkRule("commands/g1/b", "cmnd/b")]
 CODES = [("5", code) for code in (0, 1, 2, *range(0x80, 0xA3), 0xFF)]
@@ -77,3 +81,23 @@ def test_a_subscription_that_is_never_answered_is_said_and_asked_for_again(
         finally:
             link.stop()
     assert "has not answered the subscription to commands/g1/a" in caplog.text
+
+
+@pytest.mark.parametrize("own", [{}, {"confirm": "receiver"}], ids=["backfill", "confirm"])
+def test_requests_and_confirmations_are_subscribed_to_again_where_no_answer_comes(
+    tmp_path: Path, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(own_subscription, "RETRY_S", 0.1)
+    cloud = StubBroker(lambda packet: Answer() if packet.kind == SUBSCRIBE and packet.number < 3 else None)
+    route = {"name": "r", "topic": "sensors/{device}", "forward": "confirm" in own}
+    given = {"gateway": {"id": "g1"}, "routes": [route], "cloud": {"url": cloud.url, "audit": "1s", **own}}
+    topic = "gateway/g1/down/" + ("confirm" if own else "backfill")
+    with (
+        cloud.running(),
+        uplink(parse_config(json.dumps(given)), tmp_path / "events.db", [("other/d", "1")]) as writer,
+    ):
+        wait_until(lambda: len(cloud.of(SUBSCRIBE)) >= 3, "the third request")
+        wait_until(lambda: statuses(writer)["SYNCED"] == 1, "the drain")
+    assert {p.filters for p in cloud.of(SUBSCRIBE)} == {(topic,)}
+    assert len(cloud.of(SUBSCRIBE)) == 3, "the third was answered"
+    assert f"has not answered the subscription to {topic}; asked again" in caplog.text
