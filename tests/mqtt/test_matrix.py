@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def test_a_broker_keeps_what_the_table_says(
     for column in COLUMNS:
         if column not in KILLS or kind in DURABLE:
             assert found[column] == written[column], column
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind is not Mosquitto], ids=attrgetter("__name__")
+)
+def test_a_gateway_stores_and_sends_with_any_broker_and_comes_back_after_its_kill(
+    kind: type[OtherBroker], tmp_path: Path
+) -> None:
+    """In CI those that could be installed; Mosquitto is the broker of all other tests."""
+    if reason := kind.missing():
+        pytest.skip(reason)
+    assert {*matrix.quick_row(kind, tmp_path).values()} == {YES}
 
 
 def test_the_table_has_a_row_for_every_broker_role_and_version() -> None:

@@ -27,6 +27,7 @@ PROTOCOLS = ("3.1.1", "5")
 ROLES = ("local", "cloud")
 COLUMNS = ("QoS 0", "QoS 1", "QoS 2", "queue", "kill -9", "kill -9, queue", "downlink", "audit")
 COUNT = 50  # messages for each check
+QUICK_COUNT = 10
 PACE_S = 0.01  # between messages that a kill interrupts
 PATIENCE_S = 20.0
 AUDIT_TRIES = 3
@@ -400,6 +401,49 @@ def row(kind: type[OtherBroker], role: str, protocol: str, folder: Path) -> Row:
         except (AssertionError, OSError, subprocess.SubprocessError) as error:
             sys.stderr.write(f"{kind.name} {role} {protocol}: {error}\n{trial.gateway.log()[-2000:]}\n")
         return {column: found.get(column, "failed") for column in COLUMNS}
+
+
+def quick_row(kind: type[OtherBroker], folder: Path) -> Row:
+    """Run a row's short form: one broker for both sides, few messages, and a kill if it starts quickly.
+
+    Each message must be stored once and reach the receiver once. Raises AssertionError if anything hangs.
+    """
+    with kind(folder / "tried") as tried:
+        side = Side(tried, "3.1.1")
+        trial = Trial(folder, side, side)
+        found: Row = {}
+        with trial.receiver.running(), trial.gateway as gateway:
+            gateway.wait_ready()
+            with Peer(side, "device") as device:
+                for qos in (0, 1):
+                    numbers = trial.numbers(QUICK_COUNT)
+                    device.publish_all(f"q{qos}/d", numbers, qos)
+                    trial.wait_stored(numbers, device)
+                    found[f"QoS {qos}"] = verdict(trial.stored(), numbers)
+                sent = range(trial.numbers(0).start)
+                wait_until(lambda: len(trial.receiver.counts()) == len(sent), "the receiver", PATIENCE_S)
+                found["cloud"] = verdict(trial.receiver.counts(), sent)
+                if kind.starts_quickly:
+                    restart(trial, tried)
+                    numbers = trial.numbers(QUICK_COUNT)
+                    device.publish_all("q1/d", numbers, 1)
+                    trial.wait_stored(numbers, device)
+                    found["after a kill"] = verdict(trial.stored(), numbers)
+        return found
+
+
+def restart(trial: Trial, broker: OtherBroker) -> None:
+    """Kill the broker, start it, and wait until both of the gateway's sides are connected again."""
+    names = [f'gateway_link_connects_total{{link="{link}"}}' for link in ("ingest", "bridge-0")]
+    before = [trial.gateway.metric(name) for name in names]
+    broker.kill()
+    broker.start()
+
+    def is_back() -> bool:
+        now = [trial.gateway.metric(name) for name in names]
+        return all(map(float.__gt__, now, before)) and trial.gateway.get("/readyz") is not None
+
+    wait_until(is_back, "the gateway to be back", PATIENCE_S)
 
 
 def main(names: list[str]) -> None:

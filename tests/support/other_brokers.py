@@ -35,6 +35,7 @@ class OtherBroker(ABC):
     name: ClassVar[str]
     username: ClassVar[str] = ""
     password: ClassVar[str] = ""
+    starts_quickly: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,6 +200,7 @@ class RabbitMQ(OtherBroker):
     name = "RabbitMQ"
     username = "guest"
     password = "guest"  # noqa: S105 - RabbitMQ's own, for the loopback only
+    starts_quickly = False
     _PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
     def __init__(self, folder: Path) -> None:
