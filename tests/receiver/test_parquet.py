@@ -11,6 +11,7 @@ import pytest
 from gateway.core.events import WireEvent
 from gateway.receiver.completeness import Completeness, judge
 from gateway.receiver.device_names import DeviceNames
+from gateway.receiver.event_lines import event_line
 from gateway.receiver.ledger import identity
 from gateway.receiver.sinks.choice import is_there, place_of, sink_of
 from gateway.receiver.sinks.parquet import ParquetFolder
@@ -148,6 +149,32 @@ def test_one_receiver_at_a_time_and_a_damaged_file_is_named(tmp_path: Path) -> N
     with pytest.raises(OutputError, match="cannot be read"):
         reread(sink)
     sink.close()
+
+
+def test_a_journal_of_an_earlier_version_becomes_files(tmp_path: Path) -> None:
+    (tmp_path / "000003.ndjson").write_bytes(b"".join(event_line(*each) for each in events(range(1, 8))))
+    sink = ParquetFolder(tmp_path)
+    assert take(sink, events(range(1, 11))) == 3
+    sink.close()
+    assert ask(tmp_path, "SELECT count(*), count(DISTINCT event_id) FROM EVENTS") == [(10, 10)]
+    assert {path.name for path in tmp_path.glob("*/*.parquet")} == {"000003.parquet"}
+
+
+def test_the_rows_of_a_file_are_in_the_order_of_streams_and_times(tmp_path: Path) -> None:
+    mixed = [
+        each._replace(event=each.event._replace(stream=f"tele/{'ba'[n % 2]}"))
+        for n, each in enumerate(reversed(events(range(1, 9))))
+    ]
+    sink = ParquetFolder(tmp_path)
+    take(sink, [each._replace(event=each.event._replace(event_time_ms=START_MS)) for each in mixed])
+    sink.close()
+    assert ask(tmp_path, "SELECT stream, sequence_num FROM EVENTS") == [
+        *(
+            (f"tele/{name}", n)
+            for name, numbers in (("a", (1, 3, 5, 7)), ("b", (2, 4, 6, 8)))
+            for n in numbers
+        )
+    ]
 
 
 def test_the_place_of_a_folder(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 `DIR/day=2026-11-28/000012.parquet` holds events of that day (UTC, by event time).
 
 Invariants:
-- An event is on the disk before its message is acknowledged: as a line of the journal `DIR/000012.ndjson`.
+- An event is on the disk before its message is acknowledged: in a line of the journal `DIR/000012.ndjson`.
 - Each journal becomes one file a day, all with its number, written aside and renamed, and only then is the
   journal removed. After a crash in between it is done again, with the same names: no event is there twice.
 - Memory is bounded by the size of a journal.
@@ -23,14 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message
 from gateway.host.files import replace_file, sync_folder, write_whole
 from gateway.receiver.device_names import DeviceNames
-from gateway.receiver.event_lines import event_line, event_of_line, kind_name, priority_name
+from gateway.receiver.event_lines import kind_name, priority_name
 from gateway.receiver.ledger import Identity, identity
+from gateway.receiver.sinks.journal import events_of_journal_line, journal_line
 from gateway.receiver.sinks.ndjson import EventFile, write_durably
 from gateway.receiver.sinks.rows import payload_columns
 from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received
@@ -65,6 +67,7 @@ SCHEMA = pa.schema(
         ("buffer", _NAME),
     ]
 )
+_ORDER = ("stream", "ingest_time", "sequence_num")
 _IDENTITY = ["gateway", "event_id", "stream", "sequence_num", "ingest_time", "buffer"]
 
 
@@ -114,9 +117,9 @@ class ParquetFolder:
 
     def write(self, events: Sequence[Received]) -> int:
         if events:
-            lines = b"".join([event_line(*each) for each in events])
-            write_durably(self._open_journal(), lines)
-            self._journal_bytes += len(lines)
+            line = journal_line(events)
+            write_durably(self._open_journal(), line)
+            self._journal_bytes += len(line)
             self._rows += events
             if len(self._rows) >= self._journal_events or self._journal_bytes >= _JOURNAL_BYTES:
                 self._convert()
@@ -183,7 +186,7 @@ class ParquetFolder:
                     log.warning("%s: an unfinished last line is cut off", path)
                     break
                 try:
-                    yield Received(*event_of_line(line))
+                    yield from events_of_journal_line(line)
                 except DecodeError as exc:
                     raise OutputError(f"{path}, line {number}: {exc}") from exc
                 end += len(line)
@@ -193,10 +196,7 @@ class ParquetFolder:
         """Turn the journal into a file for each of its days, and begin the next one."""
         if not self._rows:
             return
-        days: defaultdict[str, list[Received]] = defaultdict(list)
-        for each in self._rows:
-            days[_day_name(each.event.event_time_ms // _DAY_MS)].append(each)
-        for day, some in days.items():
+        for day, some in _by_day(self._rows):
             self._write_part(self.path / f"day={day}", some)
         if self._journal is not None:
             self._journal.close()
@@ -205,40 +205,40 @@ class ParquetFolder:
         self._journal, self._rows, self._journal_bytes = None, [], 0
         self._number += 1
 
-    def _write_part(self, folder: Path, events: list[Received]) -> None:
+    def _write_part(self, folder: Path, events: Sequence[Received]) -> None:
         folder.mkdir(exist_ok=True)
         sync_folder(self.path)
         part = folder / f"{self._number:06}.parquet"
         fresh = part.with_name(part.name + ".new")
-        events.sort(key=lambda each: (each.event.stream, each.event.ingest_time_ms, each.event.sequence_num))
         pq.write_table(self._table(events), fresh, compression="zstd")
         replace_file(fresh, part)
 
     def _table(self, events: Sequence[Received]) -> Any:
-        device = self._devices.of
-        rows = [
-            (
-                id_text(event.event_id),
-                gateway_id,
-                event.stream,
-                device(event.stream),
-                event.sequence_num,
-                event.event_time_ms,
-                event.ingest_time_ms,
-                event.device_time_ms,
-                str(priority_name(event.priority)),
-                str(kind_name(event.kind)),
-                event.flags,
-                *payload_columns(event.payload),
-                buffer_id,
-            )
-            for gateway_id, event, buffer_id in events
-        ]
-        columns = [
-            _column(list(values), field.type)
-            for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
-        ]
-        return pa.table(columns, schema=SCHEMA)
+        """Build a sorted table column by column: a tuple for each row would take as long as all the rest."""
+        gateways, bare, buffers = zip(*events, strict=True)
+        (ids, streams, numbers, times_ms, ingests_ms, device_times_ms, priorities, kinds, flags, payloads) = (
+            zip(*bare, strict=True)
+        )
+        columns = (
+            list(map(id_text, ids)),
+            gateways,
+            streams,
+            list(map(self._devices.of, streams)),
+            numbers,
+            times_ms,
+            ingests_ms,
+            device_times_ms,
+            [str(priority_name(each)) for each in priorities],
+            [str(kind_name(each)) for each in kinds],
+            flags,
+            *_payload_columns(payloads),
+            buffers,
+        )
+        arrays = [_column(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
+        place = {name: number for number, name in enumerate(sorted({*streams}))}
+        keys = pa.table([[place[name] for name in streams], ingests_ms, numbers], names=[*_ORDER])
+        order = pc.sort_indices(keys, [(name, "ascending") for name in _ORDER])
+        return pa.table(arrays, schema=SCHEMA).take(order)
 
     # --- reading ---
 
@@ -263,7 +263,33 @@ class ParquetFolder:
         return state if self._known_number <= self._number else None
 
 
-def _column(values: list[Any], kind: Any) -> Any:
+def _by_day(events: Sequence[Received]) -> Iterator[tuple[str, Sequence[Received]]]:
+    """Yield the events of each day (UTC, by event time); nearly always it is one."""
+    numbers = {each.event.event_time_ms // _DAY_MS for each in events}
+    if len(numbers) == 1:
+        yield _day_name(numbers.pop()), events
+        return
+    days: defaultdict[str, list[Received]] = defaultdict(list)
+    for each in events:
+        days[_day_name(each.event.event_time_ms // _DAY_MS)].append(each)
+    yield from days.items()
+
+
+def _payload_columns(payloads: Sequence[bytes]) -> tuple[Any, Any]:
+    """The payloads as text, and as bytes where they are none; all at once if all are text."""
+    found = pa.array(payloads, pa.binary())
+    if b"\0" not in b"".join(payloads):
+        try:
+            return found.cast(pa.string()), pa.nulls(len(payloads), pa.binary())
+        except pa.ArrowInvalid:
+            pass  # not all are UTF-8
+    texts, others = zip(*map(payload_columns, payloads), strict=True)
+    return pa.array(texts, pa.string()), pa.array(others, pa.binary())
+
+
+def _column(values: Any, kind: Any) -> Any:
+    if isinstance(values, pa.Array):
+        return values
     if pa.types.is_dictionary(kind):
         return pa.array(values, kind.value_type).dictionary_encode()
     return pa.array(values, kind)
