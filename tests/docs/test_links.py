@@ -43,6 +43,8 @@ def test_every_test_that_a_page_names_exists(page: Path) -> None:
     assert [name for name in re.findall(r"`(test_\w+?)(?:\.py)?`", text) if name not in TEST_FILES] == []
     paths = re.findall(r"\b((?:tests|benchmarks)/[\w/]+\.\w+)", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
+    functions = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    assert [name for path, name in functions if f"def {name}(" not in (ROOT / path).read_text()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
