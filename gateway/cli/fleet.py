@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +25,11 @@ from gateway.core.units import parse_duration_ms
 if TYPE_CHECKING:
     from gateway.fleet.board import Board
     from gateway.fleet.job import Input
+    from gateway.fleet.listener import FleetListener
     from gateway.fleet.local import Task
     from gateway.fleet.report import FleetReport
     from gateway.mqtt.endpoint import Endpoint
+    from gateway.mqtt.link import Link
 
 _BEAM_HERE = "--runner=BundleBasedDirectRunner"
 """Beam's runner in this process that needs no service and downloads none."""
@@ -128,6 +132,11 @@ def status(
     cert_file: connecting.CertFile = None,
     key_file: connecting.KeyFile = None,
     protocol: connecting.Protocol = "5",
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", help="Write a web page to this file, again and again until it is stopped."),
+    ] = None,
+    every: Annotated[str, typer.Option("--every", help="How often --page is written.")] = "10s",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Show how each gateway of a fleet is: what has arrived until when, what is open, what is wrong.
@@ -148,7 +157,10 @@ def status(
         key_file=key_file,
     )
     board = Board()
-    problem = _listen(board, endpoint, prefix, _seconds(wait))
+    if page is not None:
+        _keep_page(board, endpoint, prefix, page, _seconds(every, "--every"))
+        return
+    problem = _listen(board, endpoint, prefix, _seconds(wait, "--for"))
     now_ms = time.time_ns() // 1_000_000
     states = board.states(now_ms)
     if as_json:
@@ -161,22 +173,16 @@ def status(
         raise typer.Exit(1)
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, option: str) -> float:
     try:
         return parse_duration_ms(text) / 1000
     except UnitError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--for") from exc
+        raise typer.BadParameter(str(exc), param_hint=option) from exc
 
 
 def _listen(board: Board, endpoint: Endpoint, prefix: str, wait_s: float) -> str:
     """Fill the board until every online gateway has sent a record; returns why it could not."""
-    from gateway.fleet.listener import FleetListener  # noqa: PLC0415 - see above
-    from gateway.mqtt.link import Link  # noqa: PLC0415 - see above
-
-    listener = FleetListener(board, prefix)
-    link = Link("fleet", endpoint, listener)
-    link.start()
-    try:
+    with _listening(board, endpoint, prefix) as (listener, _):
         if not listener.subscribed_once.wait(min(wait_s, _CONNECT_S)):
             return f"no connection to {endpoint.place}"
         quiet_until_s = time.monotonic() + _RETAINED_S
@@ -189,6 +195,40 @@ def _listen(board: Board, endpoint: Endpoint, prefix: str, wait_s: float) -> str
             listener.heard.clear()
             listener.heard.wait(0.2)
         return f"{listener.unreadable} audit records could not be read" if listener.unreadable else ""
+
+
+def _keep_page(board: Board, endpoint: Endpoint, prefix: str, path: Path, every_s: float) -> None:
+    """Write the page until SIGINT or SIGTERM."""
+    from gateway.cli.fleet_page import page  # noqa: PLC0415 - see above
+    from gateway.host.files import write_whole  # noqa: PLC0415 - see above
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with _listening(board, endpoint, prefix) as (listener, link):
+        listener.subscribed_once.wait(min(every_s, _CONNECT_S))
+        pause_s = min(every_s, _RETAINED_S)
+        while not stop.wait(pause_s):
+            pause_s = every_s
+            now_ms = time.time_ns() // 1_000_000
+            with listener.lock:
+                states = board.states(now_ms)
+            problem = (
+                "" if link.connected else f"no connection to {endpoint.place}: this is what was known last"
+            )
+            write_whole(path, page(states, now_ms, every_s, problem).encode())
+
+
+@contextmanager
+def _listening(board: Board, endpoint: Endpoint, prefix: str) -> Iterator[tuple[FleetListener, Link]]:
+    from gateway.fleet.listener import FleetListener  # noqa: PLC0415 - see above
+    from gateway.mqtt.link import Link  # noqa: PLC0415 - see above
+
+    listener = FleetListener(board, prefix)
+    link = Link("fleet", endpoint, listener)
+    link.start()
+    try:
+        yield listener, link
     finally:
         link.stop()
 

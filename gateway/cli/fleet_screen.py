@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from gateway.fleet.board import GatewayState
 
 _PIPED = 200  # columns where there is no terminal that says how wide it is
-_COLUMNS = ("gateway", "state", "complete until", "open", "lag", "empty in", "clock", "version", "alarms")
+COLUMNS = ("gateway", "state", "complete until", "open", "lag", "empty in", "clock", "version", "alarms")
+NUMBERS = ("open", "lag", "empty in")
 
 
 def show(states: Sequence[GatewayState], now_ms: int) -> None:
@@ -23,9 +24,8 @@ def show(states: Sequence[GatewayState], now_ms: int) -> None:
     if not console.is_terminal:
         console = Console(width=_PIPED)
     table = Table(box=None, pad_edge=False)
-    for name in _COLUMNS:
-        is_number = name in ("open", "lag", "empty in")
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "alarms")
+    for name in COLUMNS:
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "alarms")
     for one in states:
         cells = row(one)
         table.add_row(*map(Text, cells[:-1]), Text(cells[-1], "bold red"))

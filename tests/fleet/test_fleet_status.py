@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from gateway.cli.fleet_page import page
 from gateway.core.sequence_sets import Run
 from gateway.fleet.board import Board, GatewayState
 from gateway.flow.dropped_ranges import DroppedRange
@@ -117,21 +122,19 @@ def test_further_facts_of_a_status_are_passed_on() -> None:
 
 
 def test_five_hundred_gateways_are_shown(mosquitto: MosquittoFactory) -> None:
+    """Their status has the numbers: an audit record would tell of a wrong clock where the machine is slow."""
     broker = mosquitto(["max_queued_messages 10000"])
     now_ms = time.time_ns() // 1_000_000
     names = [f"plant-{n}" for n in range(500)]
+    told = {"state": "online", "version": "1.2", "time_ms": now_ms}
     publish(
         broker.port,
-        [(f"gateway/{n}/status", orjson.dumps({"state": "online", "version": "1.2"})) for n in names],
+        [
+            (f"gateway/{name}/status", orjson.dumps(told | {"pending": 5 if name == "plant-7" else 0}))
+            for name in names
+        ],
         retain=True,
     )
-    # Retained here, because the test cannot know when the command listens.
-    records = [
-        (f"gateway/{name}/audit", payload)
-        for name in names
-        for payload in audit_messages(record(now_ms, open_now=5 if name == "plant-7" else 0, name=name))
-    ]
-    publish(broker.port, records, retain=True)
     done = gateway("fleet", "status", "--url", broker.url, "--json", "--for", "20s")
     found = {one["gateway"]: one for one in json.loads(done.stdout)["gateways"]}
     assert done.returncode == 0 and found.keys() == {*names}
@@ -141,6 +144,24 @@ def test_five_hundred_gateways_are_shown(mosquitto: MosquittoFactory) -> None:
     assert "plant-499" in table.stdout and "500 gateways, 0 with alarms; not complete" in table.stdout
 
 
+def test_a_retained_audit_record_is_enough_for_a_gateway_of_an_earlier_version(
+    mosquitto: MosquittoFactory,
+) -> None:
+    broker = mosquitto([])
+    now_ms = time.time_ns() // 1_000_000
+    publish(
+        broker.port,
+        [
+            ("gateway/g1/status", b'{"state": "online", "version": "0.8"}'),
+            *(("gateway/g1/audit", payload) for payload in audit_messages(record(now_ms))),
+        ],
+        retain=True,
+    )
+    done = gateway("fleet", "status", "--url", broker.url, "--json", "--for", "20s")
+    (one,) = json.loads(done.stdout)["gateways"]
+    assert (one["gateway"], one["open"], one["complete_until_ms"]) == ("g1", 0, now_ms)
+
+
 def test_an_offline_gateway_and_an_empty_broker_exit_with_1(mosquitto: MosquittoFactory) -> None:
     broker = mosquitto([])
     nobody = gateway("fleet", "status", "--url", broker.url, "--for", "1500ms")
@@ -148,6 +169,43 @@ def test_an_offline_gateway_and_an_empty_broker_exit_with_1(mosquitto: Mosquitto
     publish(broker.port, [("gateway/g1/status", '{"state": "offline"}')], retain=True)
     done = gateway("fleet", "status", "--url", broker.url, "--for", "2s")
     assert done.returncode == 1 and "1 of which nothing is known" in done.stdout
+
+
+def test_a_page_has_a_row_for_each_gateway_and_runs_nothing_that_a_gateway_says() -> None:
+    board = Board()
+    board.take_status(
+        "g1", orjson.dumps({"state": "online", "version": "1", "time_ms": NOON_MS, "pending": 0})
+    )
+    board.take_status("<script>", b'{"state": "offline", "version": "</td><b>"}')
+    text = page(board.states(NOON_MS), NOON_MS, 10.0, "no connection")
+    assert text.count("<tr>") == 3 and 'content="10"' in text
+    assert "<script" not in text and "<b>" not in text and "&lt;script&gt;" in text
+    assert '<p class="bad">no connection</p>' in text
+    assert "refresh" not in page([], NOON_MS, None)
+
+
+def test_a_page_follows_the_fleet_until_it_is_stopped(mosquitto: MosquittoFactory, tmp_path: Path) -> None:
+    broker, file = mosquitto([]), tmp_path / "fleet.html"
+    publish(broker.port, [("gateway/g1/status", '{"state": "offline"}')], retain=True)
+    words = ["fleet", "status", "--url", broker.url, "--page", str(file), "--every", "200ms"]
+    with running(words) as process:
+        wait_until(lambda: file.exists() and "g1" in file.read_text(), "the page")
+        publish(broker.port, [("gateway/g2/status", '{"state": "online"}')], retain=True)
+        wait_until(lambda: "g2" in file.read_text(), "another gateway")
+        broker.stop()
+        wait_until(lambda: "no connection to" in file.read_text(), "the loss is said")
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@contextmanager
+def running(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-m", "gateway", *words], stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,20 @@ def two_receivers(url: str, output: str, folder: Path) -> Iterator[list[Any]]:
     members = [start(url, output, log) for log in logs]
     try:
         for log in logs:
-            wait_for(lambda log=log: "subscribed to" in log.read_text(), "both receive")
+            wait_for(partial(says, log, "subscribed to"), "both receive")
         yield members
     finally:
         for one in members:
             one.kill()
             one.wait()
+
+
+def says(log: Path, words: str) -> bool:
+    return words in log.read_text()
+
+
+def has_stored(gateway: GatewayProcess, count: int) -> bool:
+    return len(gateway.raw_payloads()) == count
 
 
 def wait_for(true: Callable[[], object], what: str) -> None:
@@ -76,7 +85,7 @@ def test_every_event_is_there_once_and_the_windows_are_the_gateways_own(
         for gateway in gateways:
             running.enter_context(gateway)
         for gateway in gateways:
-            wait_for(lambda gateway=gateway: gateway.get("/readyz") is not None, gateway.log())
+            wait_for(partial(gateway.get, "/readyz"), f"{gateway.config} is ready")
         for number, local in enumerate(locals_):
             publish(local.port, messages(0, HALF, number))
         wait_for(lambda: raw_rows(output)[0] > GATEWAYS * HALF // 4, "events at the receivers")
@@ -91,8 +100,8 @@ def test_every_event_is_there_once_and_the_windows_are_the_gateways_own(
         cloud.resume()
         expected = GATEWAYS * 2 * HALF
         for gateway in gateways:
-            wait_for(lambda gateway=gateway: len(gateway.raw_payloads()) == 2 * HALF, "all is stored")
-            wait_for(lambda gateway=gateway: drained(gateway, 0), "all is sent")
+            wait_for(partial(has_stored, gateway, 2 * HALF), "all is stored")
+            wait_for(partial(drained, gateway, 0), "all is sent")
         wait_for(lambda: raw_rows(output) == (expected, expected), "all is received, once")
         wait_for(lambda: verified(output)["complete"], "the proof")
 
