@@ -5,10 +5,11 @@ from __future__ import annotations
 from struct import Struct
 from zlib import crc32
 
-_COLUMNS = Struct("<16s9q")
+pack_columns = Struct("<16s9q").pack
+"""Packs the columns that never change, in the order of the arguments of `event_checksum`."""
 
-# What a missing device time counts as: no clock shows it.
-_NO_TIME = -(1 << 63)
+NO_TIME = -(1 << 63)
+"""Value that stands for a missing device time: no clock shows it."""
 
 
 def event_checksum(
@@ -29,6 +30,6 @@ def event_checksum(
     The codec is among them: the right bytes, read with the wrong dictionary, are another payload.
     Raises struct.error for what no such column can hold.
     """
-    times = (event_time_ms, ingest_time_ms, _NO_TIME if device_time_ms is None else device_time_ms)
-    columns = _COLUMNS.pack(event_id, stream, sequence_num, *times, priority, kind, flags, codec)
+    times = (event_time_ms, ingest_time_ms, NO_TIME if device_time_ms is None else device_time_ms)
+    columns = pack_columns(event_id, stream, sequence_num, *times, priority, kind, flags, codec)
     return crc32(stored, crc32(columns))

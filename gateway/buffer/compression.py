@@ -159,21 +159,29 @@ class PayloadCompressor:
         One call for all payloads of a family, because zstd lets go of the GIL in each call, and beside a
         busy thread getting it back takes a hundred times as long as the compression (docs/performance.md).
         """
-        packed: list[tuple[int, bytes]] = [(RAW, payload) for payload in payloads]
-        for family in {*families}:
-            positions = [at for at, name in enumerate(families) if name == family and payloads[at]]
-            known = self._by_family.get(family)
-            if known is None or len(positions) < 2 or not _BATCHES:
-                for at in positions:
-                    packed[at] = self.compress(family, payloads[at])
-                continue
-            codec, of_family = known.codec, [payloads[at] for at in positions]
-            collection = known.compressor.multi_compress_to_buffer(of_family)  # type: ignore[arg-type]
-            known.ratio.note(of_family, collection.size())
-            for at, segment in zip(positions, collection, strict=True):  # type: ignore[call-overload]
-                if len(segment) < len(payloads[at]):
-                    packed[at] = codec, segment.tobytes()
+        if len({*families}) == 1:
+            return self._compress_family(families[0], payloads)
+        packed: list[tuple[int, bytes]] = [(RAW, b"")] * len(payloads)
+        positions: dict[str, list[int]] = {}
+        for at, family in enumerate(families):
+            positions.setdefault(family, []).append(at)
+        for family, places in positions.items():
+            results = self._compress_family(family, [payloads[at] for at in places])
+            for at, result in zip(places, results, strict=True):
+                packed[at] = result
         return packed
+
+    def _compress_family(self, family: str, payloads: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        known = self._by_family.get(family)
+        if known is None or len(payloads) < 2 or not _BATCHES or not all(payloads):  # it takes no empty ones
+            return [self.compress(family, payload) if payload else (RAW, payload) for payload in payloads]
+        codec = known.codec
+        collection = known.compressor.multi_compress_to_buffer([*payloads])
+        known.ratio.note(payloads, collection.size())
+        return [
+            (codec, segment.tobytes()) if len(segment) < len(payload) else (RAW, payload)
+            for payload, segment in zip(payloads, collection, strict=True)  # type: ignore[call-overload]
+        ]
 
     def take_trainable(self) -> list[Training]:
         """Return the families that can be trained now: each once, and again when its dictionary no longer

@@ -28,7 +28,6 @@ import orjson
 
 from gateway.buffer.alarm_table import AlarmTable
 from gateway.buffer.backlog import Backlog
-from gateway.buffer.checksum import event_checksum
 from gateway.buffer.claims import Claims
 from gateway.buffer.compression import PayloadCompressor
 from gateway.buffer.confirmed_runs import ConfirmedRuns
@@ -46,6 +45,7 @@ from gateway.buffer.pending_time import PendingTime
 from gateway.buffer.receipts import Receipts, ReceiptTable
 from gateway.buffer.removals import Removals
 from gateway.buffer.repair.rescue import is_displaced, rescue
+from gateway.buffer.row_builder import NewRow, column_values
 from gateway.buffer.schema import open_writer
 from gateway.buffer.stored_dictionaries import StoredDictionaries
 from gateway.buffer.stored_events import BATCH_BYTES, among
@@ -234,24 +234,13 @@ class Store:
         """Return the sequence number of the newest event of `topic`. Inside a transaction only."""
         return self._streams.position(topic).last_sequence
 
-    def append(self, events: Sequence[NewEvent]) -> None:
+    def append(self, events: Sequence[NewRow]) -> None:
         """Store `events` as PENDING or KEPT, in this order, each with the next number of its stream."""
-        streams, new_id = self._streams, self._ids.next
-        packed = self.compressor.compress_all([e.family for e in events], [e.payload for e in events])
-        values: list[object] = []
-        for event, (codec, stored) in zip(events, packed, strict=True):
-            stream = streams.position(event.topic)
-            sequence_num = streams.next_sequence(stream)
-            if not event.kind:  # what a device sent
-                stream.mark = payload_mark(event.payload)
-            event_id = event.event_id or new_id(event.ingest_time_ms)
-            times = (event.event_time_ms, event.ingest_time_ms, event.device_time_ms)
-            nature = (event.priority, event.kind, event.flags)
-            checksum = event_checksum(event_id, stream.id, sequence_num, *times, *nature, codec, stored)
-            status = _KEPT if event.kept else 0
-            values += (event_id, stream.id, sequence_num, *times, status, *nature, 0, stored, codec, checksum)
+        if not events:
+            return
+        values = column_values(events, self._streams, self._ids, self.compressor)
         insert_events(self._connection, values, len(events))
-        kept = sum([event.kept for event in events])
+        kept = sum([event[-1] for event in events])
         self._tally.moved["status", Status.PENDING.name] += len(events) - kept
         if kept:
             self._tally.moved["status", Status.KEPT.name] += kept
@@ -419,7 +408,6 @@ class Store:
         return changed
 
 
-_KEPT = int(Status.KEPT)
 _RETRIES = {
     DeliveryEvent.FAILURE: ", retry_count = retry_count + 1",
     DeliveryEvent.RETRY: ", retry_count = 0",

@@ -93,11 +93,16 @@ class Streams:
             position.dirty = True
             self._dirty.append(position)
 
-    def next_sequence(self, position: StreamPosition) -> int:
-        if not position.dirty:
-            self._touch(position)
-        position.last_sequence += 1
-        return position.last_sequence
+    def next_numbers(self, names: Iterable[str]) -> list[tuple[StreamPosition, int]]:
+        """Return for each name its stream, and that stream's next number. Inside a transaction only."""
+        numbered, known = [], self._by_name
+        for name in names:
+            position = known.get(name) or self.position(name)
+            if not position.dirty:
+                self._touch(position)
+            position.last_sequence = number = position.last_sequence + 1
+            numbered.append((position, number))
+        return numbered
 
     def save(self) -> None:
         """Write the positions that changed since the last call. Inside a transaction only."""

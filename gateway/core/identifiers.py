@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import uuid
+from array import array
+from collections.abc import Sequence
 from hashlib import sha1
+from struct import Struct
 
 AGGREGATE_NAMESPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562's OID namespace
 _NAMESPACE = AGGREGATE_NAMESPACE.bytes
 
-_RANDOM_BYTES = 8
-_POOL_IDS = 512
+_TAIL_BITS, _VARIANT = 0x3FFF_FFFF_FFFF_FFFF, 0x8000_0000_0000_0000
+_VERSION_7 = 0x7000
+_HALVES = Struct(">QQ")
 
 
 class EventIds:
@@ -22,22 +26,21 @@ class EventIds:
 
     def __init__(self) -> None:
         self._ticks = 0  # milliseconds * 4096 + counter
-        self._pool = b""
-        self._used = 0
 
     def next(self, now_ms: int) -> bytes:
         """A new id of 16 bytes for an event that arrived at `now_ms`."""
-        ticks = max(now_ms << 12, self._ticks + 1)
-        self._ticks = ticks
-        head = (ticks >> 12) << 16 | 0x7000 | (ticks & 0xFFF)
-        tail = int.from_bytes(self._random(), "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
-        return (head << 64 | tail).to_bytes(16, "big")
+        return self.many([now_ms])[0]
 
-    def _random(self) -> bytes:
-        if self._used >= len(self._pool):
-            self._pool, self._used = os.urandom(_RANDOM_BYTES * _POOL_IDS), 0  # one system call for many ids
-        self._used += _RANDOM_BYTES
-        return self._pool[self._used - _RANDOM_BYTES : self._used]
+    def many(self, times_ms: Sequence[int]) -> list[bytes]:
+        """Return a new id of 16 bytes for each time of arrival; one system call for all of them."""
+        ids, ticks, pack = [], self._ticks, _HALVES.pack
+        for now_ms, tail in zip(times_ms, array("Q", os.urandom(8 * len(times_ms))), strict=True):
+            now = now_ms << 12
+            ticks = now if now > ticks else ticks + 1
+            head = (ticks >> 12) << 16 | _VERSION_7 | ticks & 0xFFF
+            ids.append(pack(head, tail & _TAIL_BITS | _VARIANT))
+        self._ticks = ticks
+        return ids
 
 
 def split_ids(packed: bytes) -> list[bytes]:

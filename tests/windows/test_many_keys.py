@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from gateway.buffer.proof.balance import audit
-from gateway.buffer.store import NewEvent, Store
+from gateway.buffer.row_builder import NewRow
+from gateway.buffer.store import Store
 from gateway.core.events import Message
 from gateway.core.own_topics import OwnTopics
 from gateway.decode.routes import RouteSpec, RouteTable
@@ -33,7 +34,7 @@ class Watched(Store):
 
     largest = 0
 
-    def append(self, events: Sequence[NewEvent]) -> None:
+    def append(self, events: Sequence[NewRow]) -> None:
         self.largest = max(self.largest, len(events))
         super().append(events)
 
