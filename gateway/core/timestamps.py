@@ -31,13 +31,15 @@ NAMED_FORMATS = ("iso", *_MS_PER_UNIT, "unix_local", "unix_ms_local", "dsmr")
 _OR = " or "
 
 # The year 9999: the last that ISO forms can say, and far inside what a signed 64-bit column holds.
-_LAST_MS = 253_402_300_799_999
+LAST_MS = 253_402_300_799_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _DAY_MS = 86_400_000
 
 # Where a number of the current decades lies that counts seconds; finer units are multiples of it.
 _FIRST_SECOND, _LAST_SECOND = 1_000_000_000, 4_300_000_000  # 2001, 2106
+LEAST_CERTAIN_MS = _LAST_SECOND
+"""The least integer that is milliseconds and can be nothing else, up to LAST_MS."""
 
 # Abbreviations that mean one offset only, in minutes; others, such as CST and IST, need the route's zone.
 _ZONES: Mapping[str, int] = {
@@ -149,7 +151,7 @@ def check_format(layout: str) -> None:
 
 
 def _usable(ms: float) -> int | None:
-    return int(ms) if 0 < ms <= _LAST_MS else None
+    return int(ms) if 0 < ms <= LAST_MS else None
 
 
 def _number(value: object) -> int | float | None:
@@ -179,7 +181,7 @@ def _unix_reader(ms_per_unit: float) -> TimestampReader:
 
     def read(value: object) -> int | None:
         number = _number(value)
-        if number is None or number > _LAST_MS or _is_coarser(number, coarser):
+        if number is None or number > LAST_MS or _is_coarser(number, coarser):
             return None
         return _usable(round(number * ms_per_unit))
 

@@ -20,10 +20,11 @@ from gateway.buffer.store import Store
 from gateway.buffer.streams import CACHED_CHARS
 from gateway.core.events import Message
 from gateway.core.own_topics import OwnTopics
-from gateway.decode.routes import RouteSpec, RouteTable, is_scalar
+from gateway.decode.routes import RouteSpec, RouteTable
+from gateway.decode.scalars import is_scalar
 from gateway.lab.load import connected, encode_publish, publish_all
-from gateway.pipeline.intake import MAX_TOPIC_CHARS
 from gateway.pipeline.pipeline import Pipeline
+from gateway.pipeline.topic_plans import MAX_TOPIC_CHARS
 from gateway.testing import ManualClock
 from gateway.windows.engine import WindowEngine
 from gateway.windows.spec import WindowSpec
@@ -209,7 +210,7 @@ def test_long_topics_are_not_remembered_by_the_thousand(tmp_path: Path) -> None:
         with store.transaction():
             pipeline.checkpoint(store)
     assert sum(map(len, store._streams._by_name)) < CACHED_CHARS
-    assert not pipeline.windows._bound
+    assert not len(pipeline.intake._plans)
     reader.close()
     store.close()
 

@@ -18,7 +18,8 @@ from gateway.core.expressions import compile_expression
 from gateway.core.timestamps import check_format, parse_time_bound, timestamp_reader
 from gateway.core.topics import TopicTemplate, check_filter, check_topic
 from gateway.core.units import parse_duration_ms, parse_rate_bytes_per_s, parse_size_bytes
-from gateway.decode.routes import Route, RouteSpec, is_scalar
+from gateway.decode.routes import Route, RouteSpec
+from gateway.decode.scalars import is_scalar
 from gateway.host import control
 from gateway.receiver.event_lines import event_line, identity_of_line
 from gateway.wire.audit_record import read_audit
