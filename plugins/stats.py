@@ -24,7 +24,9 @@ class Plugin:
         return []
 
     def add_input(self, acc: Accumulator, reading: Reading) -> Accumulator:
-        value, time_ms, _, _ = reading
+        return self.add_value(acc, reading.value, reading.time_ms)
+
+    def add_value(self, acc: Accumulator, value: float, time_ms: int) -> Accumulator:
         if not acc:
             return [1, value, 0.0, value, value, value, time_ms, value, time_ms, value]
         count = acc[0] = acc[0] + 1

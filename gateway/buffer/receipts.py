@@ -18,9 +18,12 @@ Invariants:
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from zlib import crc32
 
 import apsw
+
+from gateway.core.events import Message
 
 KEPT = 32_768  # half of the packet id space
 
@@ -60,6 +63,22 @@ class Receipts:
             self._open.setdefault(packet_id, []).append(mark)
             self._group.append(_OPENED | packet_id)
         return False
+
+    def unseen(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the messages that were not committed before, and store their receipts; `seen` for many."""
+        fresh, by_packet_id, group = [], self._by_packet_id, self._group
+        for message in messages:
+            topic, payload, qos, _, dup, packet_id, *_ = message
+            if dup or qos != 1:
+                if not qos or not self.seen(packet_id, dup, topic, payload, qos):
+                    fresh.append(message)
+                continue
+            mark = crc32(payload, crc32(topic.encode())) << 16 | len(payload) & 0xFFFF  # `fingerprint`
+            self._noted = number = self._noted + 1
+            by_packet_id[packet_id] = (mark, number)
+            group.append(packet_id << _HASH_BITS | mark)
+            fresh.append(message)
+        return fresh
 
     def release(self, packet_id: int) -> None:
         """The broker has sent the PUBREL of this packet id: what comes under it next is another message."""

@@ -23,7 +23,9 @@ _FEW = 3  # messages, before an interval can be called usual
 
 
 @dataclass(slots=True)
-class _Heard:
+class Heard:
+    """State of a device. A caller that has many messages of one may note them here directly."""
+
     first_ms: int
     last_ms: int
     messages: int = 0
@@ -31,8 +33,16 @@ class _Heard:
     missed: int = 0
     sources: dict[str, LastReading] = field(default_factory=dict)  # by topic
 
+    def note(self, arrival_ms: int, *, missed: bool = False) -> None:
+        """A message has come that can be read."""
+        self.last_ms = arrival_ms
+        self.messages += 1
+        if missed:
+            self.missed += 1
 
-class LastReading(NamedTuple):
+
+@dataclass(slots=True)
+class LastReading:
     """The last reading of a device on one topic, and the route that read it."""
 
     route: str
@@ -56,36 +66,41 @@ class Presence:
     """Written by the writer's thread, read by any."""
 
     def __init__(self) -> None:
-        self._devices: dict[str, _Heard] = {}
+        self._devices: dict[str, Heard] = {}
         self._sources = 0
         self.unwatched = 0
         """Messages of devices beyond MAX_DEVICES."""
 
-    def note(self, name: str, arrival_ms: int, readable: bool, missed: bool = False) -> None:
-        """A message has come; `missed` if a field that the route names was not in it."""
+    def note(self, name: str, arrival_ms: int, readable: bool, missed: bool = False) -> Heard | None:
+        """A message has come; `missed` if a field that the route names was not in it. Returns what is known
+        of the device, None where it is not watched."""
         heard = self._devices.get(name)
         if heard is None:
             if len(self._devices) >= MAX_DEVICES:
                 self.unwatched += 1
-                return
-            heard = self._devices[name] = _Heard(arrival_ms, arrival_ms)
-        heard.last_ms = arrival_ms
-        heard.messages += 1
+                return None
+            heard = self._devices[name] = Heard(arrival_ms, arrival_ms)
+        heard.note(arrival_ms)
         if not readable:
             heard.undecoded += 1
         elif missed:
             heard.missed += 1
+        return heard
 
-    def note_reading(self, name: str, topic: str, route: str, sample: Sample) -> None:
-        """A message of a noted device held a reading. Of the topics beyond MAX_SOURCES none is kept."""
+    def note_reading(self, name: str, topic: str, route: str, sample: Sample) -> LastReading | None:
+        """A message of a noted device held a reading. Of the topics beyond MAX_SOURCES none is kept; returns
+        where that of this topic is."""
         heard = self._devices.get(name)
         if heard is None:
-            return
-        if topic not in heard.sources:
+            return None
+        last = heard.sources.get(topic)
+        if last is None:
             if self._sources >= MAX_SOURCES:
-                return
+                return None
             self._sources += 1
-        heard.sources[topic] = LastReading(route, sample)
+            last = heard.sources[topic] = LastReading(route, sample)
+        last.route, last.sample = route, sample
+        return last
 
     def sources(self, name: str) -> Mapping[str, LastReading]:
         """Return a device's last readings by topic."""
@@ -98,7 +113,7 @@ class Presence:
         return sorted(found, key=lambda device: device.last_ms)
 
 
-def _device(name: str, heard: _Heard, now_ms: int) -> Device:
+def _device(name: str, heard: Heard, now_ms: int) -> Device:
     known = heard.messages >= _FEW
     interval_ms = (heard.last_ms - heard.first_ms) // (heard.messages - 1) if known else None
     patience_ms = max(MISSED_INTERVALS * (interval_ms or 0), LEAST_SILENCE_MS)

@@ -25,7 +25,8 @@ from gateway.buffer.retention.disk_guard import DiskGuard
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.downsampling import Downsampling
 from gateway.buffer.retention.policy import Retention, without_history
-from gateway.buffer.store import NewEvent, Store
+from gateway.buffer.row_builder import NewRow
+from gateway.buffer.store import Store
 from gateway.core.clock import Clock
 from gateway.core.events import Message
 from gateway.core.own_topics import OwnTopics
@@ -108,7 +109,7 @@ class Pipeline:
         self._clock = clock
         self._downsampling = downsampling
         self._backlog_rate = backlog_rate
-        self._owed: list[NewEvent] = []
+        self._owed: list[NewRow] = []
         self.awaits_time = True
         """True if the last tick found work to do, or some waits for the next one."""
         self._seen_id = -1

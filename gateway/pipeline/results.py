@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from gateway.alarms.register import AlarmRegister
 from gateway.buffer.alerts import DERIVED_FAMILY
+from gateway.buffer.row_builder import NewRow
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.clock import Clock
 from gateway.core.events import Emission, Kind, Priority
@@ -14,6 +16,8 @@ from gateway.core.identifiers import aggregate_id
 from gateway.core.own_topics import OwnTopics, key_levels
 from gateway.core.packed_json import packed
 from gateway.windows.emission import emission_json
+
+_KIND: Final = 6  # of a row
 
 
 class WindowResults:
@@ -67,17 +71,17 @@ class WindowResults:
             start = self._starts[emission.window] = self._topics.aggregates(emission.window)
         return start + key_levels(emission.key), Kind.AGGREGATE, priority
 
-    def append(self, store: Store, events: Sequence[NewEvent]) -> None:
+    def append(self, store: Store, events: Sequence[NewRow]) -> None:
         """Store events and count them; alerts change alarms."""
         if Kind.ALERT in append(store, events):
             for event in events:
-                if event.kind == Kind.ALERT:
-                    self._alarms.take(store, event)
+                if event[_KIND] == Kind.ALERT:
+                    self._alarms.take(store, NewEvent(*event))
 
 
-def append(store: Store, events: Sequence[NewEvent]) -> Counter[int]:
+def append(store: Store, events: Sequence[NewRow]) -> Counter[int]:
     """Store events, and count them by what they are; returns these counts."""
-    kinds = Counter(event.kind for event in events)
+    kinds = Counter([event[_KIND] for event in events])
     if events:
         store.append(events)
         for kind, count in kinds.items():

@@ -38,10 +38,13 @@ class DeviceClock(NamedTuple):
     wrong_since_ms: int | None
 
 
-class _Device:
-    __slots__ = ("blocks", "heard_ms", "least_ms", "messages", "started_ms", "wrong_since_ms")
+class WatchedClock:
+    """State of a device's clock, as its messages have told it."""
 
-    def __init__(self, now_ms: int, lag_ms: int) -> None:
+    __slots__ = ("blocks", "heard_ms", "least_ms", "messages", "name", "started_ms", "wrong_since_ms")
+
+    def __init__(self, name: str, now_ms: int, lag_ms: int) -> None:
+        self.name = name
         self.blocks: deque[tuple[int, int]] = deque(maxlen=BLOCKS)  # start of the block, least lag in it
         self.started_ms = self.heard_ms = now_ms
         self.least_ms = lag_ms
@@ -73,26 +76,32 @@ class DeviceClocks:
         """Messages of devices for which there was no room."""
         self._wrong_ms = wrong_ms
         self._max_devices = max_devices
-        self._devices: dict[str, _Device] = {}
+        self._devices: dict[str, WatchedClock] = {}
         self._wrong: set[str] = set()
         self._suspects: dict[str, tuple[int, int]] = {}  # device time and arrival of what may be old
         self._news: list[str] = []
 
-    def observe(self, name: str, device_ms: int, arrival_ms: int) -> None:
-        """A message of the device `name` said `device_ms` and arrived at `arrival_ms`."""
-        lag_ms = arrival_ms - device_ms
+    def observe(self, name: str, device_ms: int, arrival_ms: int) -> WatchedClock | None:
+        """A message of the device `name` said `device_ms` and arrived at `arrival_ms`. Returns its clock,
+        None where it is not watched."""
         device = self._devices.get(name)
         if device is None:
             if len(self._devices) >= self._max_devices:
                 self.unwatched += 1
-                return
-            device = self._devices[name] = _Device(arrival_ms, lag_ms)
+                return None
+            device = self._devices[name] = WatchedClock(name, arrival_ms, arrival_ms - device_ms)
+        self.note(device, device_ms, arrival_ms)
+        return device
+
+    def note(self, device: WatchedClock, device_ms: int, arrival_ms: int) -> None:
+        """`observe` for a clock that the caller has at hand."""
+        lag_ms = arrival_ms - device_ms
         device.messages += 1
         device.heard_ms = arrival_ms
         if lag_ms < device.least_ms:  # noqa: PLR1730 - min() takes twice as long, on every message
             device.least_ms = lag_ms
         if not 0 <= arrival_ms - device.started_ms < BLOCK_MS:
-            self._close_block(name, device, arrival_ms, lag_ms)
+            self._close_block(device, arrival_ms, lag_ms)
 
     def age(self, name: str, device_ms: int, arrival_ms: int) -> Age:
         """Tell a new reading by a clock that is slow from an old reading that is sent again.
@@ -132,19 +141,19 @@ class DeviceClocks:
     def watched(self) -> int:
         return len(self._devices)
 
-    def _close_block(self, name: str, device: _Device, arrival_ms: int, lag_ms: int) -> None:
+    def _close_block(self, device: WatchedClock, arrival_ms: int, lag_ms: int) -> None:
         """Close the block: every BLOCK_MS, and when the gateway's own time was set back."""
         device.blocks.append((device.started_ms, device.least_ms))
         began_ms, device.started_ms, device.least_ms = device.started_ms, arrival_ms, lag_ms
         if abs(device.blocks[-1][1]) <= self._wrong_ms:
             device.wrong_since_ms = None
-            self._wrong.discard(name)
+            self._wrong.discard(device.name)
         elif device.wrong_since_ms is None:
             device.wrong_since_ms = began_ms
-            self._wrong.add(name)
-            self._news.append(name)
+            self._wrong.add(device.name)
+            self._news.append(device.name)
 
-    def _clock(self, name: str, device: _Device) -> DeviceClock:
+    def _clock(self, name: str, device: WatchedClock) -> DeviceClock:
         return DeviceClock(
             name,
             device.offset_ms(),

@@ -6,6 +6,7 @@ the caller, so that a replay gives what the live run gave.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.events import Emission, Sample
+from gateway.core.events import Emission, FieldValue, Sample
 from gateway.core.topics import TopicTemplate
 from gateway.windows.checkpoint import Checkpoint, Restoration
 from gateway.windows.counters import Counters
@@ -30,7 +31,7 @@ from gateway.windows.plugin import CombineFn, PerField
 from gateway.windows.spec import WindowSpec
 
 MAX_BOUND_TOPICS = 65_536
-"""Topics whose bindings are remembered. Beyond it they are worked out again: topics come from outside."""
+"""Topics whose windows `process` remembers, those used last: topics come from outside."""
 MAX_BOUND_TOPIC_CHARS = 256  # the same for a few long ones
 
 TIMED_EVERY = 100
@@ -44,7 +45,8 @@ STATE_FIELDS = (
 LATER_FIELDS = ("every", "timezone", "week_starts", "merge")
 """The same of what came later: in a fingerprint only where given, so that older state still fits."""
 
-_Bound = tuple[tuple[Operator[Any], Binding[Any]], ...]
+Bound = tuple[tuple[Operator[Any], Binding[Any]], ...]
+"""The windows that read a topic, see `WindowEngine.bind`."""
 
 Chunks = Iterable[list[Emission]]
 """Emissions in parts, because one watermark may close the windows of a million keys. They are made as they
@@ -96,7 +98,7 @@ class WindowEngine:
         self._operators: dict[str, Operator[Any]] = {}
         self._checkpoints: dict[str, Checkpoint] = {}
         self._tracing: dict[str, Operator[Any]] = {}  # those that want to know sequence numbers
-        self._bound: dict[tuple[str, str | None], _Bound] = {}
+        self._bound: OrderedDict[tuple[str, str | None], Bound] = OrderedDict()
         self._source: str | None = None
         self._templates = {spec.name: TopicTemplate(spec.topic) for spec in specs if spec.topic is not None}
         self._plugins = plugins
@@ -166,11 +168,21 @@ class WindowEngine:
         is that of its event in its stream, where a window `traces`."""
         bound = self._bound.get((topic, route))
         if bound is None:
-            bound = self._bind(topic, route, levels)
+            bound = self._remember(topic, route, self.bind(topic, route, levels))
+        else:
+            self._bound.move_to_end((topic, route))
         if self._tracing:
-            stream = f"{self._source}:{topic}" if self._source else topic
-            for operator in self._tracing.values():
-                operator.stream, operator.sequence_num = stream, sequence_num
+            self.locate(topic, sequence_num)
+        return self.process_bound(bound, samples, arrival_ms)
+
+    def locate(self, topic: str, sequence_num: int) -> None:
+        """Tell those that `trace` the place of the event that is processed next."""
+        stream = f"{self._source}:{topic}" if self._source else topic
+        for operator in self._tracing.values():
+            operator.stream, operator.sequence_num = stream, sequence_num
+
+    def process_bound(self, bound: Bound, samples: Sequence[Sample], arrival_ms: int) -> Chunks:
+        """`process` for a caller that keeps what `bind` has found."""
         out: list[Emission] = []
         self._until_timed -= 1
         if not self._until_timed:
@@ -182,8 +194,23 @@ class WindowEngine:
             return self._fire(out, _no_stopwatch)
         return (out,) if out else ()
 
+    def process_one(
+        self, bound: Bound, time_ms: int, fields: Mapping[str, FieldValue], arrival_ms: int
+    ) -> Chunks:
+        """`process_bound` for a message of one sample."""
+        out: list[Emission] = []
+        self._until_timed -= 1
+        if not self._until_timed:
+            self._until_timed = TIMED_EVERY
+            return self._process_timed(bound, (Sample(time_ms, fields),), arrival_ms, out)
+        for operator, binding in bound:
+            operator.process_one(binding, time_ms, fields, arrival_ms, out)
+        if self._due:
+            return self._fire(out, _no_stopwatch)
+        return (out,) if out else ()
+
     def _process_timed(
-        self, bound: _Bound, samples: Sequence[Sample], arrival_ms: int, out: list[Emission]
+        self, bound: Bound, samples: Sequence[Sample], arrival_ms: int, out: list[Emission]
     ) -> Chunks:
         """Process a message with a stopwatch around each window."""
         read_ns = self._stopwatch_ns or _no_stopwatch
@@ -208,15 +235,19 @@ class WindowEngine:
         if out:
             yield out
 
-    def _bind(self, topic: str, route: str | None, levels: Mapping[str, str]) -> _Bound:
-        if len(self._bound) >= MAX_BOUND_TOPICS:
-            self._bound.clear()
-        bound = tuple(
-            (operator, operator.bind(topic, {**levels, **named}, self._source))
+    def bind(self, topic: str, route: str | None, levels: Mapping[str, str]) -> Bound:
+        """Return the windows that read a topic, with what all of its samples share."""
+        return tuple(
+            (operator, operator.bind(topic, {**levels, **named} if named else levels, self._source))
             for name, operator in self._operators.items()
             if (named := self._levels(name, operator.spec, topic, route)) is not None
         )
+
+    def _remember(self, topic: str, route: str | None, bound: Bound) -> Bound:
+        """Keep what was found for the next message, the topics used longest ago being forgotten."""
         if len(topic) <= MAX_BOUND_TOPIC_CHARS:
+            if len(self._bound) >= MAX_BOUND_TOPICS:
+                self._bound.popitem(last=False)
             self._bound[topic, route] = bound
         return bound
 
@@ -303,7 +334,7 @@ class WindowEngine:
         made anew."""
         part = copy(self)
         part._operators = {name: self._operators[name] for name in names}
-        part._bound = {}
+        part._bound = OrderedDict()
         return part
 
     def seen_from(self, source: str) -> WindowEngine:
@@ -311,7 +342,7 @@ class WindowEngine:
         source as a whole, not for each of its topics."""
         view = copy(self)
         view._source = source
-        view._bound = {}
+        view._bound = OrderedDict()
         return view
 
     def expect(self, sources: Iterable[str], now_ms: int) -> None:

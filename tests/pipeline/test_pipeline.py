@@ -76,7 +76,14 @@ TIMED_WINDOWS = (
 class World:
     """A buffer on a disk with a pipeline on it, as `gateway run` puts them together; it can crash."""
 
-    def __init__(self, folder: Path, windows: Sequence[WindowSpec] = WINDOWS, **options: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        windows: Sequence[WindowSpec] = WINDOWS,
+        routes: Sequence[RouteSpec] = ROUTES,
+        **options: Any,
+    ) -> None:
+        self.routes = routes
         self.path = folder / "events.db"
         self.clock = ManualClock(EPOCH_MS)
         self.windows = windows
@@ -92,7 +99,7 @@ class World:
         plugins = {spec.name: shipped("stats") for spec in self.windows}
         self.pipeline = Pipeline(
             OUTPUT,
-            RouteTable(ROUTES),
+            RouteTable(self.routes),
             partial(WindowEngine, self.windows, plugins),
             self.clock,
             **self.options,
@@ -343,14 +350,14 @@ def test_one_message_that_waited_and_cannot_be_taken_in_does_not_hold_up_the_oth
     world = boot.world
     world.take_in(*(fresh(world, number) for number in range(9)))
     boot.learn()
-    take_in_one = world.pipeline.intake._take_in_one
+    take_in = world.pipeline.intake.take_in
 
-    def refuse(message: Message, *more: Any) -> str:
-        if message.payload == b'{"v": 4}':
+    def refuse(store: Store, messages: Sequence[Message], **more: Any) -> None:
+        if b'{"v": 4}' in [message.payload for message in messages]:
             raise RuntimeError("a bug")
-        return take_in_one(message, *more)
+        take_in(store, messages, **more)
 
-    monkeypatch.setattr(world.pipeline.intake, "_take_in_one", refuse)
+    monkeypatch.setattr(world.pipeline.intake, "take_in", refuse)
     for _ in range(60):
         try:
             world.tick(250)
@@ -858,9 +865,8 @@ def test_events_that_came_while_the_time_was_unknown_say_so_and_judge_no_devices
 
 
 def test_skewed_clocks_count_per_route_and_kind(tmp_path: Path) -> None:
-    world = World(tmp_path)
     policy = RouteSpec("skewed", "k/{device}", timestamp_path="t", timestamp_format="unix_ms")
-    world.pipeline.intake.routes = RouteTable((*ROUTES, policy))
+    world = World(tmp_path, routes=(*ROUTES, policy))
     for off_s in (0, 0.5, 60, -60, 7200, -7200):
         world.take_in(world.message("k/a", {"t": EPOCH_MS + round(off_s * 1000), "v": 1}))
     assert world.pipeline.intake.skew == {

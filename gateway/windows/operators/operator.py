@@ -13,7 +13,7 @@ from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
-from gateway.core.events import Emission, Reading, Sample
+from gateway.core.events import Emission, FieldValue, Reading, Sample
 from gateway.windows.computed import Computed
 from gateway.windows.corrections import OwedCorrections
 from gateway.windows.counters import Counters
@@ -31,7 +31,8 @@ K = TypeVar("K", bound=Key)
 
 
 # What Reading(...) does, without its detour through Python: a quarter of a microsecond for every reading.
-_new_reading: Callable[[tuple[Any, ...]], Reading] = partial(tuple.__new__, Reading)
+new_reading: Callable[[tuple[Any, ...]], Reading] = partial(tuple.__new__, Reading)
+_new_sample: Callable[[tuple[Any, ...]], Sample] = partial(tuple.__new__, Sample)
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class Operator(ABC, Generic[K]):
         if spec.corrections == "every":
             self.owed = OwedCorrections(spec.corrections_every_ms)
         self._corrects = spec.corrections != "off"
+        self._takes_short_way = False
         self._arrival_ms = NEVER
         self._learns = spec.idle_learns
         self._has_ttl = spec.ttl_ms is not None
@@ -143,7 +145,7 @@ class Operator(ABC, Generic[K]):
                 if value is None:
                     self._miss(binding, Reading(0.0, time_ms, fields, topic))
                     continue
-            reading = _new_reading((value, time_ms, fields, topic))
+            reading = new_reading((value, time_ms, fields, topic))
             key = binding.key
             if key is None or key.gone:
                 key = self._find_key(binding, reading, arrival_ms)
@@ -166,6 +168,17 @@ class Operator(ABC, Generic[K]):
             self._hear_all(binding.source, [*(before or ()), (last, last_ms)], arrival_ms, out)
         elif last is not None:
             self._hear(binding.source, last, last_ms, arrival_ms)
+
+    def process_one(
+        self,
+        binding: Binding[K],
+        time_ms: int,
+        fields: Mapping[str, FieldValue],
+        arrival_ms: int,
+        out: list[Emission],
+    ) -> None:
+        """`process` for a message of one sample."""
+        self.process(binding, (_new_sample((time_ms, fields)),), arrival_ms, out)
 
     def _hear_all(
         self, source: Source | None, heard: list[tuple[K, int]], arrival_ms: int, out: list[Emission]
@@ -251,9 +264,13 @@ class Operator(ABC, Generic[K]):
         if time_ms > heard.max_ms:
             clock.observe(heard, time_ms)
             if clock.wm_ms >= clock.next_due_ms:
-                self.due.append(self)
-                if self.shared is None:
-                    self._due_keys.append(key.name)
+                self._note_due(key)
+
+    def _note_due(self, key: K) -> None:
+        """The watermark of this key, or of all of them, has reached what waits for it."""
+        self.due.append(self)
+        if self.shared is None:
+            self._due_keys.append(key.name)
 
     def observe(self, observer: Callable[[str, int, Reading, int], None]) -> None:
         """Call `observer(key, watermark, reading, arrival)` for every reading before it is placed.
@@ -267,6 +284,7 @@ class Operator(ABC, Generic[K]):
             place(key, reading, out)
 
         self._place = observed  # type: ignore[method-assign]
+        self._takes_short_way = False
 
     def fire(self, out: list[Emission]) -> Iterator[None]:
         """Let everything happen that waits for a watermark. Pauses where `out` is full: it may be emptied
