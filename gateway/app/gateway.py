@@ -166,6 +166,7 @@ class _Graph:
             confirmations=cloud.confirmations,
             backfills=cloud.backfills,
             workers=[worker for part in self.parts for worker in part.workers],
+            silence_alarms=config.devices.silent_after is not None,
             drain=drain,
             history=History(),
             past=processing.history,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from gateway import __version__
+from gateway.alarms.silence import SILENT
 from gateway.app.part import Part
 from gateway.app.processing import Processing
 from gateway.buffer.store import REPUBLISHED_ID, Store
@@ -129,6 +130,7 @@ class IngestPart(Part):
             partial(AppendBatch, processing.pipeline),
             processing.writer,
             local.receive_maximum if local.protocol == "5" else None,
+            processing.pipeline.intake.presence,
         )
         self.link = Link("ingest", ingest_endpoint(local), self.session, clock.now_ms)
 
@@ -160,7 +162,8 @@ def _subscriptions(config: Config, clock: Clock, processing: Processing) -> Subs
 def _retained_prefixes(config: Config, topics: OwnTopics) -> tuple[str, ...]:
     """Return what the topics of results begin with that are retained."""
     specs = config.window_specs()
-    alarms = (topics.alarms(spec.name) for spec in specs)
+    silence = [] if config.devices.silent_after is None else [topics.alarms(SILENT)]
+    alarms = [*(topics.alarms(spec.name) for spec in specs), *silence]
     aggregates = (topics.aggregates(spec.name) for spec in specs if spec.retain)
     return (*alarms, *aggregates)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from gateway.alarms.register import AlarmRegister
+from gateway.alarms.silence import SILENT
 from gateway.app.storage import OpenBuffer, make_writer
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.history.keeper import HistoryKeeper
@@ -18,6 +19,7 @@ from gateway.config import Config
 from gateway.config.specs import backup_plan, history_policy
 from gateway.core.clock import SteadyClock, processor_ns, uptime_ns
 from gateway.core.own_topics import OwnTopics
+from gateway.decode.presence import Presence
 from gateway.decode.routes import RouteTable
 from gateway.delivery.forecast import Progress
 from gateway.flow.admission import Admission
@@ -72,7 +74,8 @@ class Processing:
         config = self._config
         specs = bounded(config.window_specs(), budget)
         plugins = load_plugins(specs, config.plugins.directory)
-        priorities = {spec.name: spec.priority for spec in specs}
+        priorities: dict[str, int] = {spec.name: spec.priority for spec in specs}
+        priorities[SILENT] = config.devices.priority
         alarms = AlarmRegister(self.topics, self._clock.now_ms, priorities, frozenset(priorities))
         return Pipeline(
             self.topics,
@@ -101,6 +104,8 @@ class Processing:
             hold=self._hold(),
             copied_to=without_history if self.history is None else self.history.floor,
             alarms=alarms,
+            presence=Presence(config.devices.silent_after_ms),
+            silence_alarms=config.devices.silent_after is not None,
             until_confirmed=config.cloud is not None and config.cloud.confirm == "receiver",
         )
 

@@ -263,6 +263,19 @@ class NewestResult(Model):
         table_name = "newest_results"
 
 
+class KnownDevice(Model):
+    """A device: when it was first and last heard, as of the last save; see `known_devices`."""
+
+    name = TextField(primary_key=True)
+    first_ms = BigIntegerField()
+    last_ms = BigIntegerField()
+    messages = BigIntegerField()
+
+    class Meta:
+        table_name = "known_devices"
+        without_rowid = True
+
+
 class AlarmStateRow(Model):
     """An alarm of a window and key with its state; see `alarm_table`."""
 
@@ -326,6 +339,7 @@ MODELS: tuple[type[Model], ...] = (
     MetaRow,
     NewestResult,
     AlarmStateRow,
+    KnownDevice,
 )
 
 # What the bridge scans, and what a restart puts back: it only holds what is on its way, so it stays small

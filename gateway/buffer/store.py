@@ -38,6 +38,7 @@ from gateway.buffer.evidence_table import EvidenceTable
 from gateway.buffer.file_space import FileSpace
 from gateway.buffer.identity import BufferIdentity
 from gateway.buffer.insertion import insert_events
+from gateway.buffer.known_devices import KnownDevices
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.newest_results import Row, save_newest
 from gateway.buffer.orm import PeeweeException
@@ -122,6 +123,7 @@ class Store:
         self.identity = BufferIdentity(connection)
         self.evidence = EvidenceTable(connection)
         self.alarms = AlarmTable(connection)
+        self.devices = KnownDevices(connection)
         self.dictionaries = StoredDictionaries(connection, self.compressor)
 
     def _begin(self) -> None:

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.alarms.silence import SILENT
 from gateway.config.birth_routes import birth_routes
 from gateway.config.broker_model import CLIENT_ID as CLIENT_ID  # noqa: PLC0414
 from gateway.config.broker_model import Broker, PasswordSource
@@ -37,6 +38,7 @@ from gateway.config.types import (
     Name,
     OrOff,
     PositiveDurationMs,
+    PriorityName,
     Protocol,
     RateBytesPerS,
     RatePerS,
@@ -47,7 +49,7 @@ from gateway.config.types import (
     none_if_off,
     setting,
 )
-from gateway.config.window_model import Window
+from gateway.config.window_model import AUTO_MS, IdleTimeoutMs, Window
 from gateway.core.topics import TopicTemplate, check_topic, covers
 from gateway.decode.routes import RouteSpec
 from gateway.host.certificates import CertificateFile
@@ -384,6 +386,24 @@ class Cloud(Broker):
         return None if off or self.audit is None else self.audit / 1000
 
 
+class DevicesSection(Section):
+    """Devices, whatever they measure."""
+
+    silent_after: IdleTimeoutMs = setting(
+        None,
+        description="Raise an alarm for a device that has not been heard for so long; `auto`: for five of "
+        "its usual intervals, and at least a minute. Unset: no alarms; the page shows silent devices by the "
+        "rule of `auto`.",
+        examples=["auto", "10m"],
+    )
+    priority: PriorityName = setting("high", description="Priority of these alarms, for `notify`.")
+
+    @property
+    def silent_after_ms(self) -> int | None:
+        """The fixed time; None where each device's rhythm decides."""
+        return None if self.silent_after in (None, AUTO_MS) else self.silent_after
+
+
 class HomeAssistant(Section):
     """Announcements for Home Assistant: what it shows without being configured."""
 
@@ -415,6 +435,7 @@ class Config(Section):
         description="Results of windows for charts over weeks ([buffer.md](buffer.md#history)). "
         "Unset: as long as the events in the buffer.",
     )
+    devices: DevicesSection = setting({}, description="Silent devices ([alarms.md](alarms.md)).")
     cloud: Cloud | None = setting(
         None, description="The broker that the buffer is sent to. Unset: no bridge."
     )
@@ -438,6 +459,12 @@ class Config(Section):
         """The certificate files that the gateway uses."""
         brokers = {"local": self.local, "cloud": self.cloud}
         return [file for name, broker in brokers.items() if broker for file in broker.certificates(name)]
+
+    @model_validator(mode="after")
+    def _silence_has_its_name(self) -> Config:
+        if self.devices.silent_after is not None and any(each.name == SILENT for each in self.windows):
+            raise fault(f"windows: {SILENT} is the name of the alarms of devices.silent_after")
+        return self
 
     @model_validator(mode="after")
     def _reads_something(self) -> Config:

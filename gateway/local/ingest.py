@@ -11,6 +11,7 @@ from functools import partial
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Do, Writer
 from gateway.core.events import Message
+from gateway.decode.presence import Presence
 from gateway.local.subscriptions import Subscriptions
 from gateway.mqtt.link import Link, Session
 
@@ -54,7 +55,9 @@ class Ingest(Session):
         make_append: MakeAppend,
         writer: Writer,
         receive_maximum: int | None = None,
+        presence: Presence | None = None,
     ) -> None:
+        self._presence = presence or Presence()
         self.ack_delay_s = 0.0  # flow control sets it
         self._subscriptions = subscriptions
         self._make_append = make_append
@@ -93,6 +96,7 @@ class Ingest(Session):
             # The broker starts a new session: its packet ids have nothing to do with the old ones.
             self._writer.submit(Do(Store.forget_receipts))
         self._subscriptions.connected(link, session_present)
+        self._presence.hears = True
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
         self._subscriptions.answered(link, codes)
@@ -114,6 +118,7 @@ class Ingest(Session):
         self._writer.submit(Release(packet_id, partial(self._complete, link.epoch, packet_id)))
 
     def disconnected(self, link: Link) -> None:
+        self._presence.hears = False
         """Forget messages without an acknowledgement: they come again, marked DUP, and receipts tell which
         are stored."""
         self._subscriptions.disconnected()

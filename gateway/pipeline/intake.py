@@ -53,6 +53,7 @@ class Intake:
         results: WindowResults,
         admission: Admission,
         devices: DeviceClocks,
+        presence: Presence,
     ) -> None:
         self.problems: Counter[tuple[str, str]] = Counter()
         """(route, reason) of payloads that could not be decoded, since the start."""
@@ -62,8 +63,8 @@ class Intake:
         """(route, what) of readings that `where` filtered, and of payloads that were odd, since the start."""
         self.repeated = 0
         """Retained messages that a broker sent again with the bytes that are stored, since the start."""
-        self.presence = Presence()
-        """The devices and when each was last heard, since the start."""
+        self.presence = presence
+        """The devices and when each was last heard."""
         self.skew: Counter[tuple[str, str]] = Counter()
         """(route, kind) of device times that were not believed, since the start."""
         self.devices = devices
@@ -212,6 +213,7 @@ class Intake:
         if self._admission.shedding:
             verdict = self._admission.judge(message.topic, spec.priority, spec.sampling == "allow")
             if isinstance(verdict, str):
+                self.presence.note_left_out(levels.get("device") or message.topic, message.arrival_ms)
                 return verdict
             flags |= verdict << SKIPPED_SHIFT
         decoded = route.decode(message.topic, levels, message.payload, message.arrival_ms, message.retain)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.alarms.register import AlarmRegister
+from gateway.alarms.silence import SilenceWatch
 from gateway.buffer.alerts import append_alert
 from gateway.buffer.reader import Reader
 from gateway.buffer.retention.disk_guard import DiskGuard
@@ -30,6 +31,7 @@ from gateway.buffer.store import Store
 from gateway.core.clock import Clock
 from gateway.core.events import Message
 from gateway.core.own_topics import OwnTopics
+from gateway.decode.presence import Presence
 from gateway.decode.routes import RouteTable
 from gateway.flow.admission import Admission
 from gateway.pipeline.announcements import Announcements
@@ -72,6 +74,8 @@ class Pipeline:
         until_confirmed: bool = False,
         copied_to: Callable[[], int] = without_history,
         alarms: AlarmRegister | None = None,
+        presence: Presence | None = None,
+        silence_alarms: bool = False,
     ) -> None:
         self.rebirths: dict[str, str] = {}
         """Sparkplug's edge nodes to ask for a birth, each with the reason; emptied once they are asked."""
@@ -81,6 +85,8 @@ class Pipeline:
         priorities = window_priorities or {}
         self.alarms = alarms or AlarmRegister(topics, clock.now_ms, priorities)
         self._results = WindowResults(topics, clock, priorities, kept_windows, self.alarms)
+        presence = presence or Presence()
+        self._silence = SilenceWatch(topics, presence, silence_alarms)
         self.intake = Intake(
             topics,
             routes,
@@ -88,6 +94,7 @@ class Pipeline:
             self._results,
             admission or Admission(),
             devices or DeviceClocks(wrong_ms=SkewPolicy().future_tolerance_ms),
+            presence,
         )
         self.pending_time = PendingTimeQueue(
             self.intake, hold or never(), clock, is_certain, max_size_bytes // 8
@@ -126,6 +133,8 @@ class Pipeline:
     def take_in(self, store: Store, messages: Sequence[Message]) -> None:
         """Take in what was read; while the time is not known it waits."""
         self.pending_time.take_in(store, messages)
+        if self.intake.presence.news:
+            self._silence.save(store, self._clock.now_ms())
         if self.checkpointer.owed:
             self.checkpoint(store)
 
@@ -138,7 +147,9 @@ class Pipeline:
         rows, self._owed = self._owed, []
         if not self.pending_time.blocks_time(store):
             self.intake.take_results(store, rows, self.windows.advance(now_ms))
+            rows += self._silence.look(store, now_ms)
         self._results.append(store, rows)
+        self._silence.save(store, now_ms)
         self.pending_time.release(store)
         if self.checkpointer.due or self.disk_guard.starved:
             self.checkpoint(store)
@@ -197,7 +208,9 @@ class Pipeline:
             store.note_last_payload(message.topic, message.payload)
             events = map(self._results.event_of, replay_one(self.windows, routes, message))
             self._owed += [event for event in events if event.event_id not in known]
-        self.windows.resume(self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        self.windows.resume(now_ms)
+        self._silence.restore(store, now_ms)
         return replayed
 
     # --- inside ---
@@ -207,6 +220,7 @@ class Pipeline:
         self._announcements.wrong_clocks(store, self.intake.devices.newly_wrong())
         if self._steps.stepped(now_ms, self._clock.monotonic_s()):
             self.windows.resume(now_ms)  # what the step leaps over is no device's silence
+            self.intake.presence.time_stepped(now_ms)
         rebirths = self.intake.edge_nodes.rebirths(round(self._clock.monotonic_s() * 1000))
         self.rebirths.update(rebirths)
         first = {node: why for node, why in rebirths.items() if self.intake.edge_nodes.first_asked(node)}

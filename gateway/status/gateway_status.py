@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.alarms.silence import SILENT
 from gateway.buffer.alarm_table import AlarmRow
 from gateway.buffer.history.keeper import HistoryKeeper
 from gateway.buffer.repair.upkeep import Upkeep
@@ -90,6 +91,8 @@ class GatewayStatus:
     backfills: Backfills | None
     workers: Sequence[HasThread]
     """Everything that has a thread of its own."""
+    silence_alarms: bool
+    """True where silent devices raise alarms."""
     drain: Progress
     history: History
     past: HistoryKeeper | None
@@ -223,7 +226,8 @@ class GatewayStatus:
     @property
     def alarm_windows(self) -> list[str]:
         """Windows that raise alarms."""
-        return [spec.name for spec in self.window_specs if spec.plugin in ALARM_PLUGINS]
+        names = [spec.name for spec in self.window_specs if spec.plugin in ALARM_PLUGINS]
+        return [*names, SILENT] if self.silence_alarms else names
 
     @property
     def presence(self) -> Presence:

@@ -174,3 +174,31 @@ def test_the_command_line_lists_acknowledges_and_clears_running_or_not(plant: Pl
     found = gateway_command("alarms", "list", "--all", "-c", config).stdout
     assert "0 active, 0 acknowledged, 2 cleared" in found
     assert "hot pipe" in found
+
+
+def test_a_silent_device_is_an_alarm_that_survives_kill_9(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    config = gateway_config(tmp_path, broker.url, devices={"silent_after": "1s"})
+
+    def state() -> str:
+        found = json.loads(gateway.get("/api/alarms?state=all") or '{"alarms": []}')
+        return next((each["state"] for each in found["alarms"] if each["key"] == "tank"), "")
+
+    def speak() -> None:
+        publish(broker.port, [("sensors/tank", b'{"v": 1, "t": 1700000000000}')])
+
+    with GatewayProcess(config) as gateway, Watcher(broker.port, "gateway/g1/alarms/#") as seen:
+        gateway.wait_ready()
+        assert gateway.metric('gateway_window_alarms_on{window="device_silent"}') == 0
+        speak()
+        wait_until(lambda: state() == "active", "it is silent")
+        gateway.kill()
+        gateway.start()
+        gateway.wait_ready()
+        assert state() == "active"
+        wait_until(lambda: seen.messages, "the retained state")
+        assert seen.messages[0].topic == "gateway/g1/alarms/device_silent/tank"
+        speak()
+        wait_until(lambda: json.loads(seen.messages[-1].payload)["state"] == "off", "it is heard again")
