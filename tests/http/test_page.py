@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from gateway.core.events import Priority
@@ -279,10 +280,25 @@ def _luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_a_device_is_found_its_chart_zoomed_read_and_downloaded(chromium: Browser, tmp_path: Path) -> None:
+TOO_HIGH = {
+    "name": "too_high",
+    "route": "sensors",
+    "field": "v",
+    "key": "{device}",
+    "watermark": "shared",
+    "plugin": "threshold",
+    "options": {"above": 50},
+    "window": {"type": "tumbling", "size": "1m"},
+}
+
+
+def test_a_device_is_found_its_chart_read_an_alarm_acknowledged(chromium: Browser, tmp_path: Path) -> None:
     port, address = free_port(), f"127.0.0.1:{free_port()}"
     local = {"url": "embedded", "listen": f"127.0.0.1:{port}"}
     config = gateway_config(tmp_path, "embedded", local=local, http={"listen": address})
+    settings = yaml.safe_load(config.read_text())
+    settings["windows"].append(TOO_HIGH)
+    config.write_text(yaml.safe_dump(settings))
     newest_ms = round(time.time() * 1000)
     times = range(newest_ms - 40 * 60_000, newest_ms, 20_000)
     readings = [
@@ -291,9 +307,10 @@ def test_a_device_is_found_its_chart_zoomed_read_and_downloaded(chromium: Browse
         for d in ("boiler-12", "b")
     ]
     others = [(f"sensors/hall-{n}", b'{"v": 3, "t": %d}' % newest_ms) for n in range(80)]
+    hot = [("sensors/hall-7", b'{"v": 70, "t": %d}' % (newest_ms - 40 * 60_000))]
     with GatewayProcess(config) as gateway:
         gateway.wait_ready()
-        publish(port, readings + others)
+        publish(port, hot + readings + others)
         watched = opened(chromium, address)
         page = watched.page
         watched.go("Devices")
@@ -326,6 +343,16 @@ def test_a_device_is_found_its_chart_zoomed_read_and_downloaded(chromium: Browse
         assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")
         page.get_by_role("link", name="All devices").click()
         watched.shows("#found", "1–1 of 1 device")
+
+        watched.go("Alarms")
+        page.get_by_label("Your name").fill("anna")
+        page.get_by_role("button", name="Chart of too_high hall-7").click()
+        expect(page.locator(".alarms canvas")).to_be_visible()
+        page.get_by_role("button", name="Acknowledge too_high hall-7").click()
+        watched.shows(".alarms", "by anna")
+        watched.shows("#alarms [role=status]", "0 active, 1 acknowledged")
+        page.get_by_role("button", name="Clear too_high hall-7").click()
+        watched.shows(".alarms", "No alarm is on")
         assert watched.faults == []
 
 

@@ -77,7 +77,8 @@ export class Chart {
       series: [{}, ...this.lines.map((line) => ({
         label: line.label,
         stroke: colour(line.colour),
-        width: line.thin ? 0 : 2,
+        width: line.thin ? 0 : line.dash ? 1 : 2,
+        dash: line.dash ? [6, 4] : undefined,
         points: { show: !line.thin, size: 5, fill: colour(line.colour), filter: (plot, at) => (line.points ? null : lonely(plot, at)) },
         fill: line.fill ? `${colour(line.colour)}22` : undefined,
         spanGaps: false,

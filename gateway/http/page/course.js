@@ -28,8 +28,8 @@ function inLine(task) {
 
 export class Course {
   /** `source` are the parameters of /api/course: {window, key: [...]} or {device, field}. */
-  constructor({ title, href, source, place, page, spanMs, small = false, csv }) {
-    Object.assign(this, { title, source, page, spanMs, small, makeCsv: csv, zoom: null, measure: null, seen: false, closed: false });
+  constructor({ title, href, source, place, page, spanMs, small = false, csv, zoom = null, limit = null }) {
+    Object.assign(this, { title, source, page, spanMs, small, makeCsv: csv, zoom, limit, measure: null, seen: false, closed: false });
     this.choice = element("select", { "aria-label": `Measure of ${title}`, hidden: true });
     this.choice.addEventListener("change", () => { this.measure = this.choice.value; this.load(); });
     this.read = element("p", { class: "read", "aria-live": "off" });
@@ -39,12 +39,12 @@ export class Course {
     this.csv = element("a", { download: `${title}.csv`, class: "csv" }, "CSV");
     this.png = element("button", { type: "button" }, "PNG");
     this.png.addEventListener("click", () => this.savePicture());
-    this.whole = element("button", { type: "button", hidden: true }, "Whole range");
+    this.whole = element("button", { type: "button", hidden: zoom === null }, "Whole range");
     this.whole.addEventListener("click", () => this.choose(this.spanMs));
-    const tools = small ? null : element("p", { class: "tools" }, this.csv, this.png, this.whole, element("span", { class: "quiet" }, "Drag to zoom, point to read; by keyboard arrows, + and −."));
+    this.tools = element("p", { class: "tools", hidden: true }, this.csv, this.png, this.whole, element("span", { class: "quiet" }, "Drag to zoom, point to read; by keyboard arrows, + and −."));
     this.node = element("article", { class: "card course", "aria-label": title },
       element("div", { class: "head" }, element("h3", {}, href ? element("a", { href }, title) : title), this.choice),
-      (this.head = element("div", { class: "facts quiet" })), this.read, this.chartPlace, this.keys, this.note, tools);
+      (this.head = element("div", { class: "facts quiet" })), this.read, this.chartPlace, this.keys, this.note, this.tools);
     place.append(this.node);
     this.watch = new IntersectionObserver(([entry]) => { this.seen = entry.isIntersecting; if (this.seen) this.load(); }, { rootMargin: "100px" });
     this.watch.observe(this.node);
@@ -86,7 +86,7 @@ export class Course {
       return;
     }
     if (this.source.key?.length === 0) {
-      this.say0("Choose a key to see its course.");
+      this.tell("Choose a key to see its course.");
       return;
     }
     this.loading = true;
@@ -94,7 +94,7 @@ export class Course {
       const found = await inLine(() => (this.closed ? null : this.page.ask(`/api/course?${query}&points=${this.small ? 300 : 600}`)));
       if (found && !this.closed) this.draw(found);
     } catch (problem) {
-      this.say0(problem.message);
+      this.tell(problem.message);
     }
     this.loading = false;
     if (this.again) {
@@ -107,7 +107,7 @@ export class Course {
     this.found = found;
     const { measures, series } = found;
     if (!series.some((each) => each.found)) {
-      this.say0(this.zoom ? "Nothing is stored of this time." : "The buffer holds nothing of this time range.");
+      this.tell(this.zoom ? "Nothing is stored of this time." : "The buffer holds nothing of this time range.");
       return;
     }
     show(this.choice, measures, () => measures.map((name) => element("option", { value: name }, words(name))));
@@ -120,8 +120,14 @@ export class Course {
       ...(hasBands ? [{ label: `${each.key} min`, colour: each.colour, thin: true }, { label: `${each.key} max`, colour: each.colour, thin: true }] : []),
     ]);
     this.step = hasBands ? 3 : 1;
-    const data = joined(shown.map((each) => ({ times: each.times, columns: hasBands ? [each.values, each.low ?? each.values, each.high ?? each.values] : [each.values] })));
+    const tables = shown.map((each) => ({ times: each.times, columns: hasBands ? [each.values, each.low ?? each.values, each.high ?? each.values] : [each.values] }));
+    if (this.limit !== null) {
+      lines.push({ label: "limit", colour: "--bad", dash: true });
+      tables.push({ times: this.range(), columns: [[this.limit, this.limit]] });
+    }
+    const data = joined(tables);
     this.chartPlace.hidden = false;
+    this.tools.hidden = this.small;
     const bands = hasBands ? shown.map((each, at) => [at * 3 + 3, at * 3 + 2, each.colour]) : [];
     if (!this.chart || this.chart.mouse.bands.length !== bands.length) {
       this.chart?.destroy();
@@ -161,9 +167,10 @@ export class Course {
     show(this.keys, parts.length > 1 ? parts : [], () => (parts.length > 1 ? parts.map(([key, text], at) => element("span", {}, element("i", { class: `dot c${at + 1}`, "aria-hidden": "true" }), key, element("b", {}, text))) : []));
   }
 
-  say0(text) {
+  tell(text) {
     setText(this.read, text);
-    this.chartPlace.hidden = !this.chart;
+    this.chartPlace.hidden = !this.zoom;
+    this.tools.hidden = !this.zoom;
     this.chart?.set(this.chart.data.map(() => []));
     this.keys.replaceChildren();
     this.keys.shown = undefined;

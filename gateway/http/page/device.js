@@ -58,7 +58,7 @@ export class DevicePage {
       ...device.clocks.map((clock) => ["its clock", clock.wrong_since_ms ? `${signed(clock.offset_ms / 1000)}, wrong since ${moment(clock.wrong_since_ms)}` : signed(clock.offset_ms / 1000)]),
       ...device.topics.map((topic) => ["topic", element("a", { href: `/messages?filter=${encodeURIComponent(topic)}`, title: "its messages" }, topic)]),
       ["feeds the windows", listed(device.windows.map((window) => element("a", { href: `/windows#${encodeURIComponent(window.name)}` }, window.name)), "none by its name")],
-      ...device.alerts.slice(0, 5).map((alert) => ["alert", `${alert.window ?? ""} ${moment(alert.time_ms ?? alert.end_ms ?? now)}`]),
+      ...device.alarms.slice(0, 5).map((alarm) => [element("a", { href: "/alarms" }, "alarm"), `${alarm.window}, ${alarm.state}, since ${moment(alarm.since_ms)}`]),
     ]));
     this.noWindow.hidden = device.windows.length > 0;
     for (const { name } of device.windows) {

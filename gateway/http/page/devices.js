@@ -13,7 +13,7 @@ const COLUMNS = [
   { name: "every", sort: "rate", number: true }, { name: "clock", number: true },
   { name: "misses", sort: "misses", number: true }, { name: "unreadable", sort: "unreadable", number: true }, { name: "alarms", number: true },
 ];
-const KINDS = [["all", "all"], ["silent", "silent"], ["clock", "wrong clock"], ["misses", "with missing fields"], ["unreadable", "cannot be read"], ["alerts", "with alarms"]];
+const KINDS = [["all", "all"], ["silent", "silent"], ["clock", "wrong clock"], ["misses", "with missing fields"], ["unreadable", "cannot be read"], ["alarms", "with alarms"]];
 
 export class Devices {
   title = "Devices";
@@ -109,6 +109,6 @@ function cells(device, now) {
     device.clock_off_ms === null ? "" : element("span", { class: "warn" }, signed(device.clock_off_ms / 1000)),
     device.missed ? `${count(device.missed)} of ${count(device.messages)}` : "",
     device.undecoded ? `${count(device.undecoded)} of ${count(device.messages)}` : "",
-    device.alerts ? element("span", { class: "bad" }, count(device.alerts)) : "",
+    device.alarms ? element("span", { class: "bad" }, count(device.alarms)) : "",
   ];
 }

@@ -3,7 +3,7 @@
 import { alertItem } from "./alerts.js";
 import { Chart } from "./charts.js";
 import { element, setText, show } from "./dom.js";
-import { count, plural, rate } from "./format.js";
+import { count, measure, moment, plural, rate } from "./format.js";
 import { card, courseOf, linksTable, troubledDevices, way } from "./parts.js";
 import { withBreaks } from "./series.js";
 
@@ -22,6 +22,7 @@ export class Overview {
     this.windows = element("div");
     this.devices = element("div");
     this.known = element("span");
+    this.alarms = element("div", { "aria-live": "polite" });
     this.alerts = element("div", { "aria-live": "polite" });
     this.links = element("div");
     place.append(
@@ -32,7 +33,7 @@ export class Overview {
         card("Devices", { id: "devices", note: element("p", { class: "quiet" }, this.known, " ", way("/devices", "all devices")) }, this.devices),
         card("Windows", { id: "windows", note: element("p", { class: "quiet" }, way("/windows", "all windows")) }, this.windows)),
       element("div", { class: "column" },
-        card("Alerts", { id: "alerts", note: element("p", { class: "quiet" }, way("/alarms", "all alerts")) }, this.alerts),
+        card("Alarms", { id: "alarms", note: element("p", { class: "quiet" }, way("/alarms", "all alarms")) }, this.alarms, this.alerts),
         card("Buffer", { id: "buffer", note: element("p", { class: "quiet" }, way("/buffer", "buffer and cloud")) }, this.forecast),
         card("Connections", { id: "links" }, this.links)));
   }
@@ -45,10 +46,18 @@ export class Overview {
     show(this.links, state.links, () => linksTable(state.links));
     this.showDevices(state.devices, state.time_ms);
     this.showWindows(state);
-    const { newest, kept } = state.alerts;
-    show(this.alerts, newest, () => (kept
-      ? element("ul", { class: "plain" }, ...newest.map(alertItem))
-      : element("p", { class: "quiet" }, "No alerts.")));
+    this.showAlarms(state);
+  }
+
+  showAlarms({ alarms, alerts }) {
+    const { active, acknowledged } = alarms.counts;
+    const said = active + acknowledged ? `${count(active)} active, ${count(acknowledged)} acknowledged.` : "No alarm is on.";
+    show(this.alarms, [said, alarms.on], () => [element("p", { class: active ? "bad" : undefined }, said),
+      element("ul", { class: "plain" }, ...alarms.on.map(({ window, key, value, limit, since_ms: since, state }) => element("li", {},
+        element("b", {}, `${window} ${key}`), " ", element("span", { class: "quiet" }, `${state}, since ${moment(since)}`), element("br"),
+        value === null ? "" : `${measure(value)}${limit === null ? "" : `, limit ${measure(limit)}`}`)))]);
+    const others = alerts.newest.filter((alert) => !alert.window);
+    show(this.alerts, others, () => (others.length ? element("ul", { class: "plain" }, ...others.map(alertItem)) : []));
   }
 
   showFirstSteps(state) {

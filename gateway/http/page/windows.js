@@ -95,7 +95,7 @@ class Card {
     const parts = factsOf(window);
     show(this.course.head, parts, () => parts.map((part) => element("span", {}, part)));
     if (!window.emitted) {
-      this.course.say0(whyEmpty(window, listens));
+      this.course.tell(whyEmpty(window, listens));
       return;
     }
     if (this.course.seen && window.emitted !== this.emitted) this.load(window);
@@ -106,7 +106,7 @@ class Card {
     const { results, found } = await this.page.ask(`/api/windows/keys?window=${encodeURIComponent(window.name)}&limit=${LINES}`);
     const keys = results.map((result) => result.key);
     if (!keys.length) {
-      this.course.say0("No results lately but alerts.");
+      this.course.tell("No results lately but alerts.");
       return;
     }
     if (JSON.stringify(keys) !== JSON.stringify(this.course.source.key)) this.course.compare(keys);
