@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from gateway.alarms.notices import NoticeQueue
+from gateway.alarms.notifier import Notifier, waiting_notifications
 from gateway.alarms.register import AlarmRegister
 from gateway.alarms.silence import SILENT
 from gateway.app.storage import OpenBuffer, make_writer
@@ -14,6 +16,7 @@ from gateway.buffer.history.keeper import HistoryKeeper
 from gateway.buffer.repair.upkeep import Upkeep
 from gateway.buffer.retention.downsampling import Downsampling
 from gateway.buffer.retention.policy import without_history
+from gateway.buffer.store import Store
 from gateway.buffer.writer import Do
 from gateway.config import Config
 from gateway.config.specs import backup_plan, history_policy
@@ -60,6 +63,7 @@ class Processing:
             buffer.store.meta_int(KNOWN_MS),
         )
         self.writer = make_writer(buffer, config.buffer, budget, self.pipeline)
+        self.notifiers = self._notifiers(buffer.store)
         self.trainer = DictionaryTrainer(buffer.store, self.writer, clock)
         self.certificates = CertificateWatch(config.certificates, self.alert, clock.now_ms)
         self.upkeep = Upkeep(
@@ -76,7 +80,8 @@ class Processing:
         plugins = load_plugins(specs, config.plugins.directory)
         priorities: dict[str, int] = {spec.name: spec.priority for spec in specs}
         priorities[SILENT] = config.devices.priority
-        alarms = AlarmRegister(self.topics, self._clock.now_ms, priorities, frozenset(priorities))
+        queue = NoticeQueue(config.notify_targets)
+        alarms = AlarmRegister(self.topics, self._clock.now_ms, priorities, frozenset(priorities), queue)
         return Pipeline(
             self.topics,
             RouteTable(config.route_specs()),
@@ -108,6 +113,13 @@ class Processing:
             silence_alarms=config.devices.silent_after is not None,
             until_confirmed=config.cloud is not None and config.cloud.confirm == "receiver",
         )
+
+    def _notifiers(self, store: Store) -> list[Notifier]:
+        """Return the notifier, where there is somebody to notify."""
+        targets = self._config.notify_targets
+        waiting = partial(waiting_notifications, store)
+        about = (targets, self._config.gateway.id, self.writer, waiting, self._clock.now_ms)
+        return [Notifier(*about)] if targets else []
 
     def _downsampling(self) -> Downsampling | None:
         cloud = self._config.cloud

@@ -276,6 +276,19 @@ class KnownDevice(Model):
         without_rowid = True
 
 
+class NotificationRow(Model):
+    """A notification that waits to be sent; see `notification_table`."""
+
+    id = AutoField(constraints=[SQL("AUTOINCREMENT")])
+    target = TextField()
+    payload = TextField()
+    made_ms = BigIntegerField()
+    state = IntegerField()
+
+    class Meta:
+        table_name = "notifications"
+
+
 class AlarmStateRow(Model):
     """An alarm of a window and key with its state; see `alarm_table`."""
 
@@ -340,6 +353,7 @@ MODELS: tuple[type[Model], ...] = (
     NewestResult,
     AlarmStateRow,
     KnownDevice,
+    NotificationRow,
 )
 
 # What the bridge scans, and what a restart puts back: it only holds what is on its way, so it stays small

@@ -41,6 +41,7 @@ from gateway.buffer.insertion import insert_events
 from gateway.buffer.known_devices import KnownDevices
 from gateway.buffer.migration import SCHEMA_VERSION, VERSION
 from gateway.buffer.newest_results import Row, save_newest
+from gateway.buffer.notification_table import NotificationTable
 from gateway.buffer.orm import PeeweeException
 from gateway.buffer.pending_time import PendingTime
 from gateway.buffer.receipts import Receipts, ReceiptTable
@@ -124,6 +125,7 @@ class Store:
         self.evidence = EvidenceTable(connection)
         self.alarms = AlarmTable(connection)
         self.devices = KnownDevices(connection)
+        self.notifications = NotificationTable(connection)
         self.dictionaries = StoredDictionaries(connection, self.compressor)
 
     def _begin(self) -> None:

@@ -16,7 +16,8 @@ import typer
 from gateway.alarms.requests import SHOWS
 from gateway.cli.buffer_changes import change, tell
 from gateway.cli.buffer_options import AsJson, ConfigFile
-from gateway.cli.settings import DEFAULT_CONFIG
+from gateway.cli.settings import DEFAULT_CONFIG, load_config
+from gateway.core.errors import NotifyError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,6 +82,30 @@ def clear(
 ) -> None:
     """End alarms by hand, such as those of a device that is gone. The next alert raises them again."""
     _change(config, "clear", _requests(window, keys, everything, by, note), as_json)
+
+
+@app.command("test")
+def test_command(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """Send a test message to each target of `notify`."""
+    from gateway.alarms.apprise_sender import AppriseSender  # noqa: PLC0415 - slow to import
+    from gateway.alarms.notices import Notice  # noqa: PLC0415
+
+    settings = load_config(config)
+    failed = 0
+    for target in settings.notify_targets:
+        notice = Notice(
+            f"{settings.gateway.id}: test", "Notifications of alarms come this way.", is_good=True
+        )
+        try:
+            AppriseSender(target.url).send(notice)
+            typer.echo(f"{target.name}: sent")
+        except NotifyError as exc:
+            failed += 1
+            typer.echo(f"{target.name}: {exc}", err=True)
+    if not settings.notify_targets:
+        raise NotifyError("there is nobody to notify", hint="`notify` in the configuration; see alarms.md")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _requests(

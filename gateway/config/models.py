@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.alarms.notices import NotifyTarget
 from gateway.alarms.silence import SILENT
 from gateway.config.birth_routes import birth_routes
 from gateway.config.broker_model import CLIENT_ID as CLIENT_ID  # noqa: PLC0414
@@ -21,6 +22,7 @@ from gateway.config.broker_model import Broker, PasswordSource
 from gateway.config.cloud_presets import CLOUD_PRESETS, lacking, preset_near, with_cloud_preset
 from gateway.config.downlink_model import DownlinkEntry
 from gateway.config.encoder_model import SPARKPLUG, SparkplugSection, UplinkFormat
+from gateway.config.notify_model import NotifyEntry, notify_targets
 from gateway.config.remote_model import RemoteConfig
 from gateway.config.route_model import RouteModel
 from gateway.config.service_models import Buffer, Flow, HistorySection, Http, Log, Metrics, Plugins, Time
@@ -436,6 +438,9 @@ class Config(Section):
         "Unset: as long as the events in the buffer.",
     )
     devices: DevicesSection = setting({}, description="Silent devices ([alarms.md](alarms.md)).")
+    notify: tuple[NotifyEntry, ...] = setting(
+        (), description="Where notifications of alarms go ([alarms.md](alarms.md#notifications))."
+    )
     cloud: Cloud | None = setting(
         None, description="The broker that the buffer is sent to. Unset: no bridge."
     )
@@ -453,6 +458,11 @@ class Config(Section):
     metrics: Metrics = setting({}, description="Metrics over MQTT, for sites that Prometheus cannot reach.")
     plugins: Plugins = setting({}, description="Where window plugins come from.")
     log: Log = setting({}, description="What is logged, and how.")
+
+    @property
+    def notify_targets(self) -> list[NotifyTarget]:
+        """The targets of notifications, each with a name of its own."""
+        return notify_targets(self.notify)
 
     @property
     def certificates(self) -> list[CertificateFile]:

@@ -57,6 +57,10 @@ class AlarmError(GatewayError):
     """Raised when an alarm is not there, or cannot be acknowledged or cleared. Nothing has changed."""
 
 
+class NotifyError(GatewayError):
+    """Raised when a notification cannot be sent, or its URL is none. It never holds the URL."""
+
+
 class StoreError(GatewayError):
     """Raised when the buffer cannot be opened or cannot do what was asked of it."""
 

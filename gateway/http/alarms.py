@@ -63,6 +63,13 @@ class AlarmsApi:
             {
                 "time_ms": self._status.clock.now_ms(),
                 "counts": counts(rows),
+                "notifications": {
+                    "waiting": self._status.waiting_notifications,
+                    "targets": [
+                        {"name": target.name, "problem": target.problem}
+                        for target in self._status.notify_targets
+                    ],
+                },
                 "found": len(found),
                 "alarms": [as_json(row) for row in shown],
             }

@@ -236,6 +236,28 @@ class GatewayCollector(Collector):
         for event in AlarmEvent:
             changes.add_metric([event.value], self._status.store.counts["alarm", event.value])
         yield changes
+        counted = self._status.store.counts
+        told = CounterMetricFamily(
+            "gateway_notifications", "Notifications of alarms, by outcome.", labels=["outcome"]
+        )
+        for outcome in ("queued", "sent", "given_up"):
+            told.add_metric([outcome], counted["notification", outcome])
+        yield told
+        yield GaugeMetricFamily(
+            "gateway_notifications_waiting",
+            "Notifications that wait to be sent.",
+            value=self._status.waiting_notifications,
+        )
+        failed = counted["notification_failures", ""]
+        yield CounterMetricFamily(
+            "gateway_notification_failures", "Attempts to send that failed; each is repeated.", value=failed
+        )
+        problems = GaugeMetricFamily(
+            "gateway_notify_target_failing", "1 while a target takes no notifications.", labels=["target"]
+        )
+        for target in self._status.notify_targets:
+            problems.add_metric([target.name], bool(target.problem))
+        yield problems
 
     def _subscriptions(self) -> Iterator[Metric]:
         subscriptions = self._status.subscriptions

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.alarms.notifier import TargetState, waiting_notifications
 from gateway.alarms.silence import SILENT
 from gateway.buffer.alarm_table import AlarmRow
 from gateway.buffer.history.keeper import HistoryKeeper
@@ -91,6 +92,8 @@ class GatewayStatus:
     backfills: Backfills | None
     workers: Sequence[HasThread]
     """Everything that has a thread of its own."""
+    notify_targets: Sequence[TargetState]
+    """The targets of notifications, and whether they take them."""
     silence_alarms: bool
     """True where silent devices raise alarms."""
     drain: Progress
@@ -228,6 +231,10 @@ class GatewayStatus:
         """Windows that raise alarms."""
         names = [spec.name for spec in self.window_specs if spec.plugin in ALARM_PLUGINS]
         return [*names, SILENT] if self.silence_alarms else names
+
+    @property
+    def waiting_notifications(self) -> int:
+        return waiting_notifications(self.store)
 
     @property
     def presence(self) -> Presence:

@@ -35,7 +35,7 @@ _FREE_PAGES = slice(32, 40)
 _PLAIN_TABLES = (
     *("streams", "dictionaries", "receipts", "losses", "loss_runs", "shed_ranges"),
     *("window_state", "counters", "meta", "undated", "last_payloads", "newest_results"),
-    *("sealed_streams", "signed_chains", "signed_records", "alarms", "known_devices"),
+    *("sealed_streams", "signed_chains", "signed_records", "alarms", "known_devices", "notifications"),
 )
 
 _YOUNGER = {
@@ -48,6 +48,7 @@ _YOUNGER = {
     "signed_records",
     "alarms",
     "known_devices",
+    "notifications",
 }  # than the first version of the schema
 _HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE name = ?"
 
