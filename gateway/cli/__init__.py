@@ -20,6 +20,7 @@ from gateway.core.errors import ConfigError, ConfigFileError, GatewayError, plai
 class _Commands(LazyGroup):
     listed: ClassVar = {
         "demo": Listed("demo", "demo", "Show the gateway at work, on embedded brokers, in under a minute."),
+        "init": Listed("init", "init", "Listen on a broker, and write a configuration for what was heard."),
         "run": Listed("run", "run", "Run the gateway."),
         "top": Listed("top", "top", "Watch a running gateway in the terminal."),
         "check": Listed("check", "check", "Check a configuration file, or print its JSON Schema."),

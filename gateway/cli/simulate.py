@@ -32,6 +32,8 @@ class Preset(StrEnum):
     TASMOTA = "tasmota"
     ZIGBEE2MQTT = "zigbee2mqtt"
     PLAIN = "plain"
+    JSON = "json"
+    STATESTREAM = "statestream"
     SHELLY_GEN1 = "shelly_gen1"
     SHELLY_GEN2 = "shelly_gen2"
     ESPHOME = "esphome"

@@ -73,6 +73,13 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
         },
         **dict.fromkeys(("shelly_gen2", "shelly_gen3", "shelly_gen4"), _SHELLY_RPC),
         **{f"shelly_gen{number}_status": _SHELLY_STATUS for number in (2, 3, 4)},
+        # Home Assistant's integration of that name. Retained, without a time.
+        "statestream": {
+            "topic": "homeassistant/{domain}/{entity}/state",
+            "decoder": "text",
+            "fields": {"value": "scalar(@)"},
+            "retained": "ignore",
+        },
         # Retained by default and without a time: what comes again on each subscription may be of any age.
         "esphome": {"topic": "{device}/sensor/{sensor}/state", "decoder": "number", "retained": "ignore"},
         "esphome_binary": {

@@ -67,6 +67,18 @@ def _esphome(reading: DevicePayload) -> tuple[str, bytes, int]:
     return f"{reading.device}/sensor/temperature/state", b"%.1f" % reading.temperature, reading.time_ms
 
 
+def _statestream(reading: DevicePayload) -> tuple[str, bytes, int]:
+    """A state of Home Assistant as text."""
+    topic = f"homeassistant/sensor/{reading.device}_temperature/state"
+    return topic, b"%.1f" % reading.temperature, reading.time_ms
+
+
+def _json(reading: DevicePayload) -> tuple[str, bytes, int]:
+    """A flat object with the time of the device, as many home-made devices send it."""
+    body = {"temperature": reading.temperature, "humidity": reading.humidity, "ts": reading.time_ms // 1000}
+    return f"sensors/{reading.device}", orjson.dumps(body), reading.time_ms // 1000 * 1000
+
+
 def _chirpstack(reading: DevicePayload) -> tuple[str, bytes, int]:
     """An uplink that a codec has read."""
     body = {
@@ -144,6 +156,8 @@ PRESETS: dict[str, Callable[[DevicePayload], tuple[str, bytes, int]]] = {
     "tasmota": _tasmota,
     "zigbee2mqtt": _zigbee2mqtt,
     "plain": _plain,
+    "json": _json,
+    "statestream": _statestream,
     "shelly_gen2": _shelly_gen2,
     "esphome": _esphome,
     "chirpstack": _chirpstack,

@@ -17,8 +17,8 @@ from tests.support.places import ROOT
 from tests.support.ports import free_port
 
 PAGE = (ROOT / "docs" / "getting-started.md").read_text()
-# `make demo` is tests/cli/test_demo.py's; for the other there is no Grafana here.
-ELSEWHERE = ("make demo", "/api/dashboards/db")
+# `make demo` is tests/cli/test_demo.py's, `gateway init` test_init.py's; and there is no Grafana here.
+ELSEWHERE = ("make demo", "/api/dashboards/db", "gateway init")
 
 
 def blocks() -> list[str]:
