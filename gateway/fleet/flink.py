@@ -22,6 +22,7 @@ from pyflink.datastream import (
     StreamExecutionEnvironment,
 )
 from pyflink.datastream.state import ListStateDescriptor
+from pyflink.java_gateway import get_gateway
 
 from gateway.core.errors import ConfigError
 from gateway.fleet.engine_fold import EngineFold
@@ -34,7 +35,7 @@ from gateway.fleet.split import ChunkReader
 _CODE = "latin-1"  # each byte is one character, and comes back as it was
 _KEY_END = "\x1e"
 _END_OF_INPUT = 2**63 - 1
-_CHECKPOINT_EVERY_MS = 60_000
+_DEFAULTS = {"execution.checkpointing.interval": "60s"}
 _SPLIT, _FOLD, _RESULT = "S", "F", "R"
 """First characters of what comes out: the report of a chunk, that of a fold, a line of results."""
 
@@ -104,10 +105,9 @@ def run(task: Task, output: Path, workers: int, options: Sequence[str]) -> Fleet
 
 
 def _given(task: Task, workers: int, options: Sequence[str]) -> Iterator[str]:
-    environment = StreamExecutionEnvironment.get_execution_environment(_configuration(options))
+    environment = _environment(_configuration(options))
     environment.set_runtime_mode(RuntimeExecutionMode.STREAMING)
     environment.set_parallelism(workers)
-    environment.enable_checkpointing(_CHECKPOINT_EVERY_MS)
     chunks = [orjson.dumps(list(chunk)).decode() for chunk in chunks_of(task.inputs)]
     records = (
         environment.from_collection(chunks, type_info=Types.STRING())
@@ -121,10 +121,20 @@ def _given(task: Task, workers: int, options: Sequence[str]) -> Iterator[str]:
         yield from found
 
 
+def _environment(configuration: Configuration) -> StreamExecutionEnvironment:
+    if not configuration.contains_key("execution.target"):
+        return StreamExecutionEnvironment.get_execution_environment(configuration)
+    # The other one would start a cluster in this process, whatever the target is.
+    java = get_gateway().jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment
+    return StreamExecutionEnvironment(java(configuration._j_configuration))
+
+
 def _configuration(options: Sequence[str]) -> Configuration:
     configuration = Configuration()
     for name in ("python.executable", "python.client.executable"):
         configuration.set_string(name, sys.executable)
+    for name, value in _DEFAULTS.items():
+        configuration.set_string(name, value)
     for option in options:
         name, is_given, value = option.partition("=")
         if not is_given:
