@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from gateway.core.errors import PluginError
+from gateway.cli.settings import DEFAULT_CONFIG, load_config
+from gateway.core.errors import ConfigError, PluginError
 from gateway.pipeline.decoder_plugins import FoundDecoder, decoder_file, find_decoders, try_out
 from gateway.pipeline.encoder_plugins import FoundEncoder, encoder_file, find_encoders, try_encoder
 from gateway.pipeline.plugins_loader import FoundPlugin, find_plugins, load_window_plugin, plugin_file
@@ -166,13 +167,21 @@ def check(
     field: Annotated[
         list[str] | None, typer.Option("--field", "-f", help="A field of the window; `value` by default.")
     ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option("--window", "-w", help="Take options and fields from this window of --config."),
+    ] = None,
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="Configuration file (YAML).")
+    ] = DEFAULT_CONFIG,
     plugins: Folder = DEFAULT_FOLDER,
     as_json: AsJson = False,
 ) -> None:
     """Check that a plugin keeps the contract, for example that merging gives the same as adding. A decoder
     is given random payloads, an encoder some events.
 
-    Exits with 0 when it does, 1 when it does not.
+    Options and fields are those of --window, or else of the one window in gateway.yaml that uses the plugin;
+    what you give here comes on top. Exits with 0 when it does, 1 when it does not.
     """
     found = find_plugins(plugins if plugins.is_dir() else None)
     name = plugin
@@ -191,7 +200,9 @@ def check(
     if plugin.endswith(".py"):
         name = Path(plugin).stem
         found = {name: plugin_file(Path(plugin))}
-    spec = WindowSpec("check", "tumbling", name, _options(option or []), tuple(field or ["value"]), size_ms=1)
+    options, fields = _of_window(config, window, name)
+    options |= _options(option or [])
+    spec = WindowSpec("check", "tumbling", name, options, tuple(field or fields), size_ms=1)
     try:
         load_window_plugin(spec, found)
     except PluginError as exc:
@@ -220,6 +231,28 @@ def _encoder(plugin: str, plugins: Path) -> FoundEncoder | None:
     if plugin.endswith(".py"):
         return encoder_file(Path(plugin))
     return find_encoders(plugins if plugins.is_dir() else None).get(plugin)
+
+
+def _of_window(config: Path, window: str | None, plugin: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return options and fields of a window in the configuration: the named one, or the only one with that
+    plugin, if there is a configuration."""
+    if window is None and not config.exists():
+        return {}, ("value",)
+    try:
+        specs = load_config(config).window_specs()
+    except ConfigError:
+        if window is not None:
+            raise
+        return {}, ("value",)
+    found = [spec for spec in specs if spec.name == window or (window is None and spec.plugin == plugin)]
+    if window is not None and not found:
+        names = ", ".join(spec.name for spec in specs)
+        raise typer.BadParameter(f"{config} has no window {window}; there is {names}", param_hint="--window")
+    if window is not None and found[0].plugin != plugin:
+        raise typer.BadParameter(f"the window {window} uses {found[0].plugin}", param_hint="--window")
+    if len(found) != 1:
+        return {}, ("value",)
+    return dict(found[0].options), found[0].fields
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from gateway.cli import connecting
 from gateway.core.errors import UnitError
 from gateway.core.units import format_duration, parse_duration_ms
-from gateway.decode.decoders import missing_extra
+from gateway.decode.presets import missing_extra_of
 from gateway.host.logs import set_up_logging
 from gateway.lab.fleet_publisher import Fleet
 from gateway.lab.fleet_simulator import FleetSpec, Outage
@@ -81,7 +81,7 @@ def simulate(
     Connections that break are made again, and what was not acknowledged is sent again.
     Exits with 0 when the broker acknowledged everything, else with 1.
     """
-    if extra := missing_extra(preset.value):
+    if extra := missing_extra_of(preset.value):
         raise typer.BadParameter(
             f"{preset.value} needs more packages: pip install 'mqtt-edge-gateway[{extra}]'",
             param_hint="'--preset'",

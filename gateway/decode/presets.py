@@ -13,6 +13,8 @@ from types import MappingProxyType
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from gateway.decode.decoders import missing_extra
+
 Settings = Mapping[str, object]
 
 # No system in here is older, and no clock that was never set shows a later time.
@@ -290,6 +292,11 @@ def further_routes(entry: Settings) -> list[dict[str, object]]:
         {"name": name + further.removeprefix(preset), **PRESETS[further], **shared}
         for further in SETS.get(preset, ())[1:]
     ]
+
+
+def missing_extra_of(preset: str) -> str | None:
+    """Return the extra of this package that a preset needs and that is not installed."""
+    return missing_extra(str(PRESETS.get(preset, {}).get("decoder", "json")))
 
 
 def _unknown(preset: object) -> ValidationError:

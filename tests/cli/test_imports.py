@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,27 @@ def test_the_help_of_every_command_is_plain_text() -> None:
     root: Any = get_command(app)
     modes = {name: root.get_command(None, name).rich_markup_mode for name in root.listed}
     assert {name for name, mode in modes.items() if mode is not None} == set()
+
+
+def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Each command with its words, groups left out."""
+    if not hasattr(command, "list_commands"):
+        yield path, command
+        return
+    for name in command.list_commands(None):
+        yield from commands(command.get_command(None, name), f"{path} {name}")
+
+
+def test_the_help_says_in_words_what_is_typed_behind_an_option() -> None:
+    """`--for DURATION`, not `--for <str>`."""
+    found = dict(commands(get_command(app), "gateway"))
+    assert len(found) > 30
+    for path, command in found.items():
+        text = command.get_help(command.context_class(command, info_name=path))
+        assert re.findall(r"<[\w\[\] ]+>", text) == [], path
+    help_of_init = found["gateway init"].get_help(found["gateway init"].context_class(found["gateway init"]))
+    assert "--for DURATION" in help_of_init
+    assert "--config FILE" in help_of_init
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])

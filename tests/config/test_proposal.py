@@ -75,6 +75,17 @@ def test_a_broker_with_all_of_them_gets_one_configuration() -> None:
     assert {"tasmota_temperature_high", "zigbee2mqtt_battery_low", "esphome_temperature_high"} <= alarms
 
 
+def test_without_the_extra_of_sparkplug_the_rest_is_proposed_and_the_extra_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = heard_of("sparkplug", "tasmota")
+    monkeypatch.setattr("gateway.decode.decoders.find_spec", lambda _module: None)
+    routes = propose_routes(heard, "UTC")
+    assert [route.name for route in routes.proposed] == ["tasmota"]
+    assert "mqtt-edge-gateway[sparkplug]" in routes.missing_extras[0]
+    assert routes.unread[0].startswith("spBv1.0/")
+
+
 def test_windows_read_fields_that_came_and_alarms_begin_above_them() -> None:
     heard = heard_of("zigbee2mqtt")
     windows = {one["name"]: one for one in yaml.safe_load(proposed(heard)[0].text)["windows"]}

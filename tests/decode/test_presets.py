@@ -15,8 +15,7 @@ from gateway.cli import app
 from gateway.config import parse_config
 from gateway.core.errors import ConfigError
 from gateway.core.expressions import compile_expression
-from gateway.decode.decoders import missing_extra
-from gateway.decode.presets import PRESETS
+from gateway.decode.presets import PRESETS, missing_extra_of
 from gateway.decode.routes import RouteSpec, RouteTable
 from gateway.lab import device_payloads as fleet_presets
 from gateway.lab import fleet_simulator as simulation
@@ -51,7 +50,7 @@ def specs(routes: str) -> dict[str, RouteSpec]:
 
 @pytest.mark.parametrize("name", sorted(PRESETS.keys() & fleet_presets.PRESETS.keys()))
 def test_a_preset_reads_what_the_simulated_fleet_of_its_name_publishes(name: str) -> None:
-    if missing_extra(name):
+    if missing_extra_of(name):
         pytest.skip("needs the extra sparkplug")
     table = RouteTable(specs(f"[{{preset: {name}, timestamp: trusted}}]").values())
     spec = simulation.FleetSpec(devices=3, rate_per_s=10, preset=name, count=30)

@@ -14,8 +14,7 @@ from gateway.config.route_model import RouteModel
 from gateway.core.errors import GatewayError
 from gateway.core.events import Flag, Sample
 from gateway.core.topics import TopicTemplate
-from gateway.decode.decoders import missing_extra
-from gateway.decode.presets import PRESETS, SETS
+from gateway.decode.presets import PRESETS, SETS, missing_extra_of
 from gateway.decode.routes import RouteTable
 from gateway.timekeeping.normalize import SkewPolicy
 
@@ -129,7 +128,7 @@ def propose_routes(heard: BrokerTraffic, timezone: str) -> Routes:
     proposed: list[ProposedRoute] = []
     missing: list[str] = []
     for entry, title in _candidates(heard):
-        if extra := missing_extra(str(entry["preset"])):
+        if extra := missing_extra_of(str(entry["preset"])):
             if any(name.startswith(_SPARKPLUG) for name in left):
                 missing.append(
                     f"{entry['preset']} needs more packages: pip install 'mqtt-edge-gateway[{extra}]'"
