@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from gateway.alarms.states import ACTIVE, AlarmEvent
-from gateway.buffer.alarm_table import AlarmRow
-from gateway.buffer.store import Store
+
+if TYPE_CHECKING:  # `gateway check` reads the models, and must not wait for a database
+    from gateway.buffer.alarm_table import AlarmRow
+    from gateway.buffer.store import Store
 
 _TOLD = frozenset((AlarmEvent.RAISED, AlarmEvent.REPEATED, AlarmEvent.OVER, AlarmEvent.CLEARED))
 _WORDS = {"raised": "ALARM", "repeated": "STILL ON", "over": "over", "cleared": "cleared"}

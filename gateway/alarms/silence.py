@@ -11,15 +11,13 @@ from typing import Any
 
 import orjson
 
-from gateway.alarms.states import ON
+from gateway.alarms.states import ON, SILENT
 from gateway.buffer.alerts import DERIVED_FAMILY
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.events import Kind, Priority
 from gateway.core.own_topics import OwnTopics
 from gateway.decode.presence import Presence, Silence
 
-SILENT = "device_silent"
-"""The name that stands for a window in these alarms; the key is the device."""
 FORGET_AFTER_MS = 90 * 86_400_000
 _SAVE_EVERY_MS = 60_000
 _MOST_AT_ONCE = 1_000  # alerts of one tick

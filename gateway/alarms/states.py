@@ -20,6 +20,8 @@ class AlarmEvent(Enum):
 ACTIVE, ACKNOWLEDGED, CLEARED = "active", "acknowledged", "cleared"
 STATES = (ACTIVE, ACKNOWLEDGED, CLEARED)
 ON = frozenset((ACTIVE, ACKNOWLEDGED))
+SILENT = "device_silent"
+"""The name that stands for a window in the alarms of silent devices; the key is the device."""
 
 TRANSITIONS: dict[tuple[str | None, AlarmEvent], str] = {
     (None, AlarmEvent.RAISED): ACTIVE,

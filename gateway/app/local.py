@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from gateway import __version__
-from gateway.alarms.silence import SILENT
+from gateway.alarms.states import SILENT
 from gateway.app.part import Part
 from gateway.app.processing import Processing
 from gateway.buffer.store import REPUBLISHED_ID, Store

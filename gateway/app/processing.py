@@ -9,7 +9,7 @@ from functools import partial
 from gateway.alarms.notices import NoticeQueue
 from gateway.alarms.notifier import Notifier, waiting_notifications
 from gateway.alarms.register import AlarmRegister
-from gateway.alarms.silence import SILENT
+from gateway.alarms.states import SILENT
 from gateway.app.storage import OpenBuffer, make_writer
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.history.keeper import HistoryKeeper

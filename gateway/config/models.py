@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from gateway.alarms.notices import NotifyTarget
-from gateway.alarms.silence import SILENT
+from gateway.alarms.states import SILENT
 from gateway.config.birth_routes import birth_routes
 from gateway.config.broker_model import CLIENT_ID as CLIENT_ID  # noqa: PLC0414
 from gateway.config.broker_model import Broker, PasswordSource

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.alarms.notifier import TargetState, waiting_notifications
-from gateway.alarms.silence import SILENT
+from gateway.alarms.states import SILENT
 from gateway.buffer.alarm_table import AlarmRow
 from gateway.buffer.history.keeper import HistoryKeeper
 from gateway.buffer.repair.upkeep import Upkeep

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.alarms.register import AlarmChoice, AlarmRegister, Person
-from gateway.alarms.silence import FORGET_AFTER_MS, SILENT, SilenceWatch
-from gateway.alarms.states import AlarmEvent
+from gateway.alarms.silence import FORGET_AFTER_MS, SilenceWatch
+from gateway.alarms.states import SILENT, AlarmEvent
 from gateway.buffer.store import Store
 from gateway.core.own_topics import OwnTopics
 from gateway.decode.presence import Presence
