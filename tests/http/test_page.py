@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from gateway.core.events import Priority
 from gateway.flow.capacity import Action, Load, Signal
@@ -22,52 +21,21 @@ from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.places import ROOT
 from tests.support.ports import free_port
 from tests.support.publishing import publish
+from tests.support.watched_page import WatchedPage, chromium_of_this_machine
 
 PAGE = ROOT / "gateway" / "http" / "page"
-PATIENCE_MS = 60_000
 PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        reason = "there is no chromium; on Debian: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    with chromium_of_this_machine() as browser:
         yield browser
-        browser.close()
 
 
-class Watched:
-    """A page and what went wrong on it or left this machine."""
-
-    def __init__(self, page: Page, address: str) -> None:
-        self.page = page
-        self.faults: list[str] = []
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda said: self.faults.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("request", lambda request: self._check(request.url, address))
-
-    def _check(self, url: str, address: str) -> None:
-        if not url.startswith((f"http://{address}/", "data:")):
-            self.faults.append(f"asked for {url}")
-
-    def go(self, room: str) -> None:
-        self.page.get_by_role("navigation").get_by_role("link", name=room, exact=True).click()
-        expect(self.page.locator("nav [aria-current=page]")).to_have_text(room)
-
-    def shows(self, selector: str, text: str) -> None:
-        expect(self.page.locator(selector)).to_contain_text(text, timeout=PATIENCE_MS)
-
-
-def opened(browser: Browser, address: str, **options: Any) -> Watched:
+def opened(browser: Browser, address: str, **options: Any) -> WatchedPage:
     page = browser.new_context(**options).new_page()
-    watched = Watched(page, address)
+    watched = WatchedPage(page, address)
     page.goto(f"http://{address}/")
     return watched
 
@@ -216,7 +184,7 @@ def test_what_parts_of_the_gateway_tell_is_said_with_units(
         route.fulfill(content_type="text/event-stream", body=f"event: page\ndata: {json.dumps(parts)}\n\n")
 
     page = chromium.new_page()
-    watched = Watched(page, quiet)
+    watched = WatchedPage(page, quiet)
     page.route("**/api/page", answer)
     page.goto(f"http://{quiet}/buffer")
     for text in texts:
