@@ -100,4 +100,4 @@ class MeasuredPage(WatchedPage):
         """Return what JavaScript keeps, once it has thrown away what it does not need."""
         self._tools.send("HeapProfiler.collectGarbage")
         metrics = self._tools.send("Performance.getMetrics")["metrics"]
-        return round(next(one["value"] for one in metrics if one["name"] == "JSHeapUsedSize"))
+        return int(next(one["value"] for one in metrics if one["name"] == "JSHeapUsedSize"))

@@ -88,6 +88,6 @@ function reloadOf(reload) {
 
 function pluginsOf(plugins) {
   if (!plugins.length) return element("p", { class: "quiet" }, "No window runs a plugin.");
-  return tall("Plugins", [{ name: "plugin" }, { name: "for" }, { name: "version" }, { name: "from" }, { name: "state" }],
+  return tall("Plugins and their versions", [{ name: "plugin" }, { name: "for" }, { name: "version" }, { name: "from" }, { name: "state" }],
     plugins.map((each) => [each.name, each.used_by ? `window ${each.used_by}` : each.kind, each.code ? element("code", {}, each.code) : "", each.origin, each.state]));
 }

@@ -28,7 +28,7 @@ function inLine(task) {
 
 export class Course {
   /** `source` are the parameters of /api/course: {window, key: [...]} or {device, field}. */
-  constructor({ title, href, source, place, page, spanMs, small = false, csv, zoom = null, limit = null }) {
+  constructor({ title, href, source, place, page, spanMs, small = false, csv, zoom = null, limit = null, heading = "h3" }) {
     Object.assign(this, { title, source, page, spanMs, small, makeCsv: csv, zoom, limit, measure: null, seen: false, closed: false });
     this.choice = element("select", { "aria-label": `Measure of ${title}`, hidden: true });
     this.choice.addEventListener("change", () => { this.measure = this.choice.value; this.load(); });
@@ -43,7 +43,7 @@ export class Course {
     this.whole.addEventListener("click", () => this.choose(this.spanMs));
     this.tools = element("p", { class: "tools", hidden: true }, this.csv, this.png, this.whole, element("span", { class: "quiet" }, "Drag to zoom, point to read; by keyboard arrows, + and −."));
     this.node = element("article", { class: "card course", "aria-label": title },
-      element("div", { class: "head" }, element("h3", {}, href ? element("a", { href }, title) : title), this.choice),
+      element("div", { class: "head" }, element(heading, {}, href ? element("a", { href }, title) : title), this.choice),
       (this.head = element("div", { class: "facts quiet" })), this.read, this.chartPlace, this.keys, this.note, this.tools);
     place.append(this.node);
     this.watch = new IntersectionObserver(([entry]) => { this.seen = entry.isIntersecting; if (this.seen) this.load(); }, { rootMargin: "100px" });

@@ -34,7 +34,7 @@ export class WindowPage {
       element("section", { class: "card", "aria-label": `Keys of ${name}` }, element("div", { class: "head" }, element("h2", {}, "Keys"), element("p", { class: "quiet" }, `up to ${MOST_KEYS} in the chart`)),
         choice, this.why, this.table, this.turns, this.bound));
     this.course = new Course({
-      title: name, source: { window: name, key: [] }, place: this.charts, page, spanMs: RANGES[1][1], csv: (query) => csvOf(query),
+      title: name, source: { window: name, key: [] }, place: this.charts, page, spanMs: RANGES[1][1], heading: "h2", csv: (query) => csvOf(query),
     });
     this.poll = new Poll(EVERY_MS, () => this.load());
   }

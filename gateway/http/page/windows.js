@@ -87,7 +87,7 @@ class Card {
   constructor(window, place, page, spanMs) {
     Object.assign(this, { page, emitted: -1, name: window.name });
     this.course = new Course({
-      title: window.name, href: `#${encodeURIComponent(window.name)}`, source: { window: window.name, key: [] }, place, page, spanMs, small: true,
+      title: window.name, href: `#${encodeURIComponent(window.name)}`, source: { window: window.name, key: [] }, place, page, spanMs, small: true, heading: "h2",
     });
   }
 
