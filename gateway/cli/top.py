@@ -20,12 +20,14 @@ from rich.console import Console
 from rich.live import Live
 
 from gateway.cli.settings import DEFAULT_CONFIG, load_config
-from gateway.cli.top_screen import Top
+from gateway.cli.top_devices import ONLY, SORTS, TopDevices, rows_of
+from gateway.cli.top_screen import WINDOW_SORTS, Top
 from gateway.core.errors import GatewayError, plain_reason
 
 _EVERY_S = 1.0
 _TIMEOUT_S = 5.0
-_STEPS = {"j": 1, "k": -1}
+MOST_ROWS = 500
+"""Devices that the gateway gives at once."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where such a listener is reached
 
 
@@ -42,7 +44,10 @@ def top(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the state once, as JSON.")] = False,
 ) -> None:
-    """Show what a running gateway does, once a second. j and k scroll the windows, q ends it.
+    """Show what a running gateway does, once a second. q ends it.
+
+    Keys: d shows the devices, and goes back; s sorts windows or devices by something else; j and k scroll
+    by a line, space and b by a screen; o shows only silent devices, those with a wrong clock, and so on.
 
     Give its configuration file, or the address of its page. Prints once if the output is not a terminal.
     """
@@ -56,17 +61,59 @@ def top(
         _watch(console, ask)
 
 
-def _watch(console: Console, ask: Callable[[], dict[str, Any]]) -> None:
-    state, problem, first = ask(), "", 0
-    with _keys() as key, Live(Top(state), console=console, screen=True, auto_refresh=False) as live:
+def _watch(console: Console, ask: Callable[..., dict[str, Any]]) -> None:
+    screens = Screens(ask, lambda: console.height)
+    with _keys() as key, Live(screens.drawn(), console=console, screen=True, auto_refresh=False) as live:
         live.refresh()
         while (typed := key()) not in {"q", "Q", "\x1b"}:
-            first = min(max(first + _STEPS.get(typed, 0), 0), len(state["windows"]))
-            try:
-                state, problem = ask(), ""
-            except GatewayError as exc:
-                problem = str(exc)
-            live.update(Top(state, problem, first), refresh=True)
+            screens.typed(typed)
+            live.update(screens.drawn(), refresh=True)
+
+
+class Screens:
+    """What is shown, and what the keys do: the overview, or the devices."""
+
+    def __init__(self, ask: Callable[..., dict[str, Any]], height: Callable[[], int]) -> None:
+        self._ask = ask
+        self._height = height
+        self._shows_devices = False
+        self._first = self._window_sort = self._sort = self._only = 0
+        self._state: dict[str, Any] = {}
+        self._devices: dict[str, Any] = {"time_ms": 0, "found": 0, "devices": []}
+
+    def typed(self, key: str) -> None:
+        """Act on a key; others than the known ones change nothing."""
+        page = rows_of(self._height()) if self._shows_devices else self._height() // 2
+        steps = {"j": 1, "k": -1, " ": page, "b": -page}
+        most = self._devices["found"] if self._shows_devices else len(self._state.get("windows", ()))
+        self._first = min(max(self._first + steps.get(key, 0), 0), max(most - 1, 0))
+        if key == "d":
+            self._shows_devices, self._first = not self._shows_devices, 0
+        elif key == "s" and self._shows_devices:
+            self._sort, self._first = (self._sort + 1) % len(SORTS), 0
+        elif key == "s":
+            self._window_sort, self._first = (self._window_sort + 1) % len(WINDOW_SORTS), 0
+        elif key == "o" and self._shows_devices:
+            self._only, self._first = (self._only + 1) % len(ONLY), 0
+
+    def drawn(self) -> Top | TopDevices:
+        """Ask for the newest state and draw it. Raises GatewayError while there was none yet."""
+        problem = ""
+        try:
+            if self._shows_devices:
+                self._devices = self._ask(
+                    f"/api/devices/table?sort={SORTS[self._sort]}&only={ONLY[self._only]}"
+                    f"&offset={self._first}&limit={min(rows_of(self._height()), MOST_ROWS)}"
+                )
+            else:
+                self._state = self._ask()
+        except GatewayError as exc:
+            if not self._state:
+                raise
+            problem = str(exc)
+        if self._shows_devices:
+            return TopDevices(self._devices, SORTS[self._sort], ONLY[self._only], self._first, problem)
+        return Top(self._state, problem, self._first, WINDOW_SORTS[self._window_sort])
 
 
 def _address(config: Path | None, url: str | None, token_file: Path | None) -> tuple[str, str | None]:
@@ -87,11 +134,11 @@ def _address(config: Path | None, url: str | None, token_file: Path | None) -> t
     return f"http://{listen}", token or (http.token.get_secret_value() if http.token else None)
 
 
-def _asking(url: str, token: str | None) -> Callable[[], dict[str, Any]]:
+def _asking(url: str, token: str | None) -> Callable[..., dict[str, Any]]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{url}/api/state", headers=headers)  # noqa: S310 - checked above
 
-    def ask() -> dict[str, Any]:
+    def ask(path: str = "/api/state") -> dict[str, Any]:
+        request = urllib.request.Request(url + path, headers=headers)  # noqa: S310 - checked above
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
                 found: dict[str, Any] = json.load(answer)

@@ -15,6 +15,8 @@ from gateway.core.units import format_bytes
 
 _FIXED_ROWS = 15  # of everything but windows, devices and alerts
 _STATUS = {"ok": "bold green", "degraded": "bold yellow", "failing": "bold red"}
+_BY = {"keys": "keys", "results": "emitted", "late": "late_dropped", "behind": "lag_ms"}
+WINDOW_SORTS = ("as configured", *_BY)
 _COURSE = {
     "local": "kept here: no cloud is configured",
     "live": "the cloud keeps up",
@@ -28,7 +30,10 @@ class Top:
     """Draws the state as `/api/state` gives it; `problem` says why it is not up to date,
     `first` from which window on."""
 
-    def __init__(self, state: dict[str, Any], problem: str = "", first: int = 0) -> None:
+    def __init__(
+        self, state: dict[str, Any], problem: str = "", first: int = 0, sort: str = "as configured"
+    ) -> None:
+        self._sort = sort
         self._first = first
         self._state = state
         self._problem = problem
@@ -49,20 +54,27 @@ class Top:
         alerts = min(len(state["alerts"]), max(room // 2 - 2, 1))
         # What few alerts leave belongs to the windows, and what these leave to the devices.
         rows = room - 2 - alerts
-        windows = state["windows"]
+        windows = _sorted(state["windows"], self._sort)
         first = max(min(self._first, len(windows) - rows), 0)
-        yield _windows(windows[first:], rows)
+        yield _windows(windows[first:], rows, self._sort)
         yield Text()
         yield from _devices(state["devices"])
         yield from _troubled(state["devices"], rows - len(windows))
         yield from _alerts(state["alerts"], alerts)
 
 
+def _sorted(windows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
+    """The windows, those with most of it first."""
+    if sort not in _BY:
+        return windows
+    return sorted(windows, key=lambda window: -(window[_BY[sort]] or 0))
+
+
 def _title(about: dict[str, Any], problem: str, width: int) -> RenderableType:
     status = "no answer" if problem else about["status"]
     style = "bold red" if problem else _STATUS[status]
     left = Text.assemble((about["id"], "bold"), "  ", (status, style), f"  up {duration(about['uptime_s'])}")
-    right = Text("j k scroll, q quits", style="dim")
+    right = Text("d devices, s sort, j k scroll, q quits", style="dim")
     return Text.assemble(left, " " * max(width - left.cell_len - right.cell_len, 1), right)
 
 
@@ -127,11 +139,11 @@ def _pressure(sections: dict[str, Any]) -> RenderResult:
         yield Text(text, style="yellow", no_wrap=True, overflow="ellipsis")
 
 
-def _windows(windows: Sequence[dict[str, Any]], rows: int) -> RenderableType:
+def _windows(windows: Sequence[dict[str, Any]], rows: int, sort: str) -> RenderableType:
     table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim")
     for name in ("window", "keys", "open", "results", "late", "behind"):
         table.add_column(
-            name,
+            f"{name} ▾" if name == sort else name,
             justify="left" if name == "window" else "right",
             no_wrap=True,
             ratio=2 if name == "window" else 1,

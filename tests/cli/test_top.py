@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from gateway.cli.top import Screens
+from gateway.cli.top_devices import TopDevices, rows_of
 from gateway.cli.top_screen import Top, duration
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
@@ -40,6 +42,8 @@ def test_it_finds_gateway_and_token_through_the_configuration_and_q_ends_it(tmp_
         assert (refused.returncode, "give --token-file" in refused.stderr) == (1, True)
         screen = _typed([sys.executable, "-m", "gateway", "top", "-c", str(config)], b"q")
         assert "q quits" in screen
+        devices = _typed([sys.executable, "-m", "gateway", "top", "-c", str(config)], b"dsoq")
+        assert "by heard, only silent" in devices
 
 
 def _typed(command: list[str], key: bytes) -> str:
@@ -120,6 +124,82 @@ def test_it_uses_the_height_and_scrolls_to_the_last_window() -> None:
     assert ("window_21" in shown(0), "window_29" in shown(0)) == (True, False)
     assert ("window_0 " in shown(99), "window_29" in shown(99)) == (False, True)
     assert "  hall-1  silent" in shown(0, windows=4).splitlines()
+
+
+def test_windows_are_sorted_by_what_was_chosen() -> None:
+    windows = [
+        {**state()["windows"][0], "name": name, "keys": keys, "lag_ms": lag}
+        for name, keys, lag in (("few", 1, None), ("many", 900, 10), ("some", 30, 99_000))
+    ]
+    console = Console(file=io.StringIO(), width=80, height=40)
+
+    def order(sort: str) -> list[str]:
+        with console.capture() as captured:
+            console.print(Top(state(windows=windows, alerts=[]), sort=sort))
+        words = captured.get().split()
+        return sorted(("few", "many", "some"), key=words.index)
+
+    assert order("as configured") == ["few", "many", "some"]
+    assert order("keys") == ["many", "some", "few"]
+    assert order("behind") == ["some", "many", "few"]
+
+
+def device(number: int, **changes: Any) -> dict[str, Any]:
+    values = [{"field": "temperature", "value": 21.512345, "unit": "°C", "time_ms": 1}]
+    return {
+        **{
+            "name": f"a-device-with-a-long-name-{number}",
+            "last_ms": 0,
+            "messages": 12,
+            "interval_ms": 60_000,
+        },
+        **{"silent": False, "undecoded": 0, "missed": 0, "clock_off_ms": None, "alarms": 0, "values": values},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (60, 12)])
+def test_devices_fit_the_terminal(width: int, height: int) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"silent": True},
+        {"alarms": 2},
+        {"clock_off_ms": -90_000},
+        {"undecoded": 3},
+        {"missed": 4},
+    ]
+    devices = [device(number, **(wrong[number] if number < 5 else {})) for number in range(60)]
+    console = Console(file=io.StringIO(), width=width, height=height)
+    with console.capture() as captured:
+        console.print(TopDevices({"time_ms": 7200_000, "found": 60, "devices": devices}, "name", "all", 0))
+    text = captured.get()
+    lines = text.rstrip("\n").split("\n")
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert all(
+        word in text for word in ("silent", "2 alarms", "clock -2 min", "3 unread", "4 misses", "2 h ago")
+    )
+    assert f"1 to {rows_of(height)} of 60" in text
+
+
+def test_keys_scroll_sort_and_choose() -> None:
+    asked: list[str] = []
+
+    def ask(path: str = "/api/state") -> dict[str, Any]:
+        asked.append(path)
+        return state() if path == "/api/state" else {"time_ms": 0, "found": 100, "devices": []}
+
+    screens = Screens(ask, lambda: 24)
+    for key in ("", "j", "d", " ", "k", "s", "o", "d"):
+        screens.typed(key)
+        screens.drawn()
+    table = "/api/devices/table?sort=name&only=all&offset={}&limit=20"
+    assert asked == [
+        *("/api/state", "/api/state"),
+        *(table.format(offset) for offset in (0, 20, 19)),
+        "/api/devices/table?sort=heard&only=all&offset=0&limit=20",
+        "/api/devices/table?sort=heard&only=silent&offset=0&limit=20",
+        "/api/state",
+    ]
 
 
 def test_it_says_without_colours_what_is_wrong_and_where() -> None:
