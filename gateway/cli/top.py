@@ -71,7 +71,7 @@ def _watch(console: Console, ask: Callable[..., dict[str, Any]]) -> None:
 
 
 class Screens:
-    """What is shown, and what the keys do: the overview, or the devices."""
+    """The two screens, the overview and the devices, and what the keys do to them."""
 
     def __init__(self, ask: Callable[..., dict[str, Any]], height: Callable[[], int]) -> None:
         self._ask = ask
