@@ -139,6 +139,11 @@ class Presence:
         found = [self._device(name, heard, now_ms) for name, heard in list(self._devices.items())]
         return sorted(found, key=lambda device: device.last_ms)
 
+    def device(self, name: str, now_ms: int) -> Device | None:
+        """Return one device; None if it was not heard."""
+        heard = self._devices.get(name)
+        return None if heard is None else self._device(name, heard, now_ms)
+
     # --- silence; on the writer's thread ---
 
     def is_judged(self, now_ms: int) -> bool:

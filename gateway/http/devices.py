@@ -85,7 +85,7 @@ class DevicesApi:
     async def one(self, request: Request) -> Response:
         """`?name=`: a device with all its fields, topics, clocks, alerts and the windows it feeds."""
         name, now_ms = request.query_params.get("name", ""), self._status.clock.now_ms()
-        found = next((d for d in self._status.presence.devices(now_ms) if d.name == name), None)
+        found = self._status.presence.device(name, now_ms)
         if found is None:
             return PlainTextResponse("No device of this name has been heard since the start.", 404)
         topics = {name, *self._status.presence.sources(name)}

@@ -42,6 +42,14 @@ SELECT json_group_array(id), json_group_array(stream) FROM (
   SELECT id, stream FROM buffer_events WHERE id > ? AND kind = 0 ORDER BY id LIMIT ?
 )
 """
+_OF_STREAMS = """
+SELECT json_group_array(id) FROM (
+  SELECT id FROM (SELECT id, stream, kind FROM buffer_events WHERE id < ? ORDER BY id DESC LIMIT ?)
+  WHERE kind = 0 AND stream IN (SELECT value FROM json_each(?)) LIMIT ?
+)
+"""
+LOOKED_BACK = 50_000
+"""Events before the last message of a device among which the ones before it are looked for."""
 
 
 class _Tail:
@@ -93,27 +101,43 @@ class TailApi:
             self._reader = None
 
     async def messages(self, request: Request) -> Response:
-        """`?filter=&last=&once=true`: server-sent events, or with `once` the last ones as JSON."""
-        topic_filter, last = request.query_params.get("filter") or "#", request.query_params.get("last", "20")
+        """`?filter=&last=`: server-sent events; with `once=true` or `device=` the last ones as JSON."""
+        query = request.query_params
+        topic_filter, text, device = query.get("filter") or "#", query.get("last", "20"), query.get("device")
+        if wrong := _complaint(topic_filter, text):
+            return PlainTextResponse(wrong, 400)
+        last = int(text)
         try:
-            check_filter(topic_filter)
-        except TopicError as exc:
-            return PlainTextResponse(f"filter: {exc}", 400)
-        if not last.isdecimal() or int(last) > SHOWN:
-            return PlainTextResponse(f"last is a number up to {SHOWN}", 400)
-        try:
-            _, newest = self._opened().id_range()
-            tail = _Tail(topic_filter, max(newest - LOOKED_AT, 0) if int(last) else newest)
-            first, _ = tail.new(self._opened())
-            shown = self._told(first[-int(last) :] if int(last) else [])
+            if device is not None:
+                return json_answer({"messages": self._told(self._of_device(device, last))})
+            tail, ids = self._begin(topic_filter, last)
+            shown = self._told(ids)
         except ReadError as exc:
             return PlainTextResponse(f"the buffer cannot be read: {plain_reason(exc)}", 503)
-        if request.query_params.get("once") == "true":
+        if query.get("once") == "true":
             return json_answer({"messages": shown})
         if self._tails >= MAX_TAILS or self._closed.is_set():
-            text = f"{MAX_TAILS} tails are open already"
-            return PlainTextResponse(text, 503, {"Retry-After": "10"})
+            return PlainTextResponse(f"{MAX_TAILS} tails are open already", 503, {"Retry-After": "10"})
         return StreamingResponse(self._follow(tail, shown), media_type="text/event-stream")
+
+    def _begin(self, topic_filter: str, last: int) -> tuple[_Tail, list[int]]:
+        """Return a tail from now on, and the ids of the `last` messages before."""
+        _, newest = self._opened().id_range()
+        tail = _Tail(topic_filter, max(newest - LOOKED_AT, 0) if last else newest)
+        ids, _ = tail.new(self._opened())
+        return tail, ids[-last:] if last else []
+
+    def _of_device(self, name: str, last: int) -> list[int]:
+        """The ids of its last messages: they are looked for backwards from the time it was last heard."""
+        presence, reader = self._status.presence, self._opened()
+        heard = presence.device(name, self._status.clock.now_ms())
+        if heard is None:
+            return []
+        streams = reader.stream_ids([name, *presence.sources(name)])
+        behind_id = reader.first_since(heard.last_ms + 1)
+        wanted = orjson.dumps([*streams.values()]).decode()
+        (ids,) = reader.arrays(_OF_STREAMS, behind_id, LOOKED_BACK, wanted, last)
+        return sorted(ids)
 
     async def _follow(self, tail: _Tail, first: list[dict[str, Any]]) -> AsyncIterator[bytes]:
         self._tails += 1
@@ -210,6 +234,15 @@ class TailApi:
         if self._reader is None:
             self._reader = Reader(self._status.buffer_path)
         return self._reader
+
+
+def _complaint(topic_filter: str, last: str) -> str:
+    """Return why this cannot be followed; empty where it can."""
+    try:
+        check_filter(topic_filter)
+    except TopicError as exc:
+        return f"filter: {exc}"
+    return "" if last.isdecimal() and int(last) <= SHOWN else f"last is a number up to {SHOWN}"
 
 
 def _shown(payload: bytes) -> dict[str, Any]:

@@ -46,14 +46,14 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
     settings["routes"][0]["fields"] = {"v": {"from": "v", "unit": "°C"}, "state": "s"}
     config.write_text(yaml.safe_dump(settings))
     names = [*(f"hall-{number:02}" for number in range(12)), "boiler", "boiler", "boiler"]
-    messages = [
+    messages: list[tuple[str, bytes]] = [
         (f"sensors/{name}", json.dumps({"v": at, "s": "x" * 300, "t": now_ms + at}).encode())
         for at, name in enumerate(names)
     ]
     with GatewayProcess(config) as gateway:
         gateway.wait_ready()
-        publish(port, [*messages, ("sensors/odd", b"{")])
-        wait_until(lambda: gateway.metric('gateway_messages_total{outcome="buffered"}') == 16, "all")
+        publish(port, [*messages, ("sensors/odd", b"{"), ("sensors/hall-11", b'{"v": 1}')])
+        wait_until(lambda: gateway.metric('gateway_messages_total{outcome="buffered"}') == 17, "all")
         yield Devices(config)
 
 
@@ -68,6 +68,12 @@ def test_the_order_is_the_one_that_was_asked_for(devices: Devices) -> None:
     assert devices.names(sort="name", descending="true", limit=1) == ["odd"]
     assert devices.names(only="unreadable") == ["odd"]
     assert devices.names(only="silent") == []
+
+
+def test_messages_without_a_field_of_the_route_are_misses(devices: Devices) -> None:
+    (found,) = devices.ask("table", only="misses")[1]["devices"]
+    assert (found["name"], found["missed"], found["undecoded"]) == ("hall-11", 1, 0)
+    assert devices.names(sort="misses", limit=1) == ["hall-11"]
 
 
 def test_a_row_has_the_last_values_with_unit_and_time_and_long_text_is_cut(devices: Devices) -> None:

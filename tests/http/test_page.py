@@ -287,6 +287,7 @@ def test_a_device_is_found_its_chart_read_an_alarm_acknowledged(chromium: Browse
         watched.shows("#found", "1–1 of 1 device")
         page.get_by_role("link", name="boiler-12").click()
         watched.shows("#title", "boiler-12")
+        watched.shows(".messages", "sensors/boiler-12")
         picture_of(page, "device")
         course = page.get_by_role("article", name="minute")
         chart = course.locator(".u-over")

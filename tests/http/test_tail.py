@@ -90,6 +90,13 @@ def test_what_cannot_be_read_is_shown_with_its_problem(tails: Tails) -> None:
     assert binary["bytes"] == 9
 
 
+def test_the_last_messages_of_a_device_are_found_however_old_they_are(tails: Tails) -> None:
+    found = tails.get("messages", device="a", last=5, once="true")[1]["messages"]
+    assert [message["readings"][0]["fields"]["v"] for message in found] == [21.5, 22]
+    assert tails.get("messages", device="a", last=1)[1]["messages"] == found[1:]
+    assert tails.get("messages", device="nobody")[1]["messages"] == []
+
+
 def test_one_message_is_explained_down_to_its_windows(tails: Tails) -> None:
     number = tails.get("messages", filter="sensors/a", once="true")[1]["messages"][0]["id"]
     status, told = tails.get("explain", id=number)

@@ -1,8 +1,8 @@
-"""The dashboard in the states that its gateway can be in, as images to look at.
+"""The rooms of the page in the states that its gateway can be in, as images to look at.
 
 Run `.venv/bin/python -m tests.support.page_states FOLDER`: a real gateway between two real brokers is empty,
-live, cut off from the cloud, draining, and flooded; of each state the page is taken in both themes, and once
-on a phone.
+live, cut off from the cloud, draining, flooded, and has 5,000 devices. The rooms are taken in both themes,
+and on a phone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
@@ -24,7 +25,6 @@ from tests.support.brokers import BrokerSetup, make_broker
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
 
-SIZES = {"": {"width": 1280, "height": 900}, "-phone": {"width": 390, "height": 844}}
 ROUTES = [{"preset": "tasmota", "timestamp_timezone": "UTC", "sampling": "allow"}]
 WINDOWS = [
     {
@@ -62,17 +62,39 @@ def fleet(port: int, devices: int, rate: int, name: str = "fleet") -> Iterator[N
         process.wait()
 
 
-def take(browser: Browser, address: str, folder: Path, state: str) -> None:
-    """The page as it is now."""
-    for theme in ("light", "dark"):
-        for suffix, size in SIZES.items():
-            if suffix and theme == "dark":
-                continue
-            page = browser.new_page(viewport=size, color_scheme=theme)  # type: ignore[arg-type]
-            page.goto(f"http://{address}/")
+ROOMS = {
+    "overview": "",
+    "devices": "devices",
+    "device": "devices#sensor-026",
+    "windows": "windows",
+    "window": "windows#temp_5s",
+    "alarms": "alarms",
+    "buffer": "buffer",
+    "messages": "messages",
+    "configuration": "configuration",
+}
+LOOKS: list[tuple[str, Any, Any]] = [
+    ("light", "light", {"width": 1280, "height": 900}),
+    ("dark", "dark", {"width": 1280, "height": 900}),
+    ("phone", "light", {"width": 390, "height": 844}),
+]
+
+
+def take(browser: Browser, address: str, folder: Path, state: str, rooms: Iterable[str] = ROOMS) -> None:
+    """The rooms as they are now."""
+    for look, theme, size in LOOKS:
+        page = browser.new_page(viewport=size, color_scheme=theme)
+        for room in rooms:
+            page.goto(f"http://{address}/{ROOMS[room]}")
             page.wait_for_timeout(2_500)
-            page.screenshot(path=folder / f"page-{state}-{theme}{suffix}.jpg", full_page=True, quality=80)
-            page.close()
+            chart = page.get_by_role("button", name="Chart of ").first
+            if room == "alarms" and chart.count():
+                chart.click()
+                page.wait_for_timeout(1_500)
+            whole = room not in {"messages", "configuration", "devices", "window"} or look == "phone"
+            name = f"{room}-{state}-{look}.jpg"
+            page.screenshot(path=folder / name, full_page=whole and room != "messages", quality=80)
+        page.close()
 
 
 def main() -> None:
@@ -101,7 +123,7 @@ def main() -> None:
             routes=ROUTES,
             windows=WINDOWS,
             http={"listen": address},
-            flow={"memory": "128MiB"},
+            flow={"memory": "256MiB"},
         )
         settings = config.read_text()
         playwright = cleanup.enter_context(sync_playwright())
@@ -115,7 +137,7 @@ def main() -> None:
             take(browser, address, given.folder, "live")
             cloud.stop()
             time.sleep(given.live / 2)
-            take(browser, address, given.folder, "outage")
+            take(browser, address, given.folder, "outage", ("overview", "buffer", "devices"))
             # So that the drain can be seen: a slow line.
             gateway.stop()
             config.write_text(settings.replace("cloud:\n", "cloud:\n  bandwidth: 4KiB/s\n"))
@@ -123,10 +145,15 @@ def main() -> None:
             gateway.start()
             wait_until(lambda: gateway.get("/readyz") is not None, "the restart")
             time.sleep(15)
-            take(browser, address, given.folder, "drain")
+            take(browser, address, given.folder, "drain", ("overview", "buffer"))
+        with fleet(local.port, 5000, 500, "many"):
+            time.sleep(30)
+            take(
+                browser, address, given.folder, "5000", ("overview", "devices", "windows", "window", "buffer")
+            )
         with fleet(local.port, 200, 30_000, "flood-1"), fleet(local.port, 200, 30_000, "flood-2"):
             time.sleep(20)
-            take(browser, address, given.folder, "overload")
+            take(browser, address, given.folder, "overload", ("overview", "buffer"))
         browser.close()
 
 

@@ -4,9 +4,11 @@ import { Course, RANGES, rangeChoice } from "./course.js";
 import { element, facts, show } from "./dom.js";
 import { count, duration, moment, signed } from "./format.js";
 import { Poll } from "./live.js";
+import { messageItem } from "./message.js";
 import { ago, reading } from "./parts.js";
 
 const EVERY_MS = 2000;
+const MESSAGES = 5;
 
 export class DevicePage {
   constructor(name, node, page) {
@@ -15,6 +17,7 @@ export class DevicePage {
     this.about = element("div");
     this.windows = element("div", { class: "cards" });
     this.fields = element("div", { class: "cards" });
+    this.messages = element("ol", { class: "messages" });
     this.noWindow = element("p", { class: "quiet", hidden: true }, "No window has this device as its key. Give a window key: \"{device}\" to see its results here.");
     this.gone = element("p", { class: "notice warn", hidden: true }, "No device of this name has been heard since the gateway started.");
     node.replaceChildren(
@@ -24,7 +27,8 @@ export class DevicePage {
         element("section", { class: "card", "aria-label": "Last values" }, element("h2", {}, "Last values"), this.values),
         element("section", { class: "card", "aria-label": "About it" }, element("h2", {}, "About it"), this.about)),
       element("h2", { class: "bare" }, "Results of windows"), this.noWindow, this.windows,
-      element("h2", { class: "bare" }, "Readings"), this.fields);
+      element("h2", { class: "bare" }, "Readings"), this.fields,
+      element("h2", { class: "bare" }, "Last messages"), element("section", { class: "card", "aria-label": "Last messages" }, this.messages));
     this.poll = new Poll(EVERY_MS, () => this.load());
   }
 
@@ -60,6 +64,7 @@ export class DevicePage {
       ["feeds the windows", listed(device.windows.map((window) => element("a", { href: `/windows#${encodeURIComponent(window.name)}` }, window.name)), "none by its name")],
       ...device.alarms.slice(0, 5).map((alarm) => [element("a", { href: "/alarms" }, "alarm"), `${alarm.window}, ${alarm.state}, since ${moment(alarm.since_ms)}`]),
     ]));
+    this.showMessages(device);
     this.noWindow.hidden = device.windows.length > 0;
     for (const { name } of device.windows) {
       this.draw(`window ${name}`, this.windows, { title: name, href: `/windows#${encodeURIComponent(name)}`, source: { window: name, key: [this.name] }, csv: csvOf });
@@ -67,6 +72,16 @@ export class DevicePage {
     for (const { field, value } of device.values) {
       if (typeof value === "number" || typeof value === "boolean") this.draw(`field ${field}`, this.fields, { title: field, source: { device: this.name, field } });
     }
+  }
+
+  /** Again only when another one has come: one that is being read stays. */
+  async showMessages({ messages: number }) {
+    if (this.seen === number || this.messages.contains(document.activeElement)) return;
+    this.seen = number;
+    const { messages } = await this.page.ask(`/api/messages?device=${encodeURIComponent(this.name)}&last=${MESSAGES}&once=true`);
+    this.messages.replaceChildren(...(messages.length
+      ? messages.reverse().map((message) => messageItem(message, this.page.ask))
+      : [element("li", { class: "quiet" }, "None of its last messages is in the buffer.")]));
   }
 
   draw(id, place, what) {
