@@ -65,6 +65,14 @@ edge-nodes: $(READY) ## Install real Sparkplug B edge nodes for the tests: spark
 	@build/edge-nodes/venv/bin/python -c 'import pysparkplug' 2>/dev/null || \
 		build/edge-nodes/venv/bin/python -m pip install --quiet --disable-pip-version-check 'pysparkplug==0.6.1'
 
+.PHONY: home-assistant
+home-assistant: $(READY) ## Install a real Home Assistant (2024.3, the last one for Python 3.11) for its slow test
+	@test -x build/home-assistant/bin/python || $(BIN)/python -m venv build/home-assistant
+	@build/home-assistant/bin/python -c 'import homeassistant, janus' 2>/dev/null || \
+		build/home-assistant/bin/python -m pip install --quiet --disable-pip-version-check \
+		'homeassistant==2024.3.3' 'paho-mqtt==1.6.1' 'janus==1.0.0' 'josepy<2' 'aiohttp-cors==0.7.0' \
+		'aiohttp-fast-url-dispatcher==0.3.0' 'aiohttp-zlib-ng==0.3.1'
+
 # Aedes comes from npm; the others from Debian: mosquitto nats-server rabbitmq-server ejabberd. A missing one is said.
 .PHONY: brokers
 brokers: $(READY) ## Try the gateway with every broker here, and write the table in docs/deployment.md

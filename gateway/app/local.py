@@ -17,6 +17,7 @@ from gateway.app.processing import Processing
 from gateway.buffer.store import REPUBLISHED_ID, Store
 from gateway.config import Config
 from gateway.config.models import Local
+from gateway.config.shown_windows import shown_windows
 from gateway.config.specs import endpoint, ingest_endpoint
 from gateway.core.clock import Clock
 from gateway.core.own_topics import OwnTopics
@@ -170,7 +171,7 @@ def _retained_prefixes(config: Config, topics: OwnTopics) -> tuple[str, ...]:
 
 def _retained_filters(topics: OwnTopics, prefixes: tuple[str, ...], discovery: Discovery | None) -> list[str]:
     """Return filters for everything that is retained, the status first."""
-    announcements = [] if discovery is None else [discovery.filter]
+    announcements = [] if discovery is None else discovery.retained_filters
     return [topics.status, topics.backpressure, *(f"{prefix}#" for prefix in prefixes), *announcements]
 
 
@@ -181,6 +182,8 @@ def _begins_with(prefixes: tuple[str, ...], topic: str) -> bool:
 def _discovery(config: Config, topics: OwnTopics) -> Discovery | None:
     if config.home_assistant is None:
         return None
-    shown = [(window.name, window.publish.home_assistant) for window in config.windows]
-    windows = {name: how.shown() for name, how in shown if how is not None}
-    return Discovery(config.home_assistant.discovery_prefix, topics, __version__, windows)
+    specs = config.window_specs()
+    silence = [] if config.devices.silent_after is None else [SILENT]
+    alarms = [*(spec.name for spec in specs), *silence]
+    prefix = config.home_assistant.discovery_prefix
+    return Discovery(prefix, topics, __version__, shown_windows(config), alarms)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -43,6 +44,7 @@ from gateway.decode.formulas import Formula
 from gateway.windows import merged
 from gateway.windows.spec import WindowSpec, WindowType
 from gateway.wire.home_assistant import Shown
+from gateway.wire.home_assistant_classes import SENSOR_CLASSES
 
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 
@@ -168,8 +170,8 @@ class KeyLimit(Section):
         return {"anyOf": [{"type": "integer", "minimum": 1}, handler(core_schema)]}
 
 
-class ShownAs(Section):
-    """Display of a window's aggregates in Home Assistant; see docs/home-assistant.md."""
+class ShownField(Section):
+    """Display of a number of a window's results in Home Assistant; see docs/home-assistant.md."""
 
     value: str = setting(
         "",
@@ -178,13 +180,61 @@ class ShownAs(Section):
             "Empty: the gateway chooses one."
         ),
     )
-    unit: str | None = setting(None, description="Its unit.", examples=["°C"])
+    unit: str | None = setting(
+        None, description="Its unit. Unset: that of the route's field.", examples=["°C"]
+    )
     device_class: str | None = setting(
         None, description="Home Assistant's class for it, such as `temperature`.", examples=["temperature"]
     )
     state_class: Annotated[
-        Literal["measurement", "total", "total_increasing"] | None, BeforeValidator(none_if_off), OrOff
-    ] = setting("measurement", description="How Home Assistant keeps statistics of it. `off`: none.")
+        Literal["auto", "measurement", "total", "total_increasing"] | None,
+        BeforeValidator(none_if_off),
+        OrOff,
+    ] = setting(
+        "auto",
+        description="How Home Assistant keeps statistics of it. `auto`: as `device_class` asks, such as "
+        "`total_increasing` for energy, gas and water. `off`: none.",
+    )
+
+    @field_validator("device_class")
+    @classmethod
+    def _is_a_class(cls, name: str | None) -> str | None:
+        if name is not None and name not in SENSOR_CLASSES:
+            near = get_close_matches(name, SENSOR_CLASSES, 1)
+            raise fault(
+                f"Home Assistant has no device class {name}" + (f"; did you mean {near[0]}?" if near else ""),
+                "https://www.home-assistant.io/integrations/sensor/#device-class lists them",
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _fits_its_class(self) -> Self:
+        known = SENSOR_CLASSES.get(self.device_class or "")
+        if known is None:
+            return self
+        if self.unit is not None and known.units and self.unit not in known.units:
+            units_ = ", ".join(known.units)
+            raise fault(f"unit: {self.device_class} has no unit {self.unit}; Home Assistant takes {units_}")
+        if self.state_class not in (None, "auto", *known.state_classes):
+            allowed = ", ".join(("off", *known.state_classes))
+            raise fault(f"state_class: with {self.device_class} it can be {allowed}")
+        return self
+
+    def shown(self) -> Shown:
+        return Shown(self.value, self.unit, self.device_class, self.state_class)
+
+
+class ShownAs(ShownField):
+    """Display of a window's results in Home Assistant; see docs/home-assistant.md."""
+
+    fields_: Annotated[
+        Mapping[FieldName, ShownField], PlainSerializer(dict, return_type=dict[str, ShownField])
+    ] = setting(
+        {},
+        alias="fields",
+        description="Of a window with several `fields`, or with `compute`: how each of them is shown.",
+        examples=[{"humidity": {"unit": "%", "device_class": "humidity"}}],
+    )
     expire_after: PositiveDurationMs | None = setting(
         None,
         description=(
@@ -192,9 +242,9 @@ class ShownAs(Section):
         ),
     )
 
-    def shown(self) -> Shown:
-        expire_after_s = None if self.expire_after is None else max(self.expire_after // 1000, 1)
-        return Shown(self.value, self.unit, self.device_class, self.state_class, expire_after_s)
+    @property
+    def expire_after_s(self) -> int | None:
+        return None if self.expire_after is None else max(self.expire_after // 1000, 1)
 
 
 class Publish(Section):

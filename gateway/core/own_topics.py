@@ -65,6 +65,10 @@ class OwnTopics:
         """Common beginning of the topics of a window's alarm states."""
         return f"{self.root}/alarms/{window}/"
 
+    def home_assistant(self, window: str) -> str:
+        """Common beginning of the topics on which Home Assistant finds a window's newest results."""
+        return f"{self.root}/home_assistant/{window}/"
+
     @property
     def backpressure(self) -> str:
         return f"{self.root}/backpressure"

@@ -9,6 +9,7 @@ A result of an older window than the newest published one is marked as supersede
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,7 @@ class Republish(Session):
         self._commands: deque[tuple[str, bytes]] = deque(maxlen=MAX_COMMANDS)
         self._retained = retained
         self._discovery = discovery
+        self._announcements: deque[DiscoveryMessage] = deque()  # for Home Assistant, which has started
         self._alarm_state = alarm_state
         self._alarm_id = 0  # of the last event that changed an alarm
         self._in_arrival_order = in_arrival_order
@@ -127,14 +129,15 @@ class Republish(Session):
         self._backpressure = self._told or None
         self._news = True
         if self._discovery is not None:
-            link.subscribe([(self._discovery.filter, 1)])
+            link.subscribe([(self._discovery.filter, 1), (self._discovery.birth, 1)])
             for announcement in self._discovery.connected():
                 _announce(link, announcement)
         if self._leftovers is not None:
             self._leftovers.connected(link)
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
-        """Without a subscription only announcements of windows that are gone stay."""
+        """Without a subscription only announcements of windows that are gone stay, and the start of Home
+        Assistant is not heard."""
         if self._leftovers is not None:
             self._leftovers.subscribed(link, codes)
         for name, code in codes.items():
@@ -153,8 +156,13 @@ class Republish(Session):
             link.ack(message)
 
     def _look_at_announcement(self, link: Link, message: Message) -> None:
-        if self._discovery is not None and message.retain:
-            stale = self._discovery.stale(message.topic, message.payload)
+        if self._discovery is None:
+            return
+        if message.topic == self._discovery.birth:
+            if message.payload == b"online" and not message.retain:
+                self._announcements = deque(self._discovery.again())
+        elif message.retain:
+            stale = self._discovery.kept(message.topic, message.payload, time.monotonic())
             if stale is not None:
                 _announce(link, stale)
 
@@ -177,6 +185,7 @@ class Republish(Session):
         self._waiting.clear()
         self._commands.clear()
         self._notices.clear()
+        self._announcements.clear()
 
     def leaving(self, link: Link) -> None:
         """Publish the offline status: after a clean DISCONNECT the broker does not publish the will."""
@@ -193,11 +202,20 @@ class Republish(Session):
             link.publish(topic, payload or self._status, qos=1, retain=topic == self._status_topic)
         while self._commands and not link.congested:
             link.publish(*self._commands.popleft(), qos=0)
+        self._work_for_home_assistant(link)
         if not self._waiting and self._news:
             self._load()
         while self._waiting and len(self._in_flight) < IN_FLIGHT and not link.congested:
             self._publish(link, self._waiting.popleft())
         return 1.0 if not self._news else 0.05
+
+    def _work_for_home_assistant(self, link: Link) -> None:
+        if self._discovery is None:
+            return
+        while self._announcements and not link.congested:
+            _announce(link, self._announcements.popleft())
+        for message in self._discovery.expired(time.monotonic()):
+            _announce(link, message)
 
     def finish(self) -> None:
         """Save how far it got. After the link has stopped, before the writer does."""
@@ -207,12 +225,13 @@ class Republish(Session):
 
     def _publish(self, link: Link, waiting: _Waiting) -> None:
         buffer_id, topic, payload, stream, stands = waiting
-        news = self._discovery.aggregate(topic, payload) if self._discovery is not None else None
-        if news is not None:
-            _announce(link, news)
         retain = self._retained(topic)
         if stands is not None and self._newest.is_superseded(stream, stands):
             payload, retain = superseded(payload), False
+        elif self._discovery is not None:
+            alarm = self._discovery.alarm(topic)
+            for message in [alarm] if alarm else self._discovery.result(topic, payload, time.monotonic()):
+                _announce(link, message)
         packet_id = link.publish(topic, payload, qos=1, retain=retain)
         self._in_flight[packet_id] = buffer_id
 
