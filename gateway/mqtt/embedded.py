@@ -19,6 +19,7 @@ import asyncio
 import hmac
 import logging
 import math
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,6 +52,9 @@ log = logging.getLogger(__name__)
 _NOT_AUTHORISED = bytes((0x20, 2, 0, 5))
 _CHUNK_BYTES = 65536
 _ROOM_BYTES = 1024 * 1024  # written and not yet taken by the client; more waits in its outbox
+_RESERVED_DESCRIPTORS = (
+    400  # of the process, for everything else; asyncio takes in a hundred connections at once
+)
 _KNOWN_TOPICS = 20_000  # of which the subscribers are remembered
 
 _TAKEOVER_S = 5.0  # for the end of an earlier connection, its will included
@@ -215,6 +219,9 @@ class _MendedBroker(Broker):  # type: ignore[misc]
         self._streams: dict[asyncio.Task[object], tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
         self._connections: dict[str, asyncio.Task[object]] = {}  # by client id, until its end is complete
         self._takeovers = WeakValueDictionary[str, asyncio.Lock]()
+        self._silent: dict[asyncio.Task[object], asyncio.WriteTransport] = {}  # no CONNECT yet, oldest first
+        self._most = _most_connections()
+        self._is_full = False
         self._outboxes: dict[str, Outbox] = {}
         self._retained: dict[bytes, tuple[bytes, int]] = {}
         self._subscribers: dict[bytes, list[tuple[Outbox, int]]] = {}  # by topic; what is remembered
@@ -259,19 +266,39 @@ class _MendedBroker(Broker):  # type: ignore[misc]
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
     ) -> None:
         task = _this_task()
+        if not self._has_place():
+            writer.transport.abort()
+            return
         self._streams[task] = (reader, writer)
+        self._silent[task] = writer.transport
         try:
             await self._client_connected(
                 listener_name, StreamReaderAdapter(reader), StreamWriterAdapter(writer)
             )
         finally:
             del self._streams[task]
+            self._silent.pop(task, None)
             writer.close()
+
+    def _has_place(self) -> bool:
+        """Return False for a connection too many. Who has said nothing for longest makes way for it."""
+        if len(self._streams) < self._most:
+            self._is_full = False
+            return True
+        oldest = next(iter(self._silent), None)
+        if oldest is not None:
+            self._silent.pop(oldest).abort()
+            return True
+        if not self._is_full:
+            log.warning("the embedded broker has %d clients and takes no more", len(self._streams))
+        self._is_full = True
+        return False
 
     async def _initialize_client_session(
         self, reader: ReaderAdapter, writer: WriterAdapter, remote_address: str, remote_port: int
     ) -> tuple[_Connection, Session]:
         connect = await read_connect(reader, writer)
+        self._silent.pop(_this_task(), None)
         _, asking = await BrokerProtocolHandler.init_from_connect(
             BufferReader(connect), writer, self.plugins_manager
         )
@@ -362,6 +389,12 @@ class _MendedBroker(Broker):  # type: ignore[misc]
         for _, writer in self._streams.values():
             writer.transport.abort()
         await closing
+
+
+def _most_connections() -> int:
+    """Return how many connections leave the rest of the process enough descriptors."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(descriptors - _RESERVED_DESCRIPTORS, descriptors // 4)
 
 
 def _this_task() -> asyncio.Task[object]:

@@ -71,8 +71,11 @@ _HASH_ROUNDS = 101  # what mosquitto_passwd 2.0 writes; the file itself is reada
 
 # The kernel ends the program with the thread that started it. Set in a process of its own and not between
 # fork and exec, where a threaded Python must not run; a parent that was gone before is seen by its number.
+# Silent connections must not take the last descriptor soon: it gets as many as this process may have.
 _LAUNCHER = """\
-import ctypes, os, signal, sys
+import ctypes, os, resource, signal, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() == int(sys.argv[1]):

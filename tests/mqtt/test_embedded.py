@@ -7,7 +7,7 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
@@ -16,6 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from gateway.core.errors import BrokerError, ConfigError
 from gateway.host.ports import free_port
 from gateway.lab.fault_proxy import FaultProxy
+from gateway.mqtt import embedded
 from gateway.mqtt.embedded import EmbeddedBroker
 
 WAIT_S = 60.0  # how long a test waits for something that should come at once
@@ -168,6 +169,46 @@ def test_a_client_that_never_says_hello_does_not_keep_it_from_stopping(broker: E
     with socket.create_connection((broker.host, broker.port)) as silent:
         broker.stop()
         assert silent.recv(1) == b""
+
+
+def test_connections_that_say_nothing_make_way_for_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_most_connections", lambda: 5)
+    broker = EmbeddedBroker()
+    broker.start()
+    with ExitStack() as cleanup:
+        cleanup.callback(broker.stop)
+        for _ in range(3):
+            silent = [
+                cleanup.enter_context(socket.create_connection((broker.host, broker.port))) for _ in range(20)
+            ]
+            with connected(broker, "device") as device:
+                assert device.connects.get(timeout=WAIT_S)[0] is False
+                device.publish("t", b"x")
+        silent[0].settimeout(WAIT_S)
+        with suppress(ConnectionError):
+            assert silent[0].recv(1) == b""
+
+
+def test_beyond_its_limit_it_takes_no_client_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(embedded, "_most_connections", lambda: 2)
+    broker = EmbeddedBroker()
+    broker.start()
+    try:
+        with connected(broker, "one") as one, connected(broker, "two") as two:
+            for peer in (one, two):
+                assert peer.connects.get(timeout=WAIT_S)[0] is False
+            for _ in range(3):
+                with (
+                    socket.create_connection((broker.host, broker.port), timeout=WAIT_S) as third,
+                    suppress(ConnectionError),
+                ):
+                    assert third.recv(1) == b""
+            one.publish("t", b"x")
+    finally:
+        broker.stop()
+    assert caplog.messages == ["the embedded broker has 2 clients and takes no more"]
 
 
 def test_a_taken_port_is_a_broker_error() -> None:

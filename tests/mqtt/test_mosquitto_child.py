@@ -152,6 +152,12 @@ def test_a_subscription_is_seen_in_the_log_whatever_the_names_are() -> None:
         assert not mosquitto_child.is_subscription(line)
 
 
+def test_it_may_have_as_many_connections_as_the_machine_allows(child: MosquittoChild) -> None:
+    limits = Path(f"/proc/{child.pid}/limits").read_text()
+    (soft, hard) = re.findall(r"Max open files +(\S+) +(\S+)", limits)[0]
+    assert soft == hard
+
+
 def test_only_those_who_know_the_password_get_in(program: Path, tmp_path: Path) -> None:
     broker = MosquittoChild(program, tmp_path / "m", port=free_port(), username="me", password="pä:ss")  # noqa: S106
     broker.start()
