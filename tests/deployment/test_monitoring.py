@@ -19,25 +19,49 @@ from tests.support.ports import free_port
 
 MONITORING = ROOT / "docker" / "monitoring"
 # What in a query is no metric: PromQL's own words, and the labels and values between braces, which go first.
-WORDS = {"sum", "max", "min", "by", "on", "and", "or", "rate", "increase", "deriv", "predict_linear", "time"}
+WORDS = {
+    *("sum", "max", "min", "count", "topk", "by", "on", "and", "or", "unless", "rate", "increase", "deriv"),
+    *("predict_linear", "max_over_time", "vector", "time"),
+}
 TABLES = {  # of a receiver, and what is made of them
     *("gateway_events", "gateway_receiver", "gateway_rejected", "gateway_records"),
     *("gateway_readings", "gateway_aggregates", "gateway_json"),
 }
-LABELS = {"instance", "window", "route", "reason", "status", "link", "thread", "outcome"}
+LABELS = {
+    *(
+        "site",
+        "version",
+        "name",
+        "source",
+        "state",
+        "instance",
+        "window",
+        "route",
+        "reason",
+        "status",
+        "link",
+    ),
+    *("thread", "outcome"),
+}
 
 
-def rules() -> list[dict[str, Any]]:
-    return list(yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"])
+RULES = ("alerts.yml", "fleet-alerts.yml")
+DASHBOARDS = ("grafana-dashboard.json", "grafana-fleet.json")
 
 
-def panels() -> list[dict[str, Any]]:
-    return list(json.loads((MONITORING / "grafana-dashboard.json").read_text())["panels"])
+def rules(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load((MONITORING / name).read_text())["groups"][0]["rules"])
+
+
+def panels(name: str) -> list[dict[str, Any]]:
+    return list(json.loads((MONITORING / name).read_text())["panels"])
 
 
 def queries() -> set[str]:
-    found = {rule["expr"] for rule in rules()}
-    return found | {target["expr"] for panel in panels() for target in panel["targets"]}
+    found = {rule["expr"] for name in RULES for rule in rules(name)}
+    return found | {
+        target["expr"] for name in DASHBOARDS for one in panels(name) for target in one["targets"]
+    }
 
 
 def metrics_of(query: str) -> set[str]:
@@ -74,23 +98,37 @@ def test_every_query_and_every_page_names_metrics_that_exist(tmp_path: Path) -> 
 
 
 def test_every_rule_says_what_to_do_and_every_panel_has_a_place() -> None:
-    for rule in rules():
+    for rule in (one for name in RULES for one in rules(name)):
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"]
-    places = [tuple(panel["gridPos"].values()) for panel in panels()]
-    assert len({*places}) == len(places)
-    assert len({panel["id"] for panel in panels()}) == len(places)
+    for name in DASHBOARDS:
+        places = [tuple(panel["gridPos"].values()) for panel in panels(name)]
+        assert len({*places}) == len(places)
+        assert len({panel["id"] for panel in panels(name)}) == len(places)
 
 
-def test_promtool_takes_rules_and_configuration() -> None:
+def test_rules_and_panels_of_a_fleet_tell_the_sites_apart() -> None:
+    for rule in rules("fleet-alerts.yml"):
+        assert "site" in rule["expr"] or "version" in rule["expr"]
+    for panel in panels("grafana-fleet.json"):
+        assert all('site=~"$site"' in target["expr"] for target in panel["targets"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "alerts.yml"), ("check", "fleet-alerts.yml"), ("test", "fleet-alerts-test.yml")],
+    ids=" ".join,
+)
+def test_promtool_takes_the_rules_and_they_fire_when_they_should(arguments: tuple[str, str]) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("there is no promtool; on Debian: apt-get install prometheus")
     done = subprocess.run(
-        [promtool, "check", "rules", str(MONITORING / "alerts.yml")],
+        [promtool, arguments[0], "rules", arguments[1]],
+        cwd=MONITORING,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
