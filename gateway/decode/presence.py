@@ -22,6 +22,8 @@ HELD_UP_MS = 30_000
 """Between two looks; after more the gateway was held up itself, by a full disk or a suspended machine."""
 MAX_SOURCES = 40_000
 """Topics whose last readings are kept, of all devices together."""
+MAX_SOURCES_OF_DEVICE = 200
+"""The same of one device: one that spreads over many topics takes no room from the others."""
 MAX_TEXT_CHARS = 100
 _FEW = 3  # messages, before an interval can be called usual
 
@@ -35,6 +37,7 @@ class Heard:
     messages: int = 0
     undecoded: int = 0
     missed: int = 0
+    has_more_sources: bool = False  # than are kept
     saved_ms: int = -1  # `last_ms` as it is in the buffer
     sources: dict[str, LastReading] = field(default_factory=dict)  # by topic
 
@@ -115,19 +118,25 @@ class Presence:
             heard.last_ms = arrival_ms
 
     def note_reading(self, name: str, topic: str, route: str, sample: Sample) -> LastReading | None:
-        """A message of a noted device held a reading. Of the topics beyond MAX_SOURCES none is kept; returns
-        where that of this topic is."""
+        """A message of a noted device held a reading. Of the topics beyond MAX_SOURCES, or the
+        device's own bound, none is kept; returns where that of this topic is."""
         heard = self._devices.get(name)
         if heard is None:
             return None
         last = heard.sources.get(topic)
         if last is None:
-            if self._sources >= MAX_SOURCES:
+            if self._sources >= MAX_SOURCES or len(heard.sources) >= MAX_SOURCES_OF_DEVICE:
+                heard.has_more_sources = True
                 return None
             self._sources += 1
             last = heard.sources[topic] = LastReading(route, sample)
         last.route, last.sample = route, sample
         return last
+
+    def has_more_sources(self, name: str) -> bool:
+        """Return True if a device has topics whose last readings are not kept."""
+        heard = self._devices.get(name)
+        return heard is not None and heard.has_more_sources
 
     def sources(self, name: str) -> Mapping[str, LastReading]:
         """Return a device's last readings by topic."""

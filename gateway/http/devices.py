@@ -21,6 +21,7 @@ from gateway.timekeeping.devices import DeviceClock
 
 LISTED, MOST_LISTED = 50, 500
 SHOWN_VALUES = 4
+MOST_VALUES = 300
 _BY_DEVICE = "{device}"
 
 _ORDERS: Mapping[str, Callable[[Device], Any]] = {
@@ -87,8 +88,8 @@ class DevicesApi:
         name, now_ms = request.query_params.get("name", ""), self._status.clock.now_ms()
         found = self._status.presence.device(name, now_ms)
         if found is None:
-            return PlainTextResponse("No device of this name has been heard since the start.", 404)
-        topics = {name, *self._status.presence.sources(name)}
+            return PlainTextResponse("No device of this name is known.", 404)
+        topics, values = {name, *self._status.presence.sources(name)}, self._values(name)
         clocks = [clock for clock in self._status.device_clocks.all() if clock.device in topics]
         self._refresh()
         seen = self._results.series_of(name)
@@ -98,7 +99,9 @@ class DevicesApi:
                 **found._asdict(),
                 "time_ms": now_ms,
                 "topics": sorted(self._status.presence.sources(name)),
-                "values": self._values(name),
+                "has_more_topics": self._status.presence.has_more_sources(name),
+                "values": values[:MOST_VALUES],
+                "left_out_values": max(len(values) - MOST_VALUES, 0),
                 "clocks": [clock._asdict() for clock in clocks],
                 "alerts": [alert for alert in self._results.alerts() if alert.get("key") == name],
                 "alarms": [as_json(row) for row in listed(self._status.alarms, "all") if row.key == name],

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.events import Sample
 from gateway.decode import presence
-from gateway.decode.presence import Device, Presence
+from gateway.decode.presence import MAX_SOURCES_OF_DEVICE, Device, Presence
 
 MINUTE_MS = 60_000
 
@@ -50,3 +51,13 @@ def test_names_come_from_outside_so_their_number_is_bounded(monkeypatch: pytest.
         made.note(name, 0, True)
     assert [device.name for device in made.devices(0)] == ["a", "b"]
     assert made.unwatched == 2
+
+
+def test_a_device_with_many_topics_takes_no_room_from_another() -> None:
+    made = Presence()
+    for name, topics in (("many", 300), ("one", 1)):
+        made.note(name, 0, readable=True)
+        for topic in range(topics):
+            made.note_reading(name, f"{name}/{topic}", "r", Sample(0, {"v": 1}))
+    assert len(made.sources("many")) == MAX_SOURCES_OF_DEVICE
+    assert [made.has_more_sources(name) for name in ("many", "one", "none")] == [True, False, False]

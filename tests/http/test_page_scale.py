@@ -122,7 +122,7 @@ def test_the_page_its_rooms_and_their_live_data_are_small_and_never_block(
     page = chromium.new_page()
     watched = MeasuredPage(page, fleet)
     page.goto(f"http://{fleet}/")
-    watched.shows("#devices", "5,001 heard")
+    watched.shows("#devices", "5,001 known")
     told("page", watched.file_bytes / 1024, "KiB")
     assert 50_000 < watched.file_bytes <= PAGE_BYTES
     for room in ("Overview", "Devices", "Windows", "Alarms", "Buffer and cloud", "Configuration"):
@@ -173,7 +173,7 @@ def test_the_browsers_memory_does_not_grow(chromium: Browser, fleet: str) -> Non
     page = chromium.new_page()
     watched = MeasuredPage(page, fleet)
     page.goto(f"http://{fleet}/")
-    watched.shows("#devices", "5,001 heard")
+    watched.shows("#devices", "5,001 known")
 
     def around() -> int:
         for room in ("Devices", "Windows", "Messages", "Overview"):

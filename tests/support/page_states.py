@@ -91,9 +91,15 @@ def take(browser: Browser, address: str, folder: Path, state: str, rooms: Iterab
             if room == "alarms" and chart.count():
                 chart.click()
                 page.wait_for_timeout(1_500)
+            if look != "phone" and room not in {"messages", "configuration", "devices", "window"}:
+                # As high as the room is: charts are drawn once they can be seen.
+                height = page.evaluate("document.documentElement.scrollHeight")
+                page.set_viewport_size({"width": size["width"], "height": height})
+                page.wait_for_timeout(1_500)
             whole = room not in {"messages", "configuration", "devices", "window"} or look == "phone"
             name = f"{room}-{state}-{look}.jpg"
             page.screenshot(path=folder / name, full_page=whole and room != "messages", quality=80)
+            page.set_viewport_size(size)
         page.close()
 
 

@@ -1,14 +1,15 @@
 // One device: what it said last, its clock, and the course of each of its fields and of each window that it feeds.
 
 import { Course, RANGES, rangeChoice } from "./course.js";
-import { element, facts, show } from "./dom.js";
-import { count, duration, moment, signed } from "./format.js";
+import { element, facts, setText, show } from "./dom.js";
+import { count, duration, moment, plural, signed } from "./format.js";
 import { Poll } from "./live.js";
 import { messageItem } from "./message.js";
 import { ago, reading } from "./parts.js";
 
 const EVERY_MS = 2000;
 const MESSAGES = 5;
+const MOST_CHARTS = 24;
 
 export class DevicePage {
   constructor(name, node, page) {
@@ -18,8 +19,9 @@ export class DevicePage {
     this.windows = element("div", { class: "cards" });
     this.fields = element("div", { class: "cards" });
     this.messages = element("ol", { class: "messages" });
+    this.bound = element("p", { class: "quiet", hidden: true });
     this.noWindow = element("p", { class: "quiet", hidden: true }, "No window has this device as its key. Give a window key: \"{device}\" to see its results here.");
-    this.gone = element("p", { class: "notice warn", hidden: true }, "No device of this name has been heard since the gateway started.");
+    this.gone = element("p", { class: "notice warn", hidden: true }, "No device of this name is known.");
     node.replaceChildren(
       element("p", { class: "tools" }, element("a", { href: "/devices" }, "All devices"), element("label", {}, "Charts of ", rangeChoice((ms) => this.range(ms), this.spanMs))),
       element("h2", { id: "title" }, name), this.gone,
@@ -27,7 +29,7 @@ export class DevicePage {
         element("section", { class: "card", "aria-label": "Last values" }, element("h2", {}, "Last values"), this.values),
         element("section", { class: "card", "aria-label": "About it" }, element("h2", {}, "About it"), this.about)),
       element("h2", { class: "bare" }, "Results of windows"), this.noWindow, this.windows,
-      element("h2", { class: "bare" }, "Readings"), this.fields,
+      element("h2", { class: "bare" }, "Readings"), this.bound, this.fields,
       element("h2", { class: "bare" }, "Last messages"), element("section", { class: "card", "aria-label": "Last messages" }, this.messages));
     this.poll = new Poll(EVERY_MS, () => this.load());
   }
@@ -69,9 +71,18 @@ export class DevicePage {
     for (const { name } of device.windows) {
       this.draw(`window ${name}`, this.windows, { title: name, href: `/windows#${encodeURIComponent(name)}`, source: { window: name, key: [this.name] }, csv: csvOf });
     }
-    for (const { field, value } of device.values) {
-      if (typeof value === "number" || typeof value === "boolean") this.draw(`field ${field}`, this.fields, { title: field, source: { device: this.name, field } });
-    }
+    const numbers = [...new Set(device.values.filter(({ value }) => typeof value !== "string").map(({ field }) => field))];
+    for (const field of numbers.slice(0, MOST_CHARTS)) this.draw(`field ${field}`, this.fields, { title: field, source: { device: this.name, field } });
+    this.tellBounds(device, numbers.slice(MOST_CHARTS));
+  }
+
+  tellBounds({ left_out_values: leftOut, has_more_topics: hasMore }, fields) {
+    const said = [];
+    if (fields.length) said.push(`${MOST_CHARTS} fields are drawn; not drawn: ${fields.slice(0, 50).join(", ")}${fields.length > 50 ? " and more" : ""}.`);
+    if (leftOut) said.push(`${plural(leftOut, "value")} more are not shown.`);
+    if (hasMore) said.push("It has more topics than are kept for this page.");
+    setText(this.bound, said.join(" "));
+    this.bound.hidden = !said.length;
   }
 
   /** Again only when another one has come: one that is being read stays. */

@@ -97,7 +97,7 @@ export class Devices {
   }
 }
 
-const whyNone = (known) => (known ? "None of them fits." : "No device has been heard since the gateway started.");
+const whyNone = (known) => (known ? "None of them fits." : "No device has been heard yet.");
 
 function cells(device, now) {
   const more = device.more_values ? ` and ${device.more_values} more` : "";

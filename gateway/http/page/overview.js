@@ -113,10 +113,10 @@ export class Overview {
   }
 
   showDevices(devices, now) {
-    setText(this.known, devices.known ? `${count(devices.known)} heard since the start:` : "");
+    setText(this.known, devices.known ? `${count(devices.known)} known:` : "");
     const troubles = [devices.silent, devices.wrong_clock, devices.unreadable, devices.silent_count, devices.wrong_clock_count, devices.unreadable_count];
     show(this.devices, [devices.known > 0, troubles, devices.silent_count ? Math.floor(now / 10_000) : 0], () => {
-      if (!devices.known) return element("p", { class: "quiet" }, "No device has been heard since the gateway started.");
+      if (!devices.known) return element("p", { class: "quiet" }, "No device has been heard yet.");
       const made = troubledDevices(devices, now);
       return made.length ? made : element("p", {}, "All devices report as often as usual, and their clocks are right.");
     });

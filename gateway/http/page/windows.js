@@ -106,7 +106,7 @@ class Card {
     const { results, found } = await this.page.ask(`/api/windows/keys?window=${encodeURIComponent(window.name)}&limit=${LINES}`);
     const keys = results.map((result) => result.key);
     if (!keys.length) {
-      this.course.tell("No results lately but alerts.");
+      this.course.tell("None of the last results is of this window. What it raised is in the room Alarms.");
       return;
     }
     if (JSON.stringify(keys) !== JSON.stringify(this.course.source.key)) this.course.compare(keys);
