@@ -146,7 +146,7 @@ def main() -> None:
             take(browser, address, given.folder, "outage", ("overview", "buffer", "devices"))
             # So that the drain can be seen: a slow line.
             gateway.stop()
-            config.write_text(settings.replace("cloud:\n", "cloud:\n  bandwidth: 4KiB/s\n"))
+            config.write_text(settings.replace("cloud:\n", "cloud:\n  bandwidth: 40KiB/s\n"))
             cloud.start()
             gateway.start()
             wait_until(lambda: gateway.get("/readyz") is not None, "the restart")

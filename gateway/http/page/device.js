@@ -13,7 +13,7 @@ const MOST_CHARTS = 24;
 
 export class DevicePage {
   constructor(name, node, page) {
-    Object.assign(this, { name, page, courses: new Map(), spanMs: RANGES[1][1] }); // courses by kind and name
+    Object.assign(this, { name, node, page, courses: new Map(), spanMs: RANGES[1][1] }); // courses by kind and name
     this.values = element("div");
     this.about = element("div");
     this.windows = element("div", { class: "cards" });
@@ -45,10 +45,12 @@ export class DevicePage {
       device = await this.page.ask(`/api/devices/one?name=${encodeURIComponent(this.name)}`);
     } catch {
       this.gone.hidden = this.values.hasChildNodes();
+      this.node.classList.toggle("gone", !this.gone.hidden);
       return;
     }
     if (this.poll?.closed) return;
     this.gone.hidden = true;
+    this.node.classList.remove("gone");
     const now = device.time_ms;
     const beat = Math.floor(now / EVERY_MS);
     show(this.values, [device.values, beat], () => (device.values.length

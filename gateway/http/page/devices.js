@@ -73,6 +73,7 @@ export class Devices {
     this.before.disabled = this.offset === 0;
     this.after.disabled = last >= answer.found;
     this.turns.hidden = answer.found <= LISTED;
+    this.table.hidden = !answer.found;
     show(this.table, [answer.devices, this.order, Math.floor(answer.time_ms / 5000)], () => this.rows(answer));
   }
 

@@ -66,7 +66,9 @@ function enter(focus) {
     byId("room").replaceChildren();
     room = new ROOMS[wanted](byId("room"), page);
     for (const link of byId("rooms").children) link.toggleAttribute("aria-current", link.pathname === wanted);
-    byId("rooms").querySelector("[aria-current]")?.setAttribute("aria-current", "page");
+    const current = byId("rooms").querySelector("[aria-current]");
+    current.setAttribute("aria-current", "page");
+    byId("rooms").scrollLeft = current.offsetLeft - byId("rooms").offsetLeft - 60; // where the rooms do not fit
     if (live.state) room.show?.(live.state);
     scrollTo(0, 0);
     if (focus) byId("main").focus({ preventScroll: true });

@@ -31,10 +31,10 @@ export class Overview {
         element("div", { class: "keys" }, element("span", {}, element("i", { class: "dot c1", "aria-hidden": "true" }), "taken in"), this.toCloud)),
       element("div", { class: "column" },
         card("Devices", { id: "devices", note: element("p", { class: "quiet" }, this.known, " ", way("/devices", "all devices")) }, this.devices),
-        card("Windows", { id: "windows", note: element("p", { class: "quiet" }, way("/windows", "all windows")) }, this.windows)),
+        card("Windows", { id: "windows", note: element("p", { class: "quiet" }, way("/windows", "all windows")) }, this.windows),
+        card("Buffer", { id: "buffer", note: element("p", { class: "quiet" }, way("/buffer", "buffer and cloud")) }, this.forecast)),
       element("div", { class: "column" },
         card("Alarms", { id: "alarms", note: element("p", { class: "quiet" }, way("/alarms", "all alarms")) }, this.alarms, this.alerts),
-        card("Buffer", { id: "buffer", note: element("p", { class: "quiet" }, way("/buffer", "buffer and cloud")) }, this.forecast),
         card("Connections", { id: "links" }, this.links)));
   }
 

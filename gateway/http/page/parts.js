@@ -11,7 +11,7 @@ export const way = (href, text) => element("a", { href }, text);
 
 export const deviceLink = (name) => element("a", { href: `/devices#${encodeURIComponent(name)}` }, name);
 
-export const ago = (now, ms) => `${duration(Math.round(Math.max(now - ms, 0) / 1000))} ago`;
+export const ago = (now, ms) => (now - ms < 1000 ? "now" : `${duration(Math.round((now - ms) / 1000))} ago`);
 
 /** A value as a device sent it, with its unit. */
 export const reading = (value, unit) => `${typeof value === "number" ? measure(value) : String(value ?? "–")}${unit ? ` ${unit}` : ""}`;
