@@ -58,7 +58,9 @@ test-long: $(READY) ## Run the long forms of the proofs: more crashes, more even
 
 # Into folders of their own: pysparkplug needs an older paho than the gateway. Tests skip what does not install.
 .PHONY: edge-nodes
-edge-nodes: $(READY) ## Install real Sparkplug B edge nodes for the tests: sparkplug-client (npm), pysparkplug
+edge-nodes: $(READY) ## Install real Sparkplug B edge nodes for the tests: sparkplug-client (npm), pysparkplug; JSONata
+	@test -d build/edge-nodes/node_modules/jsonata || ! command -v npm >/dev/null || \
+		npm install --silent --no-fund --no-audit --prefix build/edge-nodes jsonata@2
 	@test -d build/edge-nodes/node_modules/sparkplug-client || ! command -v npm >/dev/null || \
 		npm install --silent --no-fund --no-audit --prefix build/edge-nodes sparkplug-client@3
 	@test -x build/edge-nodes/venv/bin/python || $(BIN)/python -m venv build/edge-nodes/venv
@@ -148,7 +150,7 @@ compose-scale: compose-build ## Instead of compose-up: two gateways that share t
 lock: $(READY) ## Write docker/requirements.lock anew: the newest versions of what the image holds, with hashes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-		$(addprefix --extra ,cbor sparkplug postgres proxy evidence) -o docker/requirements.lock pyproject.toml
+		$(addprefix --extra ,cbor sparkplug postgres proxy evidence notify) -o docker/requirements.lock pyproject.toml
 
 .PHONY: sbom
 sbom: ## Write the bill of materials of the image's packages (build/sbom.json, CycloneDX)
