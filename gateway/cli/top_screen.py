@@ -42,7 +42,7 @@ class Top:
         state, width = self._state, options.max_width
         room = max((options.height or console.height) - _FIXED_ROWS, 6)
         yield _title(state["gateway"], self._problem, width)
-        for problem in state["gateway"]["problems"][:2]:
+        for problem in [*state["gateway"]["problems"][:2], *state.get("unmatched", [])[:1]]:
             yield Text(f"! {problem}", style="yellow", no_wrap=True, overflow="ellipsis")
         yield Text()
         yield _numbers(state)

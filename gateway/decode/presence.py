@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import NamedTuple
 
 from gateway.core.events import FieldValue, Sample
@@ -142,6 +143,12 @@ class Presence:
         """Return a device's last readings by topic."""
         heard = self._devices.get(name)
         return {} if heard is None else dict(heard.sources)
+
+    def newest_sources(self, most: int) -> Iterator[tuple[str, LastReading]]:
+        """Yield topics with their last readings, those of the newest devices first; for the writer's
+        thread."""
+        found = chain.from_iterable(heard.sources.items() for heard in reversed(self._devices.values()))
+        return islice(found, most)
 
     def devices(self, now_ms: int) -> list[Device]:
         """Return all devices, the one heard longest ago first."""

@@ -35,6 +35,10 @@ MAX_METRICS = 500_000
 """Some 150 bytes each. A plant's edge node has some hundred to some thousand."""
 
 MAX_ASKED = 10_000
+
+MAX_NAMED = 100
+"""Metrics that are data sets or templates: further ones are counted, and not named."""
+
 _SEQUENCE = 256
 _NODE_LEVELS = 4
 
@@ -138,6 +142,8 @@ class EdgeNodes:
         self._wanted: dict[str, str] = {}
         self._asked: dict[str, _Request] = {}
         self._changed: dict[tuple[str, str | None], None] = {}
+        self._structured: dict[str, None] = {}
+        self._structured_told = 0
 
     @property
     def online(self) -> int:
@@ -169,7 +175,15 @@ class EdgeNodes:
         for metric in document["metrics"]:
             if type(metric["value"]) is dict:
                 self.counts["data_sets" if "rows" in metric["value"] else "templates"] += 1
+                if len(self._structured) < MAX_NAMED:
+                    self._structured["/".join([node, *levels[4:], str(metric.get("name"))])] = None
         return document
+
+    def newly_structured(self) -> list[str]:
+        """The metrics that turned out to be data sets or templates since the last call, each once."""
+        found = list(self._structured)[self._structured_told :]
+        self._structured_told += len(found)
+        return found
 
     def rebirths(self, monotonic_ms: int) -> dict[str, str]:
         """The nodes to ask for a birth now, each with the reason; less and less often until it is born."""

@@ -216,6 +216,11 @@ class GatewayCollector(Collector):
             for labels, count in list(source.items()):
                 family.add_metric(list(labels), count)
             yield family
+        yield GaugeMetricFamily(
+            "gateway_unmatched_names",
+            "Fields and parts of keys in the configuration that no message has; log, page and top name them.",
+            value=len(self._status.unmatched),
+        )
 
     def _alarms(self) -> Iterator[Metric]:
         rows = self._status.alarms

@@ -51,6 +51,15 @@ class Announcements:
             message = f"{len(found)} edge nodes are asked for a new birth certificate ({some})"
             self._alert(store, "sparkplug", message, {})
 
+    def structured(self, found: Sequence[str]) -> None:
+        """Log Sparkplug metrics that are data sets or templates."""
+        if found:
+            log.warning(
+                "Sparkplug metrics that are data sets or templates have no single value: %s; a field can "
+                "name a part of them, such as value.rpm",
+                _some(found, len(found)),
+            )
+
     def failed(self, store: Store) -> None:
         """Events that became FAILED since the last time; the file knows how many were announced."""
         failed, announced = store.counts["status", Status.FAILED.name], store.meta_int(FAILED_ANNOUNCED)

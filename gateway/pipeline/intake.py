@@ -26,6 +26,7 @@ from gateway.pipeline.checkpointer import Checkpointer
 from gateway.pipeline.freshness import judge_age, out_of_windows
 from gateway.pipeline.results import WindowResults
 from gateway.pipeline.topic_plans import TopicPlan, TopicPlans
+from gateway.pipeline.unmatched import Example
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.normalize import skew_kinds
 from gateway.windows.emission import MANY
@@ -59,6 +60,8 @@ class Intake:
         """(route, reason) of payloads that could not be decoded, since the start."""
         self.misses: Counter[tuple[str, str]] = Counter()
         """(route, field) of fields that were not there, since the start."""
+        self.examples: dict[str, Example] = {}
+        """By route, the last message in which a field was not there."""
         self.oddities: Counter[tuple[str, str]] = Counter()
         """(route, what) of readings that `where` filtered, and of payloads that were odd, since the start."""
         self.repeated = 0
@@ -201,6 +204,8 @@ class Intake:
             self.take_results(store, rows, chunks)
         for field in misses:
             self.misses[route, field] += 1
+        if misses and len(payload) <= _SHOWN_BYTES:
+            self.examples[route] = Example(topic, payload, arrival_ms)
 
     def _take_in_one(
         self, plan: TopicPlan, route: Route, message: Message, doubt: int, store: Store, rows: list[NewRow]
@@ -251,7 +256,7 @@ class Intake:
             chunks = windows.process_bound(bound, decoded.samples, message.arrival_ms)
             self.take_results(store, rows, chunks)
         if decoded.misses or decoded.filtered or decoded.notes or flags & _OLD:
-            self._count_oddities(spec.name, decoded)
+            self._count_oddities(spec.name, message, decoded)
         return ""
 
     def _number_of(self, store: Store, topic: str) -> int:
@@ -265,11 +270,13 @@ class Intake:
         if decoded.samples and len(message.payload) <= _SHOWN_BYTES:
             self.presence.note_reading(name, message.topic, route, decoded.samples[-1])
 
-    def _count_oddities(self, route: str, decoded: Decoded) -> None:
+    def _count_oddities(self, route: str, message: Message, decoded: Decoded) -> None:
         if decoded.flags & _OLD:
             self.oddities[route, "old"] += 1
         for field in decoded.misses:
             self.misses[route, field] += 1
+        if decoded.misses and len(message.payload) <= _SHOWN_BYTES:
+            self.examples[route] = Example(message.topic, message.payload, message.arrival_ms)
         if decoded.filtered:
             self.oddities[route, "filtered"] += decoded.filtered
         for note in decoded.notes:

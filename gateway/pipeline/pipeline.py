@@ -40,6 +40,7 @@ from gateway.pipeline.intake import Intake
 from gateway.pipeline.pending_time_queue import PendingTimeQueue
 from gateway.pipeline.results import WindowResults
 from gateway.pipeline.stored_history import derived_ids, raw_messages, rebuild, replay_one
+from gateway.pipeline.unmatched import UnmatchedNames
 from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.hold import Hold, never
 from gateway.timekeeping.jumps import StepWatch
@@ -122,6 +123,7 @@ class Pipeline:
         self._seen_id = -1
         self._has_ticked = False
         self._announcements = Announcements(self.alert)
+        self.unmatched = UnmatchedNames()
 
     @property
     def windows(self) -> WindowEngine:
@@ -158,6 +160,7 @@ class Pipeline:
         self._keep_drain_target(store, now_ms)
         self.disk_guard.run(store, now_ms, self.checkpointer.included_id)
         seen_id, self._seen_id = self._seen_id, store.last_id()
+        self._look_for_unmatched_names()
         self.awaits_time = (
             self._seen_id != seen_id
             or self.windows.awaits_time
@@ -225,6 +228,19 @@ class Pipeline:
         self.rebirths.update(rebirths)
         first = {node: why for node, why in rebirths.items() if self.intake.edge_nodes.first_asked(node)}
         self._announcements.rebirths(store, first)
+        self._announcements.structured(self.intake.edge_nodes.newly_structured())
+
+    def _look_for_unmatched_names(self) -> None:
+        intake, windows = self.intake, self.windows
+        self.unmatched.look(
+            round(self._clock.monotonic_s() * 1000),
+            intake.routes,
+            [operator.spec for operator in windows.operators.values()],
+            windows.counters,
+            intake.misses,
+            intake.examples,
+            intake.presence,
+        )
 
     def _keep_drain_target(self, store: Store, now_ms: int) -> None:
         if self._downsampling is None:

@@ -202,6 +202,11 @@ class GatewayStatus:
         return self.pipeline.intake.misses
 
     @property
+    def unmatched(self) -> tuple[str, ...]:
+        """A sentence for each name in the configuration that no message has."""
+        return self.pipeline.unmatched.told
+
+    @property
     def oddities(self) -> Mapping[tuple[str, str], int]:
         """Filtered readings and odd payloads since the start, by (route, what)."""
         return self.pipeline.intake.oddities

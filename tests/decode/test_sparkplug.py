@@ -273,7 +273,11 @@ def test_data_sets_and_templates_are_counted_and_no_value() -> None:
         {"name": "Motor"},
     ]
     assert decoded.misses == ("value",)
-    assert (table.edge_nodes.counts["data_sets"], table.edge_nodes.counts["templates"]) == (1, 1)
+    nodes = table.edge_nodes
+    assert (nodes.counts["data_sets"], nodes.counts["templates"]) == (1, 1)
+    assert nodes.newly_structured() == ["plant/edge/batches", "plant/edge/motor"]
+    route.decode(NODE.format("NDATA"), levels, grouped(), EPOCH_MS)
+    assert (nodes.counts["templates"], nodes.newly_structured()) == (2, [])
 
 
 def test_a_field_may_name_a_part_of_a_data_set_or_a_template() -> None:

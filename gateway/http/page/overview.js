@@ -3,7 +3,7 @@
 import { alertItem } from "./alerts.js";
 import { Chart } from "./charts.js";
 import { element, setText, show } from "./dom.js";
-import { count, measure, moment, plural, rate } from "./format.js";
+import { count, measure, moment, plural, rate, sentence } from "./format.js";
 import { card, courseOf, linksTable, troubledDevices, way } from "./parts.js";
 import { withBreaks } from "./series.js";
 
@@ -122,8 +122,8 @@ export class Overview {
     });
   }
 
-  showWindows({ windows, buffer }) {
-    const said = [];
+  showWindows({ windows, buffer, unmatched }) {
+    const said = unmatched.map(sentence);
     if (!windows.configured) said.push("No windows are configured.");
     else {
       said.push(`${plural(windows.configured, "window")} ${windows.configured === 1 ? "has" : "have"} given ${plural(windows.emitted, "result")}.`);
