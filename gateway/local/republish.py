@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from gateway.wire.standing import Standing, standing, superseded
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT = 100
+IN_FLIGHT = 100  # a subscriber's queue in a stock Mosquitto has room for 1000
 CHUNK = 200
 SAVE_EVERY = 500
 MAX_COMMANDS = 1000
@@ -84,8 +85,10 @@ class Republish(Session):
         self._newest = Newest(lambda streams: self._opened().newest_of(streams))
         self._cursor = republished_id  # the last id that was handed to the broker
         self._settled = self._saved = republished_id
+        self._sent = republished_id  # the last id of which a message went to the broker
         self._waiting: deque[_Waiting] = deque()  # of at most CHUNK events
         self._in_flight: OrderedDict[int, int] = OrderedDict()  # packet id → buffer id
+        self._single: set[int] = set()  # packet ids in flight of what did not go in bulk
         self._reader: Reader | None = None
         self._link: Link | None = None
         self._news = True
@@ -167,13 +170,19 @@ class Republish(Session):
                 _announce(link, stale)
 
     def published(self, link: Link, packet_id: int, reason_code: int) -> None:
-        buffer_id = self._in_flight.pop(packet_id, None)
-        if buffer_id is None:
+        self.published_many(link, (packet_id,), reason_code)
+
+    def published_many(self, link: Link, packet_ids: Sequence[int], reason_code: int) -> None:
+        in_flight = self._in_flight
+        answered = [in_flight.pop(packet_id) for packet_id in packet_ids if packet_id in in_flight]
+        if not answered:
             return
+        self._single.difference_update(packet_ids)
         if reason_code >= 0x80:
-            log.warning("the local broker refused an aggregate: reason code 0x%02x", reason_code)
-        oldest = next(iter(self._in_flight.values()), None)
-        self._settled = buffer_id if oldest is None else max(self._settled, oldest - 1)
+            log.warning("the local broker refused %d results: reason code 0x%02x", len(answered), reason_code)
+        oldest = next(iter(in_flight.values()), None)
+        # Answers to messages sent in bulk may overtake those to others.
+        self._settled = self._sent if oldest is None else max(self._settled, oldest - 1)
         # An alarm says each change once: that it is published is known as soon as it is.
         if self._settled - self._saved >= SAVE_EVERY or self._saved < self._alarm_id <= self._settled:
             self._save()
@@ -182,6 +191,7 @@ class Republish(Session):
         """Put messages without an acknowledgement back, to publish them again."""
         self._cursor = self._settled
         self._in_flight.clear()
+        self._single.clear()
         self._waiting.clear()
         self._commands.clear()
         self._notices.clear()
@@ -205,8 +215,8 @@ class Republish(Session):
         self._work_for_home_assistant(link)
         if not self._waiting and self._news:
             self._load()
-        while self._waiting and len(self._in_flight) < IN_FLIGHT and not link.congested:
-            self._publish(link, self._waiting.popleft())
+        while self._waiting and not link.congested and self._publish_next(link):
+            pass
         return 1.0 if not self._news else 0.05
 
     def _work_for_home_assistant(self, link: Link) -> None:
@@ -223,6 +233,34 @@ class Republish(Session):
         if self._reader is not None:
             self._reader.close()
 
+    def _publish_next(self, link: Link) -> bool:
+        """Publish what comes next; False where nothing more may be in flight. In bulk as far as that goes,
+        but not before those that went by themselves are answered: it would overtake them."""
+        room = min(IN_FLIGHT, link.bulk_maximum or IN_FLIGHT) - len(self._in_flight)
+        if room <= 0:
+            return False
+        run = self._next_run(room) if link.bulk_maximum and not self._single else []
+        if run:
+            ids, topics, payloads = zip(*run, strict=True)
+            packet_ids, _ = link.publish_many(topics, payloads, [b""] * len(run))
+            self._in_flight.update(zip(packet_ids, ids, strict=False))
+            for _ in packet_ids:
+                self._sent = self._waiting.popleft().buffer_id
+            if len(packet_ids) == len(run):
+                return True
+        self._publish(link, self._waiting.popleft())
+        return True
+
+    def _next_run(self, most: int) -> list[tuple[int, str, bytes]]:
+        """The next messages (event, topic, payload), up to one that is retained or for Home Assistant."""
+        run: list[tuple[int, str, bytes]] = []
+        for buffer_id, topic, payload, stream, stands in islice(self._waiting, most):
+            if self._retained(topic) or (self._discovery is not None and self._discovery.shows(topic)):
+                break
+            is_old = stands is not None and self._newest.is_superseded(stream, stands)
+            run.append((buffer_id, topic, superseded(payload) if is_old else payload))
+        return run
+
     def _publish(self, link: Link, waiting: _Waiting) -> None:
         buffer_id, topic, payload, stream, stands = waiting
         retain = self._retained(topic)
@@ -233,7 +271,8 @@ class Republish(Session):
             for message in [alarm] if alarm else self._discovery.result(topic, payload, time.monotonic()):
                 _announce(link, message)
         packet_id = link.publish(topic, payload, qos=1, retain=retain)
-        self._in_flight[packet_id] = buffer_id
+        self._in_flight[packet_id] = self._sent = buffer_id
+        self._single.add(packet_id)
 
     def _opened(self) -> Reader:
         if self._reader is None:

@@ -134,6 +134,10 @@ class Discovery:
         """Return everything that was announced: Home Assistant has started."""
         return [DiscoveryMessage(*each) for each in self._announced.items()]
 
+    def shows(self, topic: str) -> bool:
+        """Return True if `result` or `alarm` may have something for this topic."""
+        return topic.startswith((*self._windows, *self._alarms))
+
     def result(self, topic: str, payload: bytes, now_s: float) -> list[DiscoveryMessage]:
         """Return what to publish of an aggregate that is the newest of its key: the state of its sensors,
         behind announcements that are new."""
