@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,10 @@ import typer
 from gateway.cli.settings import DEFAULT_CONFIG
 from gateway.config import Config, json_schema, load_config, warnings_of
 from gateway.config.cloud_presets import preset_lines
-from gateway.config.document import Problem
+from gateway.config.document import Problem, read_document
+from gateway.config.earlier_versions import EarlierVersion, earlier_version, version_names
 from gateway.config.models import Cloud
+from gateway.config.problems import describe
 from gateway.core.errors import BrokerError, ConfigError, ConfigFileError, PluginError
 from gateway.core.units import format_bytes, format_duration
 from gateway.local.subscriptions import MEMORY_FILE, Memory, session_name
@@ -33,12 +36,25 @@ Samples = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
+ForVersion = Annotated[
+    str | None,
+    typer.Option(
+        "--for-version", help="Also judge the file for a released version, before going back to it: 0.1.0."
+    ),
+]
+
+
 def check(
-    config: ConfigPath = None, schema: Schema = False, against: Samples = None, as_json: AsJson = False
+    config: ConfigPath = None,
+    schema: Schema = False,
+    against: Samples = None,
+    for_version: ForVersion = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a configuration file: every problem at once, each with its line.
 
-    With --against it also tells which fields and parts of keys none of the recorded messages has.
+    With --against it also tells which fields and parts of keys none of the recorded messages has. With
+    --for-version it names what an earlier version does not know, and what the buffer needs for it.
 
     Exits with 0 when it is valid, 1 when it has problems, 2 when it cannot be read.
     """
@@ -58,10 +74,49 @@ def check(
     except ConfigError as exc:
         _report(exc, as_json)
         raise typer.Exit(1) from exc
+    if for_version is not None:
+        _judge_for(for_version, config, checked, as_json=as_json)
+        return
     if against is not None:
         _show_samples(checked, against, as_json=as_json)
         return
     typer.echo(_as_json(checked) if as_json else "\n".join(summary(checked)))
+
+
+def _judge_for(name: str, path: Path, config: Config, *, as_json: bool) -> None:
+    """Say what an earlier version does not know of a sound file. Exits with 1 when there is something."""
+    version = earlier_version(name)
+    if version is None:
+        known = ", ".join(version_names())
+        told = f"version {name} is not known here, only {known}; a newer one checks the file itself"
+        raise typer.BadParameter(told, param_hint="--for-version")
+    document = read_document(path.read_text(encoding="utf-8-sig"), os.environ)
+    shipped = set(find_plugins(None))
+    own = frozenset(set(find_plugins(config.plugins.directory)) - shipped)
+    problems = [describe(document, one, str(path)) for one in version.problems(document.data, own)]
+    buffer = _buffer_for(version, config.gateway.buffer_path)
+    if as_json:
+        facts = {"ok": not problems, "version": name, "problems": problems, "buffer": buffer}
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        typer.echo("\n".join([*problems, buffer]))
+        if not problems:
+            typer.echo(f"{config.gateway.id}: version {name} can use this configuration")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _buffer_for(version: EarlierVersion, path: Path) -> str:
+    """Say what the buffer needs before that version can open it."""
+    from gateway.buffer.migration import SCHEMA_VERSION, copy_path  # noqa: PLC0415 - loads the database
+
+    if version.buffer_schema == SCHEMA_VERSION or not path.exists():
+        return f"buffer: version {version.name} can use it as it is"
+    copy = copy_path(path, version.buffer_schema)
+    why = f"version {version.name} has buffers of version {version.buffer_schema}, this is {SCHEMA_VERSION}"
+    if copy.exists():
+        return f"buffer: {why}; put {copy} in its place (docs/operations.md#upgrade)"
+    return f"buffer: {why}, and no copy of it is here: let it drain, move it away, and start with a new one"
 
 
 def _show_samples(config: Config, samples: Path, *, as_json: bool) -> None:
