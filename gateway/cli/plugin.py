@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ Folder = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DEFAULT_FOLDER = Path("plugins")
+_COLUMNS = 80
 
 TEMPLATE = '''"""{name}: what it computes, in one sentence."""
 
@@ -142,8 +144,10 @@ def list_plugins(plugins: Folder = DEFAULT_FOLDER, as_json: AsJson = False) -> N
     width = max((len(shown.name) for shown in everything), default=0)
     for shown in everything:
         kind = "" if isinstance(shown, FoundPlugin) else f"{_kind(shown)}: "
-        typer.echo(f"{shown.name:{width}}  {kind}{shown.summary}")
-        typer.echo(f"{'':{width}}  {shown.origin}")
+        indent = " " * (width + 2)
+        text = textwrap.fill(kind + shown.summary, _COLUMNS, initial_indent=indent, subsequent_indent=indent)
+        typer.echo(f"{shown.name:{width}}  {text.lstrip()}")
+        typer.echo(f"{indent}{shown.origin}")
 
 
 def _kind(found: FoundDecoder | FoundEncoder) -> str:

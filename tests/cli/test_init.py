@@ -66,7 +66,7 @@ def test_what_is_heard_becomes_a_configuration_with_charts_and_alarms(
 ) -> None:
     port = mosquitto().port
     with traffic(port):
-        done = init(tmp_path, "--url", f"mqtt://127.0.0.1:{port}", "--for", "2s", "--id", "hall")
+        done = init(tmp_path, "--url", f"mqtt://127.0.0.1:{port}", "--for", "1s", "--id", "hall")
         assert done.returncode == 0, done.stderr
         text = (tmp_path / "gateway.yaml").read_text()
         assert {route["preset"] for route in yaml.safe_load(text)["routes"]} == {*PRESETS}
@@ -78,6 +78,17 @@ def test_what_is_heard_becomes_a_configuration_with_charts_and_alarms(
                 catch_exceptions=False,
             )
         assert (tmp_path / "gateway.yaml").read_text() == text
+
+
+@pytest.mark.slow
+def test_a_gateway_reads_its_devices_with_the_configuration_that_was_written(
+    mosquitto: MosquittoFactory, tmp_path: Path
+) -> None:
+    port = mosquitto().port
+    with traffic(port):
+        done = init(tmp_path, "--url", f"mqtt://127.0.0.1:{port}", "--for", "2s")
+        assert done.returncode == 0, done.stderr
+        text = (tmp_path / "gateway.yaml").read_text()
         settings = yaml.safe_load(text) | {"http": {"listen": f"127.0.0.1:{free_port()}"}}
         (tmp_path / "gateway.yaml").write_text(yaml.safe_dump(settings))
         with GatewayProcess(tmp_path / "gateway.yaml") as gateway:

@@ -76,3 +76,10 @@ def test_another_window_is_refused_in_words(config: Path, window: str, complaint
     code, text = check(config, "-c", str(config), "--window", window)
     assert code == 2
     assert complaint in " ".join(text.replace("│", " ").split())
+
+
+def test_the_list_of_plugins_fits_80_columns() -> None:
+    done = CliRunner().invoke(app, ["plugin", "list"])
+    lines = [line for line in done.output.splitlines() if not line.strip().startswith("/")]
+    assert any("time_weighted" in line for line in lines)
+    assert max(map(len, lines)) <= 80
