@@ -56,14 +56,15 @@ def _either(side: float | None, value: float | None) -> float:
 
 
 def with_holes(points: Iterable[Point], usual_ms: int | None, width_ms: int) -> list[Point]:
-    """Put a point without a value wherever the source was silent. `usual_ms` is the distance of two points on
-    a grid of time; None where they come as they like."""
+    """Put a point without a value wherever the source was silent. `usual_ms` is the least distance of two
+    points on a grid of time; None where they come as they like."""
     points = [*points]
+    steps = [after.time_ms - before.time_ms for before, after in pairwise(points)]
+    median_ms = median_low(steps) if steps else 0
     if usual_ms is None:
-        steps = [after.time_ms - before.time_ms for before, after in pairwise(points)]
-        longest_ms = max(SILENT_STEPS * (median_low(steps) if steps else 0), LEAST_SILENCE_MS)
-    else:
-        longest_ms = round(max(usual_ms, width_ms) * _GRID_SLACK)
+        longest_ms = max(SILENT_STEPS * median_ms, LEAST_SILENCE_MS)
+    else:  # a device that reports less often than windows end leaves some of them empty
+        longest_ms = round(max(usual_ms, median_ms) * _GRID_SLACK)
     longest_ms = max(longest_ms, round(width_ms * _GRID_SLACK))
     found = points[:1]
     for before, after in pairwise(points):

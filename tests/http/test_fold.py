@@ -34,6 +34,11 @@ def test_a_missing_result_of_a_grid_is_a_hole() -> None:
     assert values(with_holes(points, MINUTE, 0)) == [1, 2, 3, None, 6, 7]
 
 
+def test_a_device_slower_than_the_windows_is_not_silent_all_the_time() -> None:
+    points = [Point(n * MINUTE, n) for n in (0, 3, 6, 9, 15)]
+    assert values(with_holes(points, MINUTE, 0)) == [0, 3, 6, 9, None, 15]
+
+
 def test_a_device_that_reports_when_it_likes_is_silent_after_five_usual_intervals() -> None:
     points = [Point(at * 30_000, at) for at in (0, 1, 2, 3, 7, 13, 14)]
     assert values(with_holes(points, None, 0)) == [0, 1, 2, 3, 7, None, 13, 14]

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 _LONG_TASKS = """
 window.longTasks = [];
 new PerformanceObserver((list) => {

@@ -13,7 +13,7 @@ const MOST_BANDS = 3; // more of them hide each other
 
 /** A choice of range; `chosen` is called with ms. */
 export function rangeChoice(chosen, first = RANGES[1][1]) {
-  const select = element("select", { id: "range" }, ...RANGES.map(([text, ms]) => element("option", { value: ms, selected: ms === first }, text)));
+  const select = element("select", {}, ...RANGES.map(([text, ms]) => element("option", { value: ms, selected: ms === first }, text)));
   select.addEventListener("change", () => chosen(Number(select.value)));
   return select;
 }

@@ -40,7 +40,7 @@ function backpressureCard(told) {
   const kept = told.sample_rate < 1 ? ` Routes that allow it keep ${share(told.sample_rate)} of their messages.` : "";
   return {
     pill,
-    lead: say(told) + kept + (why && ` Too much: ${why}.`),
+    lead: say(told) + kept + (why && told.action !== "NONE" ? ` Too much: ${why}.` : ""),
     pairs: LOADS.map(([key, text, read]) => [text, read(told.load[key])]),
   };
 }
