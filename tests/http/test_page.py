@@ -315,6 +315,7 @@ def test_a_device_is_found_its_chart_read_an_alarm_acknowledged(chromium: Browse
 
         watched.go("Alarms")
         page.get_by_label("Your name").fill("anna")
+        expect(page.locator(".alarms").get_by_role("link", name="hall-7")).to_be_visible()
         page.get_by_role("button", name="Chart of too_high hall-7").click()
         expect(page.locator(".alarms canvas")).to_be_visible()
         page.get_by_role("button", name="Acknowledge too_high hall-7").click()

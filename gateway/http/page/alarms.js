@@ -16,7 +16,7 @@ export class Alarms {
   title = "Alarms";
 
   constructor(place, page) {
-    Object.assign(this, { page, rows: new Map(), windows: [] });
+    Object.assign(this, { page, rows: new Map(), windows: null });
     this.state = element("select", {}, ...STATES.map(([value, text]) => element("option", { value }, text)));
     this.search = element("input", { type: "search", autocomplete: "off", placeholder: "window or key" });
     this.by = element("input", { type: "text", autocomplete: "name", placeholder: "who you are", value: localStorage.getItem("by") ?? "" });
@@ -34,12 +34,12 @@ export class Alarms {
     place.append(
       card("Alarms", { id: "alarms", wide: true }, choice, this.problem, this.list),
       card("Alerts", { id: "alerts", wide: true, note: element("p", { class: "quiet" }, "as they came, newest first") }, this.alerts));
-    this.page.ask("/api/windows").then((windows) => { this.windows = windows; });
     this.poll = new Poll(EVERY_MS, () => this.load());
   }
 
   async load() {
     const query = new URLSearchParams({ state: this.state.value, search: this.search.value });
+    this.windows ??= await this.page.ask("/api/windows");
     const [told, alerts] = await Promise.all([this.page.ask(`/api/alarms?${query}`), this.page.ask("/api/alerts")]);
     if (query.get("state") !== this.state.value || this.poll?.closed) return;
     this.showAlarms(told);
