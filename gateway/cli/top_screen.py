@@ -41,6 +41,8 @@ class Top:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         state, width = self._state, options.max_width
         room = max((options.height or console.height) - _FIXED_ROWS, 6)
+        alarms = [*_alarms(state.get("alarms") or {"on": [], "counts": {}}, max(room // 4, 1))]
+        room = max(room - len(alarms), 6)
         yield _title(state["gateway"], self._problem, width)
         for problem in [*state["gateway"]["problems"][:2], *state.get("unmatched", [])[:1]]:
             yield Text(f"! {problem}", style="yellow", no_wrap=True, overflow="ellipsis")
@@ -49,7 +51,7 @@ class Top:
         yield _course(state["buffer"])
         yield _links(state["links"])
         yield from _pressure(state.get("sections", {}))
-        yield from _alarms(state.get("alarms") or {"on": [], "counts": {}}, max(room // 4, 1))
+        yield from alarms
         yield Text()
         alerts = min(len(state["alerts"]), max(room // 2 - 2, 1))
         # What few alerts leave belongs to the windows, and what these leave to the devices.
@@ -183,18 +185,19 @@ def _troubles(devices: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield each["name"], f"{each['undecoded']:,} unreadable"
 
 
-def _alarms(alarms: dict[str, Any], rows: int) -> RenderResult:
-    """Yield the alarms that are on, the urgent ones first."""
-    for alarm in alarms["on"][:rows]:
+def _alarms(alarms: dict[str, Any], rows: int) -> Iterator[RenderableType]:
+    """Yield the alarms that are on, the urgent ones first, on at most `rows` lines."""
+    on = sum(alarms["counts"].get(state, 0) for state in ("active", "acknowledged"))
+    shown = rows if on <= rows else rows - 1
+    for alarm in alarms["on"][:shown]:
         where = " / ".join(filter(None, (alarm["window"], alarm["key"])))
         seen = f", seen by {alarm['acknowledged_by']}" if alarm["state"] == "acknowledged" else ""
         measured = _measured({alarm["value_name"] or "value": alarm["value"], "limit": alarm["limit"]})
         line = Text(no_wrap=True, overflow="ellipsis")
         line.append(f"alarm {where}", style="bold red" if not seen else "yellow")
         yield line.append(f"  since {_clock(alarm['since_ms'])}{seen}  {measured}", style="dim")
-    left = sum(alarms["counts"].get(state, 0) for state in ("active", "acknowledged")) - rows
-    if left > 0:
-        yield Text(f"and {left:,} more alarms: gateway alarms list", style="dim")
+    if on > shown:
+        yield Text(f"and {on - shown:,} more alarms: gateway alarms list", style="dim")
 
 
 def _alerts(alerts: Sequence[dict[str, Any]], rows: int) -> RenderResult:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,29 @@ def test_it_uses_the_height_and_scrolls_to_the_last_window() -> None:
     assert ("window_21" in shown(0), "window_29" in shown(0)) == (True, False)
     assert ("window_0 " in shown(99), "window_29" in shown(99)) == (False, True)
     assert "  hall-1  silent" in shown(0, windows=4).splitlines()
+
+
+def on(number: int, state_: str = "active") -> dict[str, Any]:
+    value = {"value": 31.25, "value_name": "mean", "limit": 30.0, "since_ms": 1_700_000_000_000}
+    return {"window": "hot", "key": f"tank{number}", "state": state_, "acknowledged_by": "anna", **value}
+
+
+def test_alarms_that_are_on_stand_above_the_windows() -> None:
+    alarms = {"counts": {"active": 1, "acknowledged": 1, "cleared": 5}, "on": [on(1), on(2, "acknowledged")]}
+    text = drawn(alarms=alarms)
+    assert re.search(r"alarm hot / tank1  since \d\d:\d\d:\d\d  mean 31.25, limit 30", text)
+    assert "seen by anna" in text
+    assert text.index("tank1") < text.index("tank2") < text.index("window_0")
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
+def test_many_alarms_leave_room_for_the_rest(width: int, height: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=height)
+    alarms = {"counts": {"active": 500, "acknowledged": 0, "cleared": 0}, "on": [on(n) for n in range(20)]}
+    with console.capture() as captured:
+        console.print(Top(state(alarms=alarms)))
+    assert len(captured.get().rstrip("\n").split("\n")) <= height
+    assert re.search(r"and 49\d more alarms: gateway alarms list", captured.get())
 
 
 def test_windows_are_sorted_by_what_was_chosen() -> None:
