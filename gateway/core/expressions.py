@@ -371,14 +371,22 @@ def _find_first(finders: list[Find]) -> Find:
     return find
 
 
+_CALCULATION = re.compile(r"[\w\]\")`]\s+[-+*/%]\s+[\w\"(`]|[*/]\s*`?\d")
+
+
+def _hint_for(text: str) -> str:
+    if _CALCULATION.search(text):
+        return (
+            "JMESPath does not calculate; write {from: t, scale: 0.1}, or {compute: t / 10} over other fields"
+        )
+    return 'a name with other characters than letters, digits and _ stands in quotes: "my-name".value'
+
+
 def _find_by_jmespath(text: str) -> Find:
     try:
         expression = jmespath.compile(text)
     except exceptions.JMESPathError as exc:
-        raise ConfigError(
-            f"{text!r} is not a JMESPath expression",
-            hint='a name with other characters than letters, digits and _ stands in quotes: "my-name".value',
-        ) from exc
+        raise ConfigError(f"{text!r} is not a JMESPath expression", hint=_hint_for(text)) from exc
     _check_calls(expression.parsed)
 
     def find(document: object, _levels: Mapping[str, str]) -> object:

@@ -17,6 +17,7 @@ from gateway.alarms.states import ON, AlarmEvent
 from gateway.buffer.repair.recovery import backup_path
 from gateway.buffer.retention.downsampling import REASON as DRAIN_TARGET
 from gateway.core.events import Kind, Status
+from gateway.decode.fields import FieldSpec
 from gateway.flow.capacity import Action
 from gateway.http.clock import clock_metrics
 from gateway.status.gateway_status import GatewayStatus
@@ -216,6 +217,7 @@ class GatewayCollector(Collector):
             for labels, count in list(source.items()):
                 family.add_metric(list(labels), count)
             yield family
+        yield self._field_units()
         yield GaugeMetricFamily(
             "gateway_unmatched_names",
             "Fields and parts of keys in the configuration that no message has; log, page and top name them.",
@@ -263,6 +265,18 @@ class GatewayCollector(Collector):
         for target in self._status.notify_targets:
             problems.add_metric([target.name], bool(target.problem))
         yield problems
+
+    def _field_units(self) -> Metric:
+        units = GaugeMetricFamily(
+            "gateway_field_unit",
+            "Units of fields, as their routes name them; always 1.",
+            labels=["route", "field", "unit"],
+        )
+        for route in self._status.pipeline.intake.routes.routes:
+            for name, field in route.spec.fields.items():
+                if isinstance(field, FieldSpec) and field.unit:
+                    units.add_metric([route.spec.name, name, field.unit], 1)
+        return units
 
     def _subscriptions(self) -> Iterator[Metric]:
         subscriptions = self._status.subscriptions

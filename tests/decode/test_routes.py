@@ -272,6 +272,8 @@ def test_a_time_outside_the_plausible_bounds_is_no_time(offset_ms: int, usable: 
         ("foo(@)", "no function foo"),
         ("length(a, b)", "takes 1 arguments, not 2"),
         ("[?a", "not a JMESPath"),
+        ("temp / `10`", "scale: 0.1"),
+        ("(a.b + c)*2", "compute"),
         ("{room}", "{device}"),
         ("", "not a JMESPath"),
     ],

@@ -141,10 +141,12 @@ def test_log_api_and_metrics_of_a_running_gateway_tell_it(
     tmp_path: Path, mosquitto: MosquittoFactory
 ) -> None:
     broker = mosquitto()
-    with GatewayProcess(gateway_config(tmp_path, broker.url)) as gateway:
+    route = {"name": "sensors", "topic": "sensors/{device}", "fields": {"v": {"from": "v", "unit": "kWh"}}}
+    with GatewayProcess(gateway_config(tmp_path, broker.url, routes=[route])) as gateway:
         gateway.wait_ready()
         publish(broker.port, [("sensors/a", json.dumps({"t": NOW_MS, "V": 4.5}))])
         wait_until(lambda: gateway.metric("gateway_unmatched_names") == 1, "the metric")
         (said,) = json.loads(gateway.get("/api/state") or "")["unmatched"]
-        assert said == "window minute: no message has v; did you mean V? what came: t, V"
+        assert said == "route sensors: no message has v; did you mean V? what came: t, V"
         assert gateway.log().count(said) == 1
+        assert gateway.metric('gateway_field_unit{field="v",route="sensors",unit="kWh"}') == 1
