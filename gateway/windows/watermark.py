@@ -84,10 +84,15 @@ class SharedClock:
     The heap holds each source that is not idle once, with an event time that it has reached; an entry is
     brought up to date only when it is on top, so that an event costs O(1) unless its source is the one
     that holds the watermark back.
+
+    Even then the watermark is not worked out before it is asked for, as long as it cannot reach a timer: it
+    is never ahead of the source on top. So `settled_ms`, which may be behind, judges what still has a timer
+    as the watermark itself does. Before anything else changes the heap, it is worked out.
     """
 
     def __init__(self, out_of_orderness_ms: int, idle_timeout: IdleTimeout | None) -> None:
-        self.wm_ms = NEVER
+        self.settled_ms = NEVER
+        """Watermark when it was last worked out."""
         self.next_due_ms = ENDLESS
         self.sources: dict[str, Source] = {}
         self.dirty_sources: list[Source] = []
@@ -102,6 +107,18 @@ class SharedClock:
         self._times: list[int] = []
         self._waiting: dict[int, set[str]] = {}
         self._handing_out_ms = NEVER
+        self._is_behind = False  # what is on top of the heap has moved on since
+
+    @property
+    def wm_ms(self) -> int:
+        """The watermark."""
+        if self._is_behind:
+            self._settle()
+        return self.settled_ms
+
+    @wm_ms.setter
+    def wm_ms(self, time_ms: int) -> None:
+        self.settled_ms = time_ms
 
     def source(self, name: str) -> Source:
         """The source of that name, made when it is new. It counts only once it is heard."""
@@ -131,6 +148,8 @@ class SharedClock:
         """Take an idle or a new source into the minimum. False when there are too many already."""
         if len(self._heap) >= MAX_SOURCES and not source.queued:
             return False
+        if self._is_behind:
+            self._settle()
         self.sources[source.name] = source
         source.idle = False
         self._last = None
@@ -145,9 +164,12 @@ class SharedClock:
         """The source's highest event time is now `time_ms`; the watermark follows if it was held by it."""
         source.max_ms = time_ms
         if self._heap[0][2] is source:
-            self._settle()
+            self._is_behind = True
+            if time_ms - self._lag_ms >= self.next_due_ms:
+                self._settle()
 
     def _settle(self) -> None:
+        self._is_behind = False
         heap = self._heap
         while heap:
             reached_ms, serial, source = heap[0]
@@ -157,7 +179,7 @@ class SharedClock:
             elif reached_ms != source.max_ms:
                 heapreplace(heap, (source.max_ms, serial, source))
             else:
-                self.wm_ms = max(self.wm_ms, reached_ms - self._lag_ms)
+                self.settled_ms = max(self.settled_ms, reached_ms - self._lag_ms)
                 return
 
     def resume(self, now_ms: int) -> None:
@@ -173,6 +195,8 @@ class SharedClock:
 
     def tick(self, now_ms: int) -> bool:
         """Find idle sources at a processing time; True when anything has changed."""
+        if self._is_behind:
+            self._settle()  # while those that hold it are not idle yet
         changed = self._find_idle(now_ms)
         if changed:
             self._settle()
@@ -214,6 +238,8 @@ class SharedClock:
         if waiting is not None:
             waiting.add(key)
         elif time_ms != self._handing_out_ms:  # else it is read back because of this very timer
+            if self._is_behind:
+                self._settle()
             self._waiting[time_ms] = {key}
             heappush(self._times, time_ms)
             self.next_due_ms = self._times[0]
@@ -252,6 +278,11 @@ class KeyClock:
         self.next_due_ms = ENDLESS
         self._lag_ms = out_of_orderness_ms
         self._times: list[int] = []
+
+    @property
+    def settled_ms(self) -> int:
+        """The watermark: it is always worked out at once."""
+        return self.wm_ms
 
     def observe(self, source: object, time_ms: int) -> None:
         """The highest event time is now `time_ms`."""

@@ -180,7 +180,7 @@ class GridOperator(Operator[GridKey]):
             part = key.slices.get(self.grid.slice_of(time_ms))
         else:
             part = key.slices.get(time_ms - (time_ms - self._offset_ms) % self._slide_ms)
-        if part is None or part.first_end_ms <= clock.wm_ms:
+        if part is None or part.first_end_ms <= clock.settled_ms:
             super().process_one(binding, time_ms, fields, arrival_ms, out)
             return
         try:
@@ -212,7 +212,7 @@ class GridOperator(Operator[GridKey]):
             clock.mark(source)
         if time_ms > source.max_ms:
             clock.observe(source, time_ms)
-            if clock.wm_ms >= clock.next_due_ms:
+            if clock.settled_ms >= clock.next_due_ms:
                 self._note_due(key)
 
     def _place(self, key: GridKey, reading: Reading, out: list[Emission]) -> None:
