@@ -25,6 +25,14 @@ from tests.support.watched_page import WatchedPage, chromium_of_this_machine
 
 PAGE = ROOT / "gateway" / "http" / "page"
 PHONE = {"width": 390, "height": 844}
+ROOMS = {
+    "Devices": "No device has been heard yet",
+    "Windows": "No reading has come yet",
+    "Alarms": "No alarm is on",
+    "Buffer and cloud": "Events stay on this machine",
+    "Messages": "No message of this filter",
+    "Configuration": "windows.minute.window.size",
+}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +115,12 @@ def test_on_a_phone_in_the_dark_and_by_keyboard(chromium: Browser, quiet: str) -
     page.keyboard.press("Enter")
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    for room, shown in ROOMS.items():
+        watched.go(room)
+        watched.shows("#room", shown)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], room
+    watched.go("Overview")
+    page.locator("#theme").focus()
     for _ in range(3):
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
@@ -326,6 +340,7 @@ def test_a_device_is_found_its_chart_read_an_alarm_acknowledged(chromium: Browse
         assert watched.faults == []
 
 
+@pytest.mark.slow
 def test_messages_are_followed_stopped_by_a_key_and_explained(chromium: Browser, tmp_path: Path) -> None:
     port, address = free_port(), f"127.0.0.1:{free_port()}"
     local = {"url": "embedded", "listen": f"127.0.0.1:{port}"}
