@@ -108,6 +108,11 @@ structure: $(READY) ## Print the graph of the packages and a few sizes
 bench: $(READY) ## Measure what this machine sustains
 	$(BIN)/gateway bench $(ARGS)
 
+BASE ?= HEAD~1
+.PHONY: bench-compare
+bench-compare: $(READY) ## Measure this checkout against another commit, in turns: make bench-compare BASE=<commit>
+	$(BIN)/python -m benchmarks.compare $(BASE) $(ARGS)
+
 .PHONY: compose-secrets
 compose-secrets: ## Make the passwords and certificates of the Compose setup, where they are missing
 	mosquitto/make-passwords.sh

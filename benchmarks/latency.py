@@ -43,15 +43,17 @@ _LINES = ("max_queued_messages 0", "max_inflight_messages 1000", "set_tcp_nodela
 
 
 class Found(NamedTuple):
-    """Latencies in ms, how much of a processor the gateway took, and how often its threads woke up."""
+    """Latencies in ms, and what the gateway took: processor, wake-ups of its threads, memory."""
 
     aggregates: list[float]
     cloud: list[float]
     processor: float
     switches_per_s: float
+    resident_mib: float
 
     def __str__(self) -> str:
         cost = f"{self.processor:.0%} of a processor, {self.switches_per_s:.0f} switches/s"
+        cost += f", {self.resident_mib:.0f} MiB resident"
         return f"aggregate {_percentiles(self.aggregates)}; cloud {_percentiles(self.cloud)}; {cost}"
 
 
@@ -84,8 +86,9 @@ def measure(root: Path, rate: int, seconds: float) -> Found:
         elapsed_s = time.monotonic() - started_s
         processor = (sum(gateway.cpu_times()[:2]) - before_s) / elapsed_s
         switches_per_s = (_switches(gateway) - before) / elapsed_s
+        resident_mib = gateway.memory_info().rss / 2**20
         time.sleep(0.5)
-        return Found(probes.aggregates, probes.cloud, processor, switches_per_s)
+        return Found(probes.aggregates, probes.cloud, processor, switches_per_s, resident_mib)
 
 
 class Probes:
