@@ -47,7 +47,10 @@ class Running:
         cloud = {"url": NOBODY, "downlink": [{"topic": "a", "to": "b"}]}
         (folder / "fleet.pub").write_bytes(new_key()[1])
         far = {"accept": "signed", "public_key_file": "fleet.pub"}
-        config = gateway_config(folder, NOBODY, local=local, cloud=cloud, config=far)
+        notify = [{"url": f"json://{HOST}:9"}]
+        config = gateway_config(
+            folder, NOBODY, local=local, cloud=cloud, config=far, history={}, notify=notify
+        )
         self.settings = load_config(config)
         self.gateway = Gateway(self.settings, remote=SignedConfigs.of(self.settings, config))
 
@@ -121,6 +124,18 @@ def break_reports(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("gateway.app.reports.ReportPart._look", fail)
 
 
+def break_history(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
+    keeper = gateway.status.past
+    assert keeper is not None
+    patch.setattr(keeper, "_turn", fail)
+    keeper.wake()
+
+
+def break_notify(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
+    notifier: Any = next(w for w in gateway.status.workers if w.thread and w.thread.role == "notify")
+    patch.setattr(notifier, "_waiting", fail)
+
+
 def break_link(role: str) -> Callable[[Gateway, pytest.MonkeyPatch], None]:
     def break_it(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
         link = next(link for link in gateway.status.links if link.name == role)
@@ -140,6 +155,8 @@ BREAKS: dict[str, Callable[[Gateway, pytest.MonkeyPatch], None]] = {
     "control": break_control,
     "broker": break_broker,
     "reports": break_reports,
+    "history": break_history,
+    "notify": break_notify,
     **{
         role: break_link(role)
         for role in ("republish", "ingest", "bridge-0", "audit", "downlink-local", "downlink", "config")
