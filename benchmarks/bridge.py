@@ -1,6 +1,6 @@
 """How fast a backlog drains, beside Mosquitto's own bridge, and how long a live event takes meanwhile.
 
-Run `.venv/bin/python -m benchmarks.bridge [--events 200000] [--live 1000000] [--folder .]`. Store, writer
+Run `.venv/bin/python -m benchmarks.bridge [--events 500000] [--live 1000000] [--folder .]`. Store, writer
 and bridge are the gateway's, in this process; the cloud is a Mosquitto without subscribers; what it has
 received it counts once a second. For the latency a consumer in a process of its own decodes everything.
 """
@@ -182,7 +182,7 @@ def latency(folder: Path, count: int) -> dict[str, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--events", type=int, default=200_000, help="how many drain in each form")
+    parser.add_argument("--events", type=int, default=500_000, help="how many drain in each form")
     parser.add_argument("--live", type=int, default=1_000_000, help="and while the latency is measured")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the files go")
     given = parser.parse_args()
@@ -197,6 +197,7 @@ def main() -> None:
             ("batch of 5000", {"batch_events": 5000}),
             ("batch of 5000, 2 connections", {"batch_events": 5000, "connections": 2}),
             ("event", {"format": "event"}),
+            ("event, user properties", {"format": "event", "short_identity": False}),
         ):
             rate, size = ours(folder, events, **spec)
             ratios = f"{rate / base_rate:.2f} {size:12,} bytes {size / base_bytes:.2f}"
