@@ -14,10 +14,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 
-FIRST_ID = 1024
+FIRST_ID = 32_768  # the ids below are paho's
 _LAST_ID = 65_535
 _LEAST_RECEIVE_MAXIMUM = 10
-_MOST = 32_768  # half of the packet ids, so that a free one is found at once
+_MOST = 16_384  # half of these ids, so that a free one is found at once
 _KNOWN_TOPICS = 65_536
 _REFUSED = 0x80
 _PUBACK = 0x40

@@ -505,6 +505,10 @@ class _Client(paho.Client):
 
     def _mid_generate(self) -> int:
         """Leave the packet ids from FIRST_ID on to messages that are sent in bulk."""
+        if len(self._out_messages) >= FIRST_ID - 1:
+            raise BrokerError(
+                f"{len(self._out_messages)} messages wait for an answer: there is no packet id left"
+            )
         while True:
             self._last_mid = self._last_mid + 1 if self._last_mid < FIRST_ID - 1 else 1
             if self._last_mid not in self._out_messages:

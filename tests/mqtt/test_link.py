@@ -21,6 +21,7 @@ import pytest
 
 from gateway.core.events import Message
 from gateway.mqtt import link as connection
+from gateway.mqtt.bulk_publishes import FIRST_ID
 from gateway.mqtt.endpoint import Endpoint, Will
 from gateway.mqtt.link import Link, Session
 from tests.conftest import MosquittoFactory
@@ -271,6 +272,27 @@ def test_both_protocols_publish_subscribe_and_keep_a_session(
         wait_until(lambda: again.messages, "what was not acknowledged")
         assert again.sessions == [True]
         assert again.messages[0].dup
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_thousands_of_messages_may_wait_for_their_answers(mosquitto: MosquittoFactory, protocol: str) -> None:
+    session = Recorder()
+    with running(session, port=mosquitto().port, protocol=protocol) as link:
+        wait_until(lambda: session.sessions, "the connection")
+        session.do(link, lambda link: [link.publish("t", b"x") for _ in range(3000)])
+        wait_until(lambda: len(session.answers) == 3000, "all answers")
+        assert len({packet_id for packet_id, _ in session.answers}) == 3000
+
+
+def test_without_a_packet_id_left_the_connection_ends_and_the_next_one_works(
+    mosquitto: MosquittoFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = Recorder()
+    with running(session, port=mosquitto().port) as link:
+        wait_until(lambda: session.sessions, "the connection")
+        session.do(link, lambda link: [link.publish("t", b"") for _ in range(FIRST_ID)])
+        wait_until(lambda: len(session.sessions) == 2, "another connection")
+        assert "no packet id left" in caplog.text
 
 
 def test_mqtt_5_tells_a_refusal_from_an_acknowledgement(mosquitto: MosquittoFactory) -> None:
