@@ -18,7 +18,7 @@ from zlib import crc32
 import apsw
 import orjson
 
-from gateway.buffer.checksum import event_checksum
+from gateway.buffer.checksum import event_checksum, event_checksums
 from gateway.buffer.claims import first_since
 from gateway.buffer.compression import PayloadDecompressor
 from gateway.buffer.confirmed_runs import CONFIRMED
@@ -191,16 +191,17 @@ class Reader:
         An event whose dictionary is lost counts as corrupt too: `payloads` can read all that remain.
         """
         self._meet(events.codecs)
-        columns = (events.stream_ids, *events[3:10], events.codecs, events.stored)
-        actual = map(_checksum, zip(split_ids(events.event_ids), *columns, strict=True))
-        known = map(self._decompressor.knows, events.codecs)
+        event_ids = split_ids(events.event_ids)
+        columns = (event_ids, events.stream_ids, *events[3:10], events.codecs, events.stored)
+        actual = _checksums(columns)
+        known = [*map(self._decompressor.knows, events.codecs)]
+        if actual == events.checksums and all(known):
+            return events, []
         good = [
             at
             for at, found in enumerate(zip(actual, known, strict=True))
             if found == (events.checksums[at], True)
         ]
-        if len(good) == len(events.ids):
-            return events, []
         kept = events.pick(good)
         return kept, sorted({*events.ids} - {*kept.ids})
 
@@ -354,8 +355,15 @@ class _WatchfulCursor(apsw.Cursor):
             raise
 
 
+def _checksums(columns: Sequence[Any]) -> list[int]:
+    """The checksums that rows should have, -1 where a column holds what was never appended."""
+    try:
+        return event_checksums(*columns)
+    except struct.error:
+        return [_checksum(row) for row in zip(*columns, strict=True)]
+
+
 def _checksum(row: Sequence[Any]) -> int:
-    """The checksum that a row should have, or -1 where a column holds what was never appended."""
     try:
         return event_checksum(*row)
     except struct.error:

@@ -42,6 +42,9 @@ class Run(NamedTuple):
 
 def runs_of(numbers: Sequence[int]) -> Iterator[Run]:
     """Rising numbers as few runs: each goes on for as long as its first step is kept."""
+    if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:  # the usual case: neighbours
+        yield Run(numbers[0], numbers[-1])
+        return
     at = 0
     while at < len(numbers):
         first = at

@@ -12,6 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import pairwise
+from operator import add, methodcaller
 from typing import Any, NamedTuple
 
 from gateway.core.events import WireEvent
@@ -26,8 +27,9 @@ MAX_LEAVES = 4096
 MAX_RUNS = 300
 """In one seal, as in a stream of which every other event stays at the edge."""
 
-_COLUMNS = struct.Struct(">16sqqqqBBIII")  # then the stream and the payload
-_LEAF, _NODE = b"\0", b"\1"
+_COLUMNS = struct.Struct(">x16sqqqqBBIII")  # behind a zero byte; then the stream and the payload
+_NODE = b"\1"
+_DIGEST = methodcaller("digest")
 _MAX_NUMBER = 2**63 - 1
 
 
@@ -83,7 +85,14 @@ def event_hashes(columns: EventColumns) -> list[bytes]:
     """Return the hash of each event."""
     names = {name: name.encode() for name in {*columns.streams}}
     streams = [names[stream] for stream in columns.streams]
-    return list(map(_leaf, split_ids(columns.event_ids), streams, *columns[2:]))
+    device_ms = [ABSENT_MS if time_ms is None else time_ms for time_ms in columns.device_times_ms]
+    times = (columns.sequence_nums, columns.event_times_ms, columns.ingest_times_ms, device_ms)
+    nature = (columns.priorities, columns.kinds, columns.flags)
+    lengths = (map(len, streams), map(len, columns.payloads))
+    # By map and not by a loop: this is done for every event, and Python would cost as much as the hash.
+    packed = map(_COLUMNS.pack, split_ids(columns.event_ids), *times, *nature, *lengths)
+    leaves = map(add, packed, map(add, streams, columns.payloads))
+    return list(map(_DIGEST, map(sha256, leaves)))
 
 
 def event_hash(event: WireEvent) -> bytes:
@@ -111,7 +120,7 @@ def _leaf(
     device_ms = ABSENT_MS if device_ms is None else device_ms
     times = (number, event_ms, ingest_ms, device_ms)
     packed = _COLUMNS.pack(event_id, *times, priority, kind, flags, len(stream), len(payload))
-    return sha256(_LEAF + packed + stream + payload).digest()
+    return sha256(packed + stream + payload).digest()
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
@@ -135,9 +144,8 @@ def merkle_path(leaves: Sequence[bytes], position: int) -> list[tuple[str, bytes
 
 def _next_level(level: list[bytes]) -> list[bytes]:
     """Hash pairs; a last one without a partner goes up as it is, which gives the tree of RFC 6962."""
-    pairs = zip(level[::2], level[1::2], strict=False)
-    above = [sha256(_NODE + left + right).digest() for left, right in pairs]
-    return above + level[len(level) & ~1 :]
+    nodes = map(add, map(_NODE.__add__, level[::2]), level[1::2])
+    return [*map(_DIGEST, map(sha256, nodes)), *level[len(level) & ~1 :]]
 
 
 def seal_fields(seal: Seal) -> dict[str, object]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import repeat
 from typing import NamedTuple
-
-import orjson
 
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import CHECKPOINT_ID
@@ -19,13 +18,12 @@ _UNSENT = "SELECT number, payload FROM signed_records ORDER BY number"
 _CHECKPOINT = "SELECT json_group_array(value) FROM meta WHERE name = ?"
 _OLDEST_UNSETTLED = "SELECT json_array(min(id)) FROM buffer_events WHERE status < 2"
 _DELIVERED = """
-WITH wanted AS MATERIALIZED (SELECT value ->> 0 AS stream, value ->> 1 AS first, value ->> 2 AS last
-                             FROM json_each(?))
-SELECT json_group_array(id), json_group_array(size) FROM
-(SELECT id, coalesce(octet_length(payload), 0) AS size FROM buffer_events CROSS JOIN wanted USING (stream)
- WHERE id > ? AND id <= ? AND status = 2 AND sequence_num BETWEEN first AND last
- ORDER BY id LIMIT 2000)
+SELECT json_group_array(id), json_group_array(stream), json_group_array(sequence_num),
+       json_group_array(size) FROM
+(SELECT id, stream, sequence_num, coalesce(octet_length(payload), 0) AS size FROM buffer_events
+ WHERE id > ? AND id <= ? AND status = 2 ORDER BY id LIMIT 2000)
 """
+_NONE = (1, 0)
 
 
 def place_of(reader: Reader) -> Place:
@@ -100,12 +98,16 @@ def hash_delivered(reader: Reader, wanted: Mapping[int, tuple[int, int]], ids: r
 
 
 def _chunks(reader: Reader, wanted: Mapping[int, tuple[int, int]], ids: range) -> Iterator[list[int]]:
-    choice = orjson.dumps([[stream, *bounds] for stream, bounds in wanted.items()]).decode()
+    """Yield the ids of wanted events, as many at a time as are read at once."""
     after = ids.start - 1
-    while after < ids.stop - 1:
-        numbers, sizes = reader.arrays(_DELIVERED, choice, after, ids.stop - 1)
-        if not numbers:
+    while wanted and after < ids.stop - 1:
+        found, streams, numbers, sizes = reader.arrays(_DELIVERED, after, ids.stop - 1)
+        if not found:
             return
-        chunk = numbers[: fitting(sizes, BATCH_BYTES)]
-        yield chunk
-        after = chunk[-1]
+        end = fitting(sizes, BATCH_BYTES)
+        bounds = map(wanted.get, streams[:end], repeat(_NONE))
+        places = zip(found, numbers, bounds, strict=False)
+        chunk = [at for at, number, (first, last) in places if first <= number <= last]
+        if chunk:
+            yield chunk
+        after = found[end - 1]
