@@ -156,6 +156,8 @@ class Connection:
             self._raise_refusal()  # it says why; paho's code only that something was wrong
             _check(code)
             self._raise_refusal()
+        if self.bulk.unanswered:
+            connection.confirm_at_once()  # their answers are many small packets
         messages, self._inbox = self._inbox, []
         return messages
 

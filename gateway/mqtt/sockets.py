@@ -70,6 +70,15 @@ class BufferedSocket:
             self._sent_bytes += sent + self._record_bytes * -(-sent // _TLS_RECORD_LIMIT_BYTES)
             del self._outbox[:sent]
 
+    def confirm_at_once(self) -> None:
+        """Let the system confirm at once (TCP) what has come, where it can; good until the next `fill`.
+
+        Servers hold back a small packet, such as a PUBACK, until the one before it is confirmed (Nagle's
+        algorithm), and systems take up to 40 ms for that.
+        """
+        with contextlib.suppress(OSError, AttributeError):  # it is gone, or this is no Linux
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     @property
     def ahead(self) -> tuple[bytes, int]:
         """Buffer of bytes read ahead, and the position of the first one not taken yet."""

@@ -28,6 +28,9 @@ class WebSocket:
         self._framed = 0
         self._closed = False
 
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self._sock.setsockopt(level, option, value)
+
     def handshake(self, host: str, path: str, headers: Sequence[tuple[str, str]]) -> None:
         """Ask for the upgrade, on a socket with a time limit. Raises BrokerError."""
         key = base64.b64encode(os.urandom(16))
