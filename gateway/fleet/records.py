@@ -8,7 +8,6 @@ order of the input was, and doubled ones are neighbours.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,22 +16,19 @@ import orjson
 
 from gateway.core.errors import DecodeError
 from gateway.core.events import Kind
-from gateway.receiver.event_lines import StoredLine, event_line, event_of_line
+from gateway.receiver.event_lines import (
+    LINE_START,
+    NO_FLAGS,
+    RAW,
+    StoredLine,
+    event_line,
+    event_of_line,
+)
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """A longer line is a wrong file rather than an event: it is skipped unread."""
 
-_LINE = re.compile(
-    rb'\{"event_id":"([0-9a-f-]{36})","gateway":"([^"\\]+)","stream":"([^"\\]+)","sequence_num":(\d+),'
-    rb'"event_time_ms":-?\d+,"ingest_time_ms":(-?\d+),"device_time_ms":[^,]+,'
-    rb'"priority":[^,]+,"kind":("raw"|[^,]+),"flags":\[([^]]*\](?:,"stands_for":\d+)?)'
-    rb'(?:,"buffer":"([^"\\]*)")?(,"payload":[^"])?'
-)
-"""The beginning of a line as `event_line` writes it; any other spelling is parsed as a whole."""
 _SEPARATOR = b"\0"  # stands in no JSON text
-
-RAW = b'"raw"'
-_NO_FLAGS = b"]"
 
 
 class StoredRecord(NamedTuple):
@@ -76,11 +72,11 @@ def read_record(packed: bytes) -> StoredRecord:
 
 def pack(line: bytes, file: int, offset: int) -> Packed:
     """Make the record of a line. Raises DecodeError."""
-    found = _LINE.match(line)
+    found = LINE_START.match(line)
     if found is None or not line.endswith(b"}\n"):
         return pack_event(event_of_line(line), file, offset)
     event_id, gateway, stream, number, ingest_ms, kind, flags, buffer_id, payload = found.groups(b"")
-    place = b"%d\0%d\0%d" % (file, offset, found.end() - 1 if payload and flags == _NO_FLAGS else 0)
+    place = b"%d\0%d\0%d" % (file, offset, found.end() - 1 if payload and flags == NO_FLAGS else 0)
     record = _SEPARATOR.join((gateway, event_id, stream, number, ingest_ms, buffer_id, place, line))
     return Packed(gateway, stream, kind == RAW, ingest_ms, record)
 

@@ -10,27 +10,32 @@ from __future__ import annotations
 import heapq
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from gateway.buffer.reader import Reader
 from gateway.core.errors import DecodeError
 from gateway.core.events import Kind
 from gateway.core.topics import filter_matches
 from gateway.pipeline.replay import Recorded, ReplayError, read_event
-from gateway.receiver.event_lines import StoredLine, event_of_line
+from gateway.receiver.event_lines import LINE_START, NO_FLAGS, RAW, StoredLine, event_of_line
 from gateway.receiver.sinks.choice import PARQUET
 from gateway.receiver.stored_output import count_of_table, events_of_table, is_table
+from gateway.wire.event_format import id_text
 
 T = TypeVar("T")
+# Recorded._make without its detour through Python.
+_RECORDED: Callable[[tuple[Any, ...]], Recorded] = partial(tuple.__new__, Recorded)
 
 SORTED_BYTES = 64 * 1024 * 1024
 """Of lines that are sorted in memory at a time."""
 
 _ID_START, _ID = b'{"event_id":"', slice(13, 49)
+_PLAIN = (RAW, NO_FLAGS, b"}\n")
 _NEVER_MS = 2**62
 _AHEAD_MS = 24 * 3600 * 1000  # how far the time in an id may be ahead of the arrival, where a clock went back
 
@@ -62,8 +67,15 @@ class Recording:
         raise NotImplementedError
 
     def _fits(self, topic: str, time_ms: int) -> bool:
-        if not self._wanted.from_ms <= time_ms < self._wanted.to_ms:
+        return self._wanted.from_ms <= time_ms < self._wanted.to_ms and self._fits_topic(topic)
+
+    def _takes_all(self, topics: Iterable[str], times_ms: Sequence[int]) -> bool:
+        """Return True if all of these messages are wanted."""
+        if not times_ms or min(times_ms) < self._wanted.from_ms or max(times_ms) >= self._wanted.to_ms:
             return False
+        return all(map(self._fits_topic, {*topics}))
+
+    def _fits_topic(self, topic: str) -> bool:
         fits = self._topics.get(topic)
         if fits is None:
             if len(self._topics) > 100_000:
@@ -104,21 +116,45 @@ class LinesRecording(Recording):
                         yield event
                 return
         with ExitStack() as folders:
-            yield from self._recorded(self._parsed(self._in_order(folders), event_of_line))
+            yield from self._received(self._in_order(folders))
 
-    def _whole(self, file: BinaryIO) -> Iterator[bytes]:
-        """Yield the lines, without a last one that is still being written."""
-        for line in file:
-            if line.endswith(b"\n") or _is_event(line):
-                yield line
+    def _received(self, lines: Iterable[bytes]) -> Iterator[Recorded]:
+        """Yield the wanted messages among a receiver's lines, each once. Most lines need not be parsed."""
+        wanted = None if self._wanted.gateway_id is None else self._wanted.gateway_id.encode()
+        last_id = b""
+        for number, line in enumerate(lines, 1):
+            found = LINE_START.match(line)
+            if found is None or not found[9] or (found[6], found[7], line[-2:]) != _PLAIN:
+                last_id, message = self._message_of_line(line, number, last_id)
+                if message is not None:
+                    yield message
+                continue
+            event_id, gateway, stream, sequence_num, ingest_ms = found.group(1, 2, 3, 4, 5)
+            if event_id == last_id:
+                continue
+            if wanted is not None and gateway != wanted:
+                self.others[gateway.decode()] += 1
+                continue
+            last_id, topic, time_ms = event_id, stream.decode(), int(ingest_ms)
+            if self._fits(topic, time_ms):
+                yield Recorded(topic, line[found.end() - 1 : -2], time_ms, 0, int(sequence_num))
+
+    def _message_of_line(self, line: bytes, number: int, last_id: bytes) -> tuple[bytes, Recorded | None]:
+        """Return the id of the newest wanted message, and that message if it is new. Ids are text here."""
+        for stored in self._parsed([line], event_of_line, number):
+            event_id = id_text(stored.event.event_id).encode()
+            if event_id != last_id:
+                for message in self._recorded([stored]):
+                    return event_id, message
+        return last_id, None
 
     def _counted(self, file: BinaryIO) -> Iterator[bytes]:
         for line in iter(file.readline, b""):
             self.done += len(line)
             yield line
 
-    def _parsed(self, lines: Iterable[bytes], parse: Callable[[bytes], T]) -> Iterator[T]:
-        for number, line in enumerate(lines, 1):
+    def _parsed(self, lines: Iterable[bytes], parse: Callable[[bytes], T], first: int = 1) -> Iterator[T]:
+        for number, line in enumerate(lines, first):
             if line.strip():
                 try:
                     yield parse(line)
@@ -129,9 +165,10 @@ class LinesRecording(Recording):
         """Yield the lines in the order of their ids."""
         if self._is_in_order():
             with self._path.open("rb") as file:
-                for line in self._whole(file):
+                for line in file:
                     self.done += len(line)
-                    yield line
+                    if line[-1:] == b"\n" or _is_event(line):  # else it is still being written
+                        yield line
             return
         folder = Path(folders.enter_context(tempfile.TemporaryDirectory(prefix="gateway-replay-")))
         parts = []
@@ -198,8 +235,11 @@ class BufferRecording(Recording):
                 self.corrupt += len(corrupt)
                 names, payloads = reader.names(events.stream_ids), reader.payloads(events)
                 columns = (events.ingest_times_ms, events.flags, events.sequence_nums)
-                rows = zip(names, payloads, *columns, strict=True)
-                yield from (Recorded(*row) for row in rows if self._fits(row[0], row[2]))
+                rows = map(_RECORDED, zip(names, payloads, *columns, strict=True))
+                if self._takes_all(names, events.ingest_times_ms):
+                    yield from rows
+                else:
+                    yield from (row for row in rows if self._fits(row.topic, row.time_ms))
                 if stored.ids:
                     self.done = stored.ids[-1] - first_id + 1
                 if stored.ingest_times_ms and stored.ingest_times_ms[0] > self._wanted.to_ms + _AHEAD_MS:

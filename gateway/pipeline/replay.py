@@ -110,13 +110,17 @@ class Replay:
         self._routes = routes
         self._engine = engine
         self._now_ms: int | None = None
+        self._look_ms = -MAX_TIME_MS  # the windows need not look at the time before that
 
     def feed(self, event: Recorded) -> list[Emission]:
         """Return what the windows emit because of one event, and because of the time that passed before
         it."""
         self.events += 1
-        if event.flags is not None:
-            return self._feed_stored(event, event.flags)
+        flags = event.flags
+        if flags is not None:
+            if event.time_ms < self._look_ms:
+                return self.take_stored(event, flags)
+            return self.pass_time(event.time_ms) + self.take_stored(event, flags)
         out: list[Emission] = []
         if self._now_ms is None or event.time_ms > self._now_ms:
             self._now_ms = event.time_ms
@@ -144,6 +148,7 @@ class Replay:
     def pass_time(self, time_ms: int) -> list[Emission]:
         """Return what the windows emit because it has become `time_ms`, in the steps of a running gateway."""
         looked_ms = time_ms - time_ms % STEP_MS
+        self._look_ms = looked_ms + STEP_MS
         if self._now_ms is None:
             self._engine.resume(looked_ms)
             self._now_ms = looked_ms
@@ -152,30 +157,26 @@ class Replay:
             return gathered(self._engine.advance(looked_ms))
         return []
 
-    def _feed_stored(self, event: Recorded, flags: int) -> list[Emission]:
-        return self.pass_time(event.time_ms) + self.take_stored(event, flags)
-
     def take_stored(self, event: Recorded, flags: int) -> list[Emission]:
         """Return what the windows emit because of a stored message, at the time to which it has passed."""
-        out: list[Emission] = []
-        found = self._routes.match(event.topic)
+        topic, payload, time_ms, _, sequence_num = event
+        found = self._routes.match(topic)
         if found is None:
             self.unrouted += 1
-            return out
+            return []
         route, levels = found
         retained = bool(flags & Flag.RETAINED)
-        decoded = route.decode(event.topic, levels, event.payload, event.time_ms, retained)
+        decoded = route.decode(topic, levels, payload, time_ms, retained)
         if decoded.problem is not None:
             self.undecoded += 1
-        elif out_of_windows(flags, route.spec):
+        elif flags and out_of_windows(flags, route.spec):
             self.old += 1
         elif decoded.samples:
-            name = route.spec.name
-            moment = (event.time_ms, event.sequence_num)
-            chunks = self._engine.process(event.topic, name, levels, decoded.samples, *moment)
-            if chunks:
-                out += gathered(chunks)
-        return out
+            chunks = self._engine.process(
+                topic, route.spec.name, levels, decoded.samples, time_ms, sequence_num
+            )
+            return gathered(chunks) if chunks else []
+        return []
 
     def finish(self) -> list[Emission]:
         """End of input: close what is open."""

@@ -6,6 +6,7 @@ would not tell (JSON with line breaks, or a text in quotes) is in `payload_raw_b
 
 from __future__ import annotations
 
+import re
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,16 @@ _PRIORITY_NUMBERS = {name: number for number, name in _PRIORITIES.items()}
 _KIND_NUMBERS = {name: number for number, name in _KINDS.items()}
 _FLAGS = {str(each.name).lower(): int(each) for each in Flag}
 _START, _PAYLOAD = b'{"event_id":"', b',"payload":'
+LINE_START = re.compile(
+    rb'\{"event_id":"([0-9a-f-]{36})","gateway":"([^"\\]+)","stream":"([^"\\]+)","sequence_num":(\d+),'
+    rb'"event_time_ms":-?\d+,"ingest_time_ms":(-?\d+),"device_time_ms":[^,]+,'
+    rb'"priority":[^,]+,"kind":("raw"|[^,]+),"flags":\[([^]]*\](?:,"stands_for":\d+)?)'
+    rb'(?:,"buffer":"([^"\\]*)")?(,"payload":[^"])?'
+)
+"""The beginning of a line as `event_line` writes it; any other spelling is parsed as a whole. Its groups:
+event id, gateway, stream, number, arrival, kind, flags, buffer, and `,"payload":` if JSON follows, which then
+goes from the last byte of the match to the brace that closes the line."""
+RAW, NO_FLAGS = b'"raw"', b"]"
 
 
 def event_line(gateway_id: str, event: WireEvent, buffer_id: str = "") -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,11 +16,14 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from gateway.core.identifiers import split_ids
+from gateway.core.events import SKIPPED_SHIFT, Kind, Priority, WireEvent
+from gateway.core.identifiers import EventIds, split_ids
 from gateway.core.sequence_sets import Run
 from gateway.pipeline import recordings
 from gateway.pipeline.aggregate_story import AggregateStory, Revision, Used
-from gateway.receiver.event_lines import event_of_line
+from gateway.pipeline.recordings import LinesRecording, Selection
+from gateway.pipeline.replay import Recorded
+from gateway.receiver.event_lines import event_line, event_of_line
 from gateway.receiver.sinks.choice import sink_of
 from gateway.receiver.sinks.sink import Received
 from tests.conftest import broker_factory, no_broker
@@ -32,7 +37,8 @@ MESSAGES = 3000
 
 
 def window(name: str, **more: Any) -> dict[str, Any]:
-    fixed = {"name": name, "route": "sensors", "field": "v", "key": "{device}", "idle_timeout": "1h"}
+    fixed: dict[str, Any] = {"name": name, "route": "sensors", "field": "v", "key": "{device}"}
+    fixed |= {"idle_timeout": "1h", "publish": {"quality": True}}
     return fixed | more
 
 
@@ -236,3 +242,26 @@ def test_readings_that_the_buffer_no_longer_has_are_counted_as_missing() -> None
     assert (
         AggregateStory({}, used, [Revision("", 0, "on_time", 3, "synced")]).fields()["cloud_has_all"] is True
     )
+
+
+def test_lines_of_any_spelling_give_the_messages_that_they_hold(tmp_path: Path) -> None:
+    """Those that are spelled as usual are not parsed as a whole; it makes no difference."""
+    payloads = [b"21.5", b'{"a":1}', b'"text"', b"text", b'{"a":\n1}', b"\xff\x00", b"", b"[1]"]
+    topics = ["a/b", "a/ä", 'a/"b"', "a/\\b"]
+    ids, numbers, expected, lines = EventIds(), Counter[str](), [], []
+    for n, (topic, payload, flags) in enumerate(product(topics, payloads, (0, 1, 3 << SKIPPED_SHIFT))):
+        numbers[topic] += 1
+        arrival_ms = EPOCH_MS + n
+        of, kind = ("other", Kind.RAW) if n % 7 == 0 else ("g", Kind.ALERT if n % 5 == 0 else Kind.RAW)
+        event_id = ids.next(arrival_ms) if kind == Kind.RAW else bytes(16)
+        times = (arrival_ms, arrival_ms, None)
+        event = WireEvent(event_id, topic, numbers[topic], *times, Priority.NORMAL, kind, flags, payload)
+        line = event_line(of, event, "b" if n % 3 else "")
+        lines += [line, *([line] if n % 4 == 0 else ())]
+        if of == "g" and kind == Kind.RAW and n >= 4:
+            expected.append(Recorded(topic, payload, arrival_ms, flags, numbers[topic]))
+    path = tmp_path / "received.ndjson"
+    path.write_bytes(b"".join(lines) + b'{"event_id":"cut')
+    recording = LinesRecording(path, Selection(from_ms=EPOCH_MS + 4, gateway_id="g"))
+    assert [*recording.messages()] == expected
+    assert recording.others.keys() == {"other"}
