@@ -200,5 +200,9 @@ def test_a_silent_device_is_an_alarm_that_survives_kill_9(
         assert state() == "active"
         wait_until(lambda: seen.messages, "the retained state")
         assert seen.messages[0].topic == "gateway/g1/alarms/device_silent/tank"
-        speak()
-        wait_until(lambda: json.loads(seen.messages[-1].payload)["state"] == "off", "it is heard again")
+
+        def is_heard_again() -> bool:
+            speak()  # again and again: on a busy machine it may be silent anew before anybody looks
+            return bool(json.loads(seen.messages[-1].payload)["state"] == "off")
+
+        wait_until(is_heard_again, "it is heard again")
