@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -23,17 +21,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import psutil
-import yaml
-
 from benchmarks import latency
+from benchmarks.checkout import ROOT, running_gateway
 from gateway.lab.load import publish_all, reserve_session
 from tests.support.brokers import BrokerSetup, ProgramBroker
 from tests.support.gateways import wait_until
 from tests.support.ports import free_port
 
 HOST = "127.0.0.1"
-ROOT = Path(__file__).parents[1]
 WORSE = 0.05  # from here on it is said
 PATIENCE_S = 300.0
 _CLIENT = "compare"
@@ -130,7 +125,9 @@ def drain(root: Path, *, messages: int, size: str = "1m", form: str = "batch") -
         local.pause()  # until the gateway can be looked at
         stack.callback(local.resume)
         http = free_port()
-        process = stack.enter_context(gateway(root, _config(local.port, cloud.port, http, size, form)))
+        process = stack.enter_context(
+            running_gateway(root, _config(local.port, cloud.port, http, size, form))
+        )
         wait_until(lambda: bool(scrape(http)), "the gateway", PATIENCE_S)
         local.resume()
         before_s, began_s, durable_s = sum(process.cpu_times()[:2]), time.monotonic(), 0.0
@@ -169,34 +166,11 @@ def start(root: Path) -> Figures:
         local, cloud = stack.enter_context(_broker()), stack.enter_context(_broker())
         http = free_port()
         began_s = time.monotonic()
-        stack.enter_context(gateway(root, _config(local.port, cloud.port, http, "1m", "batch")))
+        stack.enter_context(running_gateway(root, _config(local.port, cloud.port, http, "1m", "batch")))
         while not is_ready(http):
             assert time.monotonic() - began_s < PATIENCE_S, "the gateway does not start"
             time.sleep(0.005)
         return {"start": Figure(time.monotonic() - began_s, "s")}
-
-
-@contextmanager
-def gateway(root: Path, config: dict[str, Any]) -> Iterator[psutil.Process]:
-    """`gateway run` of that checkout."""
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
-        file = Path(folder) / "gateway.yaml"
-        file.write_text(yaml.safe_dump(config))
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gateway", "run", "-c", str(file)],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(root)},
-            stderr=log,
-        )
-        try:
-            yield psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def scrape(port: int) -> dict[str, float]:

@@ -7,10 +7,6 @@ root of another checkout, `--against` measures that one in the same run, for a r
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.request
 from collections import defaultdict
@@ -19,13 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-import yaml
-
+from benchmarks.checkout import ROOT, running_gateway
 from gateway.host.ports import free_port
 from gateway.lab.load import publish_all
 
 HOST = "127.0.0.1"
-ROOT = Path(__file__).parents[1]
 DEVICES = 1000
 _PATIENCE_S = 120.0
 _BUFFERED = 'gateway_messages_total{outcome="buffered"}'
@@ -83,21 +77,9 @@ def _gateway(root: Path, broker: str) -> Iterator[tuple[int, int]]:
             }
         ],
     }
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
-        (Path(folder) / "gateway.yaml").write_text(yaml.safe_dump(config))
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gateway", "run", "-c", f"{folder}/gateway.yaml"],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(root)},
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            _wait(http, 0)
-            yield port, http
-        finally:
-            process.terminate()
-            process.wait(20)
+    with running_gateway(root, config):
+        _wait(http, 0)
+        yield port, http
 
 
 def main() -> None:

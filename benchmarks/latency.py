@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
 import psutil
-import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
+from benchmarks.checkout import ROOT, running_gateway
 from gateway.core.own_topics import OwnTopics
 from gateway.lab.load import connected, encode_publish
 from gateway.wire.frame import decode_batch
@@ -34,7 +31,6 @@ from tests.support.brokers import BrokerSetup, ProgramBroker
 from tests.support.ports import free_port
 
 HOST = "127.0.0.1"
-ROOT = Path(__file__).parents[1]
 TOPICS = OwnTopics("gateway", "latency")
 DEVICES = 1000
 WARM_UP_S = 2.0
@@ -158,8 +154,7 @@ def _broker() -> Iterator[int]:
             broker.stop()
 
 
-@contextmanager
-def _gateway(root: Path, local: int, cloud: int) -> Iterator[psutil.Process]:
+def _gateway(root: Path, local: int, cloud: int) -> AbstractContextManager[psutil.Process]:
     window = {"type": "tumbling", "size": "1m"}
     config = {
         "gateway": {"id": TOPICS.gateway_id, "data_dir": "data"},
@@ -171,19 +166,7 @@ def _gateway(root: Path, local: int, cloud: int) -> Iterator[psutil.Process]:
             {"name": "probe", "route": "probe", "field": "value", "window": {"type": "count", "count": 1}},
         ],
     }
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
-        (Path(folder) / "gateway.yaml").write_text(yaml.safe_dump(config))
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gateway", "run", "-c", f"{folder}/gateway.yaml"],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(root)},
-            stderr=log,
-        )
-        try:
-            yield psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.wait(20)
+    return running_gateway(root, config)
 
 
 @contextmanager

@@ -1,0 +1,43 @@
+"""A gateway that runs from a checkout, which may be another than this one: for ratios of two versions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).parents[1]
+"""This checkout."""
+_STOP_S = 20.0
+
+
+@contextmanager
+def running_gateway(root: Path, config: dict[str, Any]) -> Iterator[psutil.Process]:
+    """`gateway run` with the code at `root` and the packages of this environment."""
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
+        file = Path(folder) / "gateway.yaml"
+        file.write_text(yaml.safe_dump(config))
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "gateway", "run", "-c", str(file)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
