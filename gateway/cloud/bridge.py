@@ -352,7 +352,6 @@ class Bridge(Session):
         asked = min(at_most, chunk.end - at)
         count, size_bytes = self._runs.send(link, chunk, at, asked, self._sent + 1, now_s)
         self._sent += count
-        self._packed_to += count
         self._bucket.spend(size_bytes)
         self._prepaid_bytes += size_bytes
         self.metrics.frames += count
@@ -360,16 +359,20 @@ class Bridge(Session):
         self.metrics.payload_bytes += sum(
             map(len, chunk.payloads[at - chunk.start : at - chunk.start + count])
         )
-        if self._packed_to == len(ready.ids):
+        self._pass(ready, at + count)
+        if count == asked:
+            return True
+        part = ready.part(at + count, at + count + 1)
+        self._pass(ready, at + count + 1)
+        for message in self._require_packer().pack(self._supply.reader, part):
+            self._put_up(link, message)
+        return False
+
+    def _pass(self, ready: StoredEvents, end: int) -> None:
+        """The events of `ready` before position `end` have been packed."""
+        self._packed_to = end
+        if end == len(ready.ids):
             self._ready = self._chunk = None
-        elif count < asked:
-            part, self._packed_to = ready.part(self._packed_to, self._packed_to + 1), self._packed_to + 1
-            if self._packed_to == len(ready.ids):
-                self._ready = self._chunk = None
-            for message in self._require_packer().pack(self._supply.reader, part):
-                self._put_up(link, message)
-            return False
-        return True
 
     def _pack_next(self, link: Link) -> bool:
         """Make the next messages of what was claimed; whether there is something to send now."""
@@ -381,9 +384,8 @@ class Bridge(Session):
             start, end = self._packed_to, len(self._ready.ids)
             end = self._ready.fitting(start, min(start + limit, end), self._spec.frame_bytes)
             end = self._suspects.end(self._ready.ids, start, end)
-            part, self._packed_to = self._ready.part(start, end), end
-            if end == len(self._ready.ids):
-                self._ready = None
+            part = self._ready.part(start, end)
+            self._pass(self._ready, end)
             for message in self._require_packer().pack(self._supply.reader, part):
                 self._pace.packed(len(message.events.ids), message.size_bytes)
                 self._put_up(link, message)

@@ -51,10 +51,6 @@ class Waiting(NamedTuple):
     number: int
     run: SentRun
 
-    @property
-    def position(self) -> int:
-        return self.run.position(self.number)
-
 
 class EventRuns:
     """The runs of one bridge connection."""
