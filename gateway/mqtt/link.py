@@ -210,7 +210,7 @@ class Link:
 
     def complete(self, packet_id: int) -> None:
         """Answer `Session.released`, on the connection on which it was called."""
-        if self._connection is not None:
+        if self._connection is not None and self.connected:
             self._connection.complete(packet_id)
 
     def publish(

@@ -263,7 +263,7 @@ class Operator(ABC, Generic[K]):
             clock.mark(heard)
         if time_ms > heard.max_ms:
             clock.observe(heard, time_ms)
-            if clock.wm_ms >= clock.next_due_ms:
+            if clock.settled_ms >= clock.next_due_ms:
                 self._note_due(key)
 
     def _note_due(self, key: K) -> None:
