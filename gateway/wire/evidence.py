@@ -98,29 +98,13 @@ def event_hashes(columns: EventColumns) -> list[bytes]:
 def event_hash(event: WireEvent) -> bytes:
     """Return the hash of one event. Raises ValueError for numbers that no event has."""
     event_id, stream, number, event_ms, ingest_ms, device_ms, priority, kind, flags, payload = event
-    times = (number, event_ms, ingest_ms, device_ms)
+    times = (event_ms, ingest_ms, ABSENT_MS if device_ms is None else device_ms)
+    name = stream.encode()
     try:
-        return _leaf(event_id, stream.encode(), *times, priority, kind, flags, payload)
+        packed = _COLUMNS.pack(event_id, number, *times, priority, kind, flags, len(name), len(payload))
     except struct.error as exc:
         raise ValueError(str(exc)) from exc
-
-
-def _leaf(
-    event_id: bytes,
-    stream: bytes,
-    number: int,
-    event_ms: int,
-    ingest_ms: int,
-    device_ms: int | None,
-    priority: int,
-    kind: int,
-    flags: int,
-    payload: bytes,
-) -> bytes:
-    device_ms = ABSENT_MS if device_ms is None else device_ms
-    times = (number, event_ms, ingest_ms, device_ms)
-    packed = _COLUMNS.pack(event_id, *times, priority, kind, flags, len(stream), len(payload))
-    return sha256(packed + stream + payload).digest()
+    return sha256(packed + name + payload).digest()
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
