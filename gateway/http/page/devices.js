@@ -4,7 +4,7 @@ import { DevicePage } from "./device.js";
 import { element, setText, show } from "./dom.js";
 import { count, duration, plural, signed } from "./format.js";
 import { Poll } from "./live.js";
-import { ago, deviceLink, reading } from "./parts.js";
+import { ago, deviceLink, reading, showNamed } from "./parts.js";
 
 const EVERY_MS = 3000;
 const LISTED = 50;
@@ -41,14 +41,7 @@ export class Devices {
   }
 
   moved() {
-    const name = decodeURIComponent(location.hash.slice(1));
-    this.list.hidden = Boolean(name);
-    this.one.hidden = !name;
-    this.title = name || "Devices";
-    if (this.opened?.name === name) return;
-    this.opened?.close();
-    this.opened = name ? new DevicePage(name, this.one, this.page) : null;
-    if (!name) this.poll.now();
+    showNamed(this, "Devices", (name) => new DevicePage(name, this.one, this.page));
   }
 
   turn(by) {

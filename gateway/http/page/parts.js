@@ -11,6 +11,18 @@ export const way = (href, text) => element("a", { href }, text);
 
 export const deviceLink = (name) => element("a", { href: `/devices#${encodeURIComponent(name)}` }, name);
 
+/** Show the list of a room, or the page of what is named behind #; `open` makes that page. */
+export function showNamed(room, title, open) {
+  const name = decodeURIComponent(location.hash.slice(1));
+  room.list.hidden = Boolean(name);
+  room.one.hidden = !name;
+  room.title = name || title;
+  if (room.opened?.name === name) return;
+  room.opened?.close();
+  room.opened = name ? open(name) : null;
+  if (!name) room.poll.now();
+}
+
 export const ago = (now, ms) => (now - ms < 1000 ? "now" : `${duration(Math.round((now - ms) / 1000))} ago`);
 
 /** A value as a device sent it, with its unit. */

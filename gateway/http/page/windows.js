@@ -4,6 +4,7 @@ import { Course, RANGES, rangeChoice } from "./course.js";
 import { element, setText, show } from "./dom.js";
 import { count, duration, plural, words } from "./format.js";
 import { Poll } from "./live.js";
+import { showNamed } from "./parts.js";
 import { WindowPage } from "./window.js";
 
 const EVERY_MS = 3000;
@@ -32,14 +33,7 @@ export class Windows {
   }
 
   moved() {
-    const name = decodeURIComponent(location.hash.slice(1));
-    this.list.hidden = Boolean(name);
-    this.one.hidden = !name;
-    this.title = name || "Windows";
-    if (this.opened?.name === name) return;
-    this.opened?.close();
-    this.opened = name ? new WindowPage(name, this.one, this.page) : null;
-    if (!name) this.poll.now();
+    showNamed(this, "Windows", (name) => new WindowPage(name, this.one, this.page));
   }
 
   async load() {
