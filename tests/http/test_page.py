@@ -21,7 +21,7 @@ from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.places import ROOT
 from tests.support.ports import free_port
 from tests.support.publishing import publish
-from tests.support.watched_page import WatchedPage, chromium_of_this_machine
+from tests.support.watched_page import WatchedPage
 
 PAGE = ROOT / "gateway" / "http" / "page"
 PHONE = {"width": 390, "height": 844}
@@ -33,12 +33,6 @@ ROOMS = {
     "Messages": "No message of this filter",
     "Configuration": "windows.minute.window.size",
 }
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with chromium_of_this_machine() as browser:
-        yield browser
 
 
 def opened(browser: Browser, address: str, **options: Any) -> WatchedPage:

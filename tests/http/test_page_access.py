@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, Page, expect
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
 from tests.support.publishing import publish
-from tests.support.watched_page import chromium_of_this_machine
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +33,6 @@ FOCUSED = "document.activeElement"
 PHONE = {"width": 390, "height": 844}
 TOKEN = "sixteen-letters-and-more"  # noqa: S105
 HIGH = {"plugin": "threshold", "options": {"above": 1}, "window": {"type": "tumbling", "size": "1m"}}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with chromium_of_this_machine() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

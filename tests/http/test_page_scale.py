@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, expect
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
 from tests.support.publishing import publish
-from tests.support.watched_page import MeasuredPage, chromium_of_this_machine
+from tests.support.watched_page import MeasuredPage
 
 pytestmark = pytest.mark.slow
 
@@ -80,12 +80,6 @@ def going_on(port: int) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with chromium_of_this_machine() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.events import Emission, FieldValue, Sample
+from gateway.core.events import Emission, FieldValue, Reading, Sample
 from gateway.pipeline.plugins_loader import load_file, shipped_directory
 from gateway.windows.engine import WindowEngine, gathered
 from gateway.windows.plugin import CombineFn
@@ -25,6 +25,24 @@ def spec(type: str = "tumbling", **more: Any) -> WindowSpec:  # noqa: A002 - the
     """A window called w with the key in the payload; topics `t/...` are its sources."""
     given: dict[str, Any] = {"name": "w", "type": type, "key": "{key}", "topic": "t/#"} | more
     return WindowSpec(**given)
+
+
+class FailsOnNegative:
+    """A plugin that adds up, and fails on negative readings."""
+
+    def create_accumulator(self) -> Any:
+        return 0.0
+
+    def add_input(self, acc: Any, reading: Reading) -> Any:
+        if reading.value < 0:
+            raise ValueError("negative")
+        return acc + reading.value
+
+    def merge_accumulators(self, accumulators: Any) -> Any:
+        return sum(accumulators)
+
+    def extract_output(self, acc: Any) -> Any:
+        return acc
 
 
 class Timeline:

@@ -11,7 +11,7 @@ from gateway.windows.emission import emission_json
 from gateway.windows.engine import WindowEngine, gathered
 from gateway.windows.plugin_runner import BREAKER_FAILURES, BREAKER_PAUSE_MS
 from gateway.windows.values import number
-from tests.support.windowing import Timeline, seen, shipped, spec
+from tests.support.windowing import FailsOnNegative, Timeline, seen, shipped, spec
 
 MISSING = object()
 
@@ -135,19 +135,8 @@ def test_several_fields_are_gathered_side_by_side() -> None:
 # --- plugins that fail ---
 
 
-class Sum:
-    """A plugin that fails on negative readings, and on results beyond a hundred."""
-
-    def create_accumulator(self) -> Any:
-        return 0.0
-
-    def add_input(self, acc: Any, reading: Reading) -> Any:
-        if reading.value < 0:
-            raise ValueError("negative")
-        return acc + reading.value
-
-    def merge_accumulators(self, accumulators: Any) -> Any:
-        return sum(accumulators)
+class Sum(FailsOnNegative):
+    """Fails on results beyond a hundred too, and gives none for nothing."""
 
     def extract_output(self, acc: Any) -> Any:
         if acc > 100:

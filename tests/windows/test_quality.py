@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.core.events import Emission, Reading, Sample
+from gateway.core.events import Emission, Sample
 from gateway.windows.engine import WindowEngine, gathered
 from gateway.windows.spec import WindowSpec
-from tests.support.windowing import Timeline, shipped, spec
+from tests.support.windowing import FailsOnNegative, Timeline, shipped, spec
 
 LATENESS_MS = 15
 
@@ -199,27 +199,9 @@ def test_what_gives_only_what_is_new_tells_only_of_that() -> None:
     assert [told(one) for one in run.feed("k", 3)] == [(1, 1, 0, 0, {"t/k": [4, 4]})]
 
 
-class Picky:
-    """A plugin that fails on negative values."""
-
-    def create_accumulator(self) -> Any:
-        return 0.0
-
-    def add_input(self, acc: Any, reading: Reading) -> Any:
-        if reading.value < 0:
-            raise ValueError("negative")
-        return acc + reading.value
-
-    def merge_accumulators(self, accumulators: Any) -> Any:
-        return sum(accumulators)
-
-    def extract_output(self, acc: Any) -> Any:
-        return acc
-
-
 @pytest.mark.parametrize("shape", [{"size_ms": 10}, {"type": "session", "gap_ms": 10}])
 def test_readings_that_the_plugin_failed_on_are_dropped_ones(shape: dict[str, Any]) -> None:
-    run = Timeline(replace(spec(**shape), quality=True), Picky())
+    run = Timeline(replace(spec(**shape), quality=True), FailsOnNegative())
     run.event(1)
     run.event(2, -1.0)
     (result,) = run.end()
