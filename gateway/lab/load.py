@@ -9,6 +9,8 @@ import socket
 import struct
 from collections.abc import Iterable
 
+from gateway.mqtt import variable_integers
+
 WINDOW = 2000
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -17,7 +19,7 @@ def encode_publish(topic: str, payload: bytes, packet_id: int) -> bytes:
     """A QoS 1 PUBLISH of MQTT 3.1.1."""
     name = topic.encode()
     body = struct.pack("!H", len(name)) + name + struct.pack("!H", packet_id) + payload
-    return b"\x32" + _length(len(body)) + body
+    return b"\x32" + variable_integers.encode(len(body)) + body
 
 
 def publish_all(host: str, port: int, messages: Iterable[tuple[str, bytes]]) -> int:
@@ -39,7 +41,7 @@ def reserve_session(host: str, port: int, client_id: str, topic_filter: str) -> 
     name = topic_filter.encode()
     body = struct.pack("!HH", 1, len(name)) + name + b"\x01"
     with connected(host, port, client_id, clean=False) as sock:
-        sock.sendall(b"\x82" + _length(len(body)) + body)
+        sock.sendall(b"\x82" + variable_integers.encode(len(body)) + body)
         sock.recv(5)
         sock.sendall(b"\xe0\x00")
 
@@ -50,15 +52,6 @@ def connected(host: str, port: int, client_id: str, *, clean: bool) -> socket.so
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     name = client_id.encode()
     body = b"\0\4MQTT\4" + (b"\2" if clean else b"\0") + b"\0\0" + struct.pack("!H", len(name)) + name
-    sock.sendall(b"\x10" + _length(len(body)) + body)
+    sock.sendall(b"\x10" + variable_integers.encode(len(body)) + body)
     sock.recv(4)
     return sock
-
-
-def _length(size: int) -> bytes:
-    encoded = b""
-    while True:
-        size, digit = size >> 7, size & 127
-        if not size:
-            return encoded + bytes([digit])
-        encoded += bytes([digit | 128])

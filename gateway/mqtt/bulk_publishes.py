@@ -14,6 +14,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 
+from gateway.mqtt import variable_integers
+
 FIRST_ID = 32_768  # the ids below are paho's
 _LAST_ID = 65_535
 _LEAST_RECEIVE_MAXIMUM = 10
@@ -33,16 +35,6 @@ def user_property(name: str, value: str) -> bytes:
 
 def correlation_data(data: bytes) -> bytes:
     return _CORRELATION_DATA + _text(data)
-
-
-def varint(value: int) -> bytes:
-    """Return a variable byte integer (MQTT 5, 1.5.5)."""
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
 
 
 class BulkPublishes:
@@ -102,14 +94,18 @@ class BulkPublishes:
             (name, alias), block = head, b""
             if v5:
                 size = len(alias) + len(own)
-                block = b"%s%s%s" % (bytes((size,)) if size < 128 else varint(size), alias, own)
+                block = b"%s%s%s" % (
+                    bytes((size,)) if size < 128 else variable_integers.encode(size),
+                    alias,
+                    own,
+                )
             size = len(name) + 2 + len(block) + len(payload)
             if size < 128:
                 length = bytes((size,))
             elif size < 16_384:
                 length = bytes((size & 127 | 128, size >> 7))
             else:
-                length = varint(size)
+                length = variable_integers.encode(size)
             if limit_bytes is not None and 1 + len(length) + size > limit_bytes:
                 break
             if later is not None:

@@ -41,7 +41,7 @@ from amqtt.session import Session
 from gateway.core.errors import BrokerError, plain_reason
 from gateway.core.threads import RoleThread
 from gateway.host.ports import free_port
-from gateway.mqtt import packets
+from gateway.mqtt import packets, variable_integers
 from gateway.mqtt.first_packet import read_connect, refuse
 from gateway.mqtt.loop_thread import LoopThread
 from gateway.mqtt.loopback import check_loopback
@@ -249,7 +249,7 @@ class _MendedBroker(Broker):  # type: ignore[misc]
             granted.append(await self.add_subscription((topic_filter, qos), session))
         self._subscribers.clear()
         answer = packet_id + bytes(granted)
-        connection.write(b"\x90" + packets.encoded_length(len(answer)) + answer)
+        connection.write(b"\x90" + variable_integers.encode(len(answer)) + answer)
         outbox = self._outboxes[session.client_id]
         for (topic_filter, _), code in zip(filters, granted, strict=True):
             for topic, (payload, qos) in self._retained.items() if code < 0x80 else ():

@@ -8,7 +8,7 @@ from typing import NoReturn
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 from amqtt.errors import MQTTError
 
-from gateway.mqtt.packets import encoded_length
+from gateway.mqtt import variable_integers
 
 _CONNECT = 0x10
 _WITHIN_S = 20.0
@@ -35,7 +35,7 @@ async def read_connect(reader: ReaderAdapter, writer: WriterAdapter) -> bytes:
         body = _HEAD_3_1_1 + body[len(_HEAD_3_1) :]
     if not body.startswith(_HEAD_3_1_1):
         await refuse(writer, _BAD_VERSION_5 if body.startswith(_HEAD_5) else _BAD_VERSION, "another version")
-    return bytes((_CONNECT,)) + encoded_length(len(body)) + body
+    return bytes((_CONNECT,)) + variable_integers.encode(len(body)) + body
 
 
 async def refuse(writer: WriterAdapter, answer: bytes, reason: str) -> NoReturn:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gateway.mqtt import variable_integers
+
 MOST_BYTES = 1179648
 """Longest packet, as `max_packet_size` in mosquitto/local.conf."""
 
 PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = 3, 4, 5, 6, 7
 SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT = 8, 10, 12, 14
 PINGRESP = b"\xd0\x00"
-
-_LONGEST_HEADER = 5  # bytes, the length included
 
 
 class Published(NamedTuple):
@@ -34,29 +34,20 @@ def split(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
     while at + 1 < end:
         size, start = data[at + 1], at + 2
         if size > 127:
-            size, start = _long_size(data, at + 1)
+            found = variable_integers.read(data, at + 1)
+            if found is None:
+                if end - at > variable_integers.MOST_BYTES:
+                    raise ValueError("the length of a packet has more than four bytes")
+                break
+            size, start = found
             if size > MOST_BYTES:
                 raise ValueError("a packet is too long")
-            if start > end:
-                break
         stop = start + size
         if stop > end:
             break
         packets.append((data[at], data[start:stop]))
         at = stop
     return packets, data[at:]
-
-
-def _long_size(data: bytes, at: int) -> tuple[int, int]:
-    """Return the length that stands at `at`, and where the body begins: behind the end, where it is cut."""
-    size = 0
-    for place, byte in enumerate(data[at : at + 4]):
-        size |= (byte & 127) << 7 * place
-        if byte < 128:
-            return size, at + place + 1
-    if len(data) - at >= _LONGEST_HEADER - 1:
-        raise ValueError("the length of a packet has more than four bytes")
-    return 0, len(data) + 1
 
 
 def read_publish(head: int, body: bytes) -> Published:
@@ -129,17 +120,7 @@ def read_packet_id(body: bytes) -> int:
 def publish(topic: bytes, payload: bytes, flags: int, packet_id: bytes = b"") -> bytes:
     """Return a PUBLISH; `flags` has DUP, QoS and RETAIN, and `packet_id` is for QoS 1 and 2."""
     size = 2 + len(topic) + len(packet_id) + len(payload)
-    length = bytes((size,)) if size < 128 else encoded_length(size)
+    length = bytes((size,)) if size < 128 else variable_integers.encode(size)
     return b"".join(
         (bytes((PUBLISH << 4 | flags,)), length, len(topic).to_bytes(2, "big"), topic, packet_id, payload)
     )
-
-
-def encoded_length(size: int) -> bytes:
-    """Return the length of a packet as its header says it."""
-    found = bytearray()
-    while True:
-        size, digit = divmod(size, 128)
-        found.append(digit | (0x80 if size else 0))
-        if not size:
-            return bytes(found)

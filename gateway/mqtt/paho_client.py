@@ -25,6 +25,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from gateway.core.errors import BrokerError, SilentBrokerError
 from gateway.core.events import Message
 from gateway.delivery.refusals import reason_name, reason_text
+from gateway.mqtt import variable_integers
 from gateway.mqtt.bulk_publishes import FIRST_ID, BulkPublishes, split_answers
 from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.handshakes import Handshakes
@@ -289,8 +290,8 @@ class Connection:
         if self._endpoint.protocol == "5":
             size = sum(5 + len(name.encode()) + len(value.encode()) for name, value in properties)
             size += 3 + len(correlation) if correlation else 0
-            body += size + _varint_bytes(size)
-        return 1 + _varint_bytes(body) + body
+            body += size + variable_integers.size_bytes(size)
+        return 1 + variable_integers.size_bytes(body) + body
 
     def publish(
         self,
@@ -556,7 +557,10 @@ class _Client(paho.Client):
         packet = bytes(self._in_packet["packet"])
         if len(packet) < 3:
             raise BrokerError("the broker sent a SUBACK that is too short")
-        codes_at = 2 + (sum(_varint(packet[2:])) if self._protocol == paho.MQTTv5 else 0)
+        properties = variable_integers.read(packet, 2) if self._protocol == paho.MQTTv5 else (0, 2)
+        if properties is None:
+            raise BrokerError("the broker sent a packet with a malformed length")
+        codes_at = sum(properties)
         self.suback(int.from_bytes(packet[:2], "big"), packet[codes_at:])
 
     def _handle_disconnect(self) -> None:
@@ -605,20 +609,6 @@ class _Client(paho.Client):
 
 def _parts(filters: Sequence[Any]) -> list[Sequence[Any]]:
     return [filters[at : at + SUBSCRIBE_LIMIT] for at in range(0, len(filters), SUBSCRIBE_LIMIT)]
-
-
-def _varint(data: bytes) -> tuple[int, int]:
-    """A variable byte integer, and how many bytes it takes."""
-    value = 0
-    for at, byte in enumerate(data[:4]):
-        value |= (byte & 127) << (7 * at)
-        if byte < 128:
-            return value, at + 1
-    raise BrokerError("the broker sent a packet with a malformed length")
-
-
-def _varint_bytes(value: int) -> int:
-    return 1 + (value > 127) + (value > 16_383) + (value > 2_097_151)
 
 
 def _server_reference(properties: bytes, packet_type: int = PacketTypes.CONNACK) -> str:

@@ -20,6 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from gateway.core.events import Message
+from gateway.mqtt import variable_integers
 
 _KNOWN_BLOCKS = 1024
 _PUBACK = b"\x40\x02"  # the packet id follows
@@ -66,7 +67,10 @@ class Splitter:
                 break  # no PUBLISH, or one of QoS 2 or 3
             size, start = data[at + 1], at + 2
             if size > 127:
-                size, start = _long_size(data, at + 1)
+                length = variable_integers.read(data, at + 1)
+                if length is None:
+                    break  # it is cut, or malformed
+                size, start = length
             stop = start + size
             if stop > end or size < 2:
                 break
@@ -125,17 +129,6 @@ def acknowledgements(messages: Iterable[Message], epoch: int) -> bytes:
             if message.qos == 1 and message.epoch == epoch
         ]
     )
-
-
-def _long_size(data: bytes, at: int) -> tuple[int, int]:
-    """The length of a packet that stands at `at`, and where it ends; more than there is, where it is cut or
-    malformed."""
-    size = 0
-    for place, byte in enumerate(data[at : at + 4]):
-        size |= (byte & 127) << 7 * place
-        if byte < 128:
-            return size, at + place + 1
-    return len(data), at + 1
 
 
 def _read(block: bytes) -> Kept | None:

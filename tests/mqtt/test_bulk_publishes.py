@@ -13,9 +13,9 @@ from gateway.mqtt.bulk_publishes import (
     correlation_data,
     split_answers,
     user_property,
-    varint,
 )
 from gateway.mqtt.publishes import Splitter
+from gateway.mqtt.variable_integers import encode
 
 
 class Wire:
@@ -70,7 +70,7 @@ def test_properties_and_payloads_of_any_length_have_their_length_before_them() -
     wire = Wire()
     wire.publish("t", payload=bytes(20_000), block=user_property("n", "x" * 200))
     length = 3 + 2 + 2 + 206 + 20_000
-    assert wire.sent.startswith(b"\x32" + varint(length) + b"\x00\x01t\x80\x00" + varint(206) + b"\x26")
+    assert wire.sent.startswith(b"\x32" + encode(length) + b"\x00\x01t\x80\x00" + encode(206) + b"\x26")
     assert len(wire.sent) == 1 + 3 + length
 
 
