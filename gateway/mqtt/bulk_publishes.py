@@ -14,6 +14,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 
+from gateway.core.errors import TopicError
+from gateway.core.topics import check_topic
 from gateway.mqtt import variable_integers
 
 FIRST_ID = 32_768  # the ids below are paho's
@@ -25,8 +27,6 @@ _REFUSED = 0x80
 _PUBACK = 0x40
 _USER_PROPERTY, _CORRELATION_DATA, _TOPIC_ALIAS = b"\x26", b"\x09", b"\x23"  # MQTT 5, 2.2.2.2
 _NO_TOPIC = b"\x00\x00"
-_MAX_TOPIC_BYTES = 65_535
-_NOT_IN_TOPICS = frozenset("+#\0")
 
 
 def user_property(name: str, value: str) -> bytes:
@@ -133,10 +133,9 @@ class BulkPublishes:
     def _meet(self, topic: str) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]] | None:
         """Return how to send `topic` the first time and from then on; None where it is no topic."""
         try:
+            check_topic(topic)
             name = topic.encode()
-        except UnicodeEncodeError:
-            return None
-        if not 0 < len(name) <= _MAX_TOPIC_BYTES or not _NOT_IN_TOPICS.isdisjoint(topic):
+        except (TopicError, UnicodeEncodeError):
             return None
         if len(self._known) >= _KNOWN_TOPICS:
             self._known.clear()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gateway.core.errors import TopicError
+from gateway.core.topics import check_topic
 from gateway.mqtt import variable_integers
 
 MOST_BYTES = 1179648
@@ -66,8 +68,10 @@ def read_publish(head: int, body: bytes) -> Published:
 def read_topic(topic: bytes) -> str:
     """Return a topic that a client may publish on."""
     text = topic.decode()
-    if not text or {"+", "#", "\0"} & {*text}:
-        raise ValueError("a topic with a wildcard, or none")
+    try:
+        check_topic(text)
+    except TopicError as exc:
+        raise ValueError(str(exc)) from exc
     return text
 
 
