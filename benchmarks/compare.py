@@ -22,19 +22,16 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks import latency
-from benchmarks.checkout import ROOT, running_gateway
+from benchmarks.programs import HOST, ROOT, running_broker, running_gateway
 from gateway.lab.load import publish_all, reserve_session
-from tests.support.brokers import BrokerSetup, ProgramBroker
 from tests.support.gateways import wait_until
 from tests.support.ports import free_port
 
-HOST = "127.0.0.1"
 WORSE = 0.05  # from here on it is said
 PATIENCE_S = 300.0
 _CLIENT = "compare"
 _DEVICES = 1000
 _LOOK_EVERY_S = 0.05
-_LINES = ("max_queued_messages 0", "max_inflight_messages 1000", "set_tcp_nodelay true")
 
 
 class Figure(NamedTuple):
@@ -119,7 +116,7 @@ def checkout(commit: str) -> Iterator[Path]:
 def drain(root: Path, *, messages: int, size: str = "1m", form: str = "batch") -> Figures:
     """Messages that wait at the local broker: until they are on disk, and until the cloud broker has them."""
     with ExitStack() as stack:
-        local, cloud = stack.enter_context(_broker()), stack.enter_context(_broker())
+        local, cloud = stack.enter_context(running_broker()), stack.enter_context(running_broker())
         reserve_session(HOST, local.port, _CLIENT, "bench/+")
         publish_all(HOST, local.port, _fleet(messages))
         local.pause()  # until the gateway can be looked at
@@ -163,7 +160,7 @@ def latency_at(root: Path, *, rate: int, seconds: float) -> Figures:
 def start(root: Path) -> Figures:
     """From the command until `/readyz` says yes."""
     with ExitStack() as stack:
-        local, cloud = stack.enter_context(_broker()), stack.enter_context(_broker())
+        local, cloud = stack.enter_context(running_broker()), stack.enter_context(running_broker())
         http = free_port()
         began_s = time.monotonic()
         stack.enter_context(running_gateway(root, _config(local.port, cloud.port, http, "1m", "batch")))
@@ -189,17 +186,6 @@ def is_ready(port: int) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-@contextmanager
-def _broker() -> Iterator[ProgramBroker]:
-    with tempfile.TemporaryDirectory() as folder:
-        broker = ProgramBroker(BrokerSetup(free_port(), (), _LINES, Path(folder), persistent=False))
-        broker.start()
-        try:
-            yield broker
-        finally:
-            broker.close()
 
 
 def _fleet(messages: int) -> Iterator[tuple[str, bytes]]:

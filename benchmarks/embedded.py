@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from benchmarks.checkout import ROOT, running_gateway
+from benchmarks.programs import HOST, ROOT, running_gateway
 from gateway.host.ports import free_port
 from gateway.lab.load import publish_all
 
-HOST = "127.0.0.1"
 DEVICES = 1000
 _PATIENCE_S = 120.0
 _BUFFERED = 'gateway_messages_total{outcome="buffered"}'

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks.latency import HOST, _broker
+from benchmarks.programs import HOST, running_broker
 from gateway.buffer.event_history import TimeRange
 from gateway.buffer.history.blocks import PastResult
 from gateway.buffer.history.past_results import PastResults
@@ -207,20 +207,22 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder, _broker() as port:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, running_broker() as broker:
         data = Path(folder) / "data"
         data.mkdir(mode=0o700)
         fill(data / "history.db", options.devices, options.days)
         charts(data / "history.db", options.devices)
         config = gateway_config(
-            Path(folder), f"mqtt://{HOST}:{port}", history={"aggregates": "1000000d", "max_size": "100GiB"}
+            Path(folder),
+            f"mqtt://{HOST}:{broker.port}",
+            history={"aggregates": "1000000d", "max_size": "100GiB"},
         )
         with GatewayProcess(config) as gateway:
             gateway.wait_ready()
             wait_until(lambda: gateway.metric("gateway_history_results") > 0, "the history")
             charts_over_http(gateway, options.devices)
             stopped = threading.Event()
-            thread = threading.Thread(target=load, args=(port, stopped), daemon=True)
+            thread = threading.Thread(target=load, args=(broker.port, stopped), daemon=True)
             thread.start()
             try:
                 intake(gateway, options.pairs)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,19 +22,15 @@ import paho.mqtt.client as paho
 import psutil
 from paho.mqtt.enums import CallbackAPIVersion
 
-from benchmarks.checkout import ROOT, running_gateway
+from benchmarks.programs import HOST, ROOT, running_broker, running_gateway
 from gateway.core.own_topics import OwnTopics
 from gateway.lab.load import connected, encode_publish
 from gateway.wire.frame import decode_batch
-from tests.support.brokers import BrokerSetup, ProgramBroker
-from tests.support.ports import free_port
 
-HOST = "127.0.0.1"
 TOPICS = OwnTopics("gateway", "latency")
 DEVICES = 1000
 WARM_UP_S = 2.0
 PATIENCE_S = 30.0
-_LINES = ("max_queued_messages 0", "max_inflight_messages 1000", "set_tcp_nodelay true")
 
 
 class Found(NamedTuple):
@@ -63,7 +58,7 @@ def _percentiles(found: list[float]) -> str:
 def measure(root: Path, rate: int, seconds: float) -> Found:
     """The gateway of a checkout at `rate` messages a second."""
     with ExitStack() as stack:
-        local, cloud = stack.enter_context(_broker()), stack.enter_context(_broker())
+        local, cloud = (stack.enter_context(running_broker()).port for _ in range(2))
         gateway = stack.enter_context(_gateway(root, local, cloud))
         probes = Probes()
         for port in (local, cloud):
@@ -141,17 +136,6 @@ def _drain(sock: Any) -> None:
             pass
     except OSError:
         pass  # closed
-
-
-@contextmanager
-def _broker() -> Iterator[int]:
-    with tempfile.TemporaryDirectory() as folder:
-        broker = ProgramBroker(BrokerSetup(free_port(), (), _LINES, Path(folder), persistent=False))
-        broker.start()
-        try:
-            yield broker.port
-        finally:
-            broker.stop()
 
 
 def _gateway(root: Path, local: int, cloud: int) -> AbstractContextManager[psutil.Process]:

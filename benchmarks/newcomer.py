@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.latency import HOST, _broker
+from benchmarks.programs import HOST, running_broker
 from tests.support.gateways import wait_until
 from tests.support.ports import free_port
 from tests.support.publishing import Watcher, publish
@@ -103,8 +103,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--for", dest="listen_for", default="1m", help="how long `gateway init` listens")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, _broker() as port, devices(port):
-        walk(Path(folder), port, options.listen_for)
+    with tempfile.TemporaryDirectory() as folder, running_broker() as broker, devices(broker.port):
+        walk(Path(folder), broker.port, options.listen_for)
 
 
 if __name__ == "__main__":

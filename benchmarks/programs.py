@@ -1,4 +1,4 @@
-"""A gateway that runs from a checkout, which may be another than this one: for ratios of two versions."""
+"""The programs that benchmarks run: Mosquitto, and a gateway of this checkout or another, for ratios."""
 
 from __future__ import annotations
 
@@ -14,9 +14,26 @@ from typing import Any
 import psutil
 import yaml
 
+from tests.support.brokers import BrokerSetup, ProgramBroker
+from tests.support.ports import free_port
+
 ROOT = Path(__file__).parents[1]
 """This checkout."""
+HOST = "127.0.0.1"
+_LINES = ("max_queued_messages 0", "max_inflight_messages 1000", "set_tcp_nodelay true")
 _STOP_S = 20.0
+
+
+@contextmanager
+def running_broker() -> Iterator[ProgramBroker]:
+    """A Mosquitto that queues whatever comes and remembers nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        broker = ProgramBroker(BrokerSetup(free_port(), (), _LINES, Path(folder), persistent=False))
+        broker.start()
+        try:
+            yield broker
+        finally:
+            broker.close()
 
 
 @contextmanager
