@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from starlette.datastructures import QueryParams
@@ -15,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from gateway.buffer.event_history import TimeRange, found_in
-from gateway.buffer.reader import Reader, ReadError
+from gateway.buffer.reader import ReadError
 from gateway.core.errors import plain_reason
 from gateway.core.events import Kind
-from gateway.decode.routes import RouteTable
 from gateway.http.answers import json_answer
 from gateway.http.fold import Point, chosen_of, folded, numbers_in, with_holes
 from gateway.http.history import BadQueryError, HistoryApi
+from gateway.http.late_reader import LateReader
 from gateway.http.rows import Rows, csv_lines
 from gateway.http.units import Units
 from gateway.status.gateway_status import GatewayStatus
@@ -44,15 +45,14 @@ class CoursesApi:
         self._status = status
         self._past = past
         self._units = units
-        self._reader: Reader | None = None
-        # One of its own: those of the pipeline learn from what they read.
-        self._routes = RouteTable([route.spec for route in status.pipeline.intake.routes.routes])
+        self._reader = LateReader(status.buffer_path)
+        # Its own: those of the pipeline learn from what they read. Made when somebody looks.
+        self._routes = cache(status.pipeline.intake.routes.forgetful)
         self._turns = asyncio.Semaphore(TWO_AT_ONCE)
         self._waiting = 0
 
     def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
+        self._reader.close()
 
     async def course(self, request: Request) -> Response:
         """`?window=&key=&key=&measure=` or `?device=&field=`, with `&from_ms=&to_ms=&points=&format=`."""
@@ -117,7 +117,7 @@ class CoursesApi:
         for topic in sorted(topics):
             wanted = TimeRange(topic, frozenset({Kind.RAW}), from_ms, to_ms, _DAY_MS)
             began_s = time.monotonic()
-            for some in found_in(self._opened(), wanted):
+            for some in found_in(self._reader(), wanted):
                 ids += some
                 began_s = await _rest(began_s)
         every = -(-len(ids) // MOST_READ) or 1
@@ -138,11 +138,11 @@ class CoursesApi:
             began_s = await _rest(began_s)
 
     def _decoded(self, ids: Sequence[int], field: str) -> Iterator[Point]:
-        reader = self._opened()
+        reader = self._reader()
         events, _ = reader.without_corrupt(reader.by_ids(ids))
         names, payloads = reader.names(events.stream_ids), reader.payloads(events)
         for topic, payload, arrival_ms in zip(names, payloads, events.ingest_times_ms, strict=True):
-            match = self._routes.match(topic)
+            match = self._routes().match(topic)
             if match is None:
                 continue
             route, levels = match
@@ -150,11 +150,6 @@ class CoursesApi:
                 value = sample.fields.get(field)
                 if isinstance(value, (bool, int, float)):
                     yield Point(sample.time_ms, float(value))
-
-    def _opened(self) -> Reader:
-        if self._reader is None:
-            self._reader = Reader(self._status.buffer_path)
-        return self._reader
 
 
 _Result = tuple[int, dict[str, float], int]

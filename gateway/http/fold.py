@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 from statistics import median_low
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 _GRID_SLACK = 1.5
 SILENT_STEPS = 5
@@ -76,7 +76,7 @@ def with_holes(points: Iterable[Point], usual_ms: int | None, width_ms: int) -> 
 
 def numbers_in(result: object) -> dict[str, float]:
     """The numbers of a result by name: `mean`, or `temperature.mean` of one with several fields."""
-    if isinstance(result, (int, float)) and not isinstance(result, bool):
+    if _is_number(result):
         return {"": result}
     if not isinstance(result, dict):
         return {}
@@ -89,7 +89,7 @@ def numbers_in(result: object) -> dict[str, float]:
     return found
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -19,11 +19,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from gateway.buffer.event_history import TimeRange, found_in
 from gateway.buffer.history.blocks import PastResult
-from gateway.buffer.reader import Reader, ReadError
+from gateway.buffer.reader import ReadError
 from gateway.core.errors import TopicError, plain_reason
 from gateway.core.events import Kind
 from gateway.core.own_topics import key_levels
 from gateway.core.topics import check_filter
+from gateway.http.late_reader import LateReader
 from gateway.http.past_rows import ROWS_AT_ONCE, StoredResults
 from gateway.http.rows import Row, Rows, csv_lines, ndjson_lines
 from gateway.receiver.event_lines import event_line
@@ -76,14 +77,13 @@ class HistoryApi:
 
     def __init__(self, status: GatewayStatus) -> None:
         self._status = status
-        self._reader: Reader | None = None
+        self._reader = LateReader(status.buffer_path)
         self._stored = StoredResults(status)
         self._at_work = 0
 
     def close(self) -> None:
         self._stored.close()
-        if self._reader is not None:
-            self._reader.close()
+        self._reader.close()
 
     async def aggregates(self, request: Request) -> Response:
         """`?window=&key=&from_ms=&to_ms=&revisions=latest|all&format=&limit=&after=`."""
@@ -155,14 +155,14 @@ class HistoryApi:
 
     async def _ids(self, wanted: TimeRange, after: int) -> AsyncIterator[list[int]]:
         """The ids, up to ROWS_AT_ONCE at a time."""
-        for ids in found_in(self._opened(), wanted, after):
+        for ids in found_in(self._reader(), wanted, after):
             yield ids[:ROWS_AT_ONCE]
             for start in range(ROWS_AT_ONCE, len(ids), ROWS_AT_ONCE):
                 yield ids[start : start + ROWS_AT_ONCE]
 
     async def _results(self, wanted: TimeRange, after: int) -> AsyncIterator[list[PastResult]]:
         stored = self._stored
-        for some in stored.found(self._opened(), wanted, after):
+        for some in stored.found(self._reader(), wanted, after):
             yield some
         _warn_of(stored.corrupt)
         stored.corrupt = 0
@@ -218,16 +218,11 @@ class HistoryApi:
         return min(_MOST_RESTS, 1 + (latest.in_per_s if latest else 0) / _RATE_PER_REST)
 
     def _event_rows(self, ids: list[int]) -> Iterator[Row]:
-        reader = self._opened()
+        reader = self._reader()
         events, corrupt = reader.without_corrupt(reader.by_ids(ids))
         _warn_of(len(corrupt))
         for buffer_id, event in zip(events.ids, wire_events(reader.columns(events)), strict=True):
             yield {"id": buffer_id} | orjson.loads(event_line(self._status.gateway_id, event))
-
-    def _opened(self) -> Reader:
-        if self._reader is None:
-            self._reader = Reader(self._status.buffer_path)
-        return self._reader
 
 
 def _aggregate_rows(some: list[PastResult]) -> Iterator[Row]:

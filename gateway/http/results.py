@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.buffer.reader import Reader
 from gateway.core.events import Kind
+from gateway.http.late_reader import LateReader
 from gateway.wire.standing import Standing, standing
 
 FIRST_LOOK = 20_000
@@ -75,15 +75,14 @@ class Results:
     """Latest results of the windows: by window and key, oldest first."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._reader: Reader | None = None
+        self._reader = LateReader(path)
         self._cursor = 0
         self._windows: dict[str, _Window] = {}
         self._alerts: deque[dict[str, Any]] = deque(maxlen=KEPT_ALERTS)
 
     def refresh(self) -> Sequence[dict[str, Any]]:
         """Take in what is new, and return the new results. Raises ReadError when the file cannot be read."""
-        reader = self._opened()
+        reader = self._reader()
         self._cursor = max(self._cursor, reader.derived_before(FIRST_LOOK))
         events = reader.derived_after(self._cursor, AT_ONCE)
         if not events.ids:
@@ -128,7 +127,7 @@ class Results:
         """`{topic, last_sequence_num}` of the next streams behind `after`, by name."""
         return [
             {"topic": name, "last_sequence_num": last}
-            for name, last in self._opened().streams_after(after, limit)
+            for name, last in self._reader().streams_after(after, limit)
         ]
 
     def alerts(self) -> list[dict[str, Any]]:
@@ -136,13 +135,7 @@ class Results:
         return list(reversed(self._alerts))
 
     def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-
-    def _opened(self) -> Reader:
-        if self._reader is None:
-            self._reader = Reader(self._path)
-        return self._reader
+        self._reader.close()
 
 
 def _insert(points: deque[_Point], result: _Point) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import Any
 
 import orjson
@@ -20,8 +21,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from gateway.buffer.reader import Reader, ReadError
 from gateway.core.errors import PluginError, TopicError, plain_reason
 from gateway.core.topics import check_filter, filter_matches
-from gateway.decode.routes import RouteTable
 from gateway.http.answers import json_answer
+from gateway.http.late_reader import LateReader
 from gateway.pipeline.explanation import explain, flag_names, time_reason
 from gateway.pipeline.plugins_loader import WindowPlugins, load_plugins
 from gateway.status.gateway_status import GatewayStatus
@@ -84,9 +85,9 @@ class TailApi:
 
     def __init__(self, status: GatewayStatus) -> None:
         self._status = status
-        self._reader: Reader | None = None
-        # One of its own: those of the pipeline learn from what they read.
-        self._routes = RouteTable([route.spec for route in status.pipeline.intake.routes.routes])
+        self._reader = LateReader(status.buffer_path)
+        # Its own: those of the pipeline learn from what they read. Made when somebody looks.
+        self._routes = cache(status.pipeline.intake.routes.forgetful)
         self._plugins: WindowPlugins | None = None
         self._tails = 0
         self._closed = asyncio.Event()
@@ -96,9 +97,7 @@ class TailApi:
         self._closed.set()
 
     def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._reader.close()
 
     async def messages(self, request: Request) -> Response:
         """`?filter=&last=`: server-sent events; with `once=true` or `device=` the last ones as JSON."""
@@ -122,14 +121,14 @@ class TailApi:
 
     def _begin(self, topic_filter: str, last: int) -> tuple[_Tail, list[int]]:
         """Return a tail from now on, and the ids of the `last` messages before."""
-        _, newest = self._opened().id_range()
+        _, newest = self._reader().id_range()
         tail = _Tail(topic_filter, max(newest - LOOKED_AT, 0) if last else newest)
-        ids, _ = tail.new(self._opened())
+        ids, _ = tail.new(self._reader())
         return tail, ids[-last:] if last else []
 
     def _of_device(self, name: str, last: int) -> list[int]:
         """The ids of its last messages: they are looked for backwards from the time it was last heard."""
-        presence, reader = self._status.presence, self._opened()
+        presence, reader = self._status.presence, self._reader()
         heard = presence.device(name, self._status.clock.now_ms())
         if heard is None:
             return []
@@ -146,7 +145,7 @@ class TailApi:
             quiet = 0
             while not await self._is_closed_within(EVERY_S):
                 try:
-                    ids, skipped = tail.new(self._opened())
+                    ids, skipped = tail.new(self._reader())
                     shown = self._told(ids)
                 except ReadError as exc:
                     log.warning("the last messages cannot be read: %s", exc)
@@ -171,7 +170,7 @@ class TailApi:
         text = request.query_params.get("id", "")
         if not text.isdecimal():
             return PlainTextResponse("id is the number of a message", 400)
-        reader = self._opened()
+        reader = self._reader()
         events, _ = reader.without_corrupt(reader.by_ids([int(text)]))
         if not events.ids:
             return PlainTextResponse("This message is not in the buffer any more.", 404)
@@ -181,7 +180,7 @@ class TailApi:
             return PlainTextResponse(f"{exc}; {exc.hint}", 503)
         (topic,), (payload,) = reader.names(events.stream_ids), reader.payloads(events)
         specs = self._status.window_specs
-        said = explain(self._routes, new_engine, specs, topic, payload, events.ingest_times_ms[0])
+        said = explain(self._routes(), new_engine, specs, topic, payload, events.ingest_times_ms[0])
         return json_answer(
             {**said.as_json(), "id": events.ids[0], "stored_flags": flag_names(events.flags[0])}
         )
@@ -196,14 +195,14 @@ class TailApi:
     def _told(self, ids: list[int]) -> list[dict[str, Any]]:
         if not ids:
             return []
-        reader = self._opened()
+        reader = self._reader()
         events, _ = reader.without_corrupt(reader.by_ids(ids))
         names, payloads = reader.names(events.stream_ids), reader.payloads(events)
         columns = zip(events.ids, names, payloads, events.ingest_times_ms, events.flags, strict=True)
         return [self._one(*row) for row in columns]
 
     def _one(self, number: int, topic: str, payload: bytes, arrival_ms: int, flags: int) -> dict[str, Any]:
-        found = self._routes.match(topic)
+        found = self._routes().match(topic)
         told: dict[str, Any] = {
             "id": number,
             "topic": topic,
@@ -229,11 +228,6 @@ class TailApi:
             "filtered": decoded.filtered,
             "notes": list(decoded.notes),
         }
-
-    def _opened(self) -> Reader:
-        if self._reader is None:
-            self._reader = Reader(self._status.buffer_path)
-        return self._reader
 
 
 def _complaint(topic_filter: str, last: str) -> str:
