@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 from statistics import median_low
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
+
+from gateway.core.numbers import is_number
 
 _GRID_SLACK = 1.5
 SILENT_STEPS = 5
@@ -76,21 +78,17 @@ def with_holes(points: Iterable[Point], usual_ms: int | None, width_ms: int) -> 
 
 def numbers_in(result: object) -> dict[str, float]:
     """The numbers of a result by name: `mean`, or `temperature.mean` of one with several fields."""
-    if _is_number(result):
+    if is_number(result):
         return {"": result}
     if not isinstance(result, dict):
         return {}
     found: dict[str, float] = {}
     for name, value in result.items():
         if isinstance(value, dict):
-            found |= {f"{name}.{inner}": one for inner, one in value.items() if _is_number(one)}
-        elif _is_number(value):
+            found |= {f"{name}.{inner}": one for inner, one in value.items() if is_number(one)}
+        elif is_number(value):
             found[name] = value
     return found
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def chosen_of(measures: Sequence[str], wanted: str | None) -> str:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from gateway.core.numbers import is_number
 from gateway.core.own_topics import OwnTopics
 from gateway.wire.home_assistant_classes import SENSOR_CLASSES
 
@@ -387,16 +388,12 @@ def _measures_of(window: ShownWindow, result: Any) -> Iterator[_Measure]:
 
 def _likeliest(result: Any) -> list[str] | None:
     """The path of the number that a result is about; the empty path is the result itself."""
-    if _is_number(result):
+    if is_number(result):
         return []
     if not isinstance(result, dict):
         return None
-    numbers = [name for name, value in result.items() if _is_number(value)]
+    numbers = [name for name, value in result.items() if is_number(value)]
     return next(([name] for name in (*_LIKELY, *numbers) if name in numbers), None)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _quoted(text: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 from gateway.core.errors import DecodeError
+from gateway.core.numbers import is_number
 from gateway.decode.decoders.plain import parse_json
 
 # RFC 8428, 4.5.3: a smaller time counts from now, a larger one from 1970.
@@ -77,16 +76,12 @@ def _resolve(record: dict[str, object], base: dict[str, object], arrival_ms: int
 def _value(record: dict[str, object], base: dict[str, object]) -> object:
     if "v" in record:
         number, base_value = record["v"], base.get("bv", 0)
-        return base_value + number if _is_number(number) and _is_number(base_value) else None
+        return base_value + number if is_number(number) and is_number(base_value) else None
     return record.get("vs", record.get("vb", record.get("vd")))
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _number(value: object) -> float:
-    return value if _is_number(value) else 0
+    return value if is_number(value) else 0
 
 
 def _text(value: object) -> str:
