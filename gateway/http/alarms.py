@@ -20,6 +20,7 @@ from gateway.buffer.writer import Command
 from gateway.core.errors import AlarmError
 from gateway.http.answers import json_answer
 from gateway.http.bodies import read_body
+from gateway.http.queries import one_of, rows_wanted
 from gateway.status.gateway_status import GatewayStatus
 
 LISTED, MOST_LISTED = 200, 2000
@@ -46,19 +47,14 @@ class AlarmsApi:
     async def _list(self, request: Request) -> Response:
         """`?state=on|all|active|acknowledged|cleared&window=&search=&offset=&limit=`."""
         query = request.query_params
-        show, window = query.get("state", "on"), query.get("window")
-        offset, limit = query.get("offset", "0"), query.get("limit", str(LISTED))
-        if show not in SHOWS:
-            return PlainTextResponse(f"state is one of {', '.join(SHOWS)}", 400)
-        if not (offset.isdecimal() and limit.isdecimal()) or not 0 < int(limit) <= MOST_LISTED:
-            return PlainTextResponse(f"offset is a number, limit one from 1 to {MOST_LISTED}", 400)
+        show, window = one_of(query, "state", SHOWS), query.get("window")
+        wanted = rows_wanted(query, LISTED, MOST_LISTED)
         rows, part = self._status.alarms, query.get("search", "").casefold()
         found = [
             row
             for row in listed(rows, show)
             if window in (None, row.window) and part in f"{row.window} {row.key}".casefold()
         ]
-        shown = found[int(offset) : int(offset) + int(limit)]
         return json_answer(
             {
                 "time_ms": self._status.clock.now_ms(),
@@ -71,7 +67,7 @@ class AlarmsApi:
                     ],
                 },
                 "found": len(found),
-                "alarms": [as_json(row) for row in shown],
+                "alarms": [as_json(row) for row in found[wanted]],
             }
         )
 

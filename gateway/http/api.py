@@ -13,6 +13,7 @@ from gateway.http.answers import json_answer
 from gateway.http.devices import DevicesApi
 from gateway.http.history import HistoryApi
 from gateway.http.live import MAX_LISTENERS, Live
+from gateway.http.queries import whole_number
 from gateway.http.results import Results
 from gateway.http.state import State
 
@@ -70,10 +71,9 @@ class Api:
 
     async def _streams(self, request: Request) -> Response:
         """`?after=NAME&limit=N`: the next streams in the order of their names."""
-        text = request.query_params.get("limit", str(LISTED_STREAMS))
-        if not text.isdecimal() or not 0 < int(text) <= MOST_STREAMS:
-            return PlainTextResponse(f"limit is a number from 1 to {MOST_STREAMS}", 400)
-        return json_answer(self._results.streams(request.query_params.get("after", ""), int(text)))
+        query = request.query_params
+        limit = whole_number(query, "limit", LISTED_STREAMS, 1, MOST_STREAMS)
+        return json_answer(self._results.streams(query.get("after", ""), limit))
 
     async def _listen(self, _request: Request) -> Response:
         return self._stream(self._live.listen)

@@ -16,13 +16,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from gateway.buffer.event_history import TimeRange, found_in
-from gateway.buffer.reader import ReadError
-from gateway.core.errors import plain_reason
 from gateway.core.events import Kind
 from gateway.http.answers import json_answer
 from gateway.http.fold import Point, chosen_of, folded, numbers_in, with_holes
-from gateway.http.history import BadQueryError, HistoryApi
+from gateway.http.history import HistoryApi
 from gateway.http.late_reader import LateReader
+from gateway.http.queries import LARGEST, BadQueryError, one_of, whole_number
 from gateway.http.rows import Rows, csv_lines
 from gateway.http.units import Units
 from gateway.status.gateway_status import GatewayStatus
@@ -35,7 +34,6 @@ MOST_READ = 20_000
 TWO_AT_ONCE, MOST_WAITING = 2, 40
 _CHUNK = 500
 _DAY_MS = 24 * 3600 * 1000
-_END_OF_TIME_MS = 2**62
 
 
 class CoursesApi:
@@ -57,19 +55,16 @@ class CoursesApi:
     async def course(self, request: Request) -> Response:
         """`?window=&key=&key=&measure=` or `?device=&field=`, with `&from_ms=&to_ms=&points=&format=`."""
         query = request.query_params
+        form = one_of(query, "format", ("json", "csv"))
         if self._waiting >= MOST_WAITING:
             return PlainTextResponse(f"{MOST_WAITING} charts wait already", 503, {"Retry-After": "5"})
         self._waiting += 1
         try:
             async with self._turns:
                 found = await (self._of_window(query) if "window" in query else self._of_field(query))
-        except BadQueryError as exc:
-            return PlainTextResponse(str(exc), 400)
-        except ReadError as exc:
-            return PlainTextResponse(f"the buffer cannot be read: {plain_reason(exc)}", 503)
         finally:
             self._waiting -= 1
-        if query.get("format", "json") == "json":
+        if form == "json":
             return json_answer(found)
         return StreamingResponse(csv_lines(_csv_rows(found)), media_type="text/csv; charset=utf-8")
 
@@ -112,7 +107,7 @@ class CoursesApi:
         topics = {topic: one for topic, one in sources.items() if field in one.sample.fields}
         if not topics:
             raise BadQueryError(f"no reading of {device!r} with a field {field!r} has come since the start")
-        from_ms, to_ms = _time(query, "from_ms", 0), _time(query, "to_ms", _END_OF_TIME_MS)
+        from_ms, to_ms = whole_number(query, "from_ms", 0), whole_number(query, "to_ms", LARGEST)
         ids: list[int] = []
         for topic in sorted(topics):
             wanted = TimeRange(topic, frozenset({Kind.RAW}), from_ms, to_ms, _DAY_MS)
@@ -209,14 +204,4 @@ async def _csv_rows(found: Mapping[str, Any]) -> Rows:
 
 
 def _most(query: Mapping[str, str]) -> int:
-    text = query.get("points", str(POINTS))
-    if not text.isdecimal() or not 1 < int(text) <= MOST_POINTS:
-        raise BadQueryError(f"points is a number from 2 to {MOST_POINTS}")
-    return int(text)
-
-
-def _time(query: Mapping[str, str], name: str, default: int) -> int:
-    text = query.get(name, "") or str(default)
-    if not text.isdecimal() or int(text) > _END_OF_TIME_MS:
-        raise BadQueryError(f"{name} is a time in ms")
-    return int(text)
+    return whole_number(query, "points", POINTS, 2, MOST_POINTS)

@@ -14,6 +14,7 @@ from gateway.alarms.requests import listed
 from gateway.decode.presence import Device, clipped
 from gateway.http.alarms import AlarmsApi
 from gateway.http.answers import json_answer
+from gateway.http.queries import one_of, rows_wanted
 from gateway.http.results import Results
 from gateway.http.units import Units
 from gateway.status.gateway_status import GatewayStatus
@@ -55,13 +56,8 @@ class DevicesApi:
     async def table(self, request: Request) -> Response:
         """`?search=&only=all|silent|clock|misses|…&sort=name&descending=&offset=&limit=`."""
         query = request.query_params
-        sort, only = query.get("sort", "name"), query.get("only", "all")
-        offset, limit = query.get("offset", "0"), query.get("limit", str(LISTED))
-        if sort not in _ORDERS or only not in _CHOICES:
-            text = f"sort is one of {', '.join(_ORDERS)}; only is one of {', '.join(_CHOICES)}"
-            return PlainTextResponse(text, 400)
-        if not (offset.isdecimal() and limit.isdecimal()) or not 0 < int(limit) <= MOST_LISTED:
-            return PlainTextResponse(f"offset is a number, limit one from 1 to {MOST_LISTED}", 400)
+        sort, only = one_of(query, "sort", tuple(_ORDERS)), one_of(query, "only", _CHOICES)
+        wanted = rows_wanted(query, LISTED, MOST_LISTED)
         self._refresh()
         now_ms = self._status.clock.now_ms()
         devices = self._status.presence.devices(now_ms)
@@ -70,7 +66,6 @@ class DevicesApi:
         alarms = self._alarms.per_key()
         chosen = self._chosen(devices, only, query.get("search", ""), wrong, alerts, alarms)
         chosen.sort(key=_ORDERS[sort], reverse=query.get("descending") == "true")
-        shown = chosen[int(offset) : int(offset) + int(limit)]
         return json_answer(
             {
                 "time_ms": now_ms,
@@ -78,7 +73,7 @@ class DevicesApi:
                 "found": len(chosen),
                 "devices": [
                     self._row(device, wrong, alerts[device.name]) | {"alarms": alarms[device.name]}
-                    for device in shown
+                    for device in chosen[wanted]
                 ],
             }
         )

@@ -19,13 +19,11 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from gateway.buffer.event_history import TimeRange, found_in
 from gateway.buffer.history.blocks import PastResult
-from gateway.buffer.reader import ReadError
-from gateway.core.errors import TopicError, plain_reason
 from gateway.core.events import Kind
 from gateway.core.own_topics import key_levels
-from gateway.core.topics import check_filter
 from gateway.http.late_reader import LateReader
 from gateway.http.past_rows import ROWS_AT_ONCE, StoredResults
+from gateway.http.queries import LARGEST, BadQueryError, one_of, topic_filter, whole_number
 from gateway.http.rows import Row, Rows, csv_lines, ndjson_lines
 from gateway.receiver.event_lines import event_line
 from gateway.status.gateway_status import GatewayStatus
@@ -43,33 +41,22 @@ _MOST_RESTS, _RATE_PER_REST = 24.0, 250.0
 JSON_ROWS, MOST_JSON_ROWS = 1000, 10_000  # a JSON answer is made whole before it is sent
 _DAY_MS = 24 * 3600 * 1000
 _YEAR_MS = 366 * _DAY_MS
-_END_OF_TIME_MS = 2**62
 _Found = TypeVar("_Found")
 _FORMATS = {"ndjson": ("application/x-ndjson", ndjson_lines), "csv": ("text/csv; charset=utf-8", csv_lines)}
-
-
-class BadQueryError(ValueError):
-    """Raised when a query does not say what is wanted; its text says why."""
 
 
 class _Page(NamedTuple):
     """The requested page of rows."""
 
     form: str
-    limit: int | None
+    limit: int
     after: int
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> _Page:
-        form = query.get("format", "json")
-        if form not in {"json", *_FORMATS}:
-            raise BadQueryError(f"format is json, ndjson or csv, not {form!r}")
-        limit = _number(query, "limit", JSON_ROWS if form == "json" else None)
-        if limit is not None and (limit < 1 or (form == "json" and limit > MOST_JSON_ROWS)):
-            raise BadQueryError(
-                f"limit is at least 1, and for JSON at most {MOST_JSON_ROWS}; ndjson has no limit"
-            )
-        return cls(form, limit, _number(query, "after", 0) or 0)
+        form = one_of(query, "format", ("json", *_FORMATS))
+        default, most = (JSON_ROWS, MOST_JSON_ROWS) if form == "json" else (LARGEST, LARGEST)
+        return cls(form, whole_number(query, "limit", default, 1, most), whole_number(query, "after", 0))
 
 
 class HistoryApi:
@@ -96,28 +83,20 @@ class HistoryApi:
     def latest_results(self, query: Mapping[str, str]) -> Rows:
         """The latest revisions of the results that `query` asks for, as `/api/aggregates` does. Raises
         BadQueryError."""
-        return self._counted(self._aggregates(query, _Page("json", None, 0)))
+        return self._counted(self._aggregates(query, _Page("json", LARGEST, 0)))
 
     async def _answer(
         self, request: Request, rows_of: Callable[[Mapping[str, str], _Page], Rows]
     ) -> Response:
         query = request.query_params
-        try:
-            page = _Page.of(query)
-            if self._at_work >= MAX_READING:
-                return PlainTextResponse(
-                    f"{MAX_READING} requests for history are running", 503, {"Retry-After": "5"}
-                )
-            rows = self._counted(_first(rows_of(query, page), page.limit))
-            rows = _resumed(
-                await anext(rows, []), rows
-            )  # what cannot be answered is known before the headers
-            if page.form == "json":
-                return await _as_json(rows, page.limit)
-        except BadQueryError as exc:
-            return PlainTextResponse(str(exc), 400)
-        except ReadError as exc:
-            return PlainTextResponse(f"the buffer cannot be read: {plain_reason(exc)}", 503)
+        page = _Page.of(query)
+        if self._at_work >= MAX_READING:
+            text = f"{MAX_READING} requests for history are running"
+            return PlainTextResponse(text, 503, {"Retry-After": "5"})
+        rows = self._counted(_first(rows_of(query, page), page.limit))
+        rows = _resumed(await anext(rows, []), rows)  # what cannot be answered is known before the headers
+        if page.form == "json":
+            return await _as_json(rows, page.limit)
         media_type, lines = _FORMATS[page.form]
         return StreamingResponse(lines(rows), media_type=media_type)
 
@@ -130,13 +109,11 @@ class HistoryApi:
             self._at_work -= 1
 
     def _events(self, query: Mapping[str, str], page: _Page) -> Rows:
-        wanted = _range(query, _filter(query), _kinds(query), _DAY_MS)
+        wanted = _range(query, topic_filter(query, "stream"), _kinds(query), _DAY_MS)
         return self._rows(self._ids(wanted, page.after), self._event_rows)
 
     def _aggregates(self, query: Mapping[str, str], page: _Page) -> Rows:
-        revisions = query.get("revisions", "latest")
-        if revisions not in {"latest", "all"}:
-            raise BadQueryError(f"revisions is latest or all, not {revisions!r}")
+        revisions = one_of(query, "revisions", ("latest", "all"))
         window, key = query.get("window"), query.get("key")
         if key is not None and window is None:
             raise BadQueryError("key needs a window: the keys of another one mean something else")
@@ -235,7 +212,7 @@ def _aggregate_lines(some: list[PastResult]) -> Iterator[bytes]:
         yield b'{"id":%d,%b\n' % (row.id, row.payload[1:])
 
 
-async def _as_json(rows: Rows, limit: int | None) -> Response:
+async def _as_json(rows: Rows, limit: int) -> Response:
     """`{rows, next}`: what `after` is on the next page, or null on the last one."""
     found: list[Any] = [row async for some in rows for row in some]
     more = found[-1]["id"] if found and len(found) == limit else None
@@ -249,53 +226,25 @@ async def _resumed(first: list[Row], rows: Rows) -> Rows:
         yield some
 
 
-async def _first(rows: Rows, limit: int | None) -> Rows:
+async def _first(rows: Rows, limit: int) -> Rows:
     left = limit
     async for some in rows:
-        yield some if left is None else some[:left]
-        if left is not None:
-            left -= len(some)
-            if left <= 0:
-                return
+        yield some[:left]
+        left -= len(some)
+        if left <= 0:
+            return
 
 
 def _range(query: Mapping[str, str], stream: str, kinds: frozenset[Kind], ahead_ms: int) -> TimeRange:
-    from_ms, to_ms = _number(query, "from_ms", 0), _number(query, "to_ms", _END_OF_TIME_MS)
-    return TimeRange(stream, kinds, from_ms or 0, _END_OF_TIME_MS if to_ms is None else to_ms, ahead_ms)
-
-
-def _number(query: Mapping[str, str], name: str, default: int | None) -> int | None:
-    text = query.get(name, "")
-    if not text:
-        return default
-    if not text.isdecimal() or len(text) > _DIGITS:
-        raise BadQueryError(f"{name} is a whole number, not {text!r}")
-    return int(text)
-
-
-def _filter(query: Mapping[str, str]) -> str:
-    stream = query.get("stream", "#")
-    try:
-        check_filter(stream)
-    except TopicError as exc:
-        raise BadQueryError(f"stream: {exc}") from exc
-    return stream
+    from_ms, to_ms = whole_number(query, "from_ms", 0), whole_number(query, "to_ms", LARGEST)
+    return TimeRange(stream, kinds, from_ms, to_ms, ahead_ms)
 
 
 def _kinds(query: Mapping[str, str]) -> frozenset[Kind]:
-    name = query.get("kind", "raw")
-    if name == "all":
-        return frozenset(Kind)
-    try:
-        return frozenset({Kind[name.upper()]})
-    except KeyError as exc:
-        known = ", ".join(kind.name.lower() for kind in Kind)
-        raise BadQueryError(f"kind is {known} or all, not {name!r}") from exc
+    name = one_of(query, "kind", (*(kind.name.lower() for kind in Kind), "all"))
+    return frozenset(Kind) if name == "all" else frozenset({Kind[name.upper()]})
 
 
 def _warn_of(corrupt: int) -> None:
     if corrupt:
         log.warning("%d corrupt events or blocks of results are left out of an answer", corrupt)
-
-
-_DIGITS = 18

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
 from gateway.buffer.reader import Reader
+from gateway.core.errors import plain_reason
+
+
+async def unreadable(_request: Request, exc: Exception) -> Response:
+    """Answer a request that raised a ReadError."""
+    return PlainTextResponse(f"the buffer cannot be read: {plain_reason(exc)}", 503)
 
 
 class LateReader:

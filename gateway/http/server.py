@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from gateway.buffer.reader import ReadError
 from gateway.core.errors import GatewayError
 from gateway.core.threads import RoleThread
 from gateway.http.alarms import AlarmsApi
@@ -33,8 +34,10 @@ from gateway.http.devices import DevicesApi
 from gateway.http.guard import COOKIE, Access, Guard, address_of, too_many_guesses
 from gateway.http.guesses import Guesses
 from gateway.http.history import HistoryApi
+from gateway.http.late_reader import unreadable
 from gateway.http.live import Live
 from gateway.http.metrics import GatewayCollector
+from gateway.http.queries import BadQueryError, refusal
 from gateway.http.results import Results
 from gateway.http.settings import SettingsApi
 from gateway.http.state import State
@@ -159,6 +162,7 @@ class HttpServer:
                 Route("/api/explain", self._tail.explain),
                 Route("/api/configuration", self._settings.configuration),
             ],
+            exception_handlers={BadQueryError: refusal, ReadError: unreadable},
             middleware=[Middleware(Guard, access=self._access, guesses=self._guesses)],
             lifespan=self._lifespan,
         )

@@ -19,10 +19,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from gateway.buffer.reader import Reader, ReadError
-from gateway.core.errors import PluginError, TopicError, plain_reason
-from gateway.core.topics import check_filter, filter_matches
+from gateway.core.errors import PluginError
+from gateway.core.topics import filter_matches
 from gateway.http.answers import json_answer
 from gateway.http.late_reader import LateReader
+from gateway.http.queries import topic_filter, whole_number
 from gateway.pipeline.explanation import explain, flag_names, time_reason
 from gateway.pipeline.plugins_loader import WindowPlugins, load_plugins
 from gateway.status.gateway_status import GatewayStatus
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 MAX_TAILS = 4
 EVERY_S = 1.0
-SHOWN = 50
+LISTED, SHOWN = 20, 50
 LOOKED_AT = 10_000
 MAX_PAYLOAD_BYTES = 2000
 MAX_READINGS = 10
@@ -102,17 +103,12 @@ class TailApi:
     async def messages(self, request: Request) -> Response:
         """`?filter=&last=`: server-sent events; with `once=true` or `device=` the last ones as JSON."""
         query = request.query_params
-        topic_filter, text, device = query.get("filter") or "#", query.get("last", "20"), query.get("device")
-        if wrong := _complaint(topic_filter, text):
-            return PlainTextResponse(wrong, 400)
-        last = int(text)
-        try:
-            if device is not None:
-                return json_answer({"messages": self._told(self._of_device(device, last))})
-            tail, ids = self._begin(topic_filter, last)
-            shown = self._told(ids)
-        except ReadError as exc:
-            return PlainTextResponse(f"the buffer cannot be read: {plain_reason(exc)}", 503)
+        wanted, device = topic_filter(query, "filter"), query.get("device")
+        last = whole_number(query, "last", LISTED, 0, SHOWN)
+        if device is not None:
+            return json_answer({"messages": self._told(self._of_device(device, last))})
+        tail, ids = self._begin(wanted, last)
+        shown = self._told(ids)
         if query.get("once") == "true":
             return json_answer({"messages": shown})
         if self._tails >= MAX_TAILS or self._closed.is_set():
@@ -167,11 +163,8 @@ class TailApi:
 
     async def explain(self, request: Request) -> Response:
         """`?id=`: all that the gateway makes of one stored message, as `gateway explain` does."""
-        text = request.query_params.get("id", "")
-        if not text.isdecimal():
-            return PlainTextResponse("id is the number of a message", 400)
-        reader = self._reader()
-        events, _ = reader.without_corrupt(reader.by_ids([int(text)]))
+        reader, number = self._reader(), whole_number(request.query_params, "id")
+        events, _ = reader.without_corrupt(reader.by_ids([number]))
         if not events.ids:
             return PlainTextResponse("This message is not in the buffer any more.", 404)
         try:
@@ -228,15 +221,6 @@ class TailApi:
             "filtered": decoded.filtered,
             "notes": list(decoded.notes),
         }
-
-
-def _complaint(topic_filter: str, last: str) -> str:
-    """Return why this cannot be followed; empty where it can."""
-    try:
-        check_filter(topic_filter)
-    except TopicError as exc:
-        return f"filter: {exc}"
-    return "" if last.isdecimal() and int(last) <= SHOWN else f"last is a number up to {SHOWN}"
 
 
 def _shown(payload: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from gateway.http.answers import json_answer
+from gateway.http.queries import rows_wanted
 from gateway.http.results import KEPT_KEYS, Results
 from gateway.status.gateway_status import GatewayStatus
 
@@ -27,11 +28,9 @@ class WindowKeysApi:
         """`?window=&search=&offset=&limit=`: its keys by name, each with its current result."""
         query = request.query_params
         name, part = query.get("window", ""), query.get("search", "").casefold()
-        offset, limit = query.get("offset", "0"), query.get("limit", str(LISTED))
         if name not in {spec.name for spec in self._status.window_specs}:
             return PlainTextResponse(f"no window is named {name!r}", 404)
-        if not (offset.isdecimal() and limit.isdecimal()) or not 0 < int(limit) <= MOST_LISTED:
-            return PlainTextResponse(f"offset is a number, limit one from 1 to {MOST_LISTED}", 400)
+        wanted = rows_wanted(query, LISTED, MOST_LISTED)
         self._refresh()
         last = self._results.last_of(name)
         chosen = sorted(key for key in last if part in key.casefold())
@@ -42,8 +41,6 @@ class WindowKeysApi:
                 "found": len(chosen),
                 "kept": KEPT_KEYS,
                 "left_out": self._results.left_out_of(name) > 0,
-                "results": [
-                    orjson.Fragment(last[key]) for key in chosen[int(offset) : int(offset) + int(limit)]
-                ],
+                "results": [orjson.Fragment(last[key]) for key in chosen[wanted]],
             }
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -128,6 +129,33 @@ def test_streams_are_listed_page_by_page(running: tuple[GatewayProcess, Caller, 
     assert not {first[0]["topic"]} & {stream["topic"] for stream in second}
     assert {"sensors/a", "sensors/b"} <= {stream["topic"] for stream in first + second}
     assert caller.ask("/api/streams?limit=0")[0] == caller.ask("/api/streams?limit=x")[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("alarms", ("offset", "limit")),
+        ("devices/table", ("offset", "limit")),
+        ("windows/keys?window=minute", ("offset", "limit")),
+        ("streams", ("limit",)),
+        ("aggregates", ("from_ms", "to_ms", "limit", "after")),
+        ("events", ("from_ms", "to_ms", "limit", "after")),
+        ("course?window=minute&key=a", ("from_ms", "to_ms", "points")),
+        ("course?device=a&field=v", ("from_ms", "to_ms", "points")),
+        ("messages?once=true", ("last",)),
+        ("explain", ("id",)),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_refused_by_its_name(
+    running: tuple[GatewayProcess, Caller, int], path: str, names: tuple[str, ...]
+) -> None:
+    _, caller, _ = running
+    start = f"/api/{path}{'&' if '?' in path else '?'}"
+    for name in names:
+        for wrong in (str(2**63), str(2**64), "-1", "1.5", "x", "1e3", "9" * 5000, "%00", "²"):
+            status, text, _ = caller.ask(f"{start}{name}={quote(wrong, safe='%')}")
+            assert (status, text[: len(name) + 24]) == (400, f"{name} is a whole number from "), wrong
+            assert len(text) < 200
 
 
 def test_live_frames_come_every_second_and_bring_new_results(

@@ -109,8 +109,9 @@ def test_a_chart_as_csv(asked: Asked) -> None:
         ([("window", "other"), ("key", "a")], "no window is named 'other'"),
         ([("window", "minute")], "key is given once to 6 times"),
         ([("device", "x"), ("field", "v")], "no reading of 'x'"),
-        ([("device", "a"), ("field", "v"), ("points", 1)], "points is a number"),
-        ([("device", "a"), ("field", "v"), ("from_ms", "x")], "from_ms is a time"),
+        ([("device", "a"), ("field", "v"), ("format", "xml")], "format is json or csv"),
+        ([("device", "a"), ("field", "v"), ("points", 1)], "points is a whole number from 2 to 5000"),
+        ([("device", "a"), ("field", "v"), ("from_ms", "x")], "from_ms is a whole number"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(asked: Asked, pairs: list[tuple[str, object]], complaint: str) -> None:

@@ -138,7 +138,7 @@ def test_other_kinds_of_events_come_when_they_are_named(past: Past) -> None:
         ("events", {"stream": "a/#/b"}, "'#' stands alone"),
         ("events", {"from_ms": "yesterday"}, "from_ms is a whole number"),
         ("events", {"format": "xml"}, "format is json, ndjson or csv"),
-        ("events", {"limit": 0}, "limit is at least 1"),
+        ("events", {"limit": 0}, "limit is a whole number from 1 to 10000"),
         ("events", {"kind": "cooked"}, "kind is raw, "),
         ("aggregates", {"key": "a"}, "key needs a window"),
         ("aggregates", {"window": "+"}, "no window is named '+'"),
