@@ -17,9 +17,9 @@ numbers = (event["sequence_num"], event["event_time_ms"], event["ingest_time_ms"
 nature = (event["priority"], event["kind"], event["flags"], len(stream), len(payload))
 packed = struct.pack(">16sqqqqBBIII", bytes.fromhex(event["event_id"]), *numbers, *nature)
 found = hashlib.sha256(b"\0" + packed + stream + payload).digest()
-for side, neighbour in proof["path"]:
-    pair = (bytes.fromhex(neighbour), found) if side == "left" else (found, bytes.fromhex(neighbour))
-    found = hashlib.sha256(b"\1" + b"".join(pair)).digest()
+for one, other in proof["path"]:  # before and behind it in each node; an old proof names a side and one
+    before, behind = {"left": (other, ""), "right": ("", other)}.get(one, (one, other))
+    found = hashlib.sha256(b"\1" + bytes.fromhex(before) + found + bytes.fromhex(behind)).digest()
 claims = json.loads(record)
 roots = [base64.b64decode(seal["root"]) for seal in claims["seals"] if seal["stream"] == event["stream"]]
 if found not in roots:

@@ -249,7 +249,7 @@ class Examination:
         that was signed may still come, behind one with its number."""
         if one.leaves is not None:
             present = [leaf for leaf in one.leaves if leaf is not None]
-            if one.left or merkle_root(present) != one.seal.root:
+            if one.left or merkle_root(present, one.seal.arity) != one.seal.root:
                 return False
             self._proven += len(present)
             one.proven = b"".join(map(_short, present))
@@ -289,7 +289,7 @@ class Proof(NamedTuple):
     """The way from one event to the record that seals it."""
 
     event: StoredLine
-    path: list[tuple[str, bytes]]
+    path: list[tuple[bytes, bytes]]
     seal: Seal
     record: SignedRecord
 
@@ -309,7 +309,7 @@ def prove(event_id: bytes, records: Records, events: Callable[[], Iterable[Store
             if of == series and (position := seal.position(wanted.event.sequence_num)) is not None:
                 hashes = _sealed_hashes(series, seal, events())
                 if hashes[position] == _hash_of(wanted.event):
-                    return Proof(wanted, merkle_path(hashes, position), seal, record)
+                    return Proof(wanted, merkle_path(hashes, position, seal.arity), seal, record)
                 is_sealed = True
     if is_sealed:
         raise EvidenceError("the event with this id is not the one that was signed", hint=_NAMED_BY)
@@ -328,8 +328,8 @@ def _sealed_hashes(series: Series, seal: Seal, events: Iterable[StoredLine]) -> 
                 digest = _hash_of(stored.event)
                 if at not in leaves or digest.startswith(seal.mark(at)):
                     leaves[at] = digest
-    hashes = [leaves.get(at, b"") for at in range(seal.leaves)]
-    if merkle_root(hashes) != seal.root:
+    hashes = [leaves.get(at, bytes(HASH_BYTES)) for at in range(seal.leaves)]
+    if merkle_root(hashes, seal.arity) != seal.root:
         raise EvidenceError("an event of the same seal was changed or is missing", hint=_NAMED_BY)
     return hashes
 
@@ -343,7 +343,7 @@ def proof_fields(proof: Proof) -> dict[str, object]:
     }
     return {
         "event": fields,
-        "path": [[side, neighbour.hex()] for side, neighbour in proof.path],
+        "path": [[before.hex(), behind.hex()] for before, behind in proof.path],
         "root": b64encode(proof.seal.root).decode(),
         "record": proof.record.payload.decode(),
     }

@@ -1,8 +1,10 @@
 """Seals: what a gateway signs about the events that it has delivered, so that nobody can change one unseen.
 
-A seal names the numbers of one stream and holds the root of a Merkle tree over the hashes of their events
-(RFC 6962: leaf = SHA-256(0 | event), node = SHA-256(1 | left | right)). Its marks are the first two bytes of
-each hash: where the root does not fit, they tell which event was changed. docs/evidence.md has the format.
+A seal names the numbers of one stream and holds the root of a Merkle tree over the hashes of their events:
+leaf = SHA-256(0 | event), node = SHA-256(1 | children). A node has up to 16 children, which costs a fifteenth
+of the hashes of a tree of pairs (RFC 6962); seals from before have pairs, and are read as they are. Its marks
+are the first two bytes of each hash: where the root does not fit, they tell which event was changed.
+docs/evidence.md has the format.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import pairwise
-from operator import add, methodcaller
+from operator import add
 from typing import Any, NamedTuple
 
 from gateway.core.events import WireEvent
@@ -26,10 +28,14 @@ MAX_LEAVES = 4096
 """In one seal: its marks take 11 kB of a record. More would only save roots."""
 MAX_RUNS = 300
 """In one seal, as in a stream of which every other event stays at the edge."""
+ARITY = 16
+"""Most children of a node. More would save little, and make the proof of one event longer."""
+PAIRS = 2
+"""Arity of a seal that names none, from before there was a choice."""
 
 _COLUMNS = struct.Struct(">x16sqqqqBBIII")  # behind a zero byte; then the stream and the payload
 _NODE = b"\1"
-_DIGEST = methodcaller("digest")
+_MAX_ARITY = 256
 _MAX_NUMBER = 2**63 - 1
 
 
@@ -40,6 +46,7 @@ class Seal(NamedTuple):
     runs: tuple[Run, ...]
     root: bytes
     marks: bytes
+    arity: int = ARITY
 
     @property
     def leaves(self) -> int:
@@ -91,8 +98,7 @@ def event_hashes(columns: EventColumns) -> list[bytes]:
     lengths = (map(len, streams), map(len, columns.payloads))
     # By map and not by a loop: this is done for every event, and Python would cost as much as the hash.
     packed = map(_COLUMNS.pack, split_ids(columns.event_ids), *times, *nature, *lengths)
-    leaves = map(add, packed, map(add, streams, columns.payloads))
-    return list(map(_DIGEST, map(sha256, leaves)))
+    return [sha256(leaf).digest() for leaf in map(add, packed, map(add, streams, columns.payloads))]
 
 
 def event_hash(event: WireEvent) -> bytes:
@@ -107,29 +113,33 @@ def event_hash(event: WireEvent) -> bytes:
     return sha256(packed + name + payload).digest()
 
 
-def merkle_root(leaves: Sequence[bytes]) -> bytes:
+def merkle_root(leaves: Sequence[bytes], arity: int = ARITY) -> bytes:
     """Return the root of the tree over at least one leaf."""
-    level = list(leaves)
-    while len(level) > 1:
-        level = _next_level(level)
-    return level[0]
+    level = b"".join(leaves)
+    while len(level) > HASH_BYTES:
+        level = _next_level(level, arity)
+    return level
 
 
-def merkle_path(leaves: Sequence[bytes], position: int) -> list[tuple[str, bytes]]:
-    """Return the neighbours on the way from a leaf to the root, each with its side: left or right."""
-    path, level = [], list(leaves)
-    while len(level) > 1:
-        neighbour = position ^ 1
-        if neighbour < len(level):
-            path.append(("left" if neighbour < position else "right", level[neighbour]))
-        level, position = _next_level(level), position // 2
+def merkle_path(leaves: Sequence[bytes], position: int, arity: int = ARITY) -> list[tuple[bytes, bytes]]:
+    """Return what stands before and behind, in each node on the way from a leaf to the root."""
+    path, level = [], b"".join(leaves)
+    while len(level) > HASH_BYTES:
+        node = position // arity
+        start, own, end = (HASH_BYTES * at for at in (node * arity, position, (node + 1) * arity))
+        before, behind = level[start:own], level[own + HASH_BYTES : end]
+        if before or behind:
+            path.append((before, behind))
+        level, position = _next_level(level, arity), node
     return path
 
 
-def _next_level(level: list[bytes]) -> list[bytes]:
-    """Hash pairs; a last one without a partner goes up as it is, which gives the tree of RFC 6962."""
-    nodes = map(add, map(_NODE.__add__, level[::2]), level[1::2])
-    return [*map(_DIGEST, map(sha256, nodes)), *level[len(level) & ~1 :]]
+def _next_level(level: bytes, arity: int) -> bytes:
+    """Hash groups of neighbours; a last one that is alone goes up as it is, as in the tree of RFC 6962."""
+    width = HASH_BYTES * arity
+    groups = [level[at : at + width] for at in range(0, len(level), width)]
+    alone = groups.pop() if len(groups[-1]) == HASH_BYTES else b""
+    return b"".join([sha256(_NODE + group).digest() for group in groups]) + alone
 
 
 def seal_fields(seal: Seal) -> dict[str, object]:
@@ -139,6 +149,7 @@ def seal_fields(seal: Seal) -> dict[str, object]:
         "numbers": [list(run) for run in seal.runs],
         "root": b64encode(seal.root).decode(),
         "marks": b64encode(seal.marks).decode(),
+        "arity": seal.arity,
     }
 
 
@@ -147,12 +158,14 @@ def read_seal(fields: Any) -> Seal:
     try:
         runs = tuple(_run(*run) for run in fields["numbers"])
         root, marks = (b64decode(fields[name], validate=True) for name in ("root", "marks"))
-        seal = Seal(fields["stream"], runs, root, marks)
+        seal = Seal(fields["stream"], runs, root, marks, fields.get("arity", PAIRS))
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"not a seal: {exc!r}") from exc
     rising = all(left.last < right.first for left, right in pairwise(runs))
     if not isinstance(seal.stream, str) or not runs or not rising or len(root) != HASH_BYTES:
         raise ValueError("not a seal")
+    if type(seal.arity) is not int or not PAIRS <= seal.arity <= _MAX_ARITY:
+        raise ValueError("a seal has a tree of no known shape")
     if seal.leaves > MAX_LEAVES or len(marks) != MARK_BYTES * seal.leaves:
         raise ValueError("the marks of a seal do not fit its numbers")
     return seal

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +15,19 @@ import pytest
 from gateway.core.events import WireEvent
 from gateway.core.sequence_sets import Run
 from gateway.receiver.event_lines import StoredLine
-from gateway.receiver.evidence import EventName, Evidence, EvidenceError, Examination, prove, read_records
+from gateway.receiver.evidence import (
+    EventName,
+    Evidence,
+    EvidenceError,
+    Examination,
+    proof_fields,
+    prove,
+    read_records,
+)
 from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim, audit_messages
 from gateway.wire.evidence import event_hash, seal_of
 from gateway.wire.signatures import Place, PublicKeys, SigningKey, new_key
+from tests.support.places import DOCS
 
 PRIVATE, PUBLIC = new_key()
 
@@ -185,3 +197,43 @@ def test_a_new_key_goes_on_with_the_chain_and_the_old_one_may_not() -> None:
 
 def test_no_record_at_all_is_not_sound() -> None:
     assert not examined(EVENTS, []).sound
+
+
+EARLIER_KEY = b"""-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAcFmCEHSpvCBinv+l2A+9vuoUIteLLj3WB5d2ijtUesc=
+-----END PUBLIC KEY-----
+"""
+EARLIER_RECORD = (
+    b'{"version":1,"gateway":"g","session":"session","time_ms":1001,"buffer":{},'
+    b'"streams":[{"stream":"a","first":1,"last":5,"count":5}],"shed":[],'
+    b'"seals":[{"stream":"a","numbers":[[1,5,1]],"root":"hwIuVbpRJXdgL1wJP415xr1HTXSNdHj+w41HbBVt2pw=",'
+    b'"marks":"iPZAWHAcL4GZmQ=="}],"buffer_id":"buffer1","number":1,'
+    b'"previous":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","key":"542d3697b0e88ac4","signature":'
+    b'"kaoX8a2VkglLgd0MdXcC+rUAmTlyJVITxJ5Ps5VNkbNq/ysez4TyPt/b6x5Bb2FfRSC4tsAPq1OUVbs4X7n0Cg=="}'
+)
+"""Signed by the version that knew trees of pairs only."""
+
+
+def test_what_an_earlier_version_has_signed_is_proven_still() -> None:
+    events = [event("a", number) for number in range(1, 6)]
+    found = examined(events, [EARLIER_RECORD], EARLIER_KEY)
+    assert (found.sound, found.proven) == (True, 5)
+    changed = examined([*events[:4], event("a", 5, b"other")], [EARLIER_RECORD], EARLIER_KEY)
+    assert changed.changed == [EventName("g", "a", 5, 5)]
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_proof_is_checked_by_the_script_of_the_docs(tmp_path: Path, wide: bool) -> None:
+    payloads = Past().all() if wide else [EARLIER_RECORD]
+    key = tmp_path / "key.pub"
+    key.write_bytes(PUBLIC if wide else EARLIER_KEY)
+    records = read_records(payloads, PublicKeys(key.read_bytes()))
+    wanted = event("a", 5)
+    events = EVENTS if wide else [event("a", number) for number in range(1, 6)]
+    proof = tmp_path / "proof.json"
+    fields = proof_fields(prove(wanted.event.event_id, records, lambda: events))
+    for payload, code in (("NQ==", 0), ("Ng==", 1)):
+        fields["event"]["payload"] = payload  # type: ignore[index]
+        proof.write_text(json.dumps(fields))
+        script = [sys.executable, "-I", str(DOCS / "examples" / "check_proof.py"), str(proof), str(key)]
+        assert subprocess.run(script, capture_output=True, check=False).returncode == code

@@ -13,7 +13,9 @@ from gateway.core.events import WireEvent
 from gateway.core.sequence_sets import Run
 from gateway.wire.audit_record import AuditRecord, audit_messages, read_audit
 from gateway.wire.evidence import (
+    ARITY,
     MAX_LEAVES,
+    PAIRS,
     event_hash,
     event_hashes,
     merkle_path,
@@ -38,16 +40,33 @@ def rfc_6962(leaves: list[bytes]) -> bytes:
     return sha256(b"\1" + rfc_6962(leaves[:split]) + rfc_6962(leaves[split:])).digest()
 
 
+def leaves_of(size: int) -> list[bytes]:
+    return [sha256(b"%d" % number).digest() for number in range(size)]
+
+
 @pytest.mark.parametrize("size", [*range(1, 18), 100, 255, 256, 257])
-def test_the_tree_is_that_of_rfc_6962_and_each_path_leads_to_its_root(size: int) -> None:
-    leaves = [sha256(b"%d" % number).digest() for number in range(size)]
-    root = merkle_root(leaves)
-    assert root == rfc_6962(leaves)
+def test_a_tree_of_pairs_is_that_of_rfc_6962(size: int) -> None:
+    assert merkle_root(leaves_of(size), PAIRS) == rfc_6962(leaves_of(size))
+
+
+def by_hand(level: list[bytes], arity: int) -> bytes:
+    """The root over a wide tree, node by node."""
+    while len(level) > 1:
+        nodes = [level[at : at + arity] for at in range(0, len(level), arity)]
+        level = [sha256(b"\1" + b"".join(node)).digest() if node[1:] else node[0] for node in nodes]
+    return level[0]
+
+
+@pytest.mark.parametrize("arity", [PAIRS, 3, ARITY])
+@pytest.mark.parametrize("size", [*range(1, 18), 33, 100, 255, 256, 257])
+def test_each_path_leads_to_the_root(size: int, arity: int) -> None:
+    leaves = leaves_of(size)
+    root = merkle_root(leaves, arity)
+    assert root == by_hand(leaves, arity)
     for position in range(size):
         found = leaves[position]
-        for side, neighbour in merkle_path(leaves, position):
-            pair = neighbour + found if side == "left" else found + neighbour
-            found = sha256(b"\1" + pair).digest()
+        for before, behind in merkle_path(leaves, position, arity):
+            found = sha256(b"\1" + before + found + behind).digest()
         assert found == root
 
 
@@ -103,12 +122,15 @@ def test_a_seal_is_read_as_it_was_written_and_knows_its_numbers(chosen: set[int]
         {"root": "AAAA"},
         {"root": "not base64"},
         {"marks": ""},
+        {"arity": 1},
+        {"arity": 257},
+        {"arity": 2.0},
         {"stream": 1},
     ],
 )
 def test_what_is_no_seal_is_refused(change: dict[str, object]) -> None:
     fields = seal_fields(seal_of("t", [1, 2], [bytes(32), bytes(32)]))
-    with pytest.raises(ValueError, match=r"seal|run|number|base64"):
+    with pytest.raises(ValueError, match=r"seal|run|number|base64|shape"):
         read_seal({**fields, **change})
 
 
