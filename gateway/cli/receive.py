@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,6 +23,8 @@ from gateway.cli.receive_report import (
     evidence_text,
     incomplete_fields,
     incomplete_lines,
+    merged_fields,
+    merged_lines,
     summary,
     summary_text,
     unreadable_text,
@@ -41,10 +43,13 @@ from gateway.receiver.incomplete import Incomplete, incomplete_results
 from gateway.receiver.ledger import Ledger
 from gateway.receiver.session import Receiver
 from gateway.receiver.sharing import Heir
-from gateway.receiver.sinks.choice import is_shared, is_there, place_of, shared_sink_of, sink_of
+from gateway.receiver.sinks.choice import beside, is_shared, is_there, place_of, shared_sink_of, sink_of
 from gateway.receiver.sinks.sink import OutputError, Sink, rebuild, reread, resume
 from gateway.receiver.stored_output import events_of_output
 from gateway.wire.signatures import KeyFileError, PublicKeys
+
+if TYPE_CHECKING:
+    from gateway.fleet.merging import PartMerger
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +104,14 @@ def receive(
             help="One of several receivers that share the work and a PostgreSQL output.",
         ),
     ] = None,
+    merge: Annotated[
+        Path | None,
+        typer.Option(
+            "--merge",
+            metavar="FILE",
+            help="Configuration with windows that merge partial results; they become results in the output.",
+        ),
+    ] = None,
     route: Annotated[
         list[str] | None,
         typer.Option(
@@ -138,6 +151,7 @@ def receive(
     idle_s = _seconds(idle, "--idle") if once else None
     max_age_s = _seconds(max_age, "--max-age")
     _check_share(share, protocol, client_id)
+    merger = None if merge is None else _merger(merge, output, prefix, share)
     report: dict[str, object] = {}
     problem = ""
     if url is not None:
@@ -153,11 +167,11 @@ def receive(
             persistent=True,
         )
         receiver, ledger, name, problem = _receive(
-            endpoint, _sink(output, share, route), prefix, gateway, idle_s, repair=repair
+            endpoint, _sink(output, share, route), prefix, gateway, idle_s, repair=repair, merger=merger
         )
-        report = summary(receiver, ledger)
+        report = summary(receiver, ledger) | merged_fields(merger)
         if not as_json:
-            typer.echo(summary_text(receiver, ledger, name))
+            typer.echo("\n".join([summary_text(receiver, ledger, name), *merged_lines(merger)]))
     elif repair:
         raise typer.BadParameter("is needed to --repair: the broker carries the request", param_hint="--url")
     elif not verify:
@@ -207,15 +221,33 @@ def _sink(output: str, share: str | None, routes: Sequence[str] | None) -> Sink:
         raise typer.BadParameter(f"{exc}; {exc.hint}", param_hint="--output") from exc
 
 
+def _merger(path: Path, output: str, prefix: str, share: str | None) -> PartMerger:
+    """Return what merges partial results, by the windows of a configuration."""
+    if share is not None:
+        hint = "does not go with --share: let one more receiver, of no group, merge into an output of its own"
+        raise typer.BadParameter(hint, param_hint="--merge")
+    from gateway.fleet.merging import merger_of  # noqa: PLC0415 - half a second of models, and few need it
+
+    return merger_of(path, prefix, Path(f"{beside(output)}.merged"), lambda: int(time.time() * 1000))
+
+
 def _receive(
-    endpoint: Endpoint, sink: Sink, prefix: str, gateway: str, idle_s: float | None, *, repair: bool = False
+    endpoint: Endpoint,
+    sink: Sink,
+    prefix: str,
+    gateway: str,
+    idle_s: float | None,
+    *,
+    repair: bool = False,
+    merger: PartMerger | None = None,
 ) -> tuple[Receiver, Ledger, str, str]:
     """Receive until told to stop; what was received, the sink's name, and what went wrong."""
     try:
         ledger = rebuild(sink) if repair else resume(sink)
         name = sink.name
         group = sink if is_shared(sink) else None
-        receiver = Receiver(prefix, gateway, sink, ledger, shared=group)
+        receiver = Receiver(prefix, gateway, sink, ledger, shared=group, merging=merger)
+        receiver.resume()
         if repair:
             _ask_for_missing(receiver)
         heir = None
@@ -240,6 +272,8 @@ def _receive(
         raise typer.Exit(1) from exc
     finally:
         sink.close()
+        if merger is not None:
+            merger.close()
     return receiver, ledger, name, problem
 
 

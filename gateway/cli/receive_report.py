@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from gateway.receiver.completeness import Completeness
@@ -12,6 +13,9 @@ from gateway.receiver.evidence import EventName, Evidence, Findings
 from gateway.receiver.incomplete import Incomplete
 from gateway.receiver.ledger import Gap, Ledger
 from gateway.receiver.session import Receiver
+
+if TYPE_CHECKING:
+    from gateway.fleet.merging import PartMerger
 
 _SHOWN_GAPS = 10
 _LISTED_GAPS = 1000  # in the JSON; the numbers beside it count all
@@ -67,6 +71,24 @@ def _shared_lines(receiver: Receiver, ledger: Ledger, output: str) -> Iterator[s
     yield f"duplicates  {ledger.duplicates:,} left out"
     if receiver.rejected:
         yield f"rejected    {receiver.rejected:,} messages, kept beside the events"
+
+
+def merged_fields(merger: PartMerger | None) -> dict[str, object]:
+    """Return what merging gave, for `--json`."""
+    if merger is None:
+        return {}
+    told = {"results": merger.results, "late_parts": merger.late, "refused_parts": merger.refused}
+    return {"merged": told}
+
+
+def merged_lines(merger: PartMerger | None) -> Iterator[str]:
+    """Yield the same for people."""
+    if merger is not None:
+        yield f"merged      {merger.results:,} results"
+        if merger.late:
+            yield f"late        {merger.late:,} parts; `gateway fleet run` merges them"
+        if merger.refused:
+            yield f"refused     {merger.refused:,} parts: they are of another plugin"
 
 
 def verdict_fields(verdict: Completeness) -> dict[str, object]:

@@ -236,7 +236,8 @@ def _share_warnings(config: Config) -> Iterator[str]:
         yield (
             f"{group}: each window sees only the messages that this gateway gets, a part of each stream: "
             f"{', '.join(parted)}; set publish: {{partial: true}} and merge the parts in a window with "
-            "merge: true (docs/scale.md), or give each gateway topics of its own"
+            "merge: true, at one more gateway or with `gateway receive --merge` (docs/scale.md), "
+            "or give each gateway topics of its own"
         )
     if any(route.decoder == "sparkplug_b" for route in config.routes):
         yield f"{group}: sparkplug_b needs all messages of a node in their order; give each gateway its own"

@@ -59,6 +59,15 @@ class Rules:
         windows = tuple(replace(one, quality=True) for one in windows)
         return WindowEngine(windows, self.plugins.plugins, self.plugins.fingerprints)
 
+    def merging(self) -> Rules:
+        """Return the same with the windows alone that merge the results of others."""
+        return replace(self, windows=tuple(one for one in self.common if one.merge))
+
+    def stored_engine(self, fetch: Callable[[str, bytes], bytes | None], hot_keys: int) -> WindowEngine:
+        """Return empty windows whose state is stored, and read back with `fetch`."""
+        codes = self.plugins.fingerprints
+        return WindowEngine(self.windows, self.plugins.plugins, codes, fetch=fetch, hot_keys=hot_keys)
+
     def table(self, known: RouteTable) -> RouteTable:
         """Return the routes for one more gateway: the same, unless they remember what was said before."""
         return RouteTable(self.routes) if self._remember else known

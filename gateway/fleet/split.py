@@ -13,7 +13,18 @@ from zlib import crc32
 
 from gateway.core.errors import DecodeError
 from gateway.fleet.job import COMMON, PARTITIONS, Chunk, Input, whole
-from gateway.fleet.records import Packed, Trouble, by_arrival, lines_of, name_of, pack, pack_event, reason_of
+from gateway.fleet.records import (
+    Packed,
+    Trouble,
+    by_arrival,
+    lines_of,
+    name_of,
+    pack,
+    pack_event,
+    read_record,
+    reason_of,
+)
+from gateway.receiver.ledger import MERGED
 from gateway.receiver.stored_output import events_of_table
 
 MOST_TROUBLES = 20
@@ -69,7 +80,7 @@ class ChunkReader:
             if packed.is_raw:
                 self._events += 1
                 yield packed.gateway, packed.record
-            if self._is_common is not None and self._reads(packed.stream):
+            if self._is_common is not None and self._reads(packed.stream) and not _is_merged(packed):
                 self._common_gateways.add(packed.gateway)
                 yield EVERY, by_arrival(packed)
 
@@ -111,6 +122,11 @@ class ChunkReader:
         self._counts[reason] += 1
         if self._counts[reason] <= MOST_TROUBLES and len(self._counts) <= MOST_TROUBLES:
             self._troubles.append(Trouble(chunk.file, offset, reason))
+
+
+def _is_merged(packed: Packed) -> bool:
+    """Return True for a result that a receiver has merged: its parts are in the input too."""
+    return not packed.is_raw and read_record(packed.record).buffer_id == MERGED.encode()
 
 
 def split(reader: ChunkReader, chunk: Chunk, runs: Path) -> SplitReport:

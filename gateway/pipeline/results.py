@@ -14,8 +14,7 @@ from gateway.core.clock import Clock
 from gateway.core.events import Emission, Kind, Priority
 from gateway.core.identifiers import aggregate_id
 from gateway.core.own_topics import OwnTopics, key_levels
-from gateway.core.packed_json import packed
-from gateway.windows.emission import emission_json
+from gateway.wire.results import kind_of, payload_of, topic_of
 
 _KIND: Final = 6  # of a row
 
@@ -42,9 +41,6 @@ class WindowResults:
     def event_of(self, emission: Emission) -> NewEvent:
         """The event that carries an emission; its id is the same whenever the emission is."""
         topic, kind, priority = self._destination(emission)
-        fields = emission_json(emission)
-        if emission.partial is not None:
-            fields["source"] = self._topics.gateway_id
         return NewEvent(
             topic,
             DERIVED_FAMILY,
@@ -54,22 +50,25 @@ class WindowResults:
             priority,
             kind,
             0,
-            packed(fields),
+            payload_of(emission, self._topics.gateway_id),
             aggregate_id(self._topics.gateway_id, emission.identity),
             kind is Kind.AGGREGATE and emission.window in self._kept,
         )
 
     def _destination(self, emission: Emission) -> tuple[str, Kind, int]:
-        """Topic, kind and priority of what a window gives. A result that names an `alert` is one."""
-        if emission.kind == "dropped":
-            return self._topics.late(emission.window), Kind.AUDIT, Priority.LOW
-        if isinstance(emission.result, dict) and "alert" in emission.result:
-            return self._topics.alerts, Kind.ALERT, Priority.CRITICAL
+        """Topic, kind and priority of what a window gives."""
+        kind = kind_of(emission)
+        if kind is not Kind.AGGREGATE:
+            return (
+                topic_of(self._topics, emission, kind),
+                kind,
+                Priority.CRITICAL if kind is Kind.ALERT else Priority.LOW,
+            )
         priority = self._priorities.get(emission.window, Priority.NORMAL)
         start = self._starts.get(emission.window)
         if start is None:
             start = self._starts[emission.window] = self._topics.aggregates(emission.window)
-        return start + key_levels(emission.key), Kind.AGGREGATE, priority
+        return start + key_levels(emission.key), kind, priority
 
     def append(self, store: Store, events: Sequence[NewRow]) -> None:
         """Store events and count them; alerts change alarms."""

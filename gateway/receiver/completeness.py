@@ -69,7 +69,7 @@ def judge(ledger: Ledger, not_before_ms: int = 0) -> Completeness:
     missing: list[Gap] = []
     unproven: list[Gap] = []
     received = still_open = unaudited = 0
-    for series, stream in ledger:
+    for series, stream in ledger.of_gateways:
         found = judge_stream(stream)
         received += found.received
         still_open += found.open
@@ -80,7 +80,7 @@ def judge(ledger: Ledger, not_before_ms: int = 0) -> Completeness:
     shed: Counter[str] = Counter()
     for one in chain.from_iterable(ledger.shed.values()):
         shed[one.reason] += one.messages
-    silent = sorted({series.gateway_id for series, _ in ledger} - ledger.words.keys())
+    silent = sorted({series.gateway_id for series, _ in ledger.of_gateways} - ledger.words.keys())
     return Completeness(
         ledger.words,
         tuple(silent),

@@ -18,7 +18,7 @@ from gateway.core.errors import DecodeError, GatewayError
 from gateway.core.events import WireEvent
 from gateway.core.sequence_sets import Stretches, size_of, without
 from gateway.receiver.event_lines import StoredLine
-from gateway.receiver.ledger import Ledger, Series, StreamLedger
+from gateway.receiver.ledger import MERGED, Ledger, Series, StreamLedger
 from gateway.wire.audit_record import AuditRecord, read_audit
 from gateway.wire.evidence import HASH_BYTES, Seal, event_hash, merkle_path, merkle_root
 from gateway.wire.signatures import PublicKeys, SignedRecord, read_signed
@@ -192,6 +192,8 @@ class Examination:
     def take(self, stored: StoredLine) -> None:
         """Compare one event with its seal."""
         gateway_id, event, buffer_id = stored
+        if buffer_id == MERGED:
+            return  # the receiver's own, signed by nobody
         series, number = Series(gateway_id, event.stream, buffer_id), event.sequence_num
         found = self._find(series, number)
         if found is None:

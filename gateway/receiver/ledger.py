@@ -25,6 +25,9 @@ from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim
 
 RECENT_IDS = 200_000  # about 20 MB; far more than a bridge has in flight, which is what it sends again
 
+MERGED = "merged"
+"""The buffer of what a receiver has made itself out of parts: no gateway claims it."""
+
 
 class Identity(NamedTuple):
     """The identity of an event."""
@@ -141,6 +144,11 @@ class Ledger:
         self._recent: set[bytes] = set()
         self._recent_order: deque[bytes] = deque()
         self._recent_limit = recent_ids
+
+    @property
+    def of_gateways(self) -> Iterator[tuple[Series, StreamLedger]]:
+        """Each series that a gateway has sent, with its ledger."""
+        return (one for one in self if one[0].buffer_id != MERGED)
 
     def __iter__(self) -> Iterator[tuple[Series, StreamLedger]]:
         """Each series with its ledger, in the order of their names."""
@@ -285,6 +293,8 @@ class Ledger:
     def _buffer(self, series: Series) -> str:
         """Return the buffer of a series. A gateway that names none continues the one that it named last; the
         first that it names is the one that it had before."""
+        if series.buffer_id == MERGED:
+            return MERGED
         known = self.buffers.setdefault(series.gateway_id, [])
         if not series.buffer_id:
             return known[-1] if known else ""
@@ -299,7 +309,7 @@ class Ledger:
     def _came_from_before(self, series: Series, event: Identity) -> bool:
         """Return True if an earlier buffer of the gateway has sent this event: the new buffer came from a
         backup. A number that was given out again belongs to a later event."""
-        return any(
+        return event.buffer_id != MERGED and any(
             earlier is not None
             and earlier.newest_ingest_ms >= event.ingest_time_ms
             and event.sequence_num in earlier.seen

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from gateway.core.errors import DecodeError
@@ -49,6 +50,22 @@ class Shared(Protocol):
         """Return those of the numbers `wanted` that are in the output."""
 
 
+class Merging(Protocol):
+    """The merging of partial results; see `gateway.fleet.merging`."""
+
+    def resume(self, ledger: Ledger) -> list[Received]:
+        """Return the results of an earlier run that the output does not have."""
+
+    def reconnected(self) -> None:
+        """Note that nothing could come for a while."""
+
+    def take(self, received: Sequence[Received]) -> list[Received]:
+        """Merge the parts among new events; returns the results, to be written with them."""
+
+    def pass_time(self) -> list[Received]:
+        """Return the results that are due because time has passed."""
+
+
 class Receiver(Session):
     """The session of the receiving connection. When it cannot go on, `failure` says why, and `done` is set.
 
@@ -64,6 +81,7 @@ class Receiver(Session):
         ledger: Ledger,
         confirm_every_s: float = CONFIRM_EVERY_S,
         shared: Shared | None = None,
+        merging: Merging | None = None,
     ) -> None:
         self.messages = 0
         self.written = 0
@@ -81,6 +99,7 @@ class Receiver(Session):
         self.lock = threading.Lock()
         """Held by whoever uses the sink or the ledger: with a group, several links bring messages."""
         self._shared = shared
+        self._merging = merging
         self._sink = sink
         self._ledger = ledger
         self._unsaved = 0
@@ -92,8 +111,20 @@ class Receiver(Session):
         """True for one of several receivers."""
         return self._shared is not None
 
+    def resume(self) -> None:
+        """Write the results that the last run has left. Call before there is a connection."""
+        if self._merging is not None:
+            self._write_results(self._merging.resume(self._ledger))
+
+    def _write_results(self, results: Sequence[Received]) -> None:
+        if results:
+            self._sink.write(results)
+
     def connected(self, link: Link, session_present: bool) -> None:
         self._quiet_since_s = time.monotonic()
+        if self._merging is not None:
+            with self.lock:
+                self._merging.reconnected()
         link.subscribe([(topic_filter, 1) for topic_filter in self.filters])
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
@@ -112,6 +143,9 @@ class Receiver(Session):
 
     def work(self, link: Link) -> float:
         with self.lock:
+            if self.failure is None and self._merging is not None:
+                with self._failing():
+                    self._write_results(self._merging.pass_time())
             return self.confirming.work(link) if self.failure is None else 1.0
 
     def leaving(self, link: Link) -> None:
@@ -131,19 +165,24 @@ class Receiver(Session):
         if self.failure is not None:  # of a new connection: they are in the ledger, but not on the disk
             return
         self._is_taking = True
-        try:
+        with self._failing():
             news = self._take(messages)
-        except Exception as exc:
-            # Whatever it was, the ledger has counted what is not on the disk: acknowledging anything from
-            # here on could lose it. The next run rebuilds the ledger from the sink.
-            self.failure = exc
-            self.done.set()
-            raise
         for message in messages:
             link.ack(message)
         if news:  # gateways repeat their claims for ever
             self._quiet_since_s = time.monotonic()
         self._is_taking = False
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """End the receiver when anything goes wrong: the ledger has counted what is not on the disk, and to
+        acknowledge anything from here on could lose it. The next run rebuilds the ledger from the sink."""
+        try:
+            yield
+        except Exception as exc:
+            self.failure = exc
+            self.done.set()
+            raise
 
     def wants_to_read(self) -> bool:
         return self.failure is None
@@ -167,7 +206,8 @@ class Receiver(Session):
                 self._sink.reject(message, exc)
         take = self._ledger.take
         new = [each for each in events if take(identity(*each))]
-        stored = self._sink.write(new)
+        merged = [] if self._merging is None else self._merging.take(new)
+        stored = self._sink.write([*new, *merged]) - len(merged)
         self.confirming.stored(new)
         self._ledger.duplicates += len(new) - stored
         self.messages += len(messages)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
+from urllib.parse import urlsplit
 
 from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.sinks.influx import InfluxDatabase
@@ -81,6 +82,17 @@ def place_of(output: str) -> str:
         return output.rpartition("@")[2]
     path = _path(output)
     return output.removesuffix(path) + str(Path(path).resolve())
+
+
+def beside(output: str) -> Path:
+    """The path with which the names of files begin that a receiver keeps beside its output."""
+    if output.startswith(INFLUX):
+        return InfluxDatabase(output).path
+    if output.startswith(POSTGRES):
+        url = urlsplit(output)
+        return Path(f"postgresql-{url.hostname or 'local'}-{url.path.strip('/')}")
+    path = Path(_path(output))
+    return path / "receiver" if output.startswith(PARQUET) else path
 
 
 def _path(output: str) -> str:
