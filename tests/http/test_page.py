@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -293,6 +294,8 @@ def test_a_device_is_found_its_chart_read_an_alarm_acknowledged(chromium: Browse
         watched.shows("#found", "1–50 of 82 devices")
         page.get_by_label("Find").fill("ler-1")
         watched.shows("#found", "1–1 of 1 device")
+        last_values = page.locator("#table tbody td").first
+        expect(last_values).to_have_text(re.compile(r"^v \d, t .+ (now|ago)$"))
         page.get_by_role("link", name="boiler-12").click()
         watched.shows("#title", "boiler-12")
         watched.shows(".messages", "sensors/boiler-12")

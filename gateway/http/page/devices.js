@@ -94,10 +94,9 @@ export class Devices {
 const whyNone = (known) => (known ? "None of them fits." : "No device has been heard yet.");
 
 function cells(device, now) {
-  const more = device.more_values ? ` and ${device.more_values} more` : "";
   return [
     deviceLink(device.name),
-    device.values.map(({ field, value, unit }) => `${field} ${reading(value, unit)}`).join(", ") + more || "–",
+    device.values.length ? lastValues(device, now) : "–",
     element("span", { class: device.silent ? "warn" : undefined }, `${ago(now, device.last_ms)}${device.silent ? ", silent" : ""}`),
     device.interval_ms === null ? "–" : duration(device.interval_ms / 1000),
     device.clock_off_ms === null ? "" : element("span", { class: "warn" }, signed(device.clock_off_ms / 1000)),
@@ -105,4 +104,14 @@ function cells(device, now) {
     device.undecoded ? `${count(device.undecoded)} of ${count(device.messages)}` : "",
     device.alarms ? element("span", { class: "bad" }, count(device.alarms)) : "",
   ];
+}
+
+/** Each value with its unit; those of one message share their age. */
+function lastValues({ values, more_values: more }, now) {
+  const said = values.flatMap(({ field, value, unit, time_ms: at }, place) => {
+    const next = values[place + 1];
+    const age = next?.time_ms === at ? "" : element("span", { class: "quiet" }, ` ${ago(now, at)}`);
+    return [`${field} ${reading(value, unit)}`, age, next ? ", " : ""];
+  });
+  return element("span", {}, ...said, more ? ` and ${more} more` : "");
 }
