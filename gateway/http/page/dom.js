@@ -21,6 +21,22 @@ export function show(node, key, make) {
   node.replaceChildren(...(Array.isArray(made) ? made : [made]));
 }
 
+const TURN_MS = 8;
+const painted = () => new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); });
+
+/** Do `steps` one after another while `isWanted`; when they take long, the browser shows in between what there is. */
+export async function inTurns(steps, isWanted) {
+  let began = performance.now();
+  for (const step of steps) {
+    if (performance.now() - began > TURN_MS) {
+      await painted();
+      began = performance.now();
+    }
+    if (!isWanted()) return;
+    step();
+  }
+}
+
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }

@@ -2,7 +2,7 @@
 
 import { alertItem } from "./alerts.js";
 import { Chart } from "./charts.js";
-import { element, setText, show } from "./dom.js";
+import { element, inTurns, setText, show } from "./dom.js";
 import { count, measure, moment, plural, rate, sentence } from "./format.js";
 import { card, courseOf, linksTable, troubledDevices, way } from "./parts.js";
 import { withBreaks } from "./series.js";
@@ -38,15 +38,22 @@ export class Overview {
         card("Connections", { id: "links" }, this.links)));
   }
 
-  show(state) {
-    this.showFirstSteps(state);
-    this.showFigures(state);
-    this.drawFlow(state);
-    setText(this.forecast, courseOf(state.buffer.forecast));
-    show(this.links, state.links, () => linksTable(state.links));
-    this.showDevices(state.devices, state.time_ms);
-    this.showWindows(state);
-    this.showAlarms(state);
+  /** Numbers first, the chart last: over several frames when the room opens. */
+  async show(state) {
+    this.state = state;
+    if (this.isDrawing) return;
+    this.isDrawing = true;
+    const parts = [this.showFirstSteps, this.showFigures, this.showAlarms, this.showDevices, this.showWindows, this.showConnections, this.drawFlow];
+    try {
+      await inTurns(parts.map((part) => () => part.call(this, this.state)), () => !this.isClosed);
+    } finally {
+      this.isDrawing = false;
+    }
+  }
+
+  showConnections({ buffer, links }) {
+    setText(this.forecast, courseOf(buffer.forecast));
+    show(this.links, links, () => linksTable(links));
   }
 
   showAlarms({ alarms, alerts }) {
@@ -112,7 +119,7 @@ export class Overview {
     this.flow.set(data, lines);
   }
 
-  showDevices(devices, now) {
+  showDevices({ devices, time_ms: now }) {
     setText(this.known, devices.known ? `${count(devices.known)} known:` : "");
     const troubles = [devices.silent, devices.wrong_clock, devices.unreadable, devices.silent_count, devices.wrong_clock_count, devices.unreadable_count];
     show(this.devices, [devices.known > 0, troubles, devices.silent_count ? Math.floor(now / 10_000) : 0], () => {
@@ -136,6 +143,7 @@ export class Overview {
   }
 
   close() {
+    this.isClosed = true;
     this.flow?.destroy();
   }
 }
