@@ -1,6 +1,7 @@
 """The page with 20 windows of 300 keys, 5,000 devices and 10,000 topics, in a real Chromium.
 
 Bytes are bounded as promised on any machine. Times are: a quiet machine stays within SLOW of the goals.
+FIGURES=FILE keeps the figures; PAGE_ROUNDS=16 PAGE_SECONDS=480 PAGE_PAUSE_S=3 watches the memory for an hour.
 """
 
 from __future__ import annotations
@@ -64,12 +65,12 @@ def readings(at_ms: int, some: range) -> list[tuple[str, bytes]]:
 
 @contextmanager
 def going_on(port: int) -> Iterator[None]:
-    """A thousand messages a second or so, until the end."""
+    """500 messages every half second or so, until the end."""
     over = threading.Event()
 
     def send() -> None:
-        at = 0
-        while not over.wait(0.5):
+        at, pause_s = 0, float(os.environ.get("PAGE_PAUSE_S", "0.5"))
+        while not over.wait(pause_s):
             publish(port, readings(round(time.time() * 1000), range(at, at + 250)))
             at = (at + 250) % DEVICES
 
@@ -122,13 +123,14 @@ def test_the_page_its_rooms_and_their_live_data_are_small_and_never_block(
     for room in ("Overview", "Devices", "Windows", "Alarms", "Buffer and cloud", "Configuration"):
         watched.go(room)
         page.wait_for_timeout(3000)  # it opens
-        told(f"{room}: opening blocks", watched.longest_task_ms(), "ms")
+        opening_ms = watched.longest_task_ms()
+        told(f"{room}: opening blocks", opening_ms, "ms")
         rate = watched.bytes_in(12)
         longest_ms = watched.longest_task_ms()
         told(f"{room}: live data", rate / 1024, "KiB/s")
         told(f"{room}: longest task", longest_ms, "ms")
         assert rate <= LIVE_BYTES_PER_S, room
-        assert longest_ms <= FRAME_MS * SLOW, room
+        assert max(opening_ms, longest_ms) <= FRAME_MS * SLOW, room
     assert watched.faults == []
     page.close()
 
@@ -175,9 +177,10 @@ def test_the_browsers_memory_does_not_grow(chromium: Browser, fleet: str) -> Non
             page.wait_for_timeout(seconds / 8 * 1000)
         return watched.heap_bytes()
 
-    first, second, third = around(), around(), around()
-    told("memory after one round", first / 1024**2, "MiB")
-    told("memory after three rounds", third / 1024**2, "MiB")
-    assert third <= max(first, second) * 1.15 + 500_000
+    began_s, sizes = time.monotonic(), []
+    for _ in range(int(os.environ.get("PAGE_ROUNDS", "3"))):
+        sizes.append(around())
+        told(f"memory after {(time.monotonic() - began_s) / 60:.1f} minutes", sizes[-1] / 1024**2, "MiB")
+    assert sizes[-1] <= max(sizes[:2]) * 1.15 + 500_000
     assert watched.faults == []
     page.close()

@@ -159,7 +159,7 @@ def main() -> None:
             )
         with fleet(local.port, 200, 30_000, "flood-1"), fleet(local.port, 200, 30_000, "flood-2"):
             time.sleep(20)
-            take(browser, address, given.folder, "overload", ("overview", "buffer"))
+            take(browser, address, given.folder, "overload")
         browser.close()
 
 
