@@ -17,6 +17,7 @@ from gateway.cloud.auditor import Auditor
 from gateway.cloud.backfills import Backfills
 from gateway.cloud.bridge import Bridge
 from gateway.cloud.confirmations import Confirmations
+from gateway.cloud.delivered_hashes import DeliveredHashes
 from gateway.cloud.downlink import CloudSide
 from gateway.cloud.record_signer import RecordSigner
 from gateway.cloud.shared_bucket import SharedBucket
@@ -66,7 +67,7 @@ class CloudPart(Part):
         self.downlink: CloudSide | None = None
         self.confirmations: Confirmations | None = None
         self.backfills: Backfills | None = None
-        self._auditor: Auditor | None = None
+        self.auditor: Auditor | None = None
         self._other_links: list[Link] = []
         self._node: EdgeNode | None = None
         self._link = partial(Link, now_ms=clock.now_ms)
@@ -80,8 +81,10 @@ class CloudPart(Part):
         if config.cloud is not None:
             self._uplink = uplink_topics(config, config.cloud)
             self._status_topic = self._uplink.status if config.cloud.says_status else ""
-            self._add_bridges(config, config.cloud, budget)
-            self._add_audit(config.cloud, signing_key(config))
+            key = signing_key(config) if config.cloud.audit_s is not None else None
+            hashes = None if key is None else DeliveredHashes()
+            self._add_bridges(config, config.cloud, budget, hashes)
+            self._add_audit(config.cloud, key, hashes)
             self._add_confirmations(config.cloud)
             self._add_backfills(config, config.cloud, alarms)
             self._add_downlink(config, config.cloud)
@@ -95,8 +98,8 @@ class CloudPart(Part):
         stop_links(self.links)
         for bridge in self.bridges:
             bridge.finish()
-        if self._auditor is not None:
-            self._auditor.finish()
+        if self.auditor is not None:
+            self.auditor.finish()
         if self.confirmations is not None:
             self.confirmations.finish()
         if self.backfills is not None:
@@ -108,20 +111,24 @@ class CloudPart(Part):
     def links(self) -> Sequence[Link]:
         return (*self.bridge_links, *self._other_links)
 
-    def _add_bridges(self, config: Config, cloud: Cloud, budget: MemoryBudget) -> None:
+    def _add_bridges(
+        self, config: Config, cloud: Cloud, budget: MemoryBudget, hashes: DeliveredHashes | None
+    ) -> None:
         spec = bridge_spec(config, cloud, self._status_topic, budget.processing_bytes)
         self._node = spec.node
         bucket = SharedBucket(cloud.bandwidth, cloud.messages)
         for shard in range(cloud.connections):
-            bridge = Bridge(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket, self._alert)
+            bridge = Bridge(
+                *(spec, shard, self._buffer.path, self._writer, self._now_ms, bucket, self._alert, hashes)
+            )
             self.bridges.append(bridge)
 
-    def _add_audit(self, cloud: Cloud, key: SigningKey | None) -> None:
+    def _add_audit(self, cloud: Cloud, key: SigningKey | None, hashes: DeliveredHashes | None) -> None:
         if cloud.audit_s is None:
             return
         topic, gateway_id = self._uplink.audit, self._topics.gateway_id
-        signer = None if key is None else RecordSigner(key, self._writer)
-        self._auditor = Auditor(
+        signer = None if key is None else RecordSigner(key, self._writer, hashes)
+        self.auditor = Auditor(
             topic,
             gateway_id,
             self._buffer.path,
@@ -165,8 +172,8 @@ class CloudPart(Part):
         for shard, bridge in enumerate(self.bridges):
             where = endpoint(cloud, f"-{shard}", will=self._will(cloud) if shard == 0 else None)
             self.bridge_links.append(self._link(f"bridge-{shard}", where, bridge))
-        if self._auditor is not None:
-            self._other_links.append(self._link("audit", endpoint(cloud, "-audit"), self._auditor))
+        if self.auditor is not None:
+            self._other_links.append(self._link("audit", endpoint(cloud, "-audit"), self.auditor))
         if self.confirmations is not None:
             where = endpoint(cloud, "-confirm", **confirm_settings(cloud))
             self._other_links.append(self._link("confirm", where, self.confirmations))
@@ -179,7 +186,7 @@ class CloudPart(Part):
 
     def _share_one_link(self, cloud: Cloud) -> None:
         """Add one link for all parts, with the client identifier exactly as configured."""
-        others = (self._auditor, self.confirmations, self.backfills, self.downlink)
+        others = (self.auditor, self.confirmations, self.backfills, self.downlink)
         members = [*self.bridges, *(each for each in others if each is not None)]
         settings = downlink_settings(cloud) if self.downlink is not None else {}
         readers: dict[str, Session] = {}

@@ -162,6 +162,7 @@ class _Graph:
             links=[link for part in self.parts for link in part.links],
             bridges=cloud.bridges,
             bridge_links=cloud.bridge_links,
+            auditor=cloud.auditor,
             config_inboxes=[part.inbox for part in remote_config],
             downlink=cloud.downlink,
             confirmations=cloud.confirmations,

@@ -101,6 +101,11 @@ class Auditor(Session):
         self._behind = False
         self._ends = 0  # in a row, of connections with records that were not answered
 
+    @property
+    def sealed_events(self) -> int:
+        """Events whose hashes were signed since the start. On any thread."""
+        return 0 if self._signer is None else self._signer.events
+
     # --- on the link's thread ---
 
     def connected(self, link: Link, session_present: bool) -> None:

@@ -29,6 +29,7 @@ from gateway.buffer.writer import Writer
 from gateway.cloud.bridge_spec import BridgeMetrics, BridgeSpec
 from gateway.cloud.claim_prefetcher import IDLE_S, LINGER_S, ClaimPrefetcher
 from gateway.cloud.commands import FailEvents, RefuseEvents, SettleEvents
+from gateway.cloud.delivered_hashes import DeliveredHashes
 from gateway.cloud.event_runs import EncodedEvents, EventRuns
 from gateway.cloud.frame_builder import FrameBuilder, Outgoing
 from gateway.cloud.notices import Notices
@@ -51,6 +52,7 @@ from gateway.delivery.suspicion import Finding, Suspects
 from gateway.local.republish import status_payload
 from gateway.mqtt.link import Link, Session
 from gateway.mqtt.paho_client import is_refusal
+from gateway.wire.evidence import HASH_BYTES
 from gateway.wire.sparkplug_node import Announcement
 
 log = logging.getLogger(__name__)
@@ -85,8 +87,10 @@ class Bridge(Session):
         now_ms: Callable[[], int],
         bucket: SharedBucket,
         alert: Callable[[str, str], object] = lambda _name, _message: None,
+        hashes: DeliveredHashes | None = None,
     ) -> None:
         self.metrics = BridgeMetrics()
+        self._hashes = hashes  # of what the broker has taken, where it is sealed
         self._spec = spec
         self._shard = shard
         self._writer = writer
@@ -131,6 +135,7 @@ class Bridge(Session):
             encoding=self._spec.encoding,
             identity=self._spec.identity(link.endpoint.protocol),
             reject=self._fail_unencoded,
+            sealed=self._hashes is not None,
         )
         if self._spec.node is not None:
             self._announce(link, self._spec.node.connected(self._now_ms()))
@@ -173,7 +178,10 @@ class Bridge(Session):
                 return
         elif link.endpoint.protocol == "5":  # on 3.1.1 an answer says nothing about it
             self.subscribers.found(sent.message.topic)
-        self._taken(sent.message.events.ids)
+        events, hashes = sent.message.events, sent.message.hashes
+        if self._hashes is not None and hashes:
+            self._hashes.add(events.stream_ids, events.sequence_nums, hashes)
+        self._taken(events.ids)
 
     def published_many(self, link: Link, packet_ids: Sequence[int], reason_code: int) -> None:
         now_s = self._last_ack_s = time.monotonic()
@@ -202,6 +210,8 @@ class Bridge(Session):
             self.subscribers.found_all(topics)
         if positions:
             ids = chunk.source.ids
+            if self._hashes is not None:
+                self._hashes.add(*_hashes_at(chunk, positions))
             self._taken([ids[at] for at in positions])
 
     def _taken(self, ids: Sequence[int]) -> None:
@@ -590,6 +600,14 @@ class Bridge(Session):
     def _require_packer(self) -> FrameBuilder:
         assert self._packer is not None  # noqa: S101 - made with each connection
         return self._packer
+
+
+def _hashes_at(chunk: EncodedEvents, positions: Sequence[int]) -> tuple[list[int], list[int], bytes]:
+    """Return streams, numbers and hashes of some events of a chunk."""
+    streams, numbers = chunk.source.stream_ids, chunk.source.sequence_nums
+    starts = [HASH_BYTES * (at - chunk.start) for at in positions]
+    hashes = b"".join([chunk.hashes[start : start + HASH_BYTES] for start in starts])
+    return [streams[at] for at in positions], [numbers[at] for at in positions], hashes
 
 
 def _place(message: Outgoing) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from gateway.mqtt.bulk_publishes import correlation_data, user_property
 from gateway.wire.encoder import Encoder, checked
 from gateway.wire.encodings import Encoding, encode_frame
 from gateway.wire.event_format import event_envelope, event_properties
+from gateway.wire.evidence import HASH_BYTES, event_hashes
 from gateway.wire.frame import EventColumns, wire_events
 from gateway.wire.short_identity import short_identities
 from gateway.wire.uplink_topics import UplinkTopics
@@ -36,6 +37,7 @@ class Outgoing(NamedTuple):
     properties: Sequence[tuple[str, str]]
     events: StoredEvents
     correlation: bytes = b""
+    hashes: bytes = b""  # of the events, where they are sealed
 
     @property
     def size_bytes(self) -> int:
@@ -48,7 +50,8 @@ class Outgoing(NamedTuple):
 
 class FrameBuilder:
     """Makes the messages of one connection, its shard. Raises DecodeError for a payload that does not
-    decompress. `reject` is called with an event of which an encoder makes no message, and the reason."""
+    decompress. `reject` is called with an event of which an encoder makes no message, and the reason. Where
+    events are `sealed`, messages carry their hashes: this is when all that is hashed is at hand."""
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class FrameBuilder:
         encoding: Encoding,
         identity: Identity,
         reject: Callable[[StoredEvents, str], object],
+        sealed: bool = False,
     ) -> None:
         self._topics = topics
         self._shard = shard
@@ -66,6 +70,7 @@ class FrameBuilder:
         self._encoding = encoding
         self._identity = identity
         self._reject = reject
+        self._sealed = sealed
         self._packed = 0
 
     def pack(self, reader: Reader, events: StoredEvents) -> list[Outgoing]:
@@ -95,10 +100,10 @@ class FrameBuilder:
                 self._encoding, self._topics.own.gateway_id, uuid.uuid4().bytes, columns, reader.buffer_id
             )
             topic = self._topics.batch(self._shard)
-            return [Outgoing(place, topic, frame, (), events)]
+            return [Outgoing(place, topic, frame, (), events, hashes=self._hashes(columns))]
         if self._form != "event":
             return self._encoded(self._form, reader, events, place)
-        short = self._short_identities(columns, reader.buffer_id)
+        short, hashes = self._short_identities(columns, reader.buffer_id), self._hashes(columns)
         return [
             Outgoing(
                 (*place, at),
@@ -107,6 +112,7 @@ class FrameBuilder:
                 self._properties(event, reader.buffer_id),
                 events.part(at, at + 1),
                 identity,
+                hashes[HASH_BYTES * at : HASH_BYTES * (at + 1)],
             )
             for at, (event, identity) in enumerate(zip(wire_events(columns), short, strict=True))
         ]
@@ -116,10 +122,11 @@ class FrameBuilder:
         columns, buffer_id = reader.columns(source.part(start, end)), reader.buffer_id
         topic_of = {stream: self._topics.event(stream) for stream in {*columns.streams}}
         topics = [topic_of[stream] for stream in columns.streams]
-        payloads: Sequence[bytes] = columns.payloads
+        payloads, hashes = columns.payloads, self._hashes(columns)
         if self._identity == "correlation" and self._topics.names_streams:
             short = self._short_identities(columns, buffer_id)
-            return EncodedEvents(source, start, end, topics, payloads, [*map(correlation_data, short)])
+            properties = [*map(correlation_data, short)]
+            return EncodedEvents(source, start, end, topics, payloads, properties, hashes)
         events = wire_events(columns)
         if self._identity == "envelope":
             payloads = [self._payload(event, buffer_id) for event in events]
@@ -129,7 +136,10 @@ class FrameBuilder:
             + (correlation_data(identity) if identity else b"")
             for event, identity in zip(events, short, strict=True)
         ]
-        return EncodedEvents(source, start, end, topics, payloads, properties)
+        return EncodedEvents(source, start, end, topics, payloads, properties, hashes)
+
+    def _hashes(self, columns: EventColumns) -> bytes:
+        return b"".join(event_hashes(columns)) if self._sealed else b""
 
     def _short_identities(self, columns: EventColumns, buffer_id: str) -> Sequence[bytes]:
         if self._identity == "correlation":

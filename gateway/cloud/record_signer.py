@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from gateway.buffer.evidence_table import SignedBatch
@@ -21,10 +21,11 @@ from gateway.buffer.proof.evidence import (
     sealed_positions,
     unsent_records,
 )
-from gateway.buffer.proof.positions import StreamPositions
+from gateway.buffer.proof.positions import StreamPositions, lost
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Do, Writer
+from gateway.cloud.delivered_hashes import DeliveredHashes
 from gateway.core.sequence_sets import Stretches, without
 from gateway.wire.evidence import MAX_LEAVES, MAX_RUNS, Seal, seal_of
 from gateway.wire.signatures import SIGNATURE_BYTES, Place, SigningKey
@@ -32,7 +33,8 @@ from gateway.wire.signatures import SIGNATURE_BYTES, Place, SigningKey
 log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 20_000
-"""Sealed in one audit: a fifth of a second of the connection's thread. The next one seals the rest."""
+"""Read, hashed and sealed in one audit: a tenth of a second of the connection's thread. The next one seals
+the rest."""
 _LEAF_BYTES = 4  # of a record, for a mark, as Base64
 _SEAL_BYTES = 200  # beside its stream and marks
 
@@ -59,13 +61,15 @@ class _Keep(Command):
 
 
 class RecordSigner:
-    """The evidence of one gateway, for the thread of its auditor."""
+    """The evidence of one gateway, for the thread of its auditor. `hashes` spare it reading events again."""
 
-    def __init__(self, key: SigningKey, writer: Writer) -> None:
-        self.is_behind = False
-        """True while delivered events wait for their seals."""
+    def __init__(self, key: SigningKey, writer: Writer, hashes: DeliveredHashes | None = None) -> None:
+        self.events = 0
+        """Sealed since the start."""
+        self._is_behind = False
         self._key = key
         self._writer = writer
+        self._delivered = hashes or DeliveredHashes()
         self._place: Place | None = None
         self._sealed: dict[int, int] = {}
         self._moved: dict[int, int] = {}
@@ -82,22 +86,55 @@ class RecordSigner:
             self._sealed = sealed_positions(reader)
         return [payload for number, payload in unsent_records(reader) if number > self._acknowledged]
 
+    @property
+    def is_behind(self) -> bool:
+        """True while many delivered events wait for their seals."""
+        return self._is_behind or self._delivered.are_due
+
     def seals(self, reader: Reader, now: StreamPositions, ids: IdBounds, limit_bytes: int) -> Iterator[Seal]:
         """Seal delivered events up to the settled numbers of their streams. `limit_bytes`: of a record."""
         wanted = self._wanted(now)
-        found = hash_delivered(reader, wanted, range(self._scanned + 1, ids.newest + 1), EVENTS_AT_ONCE)
-        self.is_behind = found.events >= EVENTS_AT_ONCE
-        self._scanned = min(found.last_id if self.is_behind else ids.newest, ids.settled)
-        self._moved = {stream: numbers[-1] for stream, (numbers, _) in found.items()}
-        if not self.is_behind:  # what is not there any more was evicted
-            self._moved = {stream: last for stream, (_, last) in wanted.items()}
+        found = self._delivered.take(wanted)
+        partly = self._partly_known(reader, now, wanted, found)
+        self._moved = {stream: last for stream, (_, last) in wanted.items() if stream not in partly}
+        read = hash_delivered(reader, partly, range(self._scanned + 1, ids.newest + 1), EVENTS_AT_ONCE)
+        self._is_behind = read.events >= EVENTS_AT_ONCE
+        self._scanned = min(read.last_id if self._is_behind else ids.newest, ids.settled)
+        if self._is_behind:
+            self._moved |= {stream: numbers[-1] for stream, (numbers, _) in read.items()}
+        else:  # what is not there any more was evicted
+            self._moved |= {stream: last for stream, (_, last) in partly.items()}
+        found.update(read)
         found.extend(self._released(reader, now, ids))
         self._sealed |= self._moved
         self._note_kept(now)
         leaves = max(1, min(MAX_LEAVES, (limit_bytes - SIGNATURE_BYTES - _SEAL_BYTES) // _LEAF_BYTES))
+        self.events += sum(len(numbers) for numbers, _ in found.values())
         for name, (numbers, hashes) in zip(reader.names([*found]), found.values(), strict=True):
             for at in range(0, len(numbers), leaves):
                 yield from _seals(name, numbers[at : at + leaves], hashes[at : at + leaves])
+
+    def _partly_known(
+        self, reader: Reader, now: StreamPositions, wanted: Mapping[int, tuple[int, int]], found: Hashed
+    ) -> dict[int, tuple[int, int]]:
+        """Take the streams out of `found` of which it may lack an event; return what is wanted of them."""
+        short = {
+            stream: (first, last)
+            for stream, (first, last) in wanted.items()
+            if stream not in found or len(found[stream][0]) <= last - first
+        }
+        losses = lost(reader, [(stream, first) for stream, (first, _) in short.items()])
+        partly = {}
+        for stream, (first, last) in short.items():
+            exempt = [*losses.get(stream, ()), *now.kept.get(stream, ())]
+            parts = [
+                part.run.stretches() for each in exempt if (part := each.within(first, last)) is not None
+            ]
+            known = ((number, number) for number in found.get(stream, ([], []))[0])
+            if any(without([(first, last)], known, *parts)):
+                partly[stream] = (first, last)
+                found.pop(stream, None)
+        return partly
 
     def _released(self, reader: Reader, now: StreamPositions, ids: IdBounds) -> Hashed:
         """Hash what was kept at the edge when its neighbours were sealed, and has been delivered since."""

@@ -366,6 +366,14 @@ class GatewayCollector(Collector):
             "Topics of the uplink whose last message found no subscriber.",
             value=sum(len(b.subscribers.missing) for b in bridges),
         )
+        auditor = self._status.auditor
+        if auditor is not None:
+            for name, text, value in (
+                ("records", "Audit records sent to the cloud.", auditor.metrics.messages),
+                ("refused", "Audit records the cloud refused.", auditor.metrics.refused),
+                ("sealed_events", "Events whose content was signed since the start.", auditor.sealed_events),
+            ):
+                yield CounterMetricFamily(f"gateway_audit_{name}", text, value=value)
 
     def _certificates(self) -> Iterator[Metric]:
         left = GaugeMetricFamily(

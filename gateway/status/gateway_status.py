@@ -19,6 +19,7 @@ from gateway.buffer.repair.upkeep import Upkeep
 from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
+from gateway.cloud.auditor import Auditor
 from gateway.cloud.backfills import Backfills
 from gateway.cloud.bridge import Bridge
 from gateway.cloud.config_inbox import ConfigInbox
@@ -85,6 +86,7 @@ class GatewayStatus:
     """All MQTT connections."""
     bridges: Sequence[Bridge]
     bridge_links: Sequence[Link]
+    auditor: Auditor | None
     config_inboxes: Sequence[ConfigInbox]
     """Subscriptions for signed configurations: one, or none."""
     downlink: CloudSide | None

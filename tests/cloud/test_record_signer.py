@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway.buffer.proof.evidence import id_bounds, place_of, unsent_records
+from gateway.buffer.proof.evidence import Hashed, id_bounds, place_of, unsent_records
 from gateway.buffer.proof.positions import standing
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import NewEvent, Store
 from gateway.buffer.writer import Command
-from gateway.cloud import record_signer
+from gateway.cloud import delivered_hashes, record_signer
+from gateway.cloud.delivered_hashes import DeliveredHashes
 from gateway.cloud.record_signer import RecordSigner
 from gateway.core.events import Status
 from gateway.delivery.states import DeliveryEvent
 from gateway.wire.audit_record import AuditRecord, audit_messages, read_audit
-from gateway.wire.evidence import Seal
+from gateway.wire.evidence import Seal, event_hashes
 from gateway.wire.signatures import PublicKeys, SigningKey, new_key, read_signed
 
 PRIVATE, PUBLIC = new_key()
@@ -34,7 +36,8 @@ class Site:
         self.restart()
 
     def restart(self) -> None:
-        self.signer = RecordSigner(SigningKey(PRIVATE), self)  # type: ignore[arg-type]
+        self.hashes = DeliveredHashes()
+        self.signer = RecordSigner(SigningKey(PRIVATE), self, self.hashes)  # type: ignore[arg-type]
 
     def submit(self, command: Command) -> None:
         if self.fails:
@@ -55,17 +58,36 @@ class Site:
             ids = self.store.claim(100_000)
             self.store.move(ids, Status.SYNCING, DeliveryEvent.PUBACK)
 
+    def deliver_with_hashes(self, order: int = 1) -> None:
+        """What a bridge does: the hashes come before the events are synced."""
+        with self.store.transaction():
+            ids = self.store.claim(100_000)
+        events = self.reader.by_ids(ids)
+        columns = self.reader.columns(events)
+        chosen = range(len(events.ids))[::order]
+        hashes = event_hashes(columns)
+        self.hashes.add(
+            [events.stream_ids[at] for at in chosen],
+            [events.sequence_nums[at] for at in chosen],
+            b"".join(hashes[at] for at in chosen),
+        )
+        with self.store.transaction():
+            self.store.move(ids, Status.SYNCING, DeliveryEvent.PUBACK)
+
     def audit(self) -> list[Seal]:
         """One audit that the broker acknowledges; returns what it sealed."""
         payloads = self.sign()
         self.signer.acknowledge()
         return [seal for payload in payloads for seal in read_audit(payload).seals]
 
-    def sign(self) -> list[bytes]:
+    def seals(self) -> tuple[Seal, ...]:
         assert self.signer.start(self.reader) == []
         with self.reader.snapshot():
             now, ids = standing(self.reader), id_bounds(self.reader)
-        seals = tuple(self.signer.seals(self.reader, now, ids, 65_536))
+        return tuple(self.signer.seals(self.reader, now, ids, 65_536))
+
+    def sign(self) -> list[bytes]:
+        seals = self.seals()
         record = AuditRecord("g", "s", 1, {}, (), (), self.reader.buffer_id, seals=seals)
         self.signer.sign(record.buffer_id, audit_messages(record))
         return self.signer.signed() or []
@@ -171,3 +193,83 @@ def test_a_buffer_of_another_identity_begins_another_chain(site: Site) -> None:
     assert record is not None
     assert (record.number, record.previous) == (1, bytes(32))
     assert numbers([*read_audit(payload).seals]) == [4, 5]
+
+
+class Reads:
+    """Counts the events that the signer reads from the buffer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events = 0
+        real = record_signer.hash_delivered
+
+        def counted(*arguments: Any) -> Hashed:
+            found = real(*arguments)
+            self.events += found.events
+            return found
+
+        monkeypatch.setattr(record_signer, "hash_delivered", counted)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_hashes_of_the_bridges_make_the_same_seals_without_reading(
+    site: Site, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    reads = Reads(monkeypatch)
+    site.append(40)
+    site.append(25, stream="u")
+    site.deliver_with_hashes(order)
+    with_hashes = site.seals()
+    assert reads.events == 0
+    site.restart()
+    assert site.seals() == with_hashes
+    assert reads.events == site.signer.events == 65
+
+
+def test_a_stream_with_an_event_whose_hash_is_not_here_is_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = Reads(monkeypatch)
+    site.append(3)
+    site.deliver()  # by an earlier process
+    site.append(4)
+    site.append(5, stream="u")
+    site.deliver_with_hashes()
+    assert numbers(site.audit()) == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 6, 7]
+    assert reads.events == 7
+    assert site.audit() == []
+
+
+def test_what_stays_at_the_edge_or_is_lost_is_not_looked_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = Reads(monkeypatch)
+    site.append(2)
+    site.append(3, kept=True)
+    site.append(2)
+    site.deliver_with_hashes()
+    assert numbers(site.audit()) == [1, 2, 6, 7]
+    assert reads.events == 0
+
+
+def test_what_is_too_much_to_remember_is_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivered_hashes, "MOST", 10)
+    reads = Reads(monkeypatch)
+    site.append(8)
+    site.deliver_with_hashes()
+    assert site.hashes.are_due is False
+    site.append(8)
+    site.deliver_with_hashes()
+    assert numbers(site.audit()) == [*range(1, 17)]
+    assert reads.events == 16
+
+
+def test_an_event_that_holds_up_its_stream_for_long_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivered_hashes, "_DUE", 10)
+    hashes = DeliveredHashes()
+    hashes.add([1] * 9, [*range(2, 11)], bytes(9 * 32))
+    assert not hashes.are_due
+    assert hashes.take({1: (1, 1)}) == {}
+    assert hashes.take({1: (1, 4)})[1][0] == [2, 3, 4]
+    hashes.add([1] * 9, [*range(20, 29)], bytes(9 * 32))
+    assert hashes.take({}) == {}  # 15 wait: too many
+    assert hashes.take({1: (5, 100)}) == {}

@@ -19,6 +19,7 @@ from gateway.buffer.store import NewEvent, Store
 from gateway.buffer.writer import Writer
 from gateway.cloud.bridge import Bridge
 from gateway.cloud.bridge_spec import BridgeSpec
+from gateway.cloud.delivered_hashes import DeliveredHashes
 from gateway.cloud.shared_bucket import SharedBucket
 from gateway.core.events import Status, WireEvent
 from gateway.core.own_topics import parse_uplink_topic
@@ -73,6 +74,7 @@ def sending(
     protocol: str = "5",
     endpoint: dict[str, Any] | None = None,
     alert: Callable[[str, str], object] = print,
+    hashes: DeliveredHashes | None = None,
     **spec: Any,
 ) -> Iterator[Sender]:
     """A bridge to 127.0.0.1:`port` that has `events` to send."""
@@ -88,7 +90,7 @@ def sending(
         sender = Sender(path, writer, [], [])
         bucket = SharedBucket(bandwidth, messages)
         for shard in range(settings.connections):
-            bridge = Bridge(settings, shard, path, writer, lambda: time.time_ns() // 1_000_000, bucket, alert)
+            bridge = Bridge(settings, shard, path, writer, _now_ms, bucket, alert, hashes)
             where = Endpoint("127.0.0.1", port, f"g1-{shard}", protocol=protocol, **(endpoint or {}))  # type: ignore[arg-type]
             link = Link(f"bridge-{shard}", where, bridge)
             sender.bridges.append(bridge)
@@ -97,6 +99,10 @@ def sending(
             link.start()
             cleanup.callback(link.stop)
         yield sender
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class Consumer:
