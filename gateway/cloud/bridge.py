@@ -52,7 +52,6 @@ from gateway.delivery.suspicion import Finding, Suspects
 from gateway.local.republish import status_payload
 from gateway.mqtt.link import Link, Session
 from gateway.mqtt.paho_client import is_refusal
-from gateway.wire.evidence import HASH_BYTES
 from gateway.wire.sparkplug_node import Announcement
 
 log = logging.getLogger(__name__)
@@ -602,11 +601,10 @@ class Bridge(Session):
         return self._packer
 
 
-def _hashes_at(chunk: EncodedEvents, positions: Sequence[int]) -> tuple[list[int], list[int], bytes]:
+def _hashes_at(chunk: EncodedEvents, positions: Sequence[int]) -> tuple[list[int], list[int], list[bytes]]:
     """Return streams, numbers and hashes of some events of a chunk."""
     streams, numbers = chunk.source.stream_ids, chunk.source.sequence_nums
-    starts = [HASH_BYTES * (at - chunk.start) for at in positions]
-    hashes = b"".join([chunk.hashes[start : start + HASH_BYTES] for start in starts])
+    hashes = [chunk.hashes[at - chunk.start] for at in positions]
     return [streams[at] for at in positions], [numbers[at] for at in positions], hashes
 
 

@@ -6,17 +6,16 @@ were too many, the signer reads from the buffer and hashes itself.
 
 from __future__ import annotations
 
-from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from operator import lt
 from threading import Lock
 
 from gateway.buffer.proof.evidence import Hashed
-from gateway.wire.evidence import HASH_BYTES
 
-MOST = 100_000
-"""Events; 5 MB of memory until the signer takes them."""
-_DUE = MOST // 4
+MOST = 50_000
+"""Events; some 7 MB of memory until the signer takes them."""
+_DUE = MOST // 2
 
 
 class DeliveredHashes:
@@ -24,52 +23,59 @@ class DeliveredHashes:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._added: list[tuple[array[int], array[int], bytes]] = []  # streams, numbers and hashes
+        self._added: list[tuple[Sequence[int], Sequence[int], Sequence[bytes]]] = []
         self._adding = 0  # events in it
-        self._waiting: dict[int, dict[int, bytes]] = {}  # taken, but an earlier event of their stream is not
+        self._waiting: defaultdict[int, tuple[list[int], list[bytes]]] = defaultdict(_nothing)
 
     @property
     def are_due(self) -> bool:
         """True while so many have come that they should be sealed soon. On any thread."""
         return self._adding >= _DUE
 
-    def add(self, streams: Sequence[int], numbers: Sequence[int], hashes: bytes) -> None:
-        """Add the hashes of events, one behind the other. On any thread."""
+    def add(self, streams: Sequence[int], numbers: Sequence[int], hashes: Sequence[bytes]) -> None:
+        """Add the hashes of events. On any thread."""
         with self._lock:
             if self._adding + len(numbers) <= MOST:
-                self._added.append((array("q", streams), array("q", numbers), hashes))
+                self._added.append((streams, numbers, hashes))
                 self._adding += len(numbers)
 
     def take(self, wanted: Mapping[int, tuple[int, int]]) -> Hashed:
         """Take the hashes of the `wanted` numbers (first, last) of each stream. Those behind `last` stay;
         those before `first` are forgotten."""
-        waiting = self._sorted_in()
+        self._sort_in()
         found = Hashed()
         for stream, (first, last) in wanted.items():
-            known = waiting.pop(stream, None)
-            if known is None:
+            if stream not in self._waiting:
                 continue
-            numbers = sorted(known)
-            if numbers[0] < first or numbers[-1] > last:
-                later = {number: known[number] for number in numbers if number > last}
+            numbers, hashes = self._waiting.pop(stream)
+            if numbers[0] < first or numbers[-1] > last or not all(map(lt, numbers, numbers[1:])):
+                known = sorted(dict(zip(numbers, hashes, strict=True)).items())
+                later = [pair for pair in known if pair[0] > last]
                 if later:
-                    waiting[stream] = later
-                numbers = [number for number in numbers if first <= number <= last]
+                    self._waiting[stream] = _columns(later)
+                numbers, hashes = _columns([pair for pair in known if first <= pair[0] <= last])
             if numbers:
-                found[stream] = (numbers, [known[number] for number in numbers])
+                found[stream] = (numbers, hashes)
                 found.events += len(numbers)
-        if sum(map(len, waiting.values())) > _DUE:
-            waiting.clear()  # an event that holds up its stream for long: the others are read when it is gone
+        if sum(len(numbers) for numbers, _ in self._waiting.values()) > _DUE:
+            self._waiting.clear()  # an event holds up its stream for long: read the others when it is gone
         return found
 
-    def _sorted_in(self) -> dict[int, dict[int, bytes]]:
-        """Return what waits, by stream, with what was added since."""
+    def _sort_in(self) -> None:
+        """Add to what waits, by stream, what has come since."""
         with self._lock:
             added, self._added, self._adding = self._added, [], 0
-        waiting = defaultdict(dict, self._waiting)
-        for streams, numbers, hashes in added:
-            starts = range(0, len(hashes), HASH_BYTES)
-            for stream, number, at in zip(streams, numbers, starts, strict=True):
-                waiting[stream][number] = hashes[at : at + HASH_BYTES]
-        self._waiting = waiting
-        return waiting
+        waiting = self._waiting
+        for columns in added:
+            for stream, number, digest in zip(*columns, strict=True):
+                numbers, hashes = waiting[stream]
+                numbers.append(number)
+                hashes.append(digest)
+
+
+def _nothing() -> tuple[list[int], list[bytes]]:
+    return [], []
+
+
+def _columns(pairs: Sequence[tuple[int, bytes]]) -> tuple[list[int], list[bytes]]:
+    return [number for number, _ in pairs], [digest for _, digest in pairs]

@@ -28,7 +28,7 @@ class EncodedEvents(NamedTuple):
     topics: Sequence[str]
     payloads: Sequence[bytes]
     properties: Sequence[bytes]
-    hashes: bytes = b""  # of the events, where they are sealed
+    hashes: Sequence[bytes] = ()  # of the events, where they are sealed
 
 
 class SentRun(NamedTuple):

@@ -15,7 +15,7 @@ from gateway.mqtt.bulk_publishes import correlation_data, user_property
 from gateway.wire.encoder import Encoder, checked
 from gateway.wire.encodings import Encoding, encode_frame
 from gateway.wire.event_format import event_envelope, event_properties
-from gateway.wire.evidence import HASH_BYTES, event_hashes
+from gateway.wire.evidence import event_hashes
 from gateway.wire.frame import EventColumns, wire_events
 from gateway.wire.short_identity import short_identities
 from gateway.wire.uplink_topics import UplinkTopics
@@ -37,7 +37,7 @@ class Outgoing(NamedTuple):
     properties: Sequence[tuple[str, str]]
     events: StoredEvents
     correlation: bytes = b""
-    hashes: bytes = b""  # of the events, where they are sealed
+    hashes: Sequence[bytes] = ()  # of the events, where they are sealed
 
     @property
     def size_bytes(self) -> int:
@@ -112,7 +112,7 @@ class FrameBuilder:
                 self._properties(event, reader.buffer_id),
                 events.part(at, at + 1),
                 identity,
-                hashes[HASH_BYTES * at : HASH_BYTES * (at + 1)],
+                hashes[at : at + 1],
             )
             for at, (event, identity) in enumerate(zip(wire_events(columns), short, strict=True))
         ]
@@ -138,8 +138,8 @@ class FrameBuilder:
         ]
         return EncodedEvents(source, start, end, topics, payloads, properties, hashes)
 
-    def _hashes(self, columns: EventColumns) -> bytes:
-        return b"".join(event_hashes(columns)) if self._sealed else b""
+    def _hashes(self, columns: EventColumns) -> Sequence[bytes]:
+        return event_hashes(columns) if self._sealed else ()
 
     def _short_identities(self, columns: EventColumns, buffer_id: str) -> Sequence[bytes]:
         if self._identity == "correlation":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.buffer.proof.evidence import Hashed, id_bounds, place_of, unsent_records
+from gateway.buffer.proof.evidence import Hashed, hash_delivered, id_bounds, place_of, unsent_records
 from gateway.buffer.proof.positions import standing
 from gateway.buffer.reader import Reader
 from gateway.buffer.store import NewEvent, Store
@@ -69,7 +69,7 @@ class Site:
         self.hashes.add(
             [events.stream_ids[at] for at in chosen],
             [events.sequence_nums[at] for at in chosen],
-            b"".join(hashes[at] for at in chosen),
+            [hashes[at] for at in chosen],
         )
         with self.store.transaction():
             self.store.move(ids, Status.SYNCING, DeliveryEvent.PUBACK)
@@ -200,10 +200,9 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events = 0
-        real = record_signer.hash_delivered
 
         def counted(*arguments: Any) -> Hashed:
-            found = real(*arguments)
+            found = hash_delivered(*arguments)
             self.events += found.events
             return found
 
@@ -266,10 +265,10 @@ def test_what_is_too_much_to_remember_is_read(site: Site, monkeypatch: pytest.Mo
 def test_an_event_that_holds_up_its_stream_for_long_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivered_hashes, "_DUE", 10)
     hashes = DeliveredHashes()
-    hashes.add([1] * 9, [*range(2, 11)], bytes(9 * 32))
+    hashes.add([1] * 9, [*range(2, 11)], [bytes(32)] * 9)
     assert not hashes.are_due
     assert hashes.take({1: (1, 1)}) == {}
     assert hashes.take({1: (1, 4)})[1][0] == [2, 3, 4]
-    hashes.add([1] * 9, [*range(20, 29)], bytes(9 * 32))
+    hashes.add([1] * 9, [*range(20, 29)], [bytes(32)] * 9)
     assert hashes.take({}) == {}  # 15 wait: too many
     assert hashes.take({1: (5, 100)}) == {}
