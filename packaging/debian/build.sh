@@ -28,10 +28,10 @@ mkdir -p "$tree/DEBIAN" "$tree/$library" "$tree/usr/bin" "$tree/usr/lib/systemd/
     --target "$tree/$library" -r "$root/docker/requirements.lock"
 "$tree/tools/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps \
     --target "$tree/$library" "$root"
-rm -rf "$tree/tools" "$tree/$library/bin" "$tree/$library/apsw/sqlite_extra_binaries" # programs, of no use here
+rm -rf "$tree/tools" "$tree/$library/bin" # programs, of no use here
+"$root/packaging/slim.sh" "$tree/$library"
 find "$tree/$library" -name __pycache__ -type d -prune -exec rm -rf {} +
 find "$tree/$library" -type f -exec chmod 644 {} +
-find "$tree/$library" -name '*.so*' -type f -exec strip --strip-unneeded {} +
 
 install -m 755 "$here/gateway" "$tree/usr/bin/gateway"
 # A user of its own in the place of a dynamic one, so that the files of /var/lib/gateway have an owner one can name.
