@@ -30,10 +30,13 @@ def insert_events(connection: apsw.Connection, values: Sequence[object], rows: i
         done += size
 
 
-def _insert_sql(rows: int) -> str:
+def _one_row() -> tuple[str, str]:
+    """Return the statement up to its values, and the place holders of one row."""
     fields = [BufferEvent._meta.fields[name] for name in _COLUMNS]
-    sql, _ = BufferEvent.insert_many([[b"" if f.name in _BLOBS else 0 for f in fields]] * rows, fields).sql()
-    return str(sql)
+    sql, _ = BufferEvent.insert_many([[b"" if f.name in _BLOBS else 0 for f in fields]], fields).sql()
+    head, values, row = str(sql).partition(" VALUES ")
+    return head + values, row
 
 
-_INSERTS = {size: _insert_sql(size) for size in (1, 2, 4, 8, 16, 32, 64, 128, 256)}
+_HEAD, _ROW = _one_row()
+_INSERTS = {size: _HEAD + ", ".join([_ROW] * size) for size in (1, 2, 4, 8, 16, 32, 64, 128, 256)}
