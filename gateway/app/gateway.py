@@ -20,6 +20,7 @@ from gateway.app.processing import Processing
 from gateway.app.remote_config import RemoteConfigPart
 from gateway.app.reports import ReportPart
 from gateway.app.storage import OpenBuffer, Writing
+from gateway.app.web import HttpPart
 from gateway.buffer.retention.policy import usable_bytes
 from gateway.cloud.alarm_requests import MEMORY_FILE, AlarmRequests
 from gateway.config import Config
@@ -185,6 +186,4 @@ def _remote_config(
 
 def _http(config: Config) -> Iterator[Part]:
     if config.http is not None:
-        from gateway.app.web import HttpPart  # noqa: PLC0415 - slow to import, and may be off
-
         yield HttpPart(config.http)

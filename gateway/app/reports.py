@@ -33,7 +33,8 @@ _NEWS_EVERY_S = 5.0  # at most, for a problem that comes and goes
 class ReportPart(Part):
     """`gateway.reports`: publishes the status, and metrics and log lines where that is configured.
 
-    It only reads; the connections are those of republish and of the first bridge.
+    It also counts for the charts, which must have a past when somebody opens the page. It only reads; the
+    connections are those of republish and of the first bridge.
     """
 
     def __init__(self, config: Config, path: Path, republish: Republish, bridges: Sequence[Bridge]) -> None:
@@ -78,6 +79,7 @@ class ReportPart(Part):
                 self._reader.close()
 
     def _look(self, now_s: float) -> None:
+        self._status.sample_history()
         for line in self._lines.take():
             for bridge in self._bridges:
                 bridge.tell(self._topics.log, line.encode())

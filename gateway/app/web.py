@@ -1,4 +1,4 @@
-"""The HTTP server as a part; a module of its own, because a web server is slow to import and may be off."""
+"""The HTTP server as a part."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gateway.app.part import Part
 from gateway.config.service_models import Http
 from gateway.core.threads import HasThread
-from gateway.http.guard import Access
+from gateway.http.access import Access
 from gateway.http.server import HttpServer
 from gateway.status.gateway_status import GatewayStatus
 

@@ -28,7 +28,7 @@ FRAME_EVERY_S = 1.0
 
 
 class Live:
-    """Samples the state once a second, on the HTTP server's loop, and sends it to the listeners."""
+    """Sends the state to the listeners once a second, on the HTTP server's loop."""
 
     def __init__(self, state: State, results: Results) -> None:
         self.listeners = 0
@@ -55,7 +55,6 @@ class Live:
 
     def _turn_once(self) -> None:
         try:
-            self._state.sample()
             if self.listeners:
                 self.refresh()
             if self._programs:

@@ -1,121 +1,37 @@
-"""The HTTP server: the dashboard, the API, /metrics, and health for supervisors of the process."""
+"""The HTTP server's address and thread.
+
+The web server itself is loaded for the first who connects: on a small box nobody may look for weeks, and it
+takes 8 MB and a sixth of the start.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import selectors
 import socket
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
-from urllib.parse import parse_qs
+import threading
+from typing import TYPE_CHECKING
 
-import uvicorn
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
-
-from gateway.buffer.reader import ReadError
 from gateway.core.errors import GatewayError
 from gateway.core.threads import RoleThread
-from gateway.http.alarms import AlarmsApi
-from gateway.http.answers import json_answer
-from gateway.http.api import Api
-from gateway.http.assets import Assets
-from gateway.http.bodies import read_body
-from gateway.http.clock import clock_status, device_clocks
-from gateway.http.connections import BoundedProtocol, RestingServer
-from gateway.http.courses import CoursesApi
-from gateway.http.devices import DevicesApi
-from gateway.http.guard import COOKIE, Access, Guard, address_of, too_many_guesses
-from gateway.http.guesses import Guesses
-from gateway.http.history import HistoryApi
-from gateway.http.late_reader import unreadable
-from gateway.http.live import Live
-from gateway.http.metrics import GatewayCollector
-from gateway.http.queries import BadQueryError, refusal
-from gateway.http.results import Results
-from gateway.http.settings import SettingsApi
-from gateway.http.state import State
-from gateway.http.tail import TailApi
-from gateway.http.units import Units
-from gateway.http.window_keys import WindowKeysApi
-from gateway.status.gateway_status import GatewayStatus
+from gateway.http.access import Access
 
-ROOMS = ("devices", "windows", "alarms", "buffer", "messages", "configuration")
-"""Paths of the page beside `/`, the overview: all are the same file, which shows the room of its address."""
-_GRACE_S = 2  # for unfinished answers when it stops
-_SESSION_S = 30 * 24 * 3600
+if TYPE_CHECKING:
+    from gateway.http.site import Site
+    from gateway.status.gateway_status import GatewayStatus
 
 
 class HttpServer:
-    """Serves one gateway, on a thread `gateway.http`. It writes nothing itself: changes of alarms are
-    commands to the writer."""
+    """Serves one gateway, on a thread `gateway.http`."""
 
-    def __init__(self, host: str, port: int, access: Access | None = None) -> None:
+    def __init__(self, host: str, port: int, access: Access) -> None:
         self.thread = RoleThread("http", self._run)
         self._address = (host, port)
-        self._access = access or Access()
-        self._guesses = Guesses()
-        self._assets = Assets()
+        self._access = access
         self._socket: socket.socket | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def start(self, status: GatewayStatus) -> None:
-        """Show `status` to those who connect; `listen` comes first."""
-        self._status = status
-        self._results = Results(status.buffer_path)
-        self._state = State(status, self._results)
-        self._live = Live(self._state, self._results)
-        self._past = HistoryApi(status)
-        units = Units(route.spec for route in status.pipeline.intake.routes.routes)
-        self._courses = CoursesApi(status, self._past, units)
-        self._alarms = AlarmsApi(status)
-        self._devices = DevicesApi(status, self._results, self._alarms, self._live.refresh, units)
-        self._settings = SettingsApi(status)
-        self._tail = TailApi(status)
-        self._window_keys = WindowKeysApi(status, self._results, self._live.refresh)
-        self._registry = CollectorRegistry()
-        self._registry.register(GatewayCollector(status))
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        self._server = RestingServer(
-            uvicorn.Config(
-                self._app(),
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                http=BoundedProtocol,
-                timeout_graceful_shutdown=_GRACE_S,
-            )
-        )
-        self.thread.start()
-
-    def stop(self) -> None:
-        if self.thread.ident is None:
-            if self._socket is not None:
-                self._socket.close()
-            return
-        self._server.should_exit = True
-        if self._loop is not None:
-            with suppress(RuntimeError):  # the loop may have ended by itself
-                self._loop.call_soon_threadsafe(self._let_go)
-        self.thread.join(5.0)
-        self._listening.close()
-
-    def _run(self) -> None:
-        self._server.run([self._listening])
-
-    @property
-    def _listening(self) -> socket.socket:
-        if self._socket is None:
-            raise RuntimeError("listen first")
-        return self._socket
+        self._site: Site | None = None
+        self._stopping = False
+        self._changes = threading.Lock()  # of the two above: who stops may meet a site that is being loaded
+        self._wake_receiver, self._wake_sender = socket.socketpair()
 
     def listen(self) -> None:
         """Take the address. Raises GatewayError when it is taken or not ours."""
@@ -130,102 +46,49 @@ class HttpServer:
                 hint="choose another address, or `http: off`",
             ) from exc
 
+    def start(self, status: GatewayStatus) -> None:
+        """Show `status` to those who connect; `listen` comes first."""
+        self._status = status
+        self.thread.start()
+
+    def stop(self) -> None:
+        with self._changes:
+            self._stopping = True
+        if self._site is not None:
+            self._site.leave()
+        self._wake_sender.send(b"x")
+        self.thread.join(5.0)
+        for each in (self._socket, self._wake_receiver, self._wake_sender):
+            if each is not None:
+                each.close()
+
     @property
     def port(self) -> int:
         """The port it listens on, also where the configuration said 0."""
         return int(self._listening.getsockname()[1])
 
-    def _app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/", self._page),
-                *(Route(f"/{room}", self._page) for room in ROOMS),
-                Route("/login", self._login_page, methods=["GET"]),
-                Route("/login", self._login, methods=["POST"]),
-                Route("/assets/{name}", self._asset),
-                Route("/metrics", self._metrics),
-                Route("/healthz", self._healthz),
-                Route("/readyz", self._readyz),
-                Route("/clock", self._clock),
-                Route("/clock/devices", self._clock_devices),
-                *Api(
-                    self._state,
-                    self._results,
-                    self._live,
-                    self._past,
-                    self._devices,
-                ).routes(),
-                Route("/api/course", self._courses.course),
-                Route("/api/windows/keys", self._window_keys.keys),
-                *self._alarms.routes(),
-                Route("/api/messages", self._tail.messages),
-                Route("/api/explain", self._tail.explain),
-                Route("/api/configuration", self._settings.configuration),
-            ],
-            exception_handlers={BadQueryError: refusal, ReadError: unreadable},
-            middleware=[Middleware(Guard, access=self._access, guesses=self._guesses)],
-            lifespan=self._lifespan,
-        )
+    @property
+    def _listening(self) -> socket.socket:
+        if self._socket is None:
+            raise RuntimeError("listen first")
+        return self._socket
 
-    @asynccontextmanager
-    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        self._loop = asyncio.get_running_loop()
-        sampling = asyncio.create_task(self._live.run())
-        yield
-        sampling.cancel()
-        with suppress(asyncio.CancelledError):
-            await sampling
-        self._results.close()
-        self._past.close()
-        self._courses.close()
-        self._tail.close()
+    def _run(self) -> None:
+        self._wait_for_somebody()
+        if self._stopping:
+            return
+        from gateway.http.site import Site  # noqa: PLC0415 - see the module's first lines
 
-    def _let_go(self) -> None:
-        self._server.leave()
-        self._tail.leave()
-        self._closing = asyncio.ensure_future(self._live.close())
+        site = Site(self._status, self._access)
+        with self._changes:
+            if self._stopping:
+                return
+            self._site = site
+        site.serve(self._listening)
 
-    # --- endpoints, all of them on the loop: there is no other thread ---
-
-    async def _page(self, request: Request) -> Response:
-        return self._assets.answer(request, "index.html")
-
-    async def _asset(self, request: Request) -> Response:
-        return self._assets.answer(request, request.path_params["name"])
-
-    async def _login_page(self, request: Request) -> Response:
-        return self._assets.answer(request, "login.html")
-
-    async def _login(self, request: Request) -> Response:
-        """Turn the token into a cookie. Only a same-site form can: the cookie is for this site alone."""
-        address, now_s = address_of(request.scope), time.monotonic()
-        token = parse_qs((await read_body(request)).decode(errors="replace")).get("token", [""])[0]
-        if wait_s := self._guesses.wait_s(address, now_s):
-            return too_many_guesses(wait_s)
-        if not self._access.admits(token):
-            self._guesses.note_wrong(address, token, now_s)
-            return RedirectResponse("/login?wrong", 303)
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, self._access.cookie, _SESSION_S, httponly=True, samesite="strict")
-        return answer
-
-    async def _metrics(self, _request: Request) -> Response:
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
-
-    async def _healthz(self, _request: Request) -> Response:
-        return _answer([*self._status.health(), *self._live.problems()])
-
-    async def _readyz(self, _request: Request) -> Response:
-        return _answer([*self._status.readiness(), *self._live.problems()], progress=self._state.progress())
-
-    async def _clock(self, _request: Request) -> Response:
-        return json_answer(clock_status(self._status))
-
-    async def _clock_devices(self, _request: Request) -> Response:
-        return json_answer(device_clocks(self._status))
-
-
-def _answer(problems: list[str], **more: Any) -> Response:
-    """200 when there are no problems, else 503 with each of them in a sentence."""
-    status = "unavailable" if problems else "ok"
-    return json_answer({"status": status, "problems": problems, **more}, 503 if problems else 200)
+    def _wait_for_somebody(self) -> None:
+        """Wait until somebody connects, or `stop`. The connection itself stays in the queue."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listening, selectors.EVENT_READ)
+            selector.register(self._wake_receiver, selectors.EVENT_READ)
+            selector.select()

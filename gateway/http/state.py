@@ -27,15 +27,11 @@ LISTED_ALARMS = 20
 
 
 class State:
-    """Gathers the gateway's state. `sample` once a second; the rest on request."""
+    """Gathers the gateway's state. Everything on request."""
 
     def __init__(self, status: GatewayStatus, results: Results) -> None:
         self._status = status
         self._results = results
-
-    def sample(self) -> None:
-        """Keep one more row of the history."""
-        self._status.sample_history()
 
     def whole(self) -> dict[str, Any]:
         """Return everything but history and results, small enough to be sent every second."""

@@ -185,9 +185,10 @@ def test_a_thread_that_ends_by_a_fault_is_named_by_health(
 
 
 def test_the_end_of_the_http_server_is_said_on_the_control_socket(running: Running) -> None:
+    assert running.healthz() == (200, [])
     assert not any("thread" in problem for problem in running.asked())
     server: Any = next(w for w in running.gateway.status.workers if w.thread and w.thread.role == "http")
-    server._server.on_tick = fail
+    server._site._server.on_tick = fail
     wait_until(
         lambda: any(
             p.startswith("the thread gateway.http has ended: InjectedError") for p in running.asked()

@@ -13,8 +13,8 @@ import pytest
 
 from gateway.app.gateway import Gateway
 from gateway.config import load_config
+from gateway.http.access import Access
 from gateway.http.connections import MAX_CONNECTIONS
-from gateway.http.guard import Access
 from gateway.http.guesses import FORGET_AFTER_S, FREE_GUESSES, KNOWN_ADDRESSES, WAIT_S, Guesses
 from tests.support.gateways import HOST, gateway_config, wait_until
 from tests.support.ports import free_port
