@@ -20,7 +20,7 @@ from gateway.core.own_topics import OwnTopics, UplinkTopic, parse_uplink_topic
 from gateway.core.sequence_sets import Stretch
 from gateway.mqtt.link import Link, Session
 from gateway.receiver.confirming import CONFIRM_EVERY_S, Confirming
-from gateway.receiver.ledger import Ledger, Series, identity, series_of
+from gateway.receiver.ledger import MERGED, Ledger, Series, identity, series_of
 from gateway.receiver.sinks.sink import Received, Sink
 from gateway.wire.audit_record import AuditRecord, read_audit
 from gateway.wire.encodings import decode_frame
@@ -248,20 +248,23 @@ class Receiver(Session):
             raise DecodeError("a topic that no gateway sends to: did the broker rewrite it?", reason="topic")
         if topic.form == "audit":
             record = read_audit(message.payload)
-            _check_sender(record.gateway_id, topic)
+            _check_sender(record.gateway_id, record.buffer_id, topic)
             audits.append(record)
             if read_signed(message.payload) is not None:
                 signed.append(message.payload)
         elif topic.form == "event":
             parts = message.properties, message.payload, message.correlation
             event, buffer_id = event_from_message(topic.rest, *parts), buffer_of_message(*parts)
+            _check_sender(topic.gateway_id, buffer_id, topic)
             events.append(Received(topic.gateway_id, event, buffer_id))
         else:
             batch = decode_frame(message.payload)
-            _check_sender(batch.gateway_id, topic)
+            _check_sender(batch.gateway_id, batch.buffer_id, topic)
             events += [Received(batch.gateway_id, event, batch.buffer_id) for event in batch.events]
 
 
-def _check_sender(gateway_id: str, topic: UplinkTopic) -> None:
+def _check_sender(gateway_id: str, buffer_id: str, topic: UplinkTopic) -> None:
+    if buffer_id == MERGED:
+        raise DecodeError(f"the buffer `{MERGED}` is the receiver's own", reason="gateway")
     if gateway_id != topic.gateway_id:
         raise DecodeError(f"a message of {gateway_id} on another gateway's topic", reason="gateway")

@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,10 +20,15 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from gateway.core.events import WireEvent
+from gateway.core.events import Message, WireEvent
 from gateway.core.own_topics import OwnTopics
 from gateway.mqtt.embedded import EmbeddedBroker
+from gateway.mqtt.endpoint import Endpoint
+from gateway.mqtt.link import Link
+from gateway.receiver import session
 from gateway.receiver.event_lines import event_line
+from gateway.receiver.sinks.ndjson import EventFile
+from gateway.receiver.sinks.sink import resume
 from gateway.wire.encodings import Encoding, encode_frame
 from gateway.wire.event_format import event_envelope, event_properties
 from gateway.wire.frame import EventColumns, encode_batch
@@ -273,6 +278,25 @@ def test_a_frame_that_cannot_be_read_is_kept_beside_and_the_rest_goes_on(
     kept = receiver.output.with_name("events.ndjson.rejected").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["reason"] for line in kept] == ["truncated", "gateway", "envelope"]
     assert json.loads(kept[2])["payload_b64"] == "MjEuNQ=="
+
+
+@pytest.mark.parametrize("form", ["batch", "event"])
+def test_nobody_sends_events_as_if_the_receiver_had_made_them(tmp_path: Path, form: str) -> None:
+    """No gateway claims what a receiver has merged, so what came as such would be missed by --verify."""
+    (event,) = events(range(1, 2))
+    event_id, *columns = zip(*events(range(1, 2)), strict=True)
+    frame = encode_frame("zstd", "plant-7", bytes(16), EventColumns(b"".join(event_id), *columns), "merged")
+    topic, payload = {
+        "batch": (PLANT.batch(0), frame),
+        "event": (PLANT.event(event.stream), event_envelope(event, "merged")),
+    }[form]
+    with closing(EventFile(tmp_path / "events.ndjson")) as sink:
+        receiver = session.Receiver("gateway", "+", sink, resume(sink))
+        link = Link("receive", Endpoint("127.0.0.1", 9, "receive"), receiver)
+        receiver.received(link, [Message(topic, payload, 1, False, False, 1, 0, 0)])
+        link.stop()
+    assert (receiver.rejected, receiver.written) == (1, 0)
+    assert "receiver's own" in (tmp_path / "events.ndjson.rejected").read_text()
 
 
 def test_ctrl_c_ends_it_with_the_summary(receiver: Receiver, cloud: Cloud) -> None:
