@@ -143,7 +143,16 @@ def naive_msgpack(payload: bytes) -> Readings:
 
 
 def naive_cbor(payload: bytes) -> Readings:
-    return of_document(cbor2.loads(payload))
+    return of_document(only_item(payload))
+
+
+def only_item(payload: bytes) -> object:
+    """The CBOR item, with nothing behind it: older versions of `cbor2.loads` read past that."""
+    stream = io.BytesIO(payload)
+    item = cbor2.load(stream)
+    if stream.tell() != len(payload):
+        raise ValueError("bytes follow the item")
+    return item
 
 
 def naive_influx(payload: bytes) -> Readings:
@@ -193,11 +202,13 @@ def naive_senml(payload: bytes) -> Readings:
     try:
         pack = json.loads(payload)
     except ValueError:
-        pack = cbor2.loads(payload)
+        pack = only_item(payload)
         labels |= LABELS | {str(number): label for number, label in LABELS.items()}
     base: dict[str, Any] = {}
     found: Readings = []
     for each in pack:
+        if not isinstance(each, dict):
+            raise TypeError("no record")
         named = {label: value for label, value in each.items() if type(label) in (int, str, bytes)}
         record: dict[str, Any] = {
             labels[label]: as_hex(value) for label, value in named.items() if label in labels
