@@ -18,6 +18,7 @@ import yaml
 
 from gateway.buffer.proof.balance import Audit, audit
 from gateway.buffer.reader import Reader
+from tests.support.forked import ForkedGateway
 from tests.support.ports import free_port
 
 HOST = "127.0.0.1"
@@ -69,7 +70,8 @@ def gateway_config(folder: Path, local_url: str, cloud_url: str | None = None, *
 class GatewayProcess:
     """`gateway run -c config`: started by `with`, killed and started again at will, gone at the end.
 
-    `inside` is a command that runs the gateway, such as `sh -c '…; exec "$@"' sh`.
+    `inside` is a command that runs the gateway, such as `sh -c '…; exec "$@"' sh`. Without it, and without a
+    library to load before all others, the process is forked from one that has imported everything.
     """
 
     def __init__(self, config: Path, inside: Sequence[str] = ()) -> None:
@@ -79,7 +81,7 @@ class GatewayProcess:
         self._listen = settings["http"]["listen"]
         self.buffer_path = config.parent / settings["gateway"]["data_dir"] / "events.db"
         self._log = config.parent / "gateway.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedGateway | None = None
 
     def __enter__(self) -> GatewayProcess:
         self.start()
@@ -90,13 +92,13 @@ class GatewayProcess:
 
     def start(self) -> None:
         assert self._process is None, "it runs already"
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._inside, sys.executable, "-m", "gateway", "run", "-c", str(self.config)],
-                stdout=log,
-                stderr=log,
-                env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-            )
+        args = ("run", "-c", str(self.config))
+        if self._inside or "LD_PRELOAD" in os.environ:
+            with self._log.open("ab") as log:
+                command = [*self._inside, sys.executable, "-m", "gateway", *args]
+                self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        else:
+            self._process = ForkedGateway(args, self._log, os.environ)
 
     def wait_ready(self) -> None:
         wait_until(lambda: self._is_running() and self.get("/readyz") is not None, self.log())
