@@ -70,7 +70,12 @@ class FieldModel(Section):
     )
     scale: float = setting(1.0, description="Factor, applied after `parse` and `map`.")
     offset: float = setting(0.0, description="What is added after `scale`.")
-    unit: str = setting("", description="Unit of the result, for people.", max_length=32, examples=["kWh"])
+    unit: str = setting(
+        "",
+        description="Unit of the result, for people and in window results.",
+        max_length=32,
+        examples=["kWh"],
+    )
     compute: FormulaText | None = setting(
         None,
         description="Instead of `from`: a [CEL](https://cel.dev) expression over the fields before it, the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,6 +53,7 @@ from gateway.config.types import (
     setting,
 )
 from gateway.config.window_model import AUTO_MS, IdleTimeoutMs, Window
+from gateway.config.window_units import units_of
 from gateway.core.topics import TopicTemplate, check_topic, covers
 from gateway.decode.routes import RouteSpec
 from gateway.host.certificates import CertificateFile
@@ -534,4 +536,6 @@ class Config(Section):
     def window_specs(self) -> tuple[WindowSpec, ...]:
         """The windows, with the defaults that depend on their routes filled in."""
         topics = {route.name: route.topic for route in self.all_routes}
-        return tuple(window.spec(window.topic or topics.get(window.route or "")) for window in self.windows)
+        routes = self.route_specs()
+        specs = (window.spec(window.topic or topics.get(window.route or "")) for window in self.windows)
+        return tuple(replace(one, units=units_of(one, routes)) for one in specs)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from gateway.config.models import Config
 from gateway.config.route_model import RouteModel
 from gateway.config.window_model import Window
+from gateway.config.window_units import units_of_field
 from gateway.core.expressions import is_comparison
 from gateway.core.timestamps import uses_timezone
 from gateway.core.topics import TopicTemplate, placeholders
@@ -25,6 +26,7 @@ def reading_warnings(config: Config) -> Iterator[str]:
         yield from _idle_time_settings(entry)
     for window in config.windows:
         yield from _misspelt_names(window, config)
+    yield from _mixed_units(config)
 
 
 def _comparisons(route: RouteModel) -> Iterator[str]:
@@ -76,6 +78,18 @@ def _misspelt_names(window: Window, config: Config) -> Iterator[str]:
         near = "" if name in levels else _near(name, [*levels, *typical])
         if near:
             yield f"window {window.name}: the key names {{{name}}}; did you mean {{{near}}}?"
+
+
+def _mixed_units(config: Config) -> Iterator[str]:
+    routes = config.route_specs()
+    for spec in config.window_specs():
+        for field in spec.fields:
+            units = [unit for unit in units_of_field(spec, field, routes) if unit]
+            if len(units) > 1:
+                yield (
+                    f"window {spec.name}: {field} comes in {' and '.join(units)}, as its routes say, and is "
+                    "gathered all the same; give it one unit with scale and offset"
+                )
 
 
 def _typical(route: RouteModel | None) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gateway.decode.fields import FieldSpec
 from gateway.wire.home_assistant import Shown, ShownWindow
 from gateway.wire.home_assistant_classes import SENSOR_CLASSES
 
@@ -20,30 +20,28 @@ _OF_ITS_OWN = frozenset({"count", "sum_squares", "slope", "rate"})  # numbers wi
 
 def shown_windows(config: Config) -> dict[str, ShownWindow]:
     """Return the windows that are shown, by name."""
-    units = _units(config)
     found = {}
-    for window in config.windows:
+    for window, spec in zip(config.windows, config.window_specs(), strict=True):
         how = window.publish.home_assistant
         if how is not None:
-            found[window.name] = _shown_window(window, how, units)
+            found[window.name] = _shown_window(window, how, spec.units)
     return found
 
 
-def _shown_window(window: Window, how: ShownAs, units: dict[tuple[str | None, str], str]) -> ShownWindow:
+def _shown_window(window: Window, how: ShownAs, units: Mapping[str, str]) -> ShownWindow:
     def of_field(name: str) -> Shown:
         shown = how.fields_[name].shown() if name in how.fields_ else Shown(how.value)
-        return _with_unit(shown, window, name, units)
+        return _with_unit(shown, units.get(name))
 
     names = window.field_names
     per_field = {name: of_field(name) for name in names} if len(names) > 1 else {}
     computed = {name: of_field(name) if name in how.fields_ else Shown() for name in window.compute}
-    shown = _with_unit(how.shown(), window, names[0], units)
+    shown = _with_unit(how.shown(), units.get(names[0]))
     return ShownWindow(shown, per_field, computed, window.plugin, how.expire_after_s)
 
 
-def _with_unit(shown: Shown, window: Window, field: str, units: dict[tuple[str | None, str], str]) -> Shown:
+def _with_unit(shown: Shown, unit: str | None) -> Shown:
     """Add the unit of the field, where Home Assistant takes it."""
-    unit = units.get((window.route, field))
     if shown.unit is not None or not unit or shown.value.rpartition(".")[2] in _OF_ITS_OWN:
         return shown
     known = SENSOR_CLASSES.get(shown.device_class or "")
@@ -51,12 +49,3 @@ def _with_unit(shown: Shown, window: Window, field: str, units: dict[tuple[str |
         return replace(shown, unit=unit)
     spelled = _SPELLINGS.get(unit, unit)
     return replace(shown, unit=spelled) if spelled in known.units else shown
-
-
-def _units(config: Config) -> dict[tuple[str | None, str], str]:
-    return {
-        (route.name, name): field.unit
-        for route in config.route_specs()
-        for name, field in route.fields.items()
-        if isinstance(field, FieldSpec) and field.unit
-    }

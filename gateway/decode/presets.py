@@ -144,7 +144,7 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
         "partials": {
             "topic": "gateway/{source}/aggregates/{window}/{key...}",
             "readings": "[@][?partial].{partial: to_string(partial), source: source, revision: revision, "
-            "kind: kind, count: count, quality: to_string(quality)}",
+            "kind: kind, count: count, quality: to_string(quality), unit: to_string([unit])}",
             "timestamp_path": "start_ms",
             "timestamp_format": "unix_ms",
             "timestamp": "trusted",

@@ -29,4 +29,4 @@ class Units:
 
     def of_result(self, window: WindowSpec, field: str, measure: str) -> str:
         """The unit of a number in a window's results."""
-        return self.of_field(window.route, field) if measure.rpartition(".")[2] in _SAME_UNIT else ""
+        return window.units.get(field, "") if measure.rpartition(".")[2] in _SAME_UNIT else ""

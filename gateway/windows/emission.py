@@ -50,6 +50,8 @@ def emission_json(emission: Emission) -> dict[str, object]:
         "result": emission.result,
         "replaces": [list(bounds) for bounds in emission.replaces],
     }
+    if emission.unit is not None:
+        fields["unit"] = emission.unit
     if emission.partial is not None:
         fields["partial"] = orjson.Fragment(emission.partial)
     if emission.quality is not None:

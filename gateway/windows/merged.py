@@ -22,7 +22,7 @@ FIELDS = ("partial", "source", "revision", "kind", "count")
 """Fields of a sample that is an aggregate; `partial` is the accumulator as JSON text, and is read."""
 
 Contribution = list[Any]
-"""[is final, revision, number of readings, accumulator, quality if it has one]"""
+"""[is final, revision, number of readings, accumulator], and where it has them quality and unit."""
 
 
 class MergedPartials:
@@ -68,8 +68,13 @@ class MergedPartials:
 
     def quality_of(self, accumulator: dict[str, Contribution], own: Quality) -> Quality:
         """The quality of all contributions together."""
-        named = [(_order(name)[1], contribution[4:]) for name, contribution in accumulator.items()]
+        named = [(_order(name)[1], contribution[4:5]) for name, contribution in accumulator.items()]
         return merged(((source, told[0] if told else None) for source, told in named), own.tally)
+
+    def unit_of(self, accumulator: dict[str, Contribution]) -> object:
+        """The unit that all contributions have; None where they differ, or say nothing."""
+        units = [contribution[5] if len(contribution) > 5 else None for contribution in accumulator.values()]
+        return units[0] if units and all(unit == units[0] for unit in units) else None
 
     def partial_of(self, accumulator: dict[str, Contribution]) -> Accumulator:
         """The accumulator of the plugin itself, for a window further up."""
@@ -101,7 +106,14 @@ def _read(fields: Mapping[str, FieldValue]) -> tuple[str, Contribution]:
         raise ValueError("no aggregate: it needs source, revision and count")
     if not isinstance(text, str):
         raise ValueError("it has no partial result; set publish: {partial: true} at its gateway")
-    quality = fields.get("quality")
-    told = orjson.loads(quality) if isinstance(quality, str) else None
     contribution = [fields.get("kind") != "early", revision, count, orjson.loads(text)]
-    return source, [*contribution, told] if isinstance(told, dict) else contribution
+    quality, (unit,) = _json(fields.get("quality"), None), _json(fields.get("unit"), [None])
+    if unit is not None:
+        contribution += [quality, unit]
+    elif quality is not None:
+        contribution.append(quality)
+    return source, contribution
+
+
+def _json(text: FieldValue, default: Any) -> Any:
+    return orjson.loads(text) if isinstance(text, str) else default

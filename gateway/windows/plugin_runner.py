@@ -60,15 +60,18 @@ class PluginRunner:
         computed: Computed | None = None,
         *,
         partial: bool = False,
+        unit: object = None,
     ) -> None:
         self._computed = computed
         self._partial = partial
+        self._unit = unit
         self.drops = 0  # makes the identity of each dropped reading a different one
         self.plugin = plugin
         self._window = window
         self._counters = counters
         self._extract_between: Callable[..., Any] | None = getattr(plugin, "extract_between", None)
         self._count_of: Callable[[Any], int] | None = getattr(plugin, "count_of", None)
+        self._unit_of: Callable[[Any], object] | None = getattr(plugin, "unit_of", None)
         self._partial_of: Callable[[Any], Any] = getattr(plugin, "partial_of", _itself)
         self._quality_of: Callable[[Any, Quality], Quality] = getattr(plugin, "quality_of", _as_it_is)
         self._report: Callable[[Any, Any], tuple[Any, Any]] | None = getattr(plugin, "report", None)
@@ -99,6 +102,7 @@ class PluginRunner:
                 part = packed(self._partial_of(whole))
             if self._count_of is not None:
                 count = self._count_of(whole)
+            unit = self._unit if self._unit_of is None else self._unit_of(whole)
             if quality is not None:
                 told = self._quality_of(whole, quality).fields(count)
         except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
@@ -113,7 +117,7 @@ class PluginRunner:
         place = firing or f"{bounds[0]}/{bounds[1]}"
         name = identity(self._window, key.name, place, kind, revision)
         record = (self._window, key.name, kind, *bounds, revision, count, output, tuple(replaces), name)
-        out.append(Emission(*record, event_time_ms=bounds[1], partial=part, quality=told))
+        out.append(Emission(*record, event_time_ms=bounds[1], partial=part, quality=told, unit=unit))
 
     def _whole(self, accumulators: Sequence[Accumulator]) -> Accumulator:
         return accumulators[0] if len(accumulators) == 1 else self.plugin.merge_accumulators(accumulators)

@@ -56,6 +56,8 @@ class WindowSpec:
     quality: bool = False  # results say what is known of their readings
     merge: bool = False  # reads such results
     scope: Literal["gateway", "fleet"] = "gateway"  # of a key, where several gateways are at hand
+    units: Mapping[str, str] = field(default_factory=dict)
+    """By field, where one is known."""
     forward: bool = True
     priority: int = 2
 
@@ -63,6 +65,13 @@ class WindowSpec:
     def read_fields(self) -> tuple[str, ...]:
         """The fields of a sample that it reads; `fields` are those of the readings behind partial results."""
         return ("partial",) if self.merge else self.fields
+
+    @property
+    def unit(self) -> object:
+        """The unit of its results: a text, by field where there are several, or None."""
+        if len(self.fields) > 1:
+            return dict(self.units) or None
+        return self.units.get(self.fields[0])
 
     @property
     def has_order(self) -> bool:

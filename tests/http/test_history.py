@@ -52,6 +52,7 @@ def past(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     config = gateway_config(tmp_path_factory.mktemp("past"), "embedded", local=local)
     settings = yaml.safe_load(config.read_text())
     settings["windows"][0]["allowed_lateness"] = "1h"
+    settings["routes"][0]["fields"] = {"v": {"from": "v", "unit": "kWh"}}
     settings["history"] = request.param
     config.write_text(yaml.safe_dump(settings))
     readings = [
@@ -93,6 +94,7 @@ def test_the_latest_revision_stands_for_a_window_unless_all_are_wanted(past: Pas
     assert len({row["start_ms"] for row in past.rows("aggregates", window="minute", key="a")}) > 1
     assert {row["key"] for row in past.rows("aggregates")} == {"a", "b"}
     assert past.rows("aggregates", window="other") == []
+    assert {row["unit"] for row in past.rows("aggregates")} == {"kWh"}
 
 
 def test_a_range_of_time_includes_its_beginning_and_not_its_end(past: Past) -> None:
@@ -120,6 +122,7 @@ def test_csv_has_a_header_and_the_values_of_a_result_in_columns(past: Past) -> N
     rows = list(
         csv.DictReader(past.ask("aggregates", window="minute", key="b", format="csv")[1].splitlines())
     )
+    assert {row["unit"] for row in rows} == {"kWh"}
     assert [(row["key"], row["start_ms"], float(row["result.mean"]), row["other"]) for row in rows][:2] == [
         ("b", str(START_MS), 5.0, ""),
         ("b", str(START_MS + MINUTE_MS), 6.0, ""),

@@ -49,7 +49,7 @@ def result(
     quality = {"readings": 3, "late": 0, "dropped": 0, "misses": 0, "sources": sources}
     told: dict[str, Any] = ({} if sources is None else {"quality": quality}) | {
         **{"window": "w", "key": "a", "start_ms": start, "end_ms": end, "kind": "correction"},
-        **{"revision": revision, "count": 3, "result": {"mean": mean}, "replaces": replaces},
+        **{"revision": revision, "count": 3, "result": {"mean": mean}, "replaces": replaces, "unit": "°C"},
     }
     return event("gateway/g/aggregates/w/a", number, end, json.dumps(told).encode(), Kind.AGGREGATE)
 
@@ -156,6 +156,13 @@ def test_the_view_shows_the_newest_revision_and_nothing_that_was_replaced(
         "SELECT start_ms, end_ms, revision FROM gateway_aggregates ORDER BY start_ms"
     )
     assert rows == [(1, 5, 1), (START_MS, START_MS + HOUR_MS, 1)]
+
+
+def test_the_view_has_the_unit_of_a_result(engine: tuple[str, Ask]) -> None:
+    name, ask = engine
+    if name == "DuckDB":
+        pytest.skip("it has no views of ours")
+    assert {unit for (unit,) in ask("SELECT unit FROM gateway_aggregates")} == {"°C"}
 
 
 def test_the_index_is_used(sqlite: Ask) -> None:

@@ -165,6 +165,26 @@ def test_the_quality_of_merged_parts_is_that_of_the_parts_together() -> None:
     assert late > 10
 
 
+def with_unit(unit: str) -> str:
+    fields = f"fields: {{v: {{from: v, unit: {unit}}}}}"
+    return SENSORS.replace("timestamp: trusted}", f"timestamp: trusted, {fields}}}")
+
+
+@pytest.mark.parametrize(("units", "merged_unit"), [(("kWh", "kWh"), "kWh"), (("kWh", "Wh"), None)])
+def test_merged_parts_have_the_unit_that_all_of_them_have(
+    units: tuple[str, str], merged_unit: str | None
+) -> None:
+    top, at_ms = Site(ROLL_UP % ("stats", "tumbling, size: 1m")), 1_790_000_040_000
+    for name, unit in zip("ab", units, strict=True):
+        site = Site(with_unit(unit) % (name, "stats"), name)
+        given = [*site.feed("s/d1", {"v": 1, "t": at_ms}, at_ms), *site.run.finish()]
+        for topic, payload in site.published(given):
+            assert payload["unit"] == unit, payload
+            top.feed(topic, payload, at_ms)
+    (result,) = map(emission_json, top.run.finish())
+    assert (result["count"], result.get("unit")) == (2, merged_unit)
+
+
 def test_minutes_are_merged_into_longer_and_overlapping_windows() -> None:
     parts, minutes = parts_of("stats", seed=6)
     for shape, size in (("tumbling, size: 5m", 5), ("hopping, size: 3m, slide: 1m", 3)):

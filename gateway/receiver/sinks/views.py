@@ -25,7 +25,7 @@ WITH told AS (
          payload ->> '$.start_ms' AS start_ms, payload ->> '$.end_ms' AS end_ms,
          payload ->> '$.kind' AS kind, payload ->> '$.revision' AS revision, payload ->> '$.count' AS count,
          payload -> '$.result' AS result, payload -> '$.replaces' AS replaces,
-         payload -> '$.quality' AS quality
+         payload -> '$.quality' AS quality, payload ->> '$.unit' AS unit
   FROM gateway_events WHERE kind = 'aggregate' AND json_valid(payload)),
 ranked AS (
   SELECT *, row_number() OVER (
@@ -33,7 +33,7 @@ ranked AS (
 replaced AS (
   SELECT told.gateway, told."window", told.key, bounds.value ->> 0 AS start_ms, bounds.value ->> 1 AS end_ms
   FROM told, json_each(told.replaces) AS bounds)
-SELECT event_id, gateway, "window", key, start_ms, end_ms, kind, revision, count, result, quality
+SELECT event_id, gateway, "window", key, start_ms, end_ms, kind, revision, count, result, quality, unit
 FROM ranked WHERE rank = 1
 AND (gateway, "window", key, start_ms, end_ms) NOT IN (SELECT * FROM replaced);
 """
@@ -54,7 +54,7 @@ told AS (
          (told ->> 'start_ms')::bigint AS start_ms, (told ->> 'end_ms')::bigint AS end_ms,
          told ->> 'kind' AS kind, (told ->> 'revision')::integer AS revision,
          (told ->> 'count')::bigint AS count, told -> 'result' AS result, told -> 'replaces' AS replaces,
-         told -> 'quality' AS quality
+         told -> 'quality' AS quality, told ->> 'unit' AS unit
   FROM read WHERE told IS NOT NULL),
 replaced AS (
   SELECT gateway, "window", key, (bounds ->> 0)::bigint AS start_ms, (bounds ->> 1)::bigint AS end_ms
@@ -62,7 +62,8 @@ replaced AS (
 newest AS (
   SELECT DISTINCT ON (gateway, "window", key, start_ms, end_ms) * FROM told
   ORDER BY gateway, "window", key, start_ms, end_ms, revision DESC)
-SELECT event_id, gateway, "window", key, start_ms, end_ms, kind, revision, count, result, quality FROM newest
+SELECT event_id, gateway, "window", key, start_ms, end_ms, kind, revision, count, result, quality, unit
+FROM newest
 WHERE NOT EXISTS (
   SELECT 1 FROM replaced WHERE replaced.gateway = newest.gateway AND replaced."window" = newest."window"
   AND replaced.key = newest.key AND replaced.start_ms = newest.start_ms AND replaced.end_ms = newest.end_ms);

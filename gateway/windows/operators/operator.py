@@ -56,7 +56,9 @@ class Operator(ABC, Generic[K]):
         self.fingerprint = fingerprint
         self.counters = Counters()
         computed = Computed(spec.compute, spec.fields, self.counters) if spec.compute else None
-        self.border = PluginRunner(spec.name, plugin, self.counters, computed, partial=spec.partial)
+        self.border = PluginRunner(
+            spec.name, plugin, self.counters, computed, partial=spec.partial, unit=spec.unit
+        )
         self.keys: Keyspace[K] = Keyspace(spec, self.counters)
         self.shared: SharedClock | None = None
         if self.uses_watermark and spec.watermark == "shared":
