@@ -20,13 +20,16 @@ found = hashlib.sha256(b"\0" + packed + stream + payload).digest()
 for one, other in proof["path"]:  # before and behind it in each node; an old proof names a side and one
     before, behind = {"left": (other, ""), "right": ("", other)}.get(one, (one, other))
     found = hashlib.sha256(b"\1" + bytes.fromhex(before) + found + bytes.fromhex(behind)).digest()
-claims = json.loads(record)
+claims, end = json.loads(record), "-----END PUBLIC KEY-----"
 roots = [base64.b64decode(seal["root"]) for seal in claims["seals"] if seal["stream"] == event["stream"]]
 if found not in roots:
     sys.exit("the event is not the one that the record seals")
 signed, _, signature = record.rpartition(',"signature":"')
-end = "-----END PUBLIC KEY-----"
-keys = [load_pem_public_key((pem + end).encode()) for pem in Path(sys.argv[2]).read_text().split(end)[:-1]]
-(key,) = (k for k in keys if hashlib.sha256(k.public_bytes_raw()).hexdigest()[:16] == claims["key"])
+for text in Path(sys.argv[2]).read_text().split(end)[:-1]:
+    key = load_pem_public_key((text + end).encode())
+    if hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16] == claims["key"]:
+        break
+if "gateway:" in text and f"gateway: {claims['gateway']}\n" not in text:
+    sys.exit("the key is that of another gateway")
 key.verify(base64.b64decode(signature[:-2]), signed.encode())  # raises InvalidSignature
 sys.stdout.write(f"signed by {claims['gateway']} in record {claims['number']}: {payload!r}\n")

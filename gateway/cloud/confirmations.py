@@ -5,7 +5,7 @@ Invariants:
 - A statement about another buffer, or about numbers that were never given out, changes nothing.
 - What is missing goes again only if it is SYNCED, and only if the audit record that the receiver goes by is
   younger than the last time that it went: else it may still be on its way. What does not arrive then goes at
-  growing intervals, with an alert: the receiver may be unable to read it (`resends`).
+  growing intervals, with an alert, and at last no more: the receiver may be unable to read it (`resends`).
 - It reads the buffer in stretches on a connection of its own: a search holds up no claim and no keep-alive.
 """
 
@@ -24,7 +24,7 @@ from gateway.buffer.reader import Reader
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Do, Writer
 from gateway.cloud.own_subscription import RETRY_S, OwnSubscription
-from gateway.cloud.resends import AT_ONCE, Resends
+from gateway.cloud.resends import AT_ONCE, MOST_TIMES, Resends
 from gateway.core.errors import DecodeError
 from gateway.core.events import Message, Status
 from gateway.core.own_topics import OwnTopics
@@ -280,7 +280,8 @@ class Confirmations(Session):
             message = (
                 f"{sum(often.values())} events went again more than {AT_ONCE} times, and the receiver still"
                 f" misses them, the first of {next(name for name in often if often[name])}: can it read them?"
-                " See what `gateway receive` rejected. They stay here and go again, ever less often"
+                f" See what `gateway receive` rejected. They go again ever less often, {MOST_TIMES} times in"
+                " all, and stay in the buffer; a restart of the gateway sends them again"
             )
             log.error("%s", message)
             self._alert("confirm_refused", message)

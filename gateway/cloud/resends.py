@@ -1,7 +1,8 @@
 """Numbers of one stream that go again because a receiver misses them: how often, and when once more.
 
 Invariants:
-- Nothing is given up: brokers may lose an event as often as they like. But it goes less and less often.
+- Brokers may lose an event often: it goes again, but less and less often, and MOST_TIMES in all. What no
+  receiver has then, none can read, or not from here: it stays in the buffer, and a new start tries again.
 - It goes only if the receiver's word is younger than the last time: else it may still be on its way.
 """
 
@@ -14,7 +15,7 @@ from gateway.core.sequence_sets import Stretch, Stretches, size_of, without
 AT_ONCE = 5  # times that an event goes again without a wait; a receiver may reject what goes more often
 _FIRST_WAIT_MS = 60_000  # and twice as long after each time
 _LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
-_MOST_TIMES = 30  # counted
+MOST_TIMES = 20  # five days
 
 
 class _Level:
@@ -44,7 +45,7 @@ class Resends:
         held = (
             level.numbers
             for times, level in self._levels.items()
-            if audit_ms <= max(level.newest_ms, level.oldest_ms + _wait_ms(times))
+            if times >= MOST_TIMES or audit_ms <= max(level.newest_ms, level.oldest_ms + _wait_ms(times))
         )
         return [*without(missing, *held)]
 
@@ -56,7 +57,7 @@ class Resends:
             again = [*without(numbers, without(numbers, level.numbers))]
             if again:
                 self._take(times, again)
-                self._put(min(times + 1, _MOST_TIMES), again, now_ms)
+                self._put(min(times + 1, MOST_TIMES), again, now_ms)
                 often += size_of(again) if times >= AT_ONCE else 0
         if fresh:
             self._put(1, fresh, now_ms)

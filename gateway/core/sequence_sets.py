@@ -26,6 +26,11 @@ class Run(NamedTuple):
     def size(self) -> int:
         return (self.last - self.first) // self.step + 1
 
+    @property
+    def pieces(self) -> int:
+        """Number of its `stretches`."""
+        return 1 if self.step == 1 else self.size
+
     def within(self, first: int, last: int) -> Run | None:
         """The part of the run from `first` to `last`, if there is one."""
         start = max(self.first, self.first + -(-(first - self.first) // self.step) * self.step)
@@ -33,7 +38,7 @@ class Run(NamedTuple):
         return Run(start, end, self.step) if start <= end else None
 
     def stretches(self) -> Iterator[Stretch]:
-        """The run as runs of neighbours, in order."""
+        """The run as runs of neighbours, in order; `pieces` of them, so look first at those of others."""
         if self.step == 1:
             yield self.first, self.last
         else:

@@ -96,6 +96,12 @@ def read_records(payloads: Iterable[bytes], keys: PublicKeys) -> Records:
         if signed is None or not keys.is_signed(signed):
             faults.append(f"a forged record of {record.gateway_id}, {_name(signed)}: wrong signature or key")
             continue
+        if not keys.belongs(signed.key_id, record.gateway_id):
+            whose = ", ".join(keys.gateways[signed.key_id])
+            faults.append(
+                f"a forged record of {record.gateway_id}, {_name(signed)}: its key is that of {whose}"
+            )
+            continue
         known = places[record.gateway_id, record.buffer_id]
         if signed.number in known:
             faults.append(f"{record.gateway_id} has signed two records with the number {signed.number}")

@@ -22,6 +22,9 @@ from gateway.wire.json_message import JsonMessage
 VERSION = 1
 RECORD_BYTES = 64 * 1024  # of claims in one record: far below what any broker takes
 MAX_RUNS = 500  # in one claim; more are told in several claims about parts of the stream
+MAX_PIECES = 1_000_000
+"""Single numbers and runs of neighbours that a record may except: some 80 MB in a receiver's memory."""
+_CLAIM_PIECES = MAX_PIECES // 10  # in one claim, so that claims fill records well
 MAX_RECORD_BYTES = 1024 * 1024  # what a receiver reads
 
 _MAX_NUMBER = 2**63 - 1
@@ -55,9 +58,14 @@ class StreamClaim(NamedTuple):
         """Number of its events that the cloud broker has acknowledged."""
         return self.last - self.first + 1 - sum(each.run.size for each in self.exempt)
 
+    @property
+    def pieces(self) -> int:
+        """Number of pieces that it excepts."""
+        return sum(each.run.pieces for each in self.exempt)
+
     def parts(self, most_runs: int = MAX_RUNS) -> Iterator[StreamClaim]:
-        """The same in claims with at most so many runs each."""
-        if len(self.exempt) <= most_runs or self.first == self.last:
+        """The same in claims with at most so many runs each, and not too many pieces."""
+        if (len(self.exempt) <= most_runs and self.pieces <= _CLAIM_PIECES) or self.first == self.last:
             yield self
             return
         middle = (self.first + self.last) // 2
@@ -92,35 +100,42 @@ def audit_messages(record: AuditRecord, limit_bytes: int = RECORD_BYTES) -> Iter
     limit_bytes = max(1, min(limit_bytes, RECORD_BYTES) - len(_message(record, [])))
     most_runs = max(1, min(MAX_RUNS, limit_bytes // _RUN_BYTES))
     parts = [
-        ("streams", packed(_claim_fields(part))) for each in record.claims for part in each.parts(most_runs)
+        _Part("streams", packed(_claim_fields(part)), part.pieces)
+        for each in record.claims
+        for part in each.parts(most_runs)
     ]
-    parts += [("shed", packed(one._asdict())) for one in record.shed]
-    parts += [("seals", packed(seal_fields(one))) for one in record.seals]
+    parts += [_Part("shed", packed(one._asdict())) for one in record.shed]
+    parts += [_Part("seals", packed(seal_fields(one))) for one in record.seals]
     return (_message(record, batch) for batch in _batches(parts, limit_bytes))
 
 
-_Part = tuple[str, bytes]
-"""The list that an entry belongs to, and the entry as JSON."""
+class _Part(NamedTuple):
+    """An entry as JSON, the list that it belongs to, and the pieces that it excepts."""
+
+    list_name: str
+    entry: bytes
+    pieces: int = 0
 
 
 def _batches(parts: Iterable[_Part], limit_bytes: int) -> Iterator[list[_Part]]:
     """Yield batches of at most `limit_bytes`, or with one part that is larger; at least one."""
     batch: list[_Part] = []
-    batch_bytes = 0
+    batch_bytes = pieces = 0
     for one in parts:
-        part_bytes = len(one[1]) + 1  # and a comma
-        if batch and batch_bytes + part_bytes > limit_bytes:
+        part_bytes = len(one.entry) + 1  # and a comma
+        if batch and (batch_bytes + part_bytes > limit_bytes or pieces + one.pieces > MAX_PIECES):
             yield batch
-            batch, batch_bytes = [], 0
+            batch, batch_bytes, pieces = [], 0, 0
         batch.append(one)
         batch_bytes += part_bytes
+        pieces += one.pieces
     yield batch
 
 
 def _message(record: AuditRecord, parts: Iterable[_Part]) -> bytes:
     entries: dict[str, list[orjson.Fragment]] = {"streams": [], "shed": [], "seals": []}
-    for name, entry in parts:
-        entries[name].append(orjson.Fragment(entry))
+    for part in parts:
+        entries[part.list_name].append(orjson.Fragment(part.entry))
     fields: dict[str, object] = {
         "version": VERSION,
         "gateway": record.gateway_id,
@@ -157,12 +172,16 @@ def read_audit(payload: bytes) -> AuditRecord:
     streams, buffer = fields.get("streams"), fields.get("buffer")
     if not isinstance(streams, list) or not isinstance(buffer, dict):
         raise _MESSAGE.refusal("it lacks streams or buffer")
+    claims = tuple(_claim(each) for each in streams)
+    pieces = sum(claim.pieces for claim in claims)
+    if pieces > MAX_PIECES:
+        raise _MESSAGE.refusal(f"it excepts {pieces} single numbers and runs, more than {MAX_PIECES}")
     return AuditRecord(
         _MESSAGE.text(fields, "gateway"),
         _MESSAGE.text(fields, "session"),
         _number(fields, "time_ms", -_MAX_NUMBER),
         {name: _number(buffer, name, 0) for name in buffer},
-        tuple(_claim(each) for each in streams),
+        claims,
         tuple(map(_shed_range, _objects(fields, "shed"))),
         _MESSAGE.text(fields, "buffer_id") if "buffer_id" in fields else "",
         fields.get("confirm") is True,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 SIGNATURE_BYTES = 320
 """Upper bound of what signing adds to a record."""
 _SIGNATURE = b',"signature":"'
-_PEM_END = b"-----END PUBLIC KEY-----"
+_PEM_BEGIN, _PEM_END = b"-----BEGIN PUBLIC KEY-----", b"-----END PUBLIC KEY-----"
+_GATEWAY = "gateway:"
 
 
 class KeyFileError(GatewayError):
@@ -72,17 +73,26 @@ class SigningKey:
 
 
 class PublicKeys:
-    """The keys of a gateway, oldest first. Raises KeyFileError unless `pem` has at least one."""
+    """The keys of gateways, those of each oldest first. Lines `gateway: ID` before a key say whose it is;
+    without them it may sign for any. Raises KeyFileError unless `pem` has at least one."""
 
     def __init__(self, pem: bytes) -> None:
-        blocks = [block + _PEM_END for block in pem.split(_PEM_END)[:-1]]
-        keys = [_public_key(block) for block in blocks]
+        blocks = [block.rpartition(_PEM_BEGIN) for block in pem.split(_PEM_END)[:-1]]
+        keys = [_public_key(begin + body + _PEM_END) for _, begin, body in blocks]
         if not keys:
             raise KeyFileError(
                 "there is no public key", hint="give the .pub file that `gateway keys new` wrote"
             )
         self._keys = {key_id(key): key for key in keys}
         self.ids: Sequence[str] = [*self._keys]
+        self.gateways: dict[str, Sequence[str]] = {
+            name: _named_gateways(text) for name, (text, _, _) in zip(map(key_id, keys), blocks, strict=True)
+        }
+        """By key: the gateways that it signs for; none for all."""
+
+    def belongs(self, key: str, gateway_id: str) -> bool:
+        """Return True if this key may sign for this gateway."""
+        return not self.gateways.get(key) or gateway_id in self.gateways[key]
 
     def any_signed(self, signature: bytes, body: bytes) -> bool:
         """Return True if one of the keys has made `signature` over `body`."""
@@ -135,6 +145,16 @@ def new_key() -> tuple[bytes, bytes]:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return private, public_pem(key.public_key())
+
+
+def named_pem(public: bytes, gateway_ids: Sequence[str]) -> bytes:
+    """Return a public key that signs for these gateways only."""
+    return "".join(f"{_GATEWAY} {one}\n" for one in gateway_ids).encode() + public
+
+
+def _named_gateways(text: bytes) -> list[str]:
+    lines = (line.strip() for line in text.decode(errors="replace").splitlines())
+    return [line[len(_GATEWAY) :].strip() for line in lines if line.lower().startswith(_GATEWAY)]
 
 
 def public_pem(key: Ed25519PublicKey) -> bytes:

@@ -10,7 +10,7 @@ from typing import cast
 from gateway.buffer.store import Store
 from gateway.buffer.writer import Writer
 from gateway.cloud.confirmations import Confirmations
-from gateway.cloud.resends import AT_ONCE, Resends
+from gateway.cloud.resends import AT_ONCE, MOST_TIMES, Resends
 from gateway.core.events import Message, Status
 from gateway.core.own_topics import OwnTopics
 from gateway.core.sequence_sets import Stretch, Stretches
@@ -135,3 +135,14 @@ def test_others_that_went_often_do_not_hold_up_what_is_missing_for_the_first_tim
     assert resends.refused == 2
     resends.forget([(8, 9)])
     assert not resends
+
+
+def test_what_no_receiver_can_ever_read_goes_a_limited_number_of_times(tmp_path: Path) -> None:
+    with site(tmp_path / "events.db", 3) as gateway:
+        went = 0
+        for day in range(1, 2 * MOST_TIMES):
+            gateway.time_ms = day * DAY_MS
+            went += gateway.hear(gateway.time_ms - 1, missing=[(2, 2)])
+        assert went == MOST_TIMES
+        assert gateway.confirmations.metrics.refused_events == 1
+        assert gateway.hear(gateway.time_ms, missing=[(2, 3)]) == 1  # the other one goes

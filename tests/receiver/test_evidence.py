@@ -26,7 +26,7 @@ from gateway.receiver.evidence import (
 )
 from gateway.wire.audit_record import AuditRecord, Exempt, StreamClaim, audit_messages
 from gateway.wire.evidence import event_hash, seal_of
-from gateway.wire.signatures import Place, PublicKeys, SigningKey, new_key
+from gateway.wire.signatures import Place, PublicKeys, SigningKey, named_pem, new_key
 from tests.support.places import DOCS
 
 PRIVATE, PUBLIC = new_key()
@@ -193,6 +193,27 @@ def test_a_new_key_goes_on_with_the_chain_and_the_old_one_may_not() -> None:
     past.record(91, 100)
     faults = examined(EVENTS, past.payloads, PUBLIC + public).faults
     assert faults == ["record 3 of g is signed with a key that was replaced before"]
+
+
+def test_a_record_signed_with_the_key_of_another_gateway_is_forged(payloads: list[bytes]) -> None:
+    assert examined(EVENTS, payloads, named_pem(PUBLIC, ["other", "g"])).sound
+    found = examined(EVENTS, payloads, named_pem(PUBLIC, ["other"]))
+    assert found.faults[0] == "a forged record of g, number 1: its key is that of other"
+    assert (found.records, found.proven, found.sound) == (0, 0, False)
+    both = named_pem(new_key()[1], ["other"]) + named_pem(PUBLIC, ["g"])  # `cat *.pub`
+    assert examined(EVENTS, payloads, both).sound
+
+
+def test_a_proof_with_the_key_of_another_gateway_is_refused_by_the_script(
+    payloads: list[bytes], tmp_path: Path
+) -> None:
+    records = read_records(payloads, PublicKeys(PUBLIC))
+    proof, key = tmp_path / "proof.json", tmp_path / "key.pub"
+    proof.write_text(json.dumps(proof_fields(prove(event("a", 5).event.event_id, records, lambda: EVENTS))))
+    for whose, code in ((["other"], 1), (["other", "g"], 0)):
+        key.write_bytes(named_pem(PUBLIC, whose))
+        script = [sys.executable, "-I", str(DOCS / "examples" / "check_proof.py"), str(proof), str(key)]
+        assert subprocess.run(script, capture_output=True, check=False).returncode == code
 
 
 def test_no_record_at_all_is_not_sound() -> None:

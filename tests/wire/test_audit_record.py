@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,3 +131,26 @@ def test_any_json_in_any_place_is_read_or_refused(name: str, value: Any) -> None
 
 def test_a_message_of_more_than_a_mebibyte_is_refused_unread() -> None:
     assert "too many" in refused({"padding": "x" * 2**20})
+
+
+def test_a_claim_that_excepts_more_than_memory_can_hold_is_refused_at_once() -> None:
+    most = 2**62
+    claim = StreamClaim("t", 1, most - 1, (Exempt("oldest", Run(1, most - 1, 2)),))
+    payload = b"".join(audit_messages(AuditRecord("g", "s", 1, {}, (claim._replace(exempt=()),))))
+    exempt = orjson.dumps([{"reason": "oldest", **claim.exempt[0].run._asdict()}])
+    forged = payload.replace(b'"count":%d' % (most - 1), b'"count":%d,"lost":%s' % (most // 2 - 1, exempt))
+    with pytest.raises(DecodeError, match=f"excepts {most // 2} single numbers") as refused:
+        read_audit(forged)
+    assert refused.value.reason == "audit"
+
+
+def test_a_long_thinned_out_stream_is_told_in_records_that_are_read() -> None:
+    claims = (
+        StreamClaim("t", 1, 4_400_000, (Exempt("oldest", Run(1, 4_399_999, 2)),)),
+        StreamClaim("u", 1, 9, (Exempt("oldest", Run(1, 9, 4)),)),
+    )
+    records = [read_audit(one) for one in audit_messages(AuditRecord("g", "s", 1, {}, claims))]
+    assert len(records) >= 3
+    of_t = [claim for record in records for claim in record.claims if claim.stream == "t"]
+    assert sum(claim.events for claim in of_t) == claims[0].events
+    assert [claim for record in records for claim in record.claims if claim.stream == "u"] == [claims[1]]
