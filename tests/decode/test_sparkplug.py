@@ -385,6 +385,11 @@ class Plant:
                 self.store, [Message(*message, 0, False, False, 0, 1, EPOCH_MS) for message in found]
             )
 
+    def alerts(self) -> list[dict[str, Any]]:
+        events = self.reader.derived_after(0, 100)
+        found = map(orjson.loads, self.reader.payloads(events))
+        return [one for one in found if "alert" in one]
+
     def keys(self) -> list[str]:
         events = self.reader.derived_after(0, 100)
         return [orjson.loads(body).get("key") for body in self.reader.payloads(events)]
@@ -406,15 +411,46 @@ def test_names_survive_a_crash_with_and_without_a_checkpoint(tmp_path: Path, che
     plant.store.close()
 
 
+def test_an_alert_is_sent_once_an_episode_however_often_a_node_is_asked(tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+
+    def an_hour_of(message: tuple[str, bytes]) -> int:
+        """The number of requests for a birth in an hour in which nothing else comes."""
+        asked = 0
+        for _ in range(60):
+            plant.take_in(message)
+            plant.clock.advance(REBIRTH_EVERY_MS)
+            with plant.store.transaction():
+                plant.pipeline.tick(plant.store)
+            asked += len(plant.pipeline.rebirths)
+            plant.pipeline.rebirths = {}
+        return asked
+
+    assert an_hour_of(data(9)) > 3
+    assert [one["alert"] for one in plant.alerts()] == ["sparkplug"]
+    assert "plant/edge: no birth was seen" in plant.alerts()[0]["message"]
+    plant.take_in(node_birth(), device_birth(1), data(2))
+    assert an_hour_of(data(9)) > 3
+    assert [one["alert"] for one in plant.alerts()] == ["sparkplug", "sparkplug"], "a new episode"
+    plant.reader.close()
+    plant.store.close()
+
+
 def test_a_node_that_nobody_saw_being_born_is_asked_on_the_local_broker(
     tmp_path: Path, mosquitto: MosquittoFactory
 ) -> None:
     broker = mosquitto()
     config = gateway_config(tmp_path, broker.url, routes=[{"preset": "sparkplug"}], windows=[])
-    with GatewayProcess(config) as gateway, Watcher(broker.port, "spBv1.0/+/NCMD/#") as watcher:
+    with (
+        GatewayProcess(config) as gateway,
+        Watcher(broker.port, "spBv1.0/+/NCMD/#") as watcher,
+        Watcher(broker.port, "gateway/g1/alerts") as alerts,
+    ):
         gateway.wait_ready()
         publish(broker.port, [data(9)])
         wait_until(lambda: watcher.messages, "a request for a birth")
+        wait_until(lambda: alerts.messages, "an alert")
+        assert orjson.loads(alerts.messages[0].payload)["alert"] == "sparkplug"
         command = watcher.messages[0]
         assert command.topic == NODE.format("NCMD")
         (metric,) = Payload.FromString(bytes(command.payload)).metrics
