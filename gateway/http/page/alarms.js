@@ -5,10 +5,11 @@ import { Course } from "./course.js";
 import { element, setText, show } from "./dom.js";
 import { count, duration, measure, moment, plural } from "./format.js";
 import { Poll } from "./live.js";
-import { card, deviceLink } from "./parts.js";
+import { LOADING, card, deviceLink } from "./parts.js";
 
 const EVERY_MS = 2000;
 const MINUTE = 60_000;
+const LISTED = 50;
 const STATES = [["on", "that are on"], ["active", "active"], ["acknowledged", "acknowledged"], ["cleared", "cleared"], ["all", "all"]];
 const PILLS = { active: "bad", acknowledged: "warn", cleared: "ok" };
 
@@ -16,13 +17,15 @@ export class Alarms {
   title = "Alarms";
 
   constructor(place, page) {
-    Object.assign(this, { page, rows: new Map(), windows: null });
+    Object.assign(this, { page, rows: new Map(), windows: null, listed: LISTED });
     this.state = element("select", {}, ...STATES.map(([value, text]) => element("option", { value }, text)));
     this.search = element("input", { type: "search", autocomplete: "off", placeholder: "window or key" });
     this.by = element("input", { type: "text", autocomplete: "name", placeholder: "who you are", value: localStorage.getItem("by") ?? "" });
     this.by.addEventListener("change", () => localStorage.setItem("by", this.by.value));
     for (const field of [this.state, this.search]) field.addEventListener("input", () => this.poll.now());
-    this.found = element("p", { class: "quiet", role: "status" });
+    this.found = element("p", { class: "quiet", role: "status" }, LOADING);
+    this.more = element("button", { type: "button", hidden: true }, `${LISTED} more`);
+    this.more.addEventListener("click", () => { this.listed += LISTED; this.poll.now(); });
     this.all = element("button", { type: "button", hidden: true }, "Acknowledge all");
     this.all.addEventListener("click", () => this.change("acknowledge", { all: true }));
     this.problem = element("p", { class: "notice bad", role: "alert", hidden: true });
@@ -32,13 +35,13 @@ export class Alarms {
       element("label", {}, "Your name ", this.by), this.all, this.found);
     choice.addEventListener("submit", (event) => event.preventDefault());
     place.append(
-      card("Alarms", { id: "alarms", wide: true }, choice, this.problem, this.list),
+      card("Alarms", { id: "alarms", wide: true }, choice, this.problem, this.list, this.more),
       card("Alerts", { id: "alerts", wide: true, note: element("p", { class: "quiet" }, "as they came, newest first") }, this.alerts));
     this.poll = new Poll(EVERY_MS, () => this.load());
   }
 
   async load() {
-    const query = new URLSearchParams({ state: this.state.value, search: this.search.value });
+    const query = new URLSearchParams({ state: this.state.value, search: this.search.value, limit: this.listed });
     this.windows ??= await this.page.ask("/api/windows");
     const [told, alerts] = await Promise.all([this.page.ask(`/api/alarms?${query}`), this.page.ask("/api/alerts")]);
     if (query.get("state") !== this.state.value || this.poll?.closed) return;
@@ -53,6 +56,7 @@ export class Alarms {
     const more = found > alarms.length ? `; the first ${count(alarms.length)} of ${count(found)} are shown` : "";
     setText(this.found, active + acknowledged + cleared ? `${count(active)} active, ${count(acknowledged)} acknowledged, ${count(cleared)} cleared${more}` : "");
     this.all.hidden = active < 2;
+    this.more.hidden = found <= alarms.length;
     const names = alarms.map(nameOf);
     for (const [name, row] of this.rows) {
       if (!names.includes(name)) {
@@ -106,11 +110,11 @@ class Row {
     this.acknowledge.addEventListener("click", () => room.change("acknowledge", { window, key }));
     this.clear.addEventListener("click", () => room.change("clear", { window, key }));
     this.chart.addEventListener("click", () => this.draw());
-    this.place = element("div", { hidden: true });
+    this.place = element("div", { class: "wide", hidden: true });
     const device = this.shape()?.key === "{device}" ? deviceLink(key) : element("b", {}, key || "all");
     this.node = element("li", {},
-      element("div", { class: "alarm" }, this.pill, element("b", {}, window), device, element("span", { class: "tools" }, this.acknowledge, this.clear, this.chart)),
-      this.said, this.place);
+      element("div", { class: "alarm" }, this.pill, element("b", {}, window), device),
+      this.said, element("div", { class: "tools" }, this.acknowledge, this.clear, this.chart), this.place);
   }
 
   shape() {

@@ -29,13 +29,14 @@ export class Buffer {
     this.waitingPlace = element("div", { class: "chart small" });
     this.flow = element("div");
     this.links = element("div");
-    this.sections = element("div", { class: "wide cards" });
+    this.sections = element("div", { class: "wide cards sections" });
     place.append(
-      card("Buffer", { id: "buffer", note: this.size }, this.forecast, this.bar, this.fill, this.states),
+      element("div", { class: "column" },
+        card("Buffer", { id: "buffer", note: this.size }, this.forecast, this.bar, this.fill, this.states),
+        card("What came and went", { id: "flow" }, this.flow)),
       element("div", { class: "column" },
         card("Waiting", { note: element("p", { class: "quiet" }, "events, the last 15 minutes") }, this.waitingPlace),
-        card("What came and went", { id: "flow" }, this.flow)),
-      card("Connections", { id: "links", wide: true }, this.links),
+        card("Connections", { id: "links" }, this.links)),
       this.sections);
   }
 

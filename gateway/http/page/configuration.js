@@ -2,7 +2,7 @@
 
 import { element, setText, show, table } from "./dom.js";
 import { count, plural } from "./format.js";
-import { card } from "./parts.js";
+import { LOADING, card } from "./parts.js";
 
 const ORIGINS = { file: "from the file", last_good: "the last good one, because the file cannot be used", signed: "a signed one that came over the cloud broker" };
 
@@ -11,7 +11,7 @@ export class Configuration {
 
   constructor(place, page) {
     Object.assign(this, { page, lines: [] });
-    this.about = element("div");
+    this.about = element("div", {}, LOADING);
     this.warnings = element("div");
     this.reload = element("div", { "aria-live": "polite" });
     this.plugins = element("div");

@@ -4,6 +4,7 @@
 import { Chart } from "./charts.js";
 import { element, setText, show } from "./dom.js";
 import { measure, moment, words } from "./format.js";
+import { LOADING } from "./parts.js";
 import { joined } from "./series.js";
 
 const MINUTE = 60_000;
@@ -27,7 +28,7 @@ function inLine(task) {
 }
 
 export class Course {
-  /** `source` are the parameters of /api/course: {window, key: [...]} or {device, field}. */
+  /** `source` are the parameters of /api/course: {window, key: [...]} or {device, field}. A key of null is not known yet. */
   constructor({ title, href, source, place, page, spanMs, small = false, csv, zoom = null, limit = null, heading = "h3" }) {
     Object.assign(this, { title, source, page, spanMs, small, makeCsv: csv, zoom, limit, measure: null, seen: false, closed: false });
     this.choice = element("select", { "aria-label": `Measure of ${title}`, hidden: true });
@@ -79,6 +80,7 @@ export class Course {
   }
 
   async load() {
+    if (this.source.key === null) return;
     const query = this.query();
     this.csv.href = this.makeCsv ? this.makeCsv(query) : `/api/course?${query}&points=5000&format=csv`;
     if (!this.seen || this.closed || this.loading) {
@@ -90,6 +92,7 @@ export class Course {
       return;
     }
     this.loading = true;
+    if (!this.chart || this.chartPlace.hidden) setText(this.read, LOADING);
     try {
       const found = await inLine(() => (this.closed ? null : this.page.ask(`/api/course?${query}&points=${this.small ? 300 : 600}`)));
       if (found && !this.closed) this.draw(found);

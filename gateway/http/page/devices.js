@@ -4,7 +4,7 @@ import { DevicePage } from "./device.js";
 import { element, setText, show } from "./dom.js";
 import { count, duration, plural, signed } from "./format.js";
 import { Poll } from "./live.js";
-import { ago, deviceLink, reading, showNamed } from "./parts.js";
+import { LOADING, ago, deviceLink, reading, showNamed } from "./parts.js";
 
 const EVERY_MS = 3000;
 const LISTED = 50;
@@ -22,7 +22,7 @@ export class Devices {
     Object.assign(this, { page, offset: 0, order: { sort: "name", descending: false } });
     this.search = element("input", { id: "search", type: "search", autocomplete: "off", placeholder: "part of a name" });
     this.only = element("select", { id: "only" }, ...KINDS.map(([value, text]) => element("option", { value }, text)));
-    this.found = element("p", { class: "quiet", id: "found", role: "status" });
+    this.found = element("p", { class: "quiet", id: "found", role: "status" }, LOADING);
     this.table = element("div", { id: "table" });
     this.before = element("button", { type: "button" }, "Before");
     this.after = element("button", { type: "button" }, "Next");
@@ -75,7 +75,7 @@ export class Devices {
       element("table", {},
         element("thead", {}, element("tr", {}, ...COLUMNS.map((column) => this.head(column)))),
         element("tbody", {}, ...devices.map((device) => element("tr", {}, ...cells(device, now).map((cell, at) =>
-          element(at ? "td" : "th", { class: COLUMNS[at].number ? "number" : undefined, scope: at ? undefined : "row" }, cell)))))));
+          element(at ? "td" : "th", { class: COLUMNS[at].number ? "number" : undefined, scope: at ? undefined : "row", "data-label": at ? COLUMNS[at].name : undefined }, cell)))))));
   }
 
   head({ name, sort, number }) {

@@ -43,7 +43,7 @@ export function setText(node, text) {
 
 export function table(caption, columns, rows) {
   const cell = (tag, text, at) =>
-    element(tag, { class: columns[at].number ? "number" : undefined, scope: tag === "th" ? "col" : undefined }, text);
+    element(tag, { class: columns[at].number ? "number" : undefined, scope: tag === "th" ? "col" : undefined, "data-label": tag === "td" ? columns[at].name : undefined }, text);
   return element("div", { class: "table", tabindex: "0", role: "region", "aria-label": caption },
     element("table", {},
       element("caption", {}, caption),

@@ -9,6 +9,8 @@ export const card = (title, { note, id, wide } = {}, ...children) => element("se
 /** A link to another room, with the name of what is behind it. */
 export const way = (href, text) => element("a", { href }, text);
 
+export const LOADING = "Loading …";
+
 export const deviceLink = (name) => element("a", { href: `/devices#${encodeURIComponent(name)}` }, name);
 
 /** Show the list of a room, or the page of what is named behind #; `open` makes that page. */
@@ -64,7 +66,13 @@ export function troubledDevices(devices, now) {
 
 export const linksTable = (links) => table("MQTT connections",
   [{ name: "name" }, { name: "broker" }, { name: "state" }, { name: "failures", number: true }],
-  links.map((link) => [link.name, link.peer, stateOf(link), count(link.failures)]));
+  links.map((link) => [link.name, address(link.peer), stateOf(link), count(link.failures)]));
+
+/** Where it is too long for its place, the port stands below. */
+function address(peer) {
+  const port = peer.lastIndexOf(":") + 1;
+  return element("span", {}, peer.slice(0, port), element("wbr"), peer.slice(port));
+}
 
 function stateOf(link) {
   if (!link.alive) return element("span", { class: "pill bad" }, "ended");

@@ -36,7 +36,7 @@ const LOADS = [
 function backpressureCard(told) {
   const [pill, say] = PRESSURE[told.action];
   const names = Object.fromEntries([...LOADS, ["commit", "the disk"]]);
-  const why = told.reasons.map((reason) => names[reason] ?? words(reason)).join(", ");
+  const why = told.reasons.map((reason) => (names[reason] ?? words(reason)).split(",")[0]).join(", ");
   const kept = told.sample_rate < 1 ? ` Routes that allow it keep ${share(told.sample_rate)} of their messages.` : "";
   return {
     pill,

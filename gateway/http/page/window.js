@@ -4,6 +4,7 @@ import { Course, RANGES, rangeChoice } from "./course.js";
 import { element, setText, show } from "./dom.js";
 import { count, measured, moment, plural } from "./format.js";
 import { Poll } from "./live.js";
+import { LOADING } from "./parts.js";
 import { factsOf, whyEmpty } from "./windows.js";
 
 const EVERY_MS = 3000;
@@ -15,7 +16,7 @@ export class WindowPage {
     Object.assign(this, { name, page, offset: 0, chosen: null });
     this.search = element("input", { type: "search", autocomplete: "off", placeholder: "part of a key" });
     this.search.addEventListener("input", () => { this.offset = 0; this.poll.now(); });
-    this.found = element("p", { class: "quiet", role: "status" });
+    this.found = element("p", { class: "quiet", role: "status" }, LOADING);
     this.why = element("p", { hidden: true });
     this.table = element("div");
     this.bound = element("p", { class: "quiet", hidden: true });
@@ -34,7 +35,7 @@ export class WindowPage {
       element("section", { class: "card", "aria-label": `Keys of ${name}` }, element("div", { class: "head" }, element("h2", {}, "Keys"), element("p", { class: "quiet" }, `up to ${MOST_KEYS} in the chart`)),
         choice, this.why, this.table, this.turns, this.bound));
     this.course = new Course({
-      title: name, source: { window: name, key: [] }, place: this.charts, page, spanMs: RANGES[1][1], heading: "h2", csv: (query) => csvOf(query),
+      title: name, source: { window: name, key: null }, place: this.charts, page, spanMs: RANGES[1][1], heading: "h2", csv: (query) => csvOf(query),
     });
     this.poll = new Poll(EVERY_MS, () => this.load());
   }
@@ -54,7 +55,7 @@ export class WindowPage {
     if (this.chosen === null && results.length) {
       this.chosen = results.slice(0, 1).map((result) => result.key);
       this.course.compare(this.chosen);
-    }
+    } else if (this.chosen === null) this.course.tell("");
     const last = Math.min(this.offset + LISTED, found);
     setText(this.found, found ? `${count(this.offset + 1)}–${count(last)} of ${plural(found, "key")}` : known ? "None of them fits." : "");
     this.turns.hidden = found <= LISTED;
@@ -69,8 +70,8 @@ export class WindowPage {
     const row = ({ key, result, end_ms: end, kind, count: readings }) => {
       const box = element("input", { type: "checkbox", "aria-label": `Draw ${key || "all"}`, checked: this.chosen?.includes(key) });
       box.addEventListener("change", () => this.choose(key, box));
-      return element("tr", {}, element("td", {}, box), element("th", { scope: "row" }, key || "all"), element("td", {}, measured(result)),
-        element("td", { class: "number" }, end ? moment(end) : "–"), element("td", { class: "number" }, count(readings ?? 0)), element("td", {}, kind === "on_time" ? "" : kind));
+      return element("tr", {}, element("td", {}, box), element("th", { scope: "row" }, key || "all"), element("td", { "data-label": "last result" }, measured(result)),
+        element("td", { class: "number", "data-label": "until" }, end ? moment(end) : "–"), element("td", { class: "number", "data-label": "readings" }, count(readings ?? 0)), element("td", { "data-label": "kind" }, kind === "on_time" ? "" : kind));
     };
     return element("div", { class: "table tall", tabindex: "0", role: "region", "aria-label": "Keys" }, element("table", {},
       element("thead", {}, element("tr", {}, ...[["draw"], ["key"], ["last result"], ["until", 1], ["readings", 1], ["kind"]].map(([name, number]) => element("th", { scope: "col", class: number && "number" }, name)))),

@@ -4,7 +4,7 @@ import { Course, RANGES, rangeChoice } from "./course.js";
 import { element, setText, show } from "./dom.js";
 import { count, duration, plural, words } from "./format.js";
 import { Poll } from "./live.js";
-import { showNamed } from "./parts.js";
+import { LOADING, showNamed } from "./parts.js";
 import { WindowPage } from "./window.js";
 
 const EVERY_MS = 3000;
@@ -19,7 +19,7 @@ export class Windows {
     this.spanMs = RANGES[0][1];
     this.search = element("input", { type: "search", autocomplete: "off", placeholder: "part of a name" });
     this.search.addEventListener("input", () => this.choose());
-    this.found = element("p", { class: "quiet", role: "status" });
+    this.found = element("p", { class: "quiet", role: "status" }, LOADING);
     this.body = element("div", { class: "cards", id: "windows-body" });
     this.list = element("section", { class: "wide", id: "windows", "aria-label": "All windows" },
       element("form", { class: "tools", role: "search" }, element("label", {}, "Find ", this.search),
@@ -81,7 +81,7 @@ class Card {
   constructor(window, place, page, spanMs) {
     Object.assign(this, { page, emitted: -1, name: window.name });
     this.course = new Course({
-      title: window.name, href: `#${encodeURIComponent(window.name)}`, source: { window: window.name, key: [] }, place, page, spanMs, small: true, heading: "h2",
+      title: window.name, href: `#${encodeURIComponent(window.name)}`, source: { window: window.name, key: null }, place, page, spanMs, small: true, heading: "h2",
     });
   }
 
@@ -105,7 +105,7 @@ class Card {
     }
     if (JSON.stringify(keys) !== JSON.stringify(this.course.source.key)) this.course.compare(keys);
     const more = found - keys.length;
-    setText(this.course.note, more > 0 ? `and ${plural(more, "more key").replace("keys", "keys")}: open ${window.name} to choose.` : "");
+    setText(this.course.note, more > 0 ? `and ${plural(more, "more key")}: open ${window.name} to choose.` : "");
     this.course.note.hidden = more <= 0;
   }
 }
