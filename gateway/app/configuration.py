@@ -1,7 +1,9 @@
 """The choice of the configuration to run: the file, a signed remote one, or the last good one.
 
 - A file that cannot be used at the start never stops a gateway that ran before: the last good one runs.
-- A signed configuration is on trial for `config.watch`. If the gateway is worse off then, or does not come up
+- A signed configuration is rehearsed on the last messages, in a process of its own, and refused if it differs
+  by more than `config.rehearse` allows. What runs goes on meanwhile.
+- Then it is on trial for `config.watch`. If the gateway is worse off then, or does not come up
   twice, the one before it runs again, by itself; its version is never tried anew.
 """
 
@@ -9,17 +11,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from gateway.app.rehearsal_process import RehearsalProcess
+from gateway.app.rehearsing import RehearsalRequest
 from gateway.app.signed_configs import SignedConfigs, Trial
 from gateway.config import Config, parse_config
 from gateway.config.document import MAX_FILE_BYTES
 from gateway.config.load import data_dir_of, read_config
-from gateway.config.origin import ConfigOrigin, text_hash
+from gateway.config.origin import ConfigOrigin, JudgedConfig, text_hash
 from gateway.core.errors import ConfigError
 from gateway.host.files import read_regular
 from gateway.host.last_good import keep_last_good, last_good
@@ -54,6 +58,8 @@ class Configuration:
         self._path = path
         self._signed: SignedConfigs | None = None
         self._watched: _Watch | None = None
+        self._rehearsal: tuple[Trial, RehearsalProcess] | None = None
+        self._ready_for_trial: Trial | None = None
 
     # --- at the start ---
 
@@ -117,10 +123,10 @@ class Configuration:
             named = data_dir_of(read_regular(self._path, MAX_FILE_BYTES).decode(errors="replace"), base)
         yield from dict.fromkeys(each for each in (named, base / "data", Path.cwd()) if each is not None)
 
-    def _on_top_of(self, found: Loaded) -> Loaded:
+    def _on_top_of(self, found: Loaded, *, in_new_process: bool = True) -> Loaded:
         """Return the signed configuration in the place of the file's, where there is one."""
         signed = self._signed
-        chosen = signed.to_start() if signed is not None else None
+        chosen = signed.to_start(in_new_process=in_new_process) if signed is not None else None
         if signed is None or chosen is None:
             return found
         if found.origin.source == "last_good" and chosen is signed.good:
@@ -164,11 +170,15 @@ class Configuration:
         """Return what to run after the file was read anew: a signed configuration stays on top of it. None,
         with the reason in the log, where it cannot be used."""
         try:
-            self._signed = SignedConfigs.of(found.config, self._path)
+            signed = SignedConfigs.of(found.config, self._path)
         except ConfigError as exc:
             log.error("the configuration is not reloaded: %s", exc)
             return None
-        return self._on_top_of(found)
+        self.stop()
+        if signed is not None and self._signed is not None:
+            signed.counts = self._signed.counts
+        self._signed = signed
+        return self._on_top_of(found, in_new_process=False)
 
     def news(self, running: Loaded, status: GatewayStatus) -> Loaded | None:
         """Return a configuration to go on with: a remote one, or the one before a bad one."""
@@ -177,11 +187,70 @@ class Configuration:
             return None
         arrived = signed.take()
         if arrived is not None:
-            return self._begin_trial(signed, arrived, running, status)
+            self._rehearse(signed, arrived, running)
+        passed = self._passed(signed)
+        if passed is not None:
+            return self._begin_trial(signed, passed, running, status)
         trial = self._trial_of(running)
         if trial is None or self._watched is None:
             return None
         return self._judge(signed, trial, running, self._watched, status)
+
+    def stop(self) -> None:
+        """End a rehearsal. It begins again with the next start."""
+        if self._rehearsal is not None:
+            self._rehearsal[1].stop()
+            self._rehearsal = None
+
+    def _rehearse(self, signed: SignedConfigs, arrived: Trial, running: Loaded) -> None:
+        """Begin to try `arrived` on the last messages; a rehearsal of an older one ends."""
+        self.stop()
+        rules = running.config.config.rehearse
+        if rules is None:
+            self._ready_for_trial = arrived
+            return
+        gateway = running.config.gateway
+        request = RehearsalRequest(
+            running.text,
+            arrived.text,
+            str(self._path.parent.absolute()),
+            str(gateway.buffer_path.absolute()),
+            int(time.time() * 1000) - rules.last,
+            rules.timeout / 1000,
+            rules.limits,
+        )
+        rehearsal = RehearsalProcess(request, gateway.data_dir)
+        try:
+            rehearsal.start()
+        except OSError as exc:
+            signed.refuse(arrived, f"it cannot be rehearsed: {exc}")
+            return
+        self._rehearsal = arrived, rehearsal
+
+    def _passed(self, signed: SignedConfigs) -> Trial | None:
+        """Return the one that may be put on trial now."""
+        if self._rehearsal is not None:
+            arrived, rehearsal = self._rehearsal
+            result = rehearsal.result()
+            if result is None:
+                return None
+            self._rehearsal = None
+            if result.refusal:
+                signed.refuse(arrived, result.refusal)
+                return None
+            log.info(
+                "remote configuration %d passed its rehearsal on %d messages",
+                *(arrived.version, result.messages),
+            )
+            self._ready_for_trial = arrived
+        passed, self._ready_for_trial = self._ready_for_trial, None
+        if passed is None:
+            return None
+        try:
+            return signed.begin(passed)
+        except OSError as exc:  # a start that is not counted could be one of a loop
+            signed.refuse(passed, f"its state cannot be written: {exc}")
+            return None
 
     def _begin_trial(
         self, signed: SignedConfigs, arrived: Trial, running: Loaded, status: GatewayStatus
@@ -216,7 +285,7 @@ class Configuration:
         watch, self._watched = self._watched, None
         before = watch.before if watch is not None else None
         if before is None:
-            before = self._on_top_of(self._file_or_last_good())
+            before = self._on_top_of(self._file_or_last_good(), in_new_process=False)
         if before.origin.source == "last_good":
             return before  # its own problem is the one to tell
         return before._replace(origin=replace(before.origin, problem=self.outcome))
@@ -255,6 +324,16 @@ class Configuration:
     def outcome(self) -> str:
         """Say what became of the last remote configuration; empty if there was none."""
         return self._signed.outcome if self._signed is not None else ""
+
+    @property
+    def last(self) -> JudgedConfig | None:
+        """The last remote one with the right signature and a new version."""
+        return self._signed.last if self._signed is not None else None
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Remote ones since the start, by what became of them."""
+        return dict(self._signed.counts) if self._signed is not None else {}
 
 
 def _all_of(error: ConfigError) -> str:

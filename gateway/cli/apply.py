@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.app.rehearsing import rehearse
 from gateway.buffer.lock import LOCK_FILE
 from gateway.cli.buffer_options import buffer_path
-from gateway.cli.replay import open_recording, rehearse
+from gateway.cli.replay import open_recording, with_progress
 from gateway.cli.settings import DEFAULT_CONFIG, load_config
 from gateway.cli.what_if import what_if_text
 from gateway.config.differences import changed_keys
@@ -222,7 +223,11 @@ def _rehearse(config: Path, before: Config, after: Config, last: str) -> None:
     recording = open_recording(
         before, config, None, from_buffer=True, period=(last, None), stream="#", of=None
     )
-    typer.echo(what_if_text(*rehearse(before, after, recording, flush=True)))
+    found = rehearse(before, after, with_progress(recording))
+    typer.echo(what_if_text(found.differences, found.messages))
+    limits = before.config.rehearse
+    for objection in found.objections(limits.limits) if limits is not None else ():
+        typer.echo(f"beyond the limits of config.rehearse: {objection}")
 
 
 @contextmanager

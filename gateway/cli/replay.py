@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -23,15 +22,12 @@ from gateway.core.topics import check_filter
 if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.pipeline.recordings import Recording
-    from gateway.pipeline.rehearsal import WindowDifference
     from gateway.pipeline.replay import Recorded, Replay
     from gateway.windows.counters import Counters
     from gateway.windows.engine import WindowEngine
 
 PROGRESS_LINES = 5_000
 """Lines between two moves of the progress bar: often enough to look alive, too seldom to cost anything."""
-_GARBAGE = 200_000
-"""Objects between two searches for cycles, of which an event leaves none: a tenth of the time otherwise."""
 _POLITE = 5
 """Niceness of a replay out of a buffer: the gateway that runs on it comes first."""
 
@@ -87,7 +83,8 @@ def replay(
         raise typer.BadParameter("is for --what-if", param_hint="--json" if as_json else "--plot")
     if what_if is not None and output is not None:
         raise typer.BadParameter("is not for --what-if, which prints differences", param_hint="--output")
-    from gateway.decode.routes import RouteTable  # noqa: PLC0415 - `--help` needs none of them
+    from gateway.app.rehearsing import make_engine, pause_collections  # noqa: PLC0415 - `--help` needs none
+    from gateway.decode.routes import RouteTable  # noqa: PLC0415 - see above
     from gateway.pipeline.replay import Replay  # noqa: PLC0415 - see above
 
     settings = load_config(config)
@@ -98,8 +95,7 @@ def replay(
         _compare(settings, load_config(what_if), recording, flush=not no_flush, as_json=as_json, plot=plot)
         return
     engine = make_engine(settings)
-    gc.freeze()
-    gc.set_threshold(_GARBAGE)
+    pause_collections()
     run = Replay(RouteTable(settings.route_specs()), engine)
     try:
         with _sink(output) as sink:
@@ -113,28 +109,13 @@ def replay(
 def _compare(
     before: Config, after: Config, recording: Recording, *, flush: bool, as_json: bool, plot: Path | None
 ) -> None:
+    from gateway.app.rehearsing import rehearse  # noqa: PLC0415 - see above
     from gateway.cli.what_if import what_if_json, what_if_svg, what_if_text  # noqa: PLC0415 - see above
 
-    differences, messages = rehearse(before, after, recording, flush=flush)
-    typer.echo((what_if_json if as_json else what_if_text)(differences, messages))
+    found = rehearse(before, after, with_progress(recording), flush=flush)
+    typer.echo((what_if_json if as_json else what_if_text)(found.differences, found.messages))
     if plot is not None:
-        plot.write_text(what_if_svg(differences))
-
-
-def rehearse(
-    before: Config, after: Config, recording: Recording, *, flush: bool
-) -> tuple[list[WindowDifference], int]:
-    """Run two configurations over a recording; return their differences, and the number of messages."""
-    from gateway.decode.routes import RouteTable  # noqa: PLC0415 - `--help` needs none of them
-    from gateway.pipeline.rehearsal import Rehearsal, Side  # noqa: PLC0415 - see above
-
-    sides = [Side(RouteTable(one.route_specs()), make_engine(one)) for one in (before, after)]
-    gc.freeze()
-    gc.set_threshold(_GARBAGE)
-    rehearsal = Rehearsal(*sides)
-    for event in with_progress(recording):
-        rehearsal.feed(event)
-    return rehearsal.finish(flush=flush), rehearsal.messages
+        plot.write_text(what_if_svg(found.differences))
 
 
 def open_recording(
@@ -174,16 +155,6 @@ def open_recording(
     except OSError as exc:
         typer.echo(f"error: {exc.filename or events}: {exc.strerror}", err=True)
         raise typer.Exit(2) from exc
-
-
-def make_engine(settings: Config) -> WindowEngine:
-    """The windows of a configuration with their plugins. Raises PluginError."""
-    from gateway.pipeline.plugins_loader import load_plugins  # noqa: PLC0415 - `--help` needs none of them
-    from gateway.windows.engine import WindowEngine  # noqa: PLC0415 - see above
-
-    specs = settings.window_specs()
-    loaded = load_plugins(specs, settings.plugins.directory)
-    return WindowEngine(specs, loaded.plugins, loaded.fingerprints)
 
 
 def _copy(run: Replay, recording: Recording, sink: BinaryIO, *, flush: bool) -> int:

@@ -115,6 +115,8 @@ def run(
             _leave_out_of_collections()
             settings = _next_settings(config, signals, service, gateway, mending, configuration, settings)
         finally:
+            if signals.stopping:
+                configuration.stop()
             gateway.stop()
 
 

@@ -17,6 +17,7 @@ _LABELS = {
     "results": "results",
     "readings": "readings taken",
     "dropped_readings": "readings dropped",
+    "plugin_errors": "plugin errors",
     "corrections": "corrections",
     "alarms": "alarms raised",
     "messages": "messages sent",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -35,8 +37,27 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARS]
 
 
+class ConfigState(StrEnum):
+    """Fate of a remote configuration."""
+
+    REHEARSAL = "rehearsal"
+    TRIAL = "trial"
+    IN_USE = "in_use"
+    REFUSED = "refused"
+    TAKEN_BACK = "taken_back"
+
+
+@dataclass(frozen=True)
+class JudgedConfig:
+    """A remote configuration with the right signature and a new version, and what became of it."""
+
+    version: int
+    hash: str
+    state: ConfigState
+
+
 class RemoteSource(Protocol):
-    """Judges configurations that come over the cloud broker, and remembers what became of the last."""
+    """Judges remote configurations, and remembers what became of the last."""
 
     def offer(self, payload: bytes) -> None:
         """Judge one. Raises OSError when it cannot be kept."""
@@ -44,3 +65,11 @@ class RemoteSource(Protocol):
     @property
     def outcome(self) -> str:
         """Say what became of the last; empty where none came."""
+
+    @property
+    def last(self) -> JudgedConfig | None:
+        """The last one with the right signature and a new version."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Messages since the start, by what became of them."""

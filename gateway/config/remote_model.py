@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from gateway.config.document import Problem
-from gateway.config.types import FilePath, PositiveDurationMs, Section, fault, reading, setting
+from gateway.config.types import (
+    FilePath,
+    OrOff,
+    PositiveDurationMs,
+    Section,
+    Share,
+    fault,
+    none_if_off,
+    reading,
+    setting,
+)
 from gateway.core.topics import check_topic
+from gateway.pipeline.rehearsal_limits import RehearsalLimits
 
 if TYPE_CHECKING:
     from gateway.config.models import Config
 
 REMOTE_TOPIC = "gateway/{id}/down/config"
+
+
+class RehearsalSection(Section):
+    """The rehearsal of a remote configuration on what the buffer holds, and what it may not show."""
+
+    last: PositiveDurationMs = setting("1h", description="How much of the past to rehearse on.")
+    timeout: PositiveDurationMs = setting(
+        "2m", description="How long it may take; it is judged by the messages that passed by then."
+    )
+    fewer_readings: Share = setting(
+        "50%",
+        description="Refuse it if a window that stays takes this share fewer readings, or if routes decode "
+        "this share fewer messages. `100%`: never.",
+    )
+    more_dropped: Share = setting(
+        "10%", description="Refuse it if this share more of a window's readings come too late. `100%`: never."
+    )
+    plugin_errors: Share = setting(
+        "10%", description="Refuse it if plugins fail on this share more of a window's readings."
+    )
+    more_messages: float = setting(
+        10.0, gt=1, description="Refuse it if all windows together send so many times the messages."
+    )
+
+    @property
+    def limits(self) -> RehearsalLimits:
+        return RehearsalLimits(self.fewer_readings, self.more_dropped, self.plugin_errors, self.more_messages)
 
 
 class RemoteConfig(Section):
@@ -33,6 +71,11 @@ class RemoteConfig(Section):
     )
     topic: str = setting(
         REMOTE_TOPIC, description="Topic at the cloud broker where they come; `{id}` is the gateway's id."
+    )
+    rehearse: Annotated[RehearsalSection | None, BeforeValidator(none_if_off), OrOff] = setting(
+        {},
+        description="Try a remote configuration on the last messages before it is used "
+        "([many-sites.md](many-sites.md#remote-configuration)). `off`: use it at once.",
     )
     watch: PositiveDurationMs = setting(
         "2m",

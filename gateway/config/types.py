@@ -139,6 +139,13 @@ RatePerS = Annotated[
 ]
 """Written as `100/s` or `30/min`; messages per second in code."""
 
+Share = Annotated[
+    float,
+    BeforeValidator(reading(units.parse_share)),
+    _text("share", r"^\s*\d+(\.\d+)?\s*%\s*$", "10%", "50%"),
+]
+"""Written as `10%`; a part of one in code."""
+
 
 def _name(value: str) -> str:
     if not re.fullmatch(NAME_PATTERN, value):

@@ -93,3 +93,13 @@ def format_duration(seconds: float) -> str:
     days, hours = divmod(hours, 24)
     parts = [f"{days}d" if days else "", f"{hours}h" if hours else "", f"{minutes}m" if minutes else ""]
     return " ".join(part for part in parts if part)
+
+
+def parse_share(text: str | float) -> float:
+    """Read `10%` as 0.1; a number from 0 to 1 is a share already. Raises UnitError with the valid form."""
+    if isinstance(text, (int, float)) and not isinstance(text, bool) and 0 <= text <= 1:
+        return float(text)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text) if isinstance(text, str) else None
+    if found is None or float(found[1]) > 100:
+        raise UnitError(f"{text!r} is not a share", hint="write 10% or 50%")
+    return float(found[1]) / 100

@@ -69,6 +69,7 @@ class GatewayCollector(Collector):
         origin = self._status.config_origin
         used = {"source": origin.source, "version": origin.version, "hash": origin.hash}
         yield InfoMetricFamily("gateway_config", "The configuration in use.", value=used)
+        yield from self._remote_config()
         for keeper in self._status.log_lines:
             yield CounterMetricFamily(
                 "gateway_log_lines_dropped", "Log lines above the rate of log.publish.", value=keeper.dropped
@@ -374,6 +375,20 @@ class GatewayCollector(Collector):
                 ("sealed_events", "Events whose content was signed since the start.", auditor.sealed_events),
             ):
                 yield CounterMetricFamily(f"gateway_audit_{name}", text, value=value)
+
+    def _remote_config(self) -> Iterator[Metric]:
+        remote = self._status.remote
+        if remote is None or not self._status.config.config.signed:
+            return
+        if (last := remote.last) is not None:
+            told = {"version": str(last.version), "hash": last.hash, "state": last.state}
+            yield InfoMetricFamily("gateway_remote_config", "The last remote configuration.", value=told)
+        messages = CounterMetricFamily(
+            "gateway_remote_configs", "Remote configurations, by what became of them.", labels=["outcome"]
+        )
+        for outcome, count in remote.counts.items():
+            messages.add_metric([outcome], count)
+        yield messages
 
     def _certificates(self) -> Iterator[Metric]:
         left = GaugeMetricFamily(

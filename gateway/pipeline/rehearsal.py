@@ -127,6 +127,8 @@ class WindowDifference:
     numbers: Mapping[str, tuple[int, int]]
     """Before and after, by what is counted."""
     lateness: Lateness | None = None
+    is_new: bool = False
+    is_gone: bool = False
 
     def fields(self) -> Fields:
         """Return it as plain values, for JSON."""
@@ -165,6 +167,15 @@ class Rehearsal:
         self._before.feed(event)
         self._after.feed(event)
 
+    @property
+    def decoded(self) -> tuple[int, int]:
+        """Messages that a route took and could decode, before and after."""
+        before, after = (
+            one.replay.events - one.replay.unrouted - one.replay.undecoded
+            for one in (self._before, self._after)
+        )
+        return before, after
+
     def finish(self, *, flush: bool = True) -> list[WindowDifference]:
         """Return the differences of all windows: those that are new first, then as in the file."""
         if flush:
@@ -186,6 +197,7 @@ class Rehearsal:
             "results": (len(old.finals), len(new.finals)),
             "readings": (counters[0].events, counters[1].events),
             "dropped_readings": (counters[0].late_dropped, counters[1].late_dropped),
+            "plugin_errors": (counters[0].plugin_errors, counters[1].plugin_errors),
             "corrections": (counters[0].corrections, counters[1].corrections),
             "alarms": (old.raised, new.raised),
             "messages": (old.messages, new.messages),
@@ -193,7 +205,10 @@ class Rehearsal:
         }
         added, gone = len(new.finals.keys() - old.finals.keys()), len(old.finals.keys() - new.finals.keys())
         lateness = self._lateness.get(name)
-        return WindowDifference(name, added, gone, len(changes), changes[:LARGEST], numbers, lateness)
+        largest, is_new, is_gone = changes[:LARGEST], before is None, after is None
+        return WindowDifference(
+            name, added, gone, len(changes), largest, numbers, lateness, is_new=is_new, is_gone=is_gone
+        )
 
 
 def _changes(before: Mapping[str, Final], after: Mapping[str, Final]) -> Iterator[ResultChange]:

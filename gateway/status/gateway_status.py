@@ -152,8 +152,16 @@ class GatewayStatus:
 
     def configuration(self) -> dict[str, str]:
         """Return which configuration is in use, and what became of the last remote one."""
-        outcome = self.remote.outcome if self.remote is not None else ""
-        return self.config_origin.describe() | ({"outcome": outcome} if outcome else {})
+        told = self.config_origin.describe()
+        if self.remote is not None and self.remote.outcome:
+            told["outcome"] = self.remote.outcome
+        if self.remote is not None and (last := self.remote.last) is not None:
+            told |= {
+                "remote_version": str(last.version),
+                "remote_hash": last.hash,
+                "remote_state": last.state,
+            }
+        return told
 
     @property
     def broken(self) -> str:

@@ -31,10 +31,12 @@ from tests.support.stub_broker import SUBSCRIBE, Answer, Packet, StubBroker, sub
 NOBODY = f"mqtt://{HOST}:9"
 
 
-def with_key(folder: Path, local_url: str, cloud_url: str = NOBODY, watch: str = "1s") -> tuple[Path, bytes]:
+def with_key(
+    folder: Path, local_url: str, cloud_url: str = NOBODY, watch: str = "1s", rehearse: object = False
+) -> tuple[Path, bytes]:
     private, public = new_key()
     (folder / "fleet.pub").write_bytes(public)
-    far = {"accept": "signed", "public_key_file": "fleet.pub", "watch": watch}
+    far = {"accept": "signed", "public_key_file": "fleet.pub", "watch": watch, "rehearse": rehearse}
     return gateway_config(folder, local_url, cloud_url, config=far, metrics={"status": "1s"}), private
 
 
@@ -98,6 +100,9 @@ def test_a_configuration_that_never_comes_up_is_given_up_at_the_third_start(tmp_
     kept = SignedConfigs.of(settings, config)
     assert kept is not None
     kept.offer(SignedConfig("g1", 5, changed(config, log={"level": "debug"})).sign(private))
+    arrived = kept.take()
+    assert arrived is not None
+    kept.begin(arrived)
     for starts in (2, None):  # the first was when it came
         kept = SignedConfigs.of(settings, config)
         assert kept is not None
@@ -181,8 +186,8 @@ class Seen:
 class Site:
     """The configurations of a gateway, without the gateway."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file, self._private = with_key(folder, NOBODY, watch="1ms")
+    def __init__(self, folder: Path, rehearse: object = False) -> None:
+        self.file, self._private = with_key(folder, NOBODY, watch="1ms", rehearse=rehearse)
         (folder / "data").mkdir()
         self.state = folder / "data" / SIGNED_FILE
         self.boot()
