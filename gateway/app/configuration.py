@@ -17,8 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.app.rehearsal_process import RehearsalProcess
-from gateway.app.rehearsing import RehearsalRequest
+from gateway.app.rehearsal_process import RehearsalProcess, RehearsalRequest
 from gateway.app.signed_configs import SignedConfigs, Trial
 from gateway.config import Config, parse_config
 from gateway.config.document import MAX_FILE_BYTES
@@ -269,7 +268,8 @@ class Configuration:
         self, signed: SignedConfigs, trial: Trial, running: Loaded, watch: _Watch, status: GatewayStatus
     ) -> Loaded | None:
         is_over = watch.is_over(running.config.config.watch / 1000)
-        problems = status.health() or (watch.problems(status) if is_over else [])
+        has_cloud = running.config.cloud is not None
+        problems = status.health() or (watch.problems(status, has_cloud=has_cloud) if is_over else [])
         if problems:
             self._give_up(running, "; ".join(problems))
             return self._before_trials()
@@ -355,11 +355,11 @@ class _Watch:
     def is_over(self, watch_s: float) -> bool:
         return time.monotonic() - self._since_s >= watch_s
 
-    def problems(self, status: GatewayStatus) -> list[str]:
-        """Return why the gateway is worse off. It came over the cloud: without it nothing could mend it."""
+    def problems(self, status: GatewayStatus, *, has_cloud: bool) -> list[str]:
+        """Return why the gateway is worse off. It came from far: without a way nothing could mend it."""
         problems = status.readiness() if self.was_ready else []
-        if not status.bridge_connected:
+        if has_cloud and not status.bridge_connected:
             problems.append("it does not reach the cloud any more")
         elif not status.awaits_configurations:
-            problems.append("it cannot receive the next configuration from the cloud")
+            problems.append("it cannot receive the next configuration")
         return problems

@@ -17,7 +17,7 @@ from gateway.app.control import ControlPart
 from gateway.app.local import IngestPart, RepublishPart, make_broker
 from gateway.app.part import Part, WorkerPart
 from gateway.app.processing import Processing
-from gateway.app.remote_config import RemoteConfigPart
+from gateway.app.remote_config import RemoteConfigPart, config_fetcher
 from gateway.app.reports import ReportPart
 from gateway.app.storage import OpenBuffer, Writing
 from gateway.app.web import HttpPart
@@ -112,6 +112,7 @@ class _Graph:
         cloud = CloudPart(config, clock, budget, buffer, processing, alarms)
         ingest = IngestPart(config, clock, processing)
         remote_config = [*_remote_config(config, clock, remote)]
+        fetcher = config_fetcher(config, remote.offer) if remote is not None else None
         self.parts: list[Part] = [
             Writing(
                 *(buffer, processing.writer, processing.pipeline, processing.trainer),
@@ -127,6 +128,7 @@ class _Graph:
             ingest,
             WorkerPart(processing.upkeep),
             *remote_config,
+            *([] if fetcher is None else [WorkerPart(fetcher)]),
             ReportPart(config, buffer.path, republish.session, cloud.bridges[:1]),
             *_http(config),
         ]
@@ -165,6 +167,7 @@ class _Graph:
             bridge_links=cloud.bridge_links,
             auditor=cloud.auditor,
             config_inboxes=[part.inbox for part in remote_config],
+            config_fetcher=fetcher,
             downlink=cloud.downlink,
             confirmations=cloud.confirmations,
             backfills=cloud.backfills,
@@ -180,8 +183,9 @@ class _Graph:
 def _remote_config(
     config: Config, clock: SteadyClock, remote: RemoteSource | None
 ) -> Iterator[RemoteConfigPart]:
-    if remote is not None and config.cloud is not None and config.config.signed:
-        yield RemoteConfigPart(config, config.cloud, clock, remote.offer)
+    cloud = config.cloud
+    if remote is not None and cloud is not None and config.config.signed and not cloud.one_connection:
+        yield RemoteConfigPart(config, cloud, clock, remote.offer)
 
 
 def _http(config: Config) -> Iterator[Part]:

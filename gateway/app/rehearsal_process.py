@@ -8,15 +8,46 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gateway.app.rehearsing import RehearsalRequest, RehearsalResult
+from gateway.pipeline.rehearsal_limits import RehearsalLimits
 
 log = logging.getLogger(__name__)
 
 _GRACE_S = 60.0  # beyond its timeout, for the start and for the end of its windows
 _SHOWN_CHARS = 300
+
+
+@dataclass(frozen=True)
+class RehearsalRequest:
+    """Both texts, the folder that their paths are relative to, the buffer, and since when it is read."""
+
+    before: str
+    after: str
+    folder: str
+    buffer: str
+    from_ms: int
+    timeout_s: float
+    limits: RehearsalLimits
+
+
+@dataclass(frozen=True)
+class RehearsalResult:
+    """Result of a rehearsal. `error` says why there was none; `objections` what speaks against it."""
+
+    messages: int = 0
+    objections: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def refusal(self) -> str:
+        """Return why the configuration is refused; empty where it is not."""
+        if self.error:
+            return f"it cannot be rehearsed: {self.error}"
+        if self.objections:
+            return f"in the rehearsal on {self.messages:,} messages " + "; ".join(self.objections)
+        return ""
 
 
 class RehearsalProcess:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import apsw
 
+from gateway.app.rehearsal_process import RehearsalRequest, RehearsalResult
 from gateway.config import Config, parse_config
 from gateway.core.errors import ConfigError, GatewayError
 from gateway.decode.routes import RouteTable
@@ -79,37 +80,6 @@ def pause_collections() -> None:
     """Let the garbage collector run seldom, in a process that only replays."""
     gc.freeze()
     gc.set_threshold(_GARBAGE)
-
-
-@dataclass(frozen=True)
-class RehearsalRequest:
-    """Both texts, the folder that their paths are relative to, the buffer, and since when it is read."""
-
-    before: str
-    after: str
-    folder: str
-    buffer: str
-    from_ms: int
-    timeout_s: float
-    limits: RehearsalLimits
-
-
-@dataclass(frozen=True)
-class RehearsalResult:
-    """Result of a rehearsal. `error` says why there was none; `objections` what speaks against it."""
-
-    messages: int = 0
-    objections: tuple[str, ...] = ()
-    error: str = ""
-
-    @property
-    def refusal(self) -> str:
-        """Return why the configuration is refused; empty where it is not."""
-        if self.error:
-            return f"it cannot be rehearsed: {self.error}"
-        if self.objections:
-            return f"in the rehearsal on {self.messages:,} messages " + "; ".join(self.objections)
-        return ""
 
 
 def answer(request: RehearsalRequest) -> RehearsalResult:

@@ -1,8 +1,9 @@
-"""The connection on which signed configurations come."""
+"""The ways on which signed configurations come: a connection to the cloud broker, an HTTPS server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gateway.app.part import Part
 from gateway.cloud.config_inbox import ConfigInbox
@@ -13,6 +14,31 @@ from gateway.core.clock import Clock
 from gateway.mqtt.link import Link, stop_links
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.signed_config import MAX_BYTES
+
+if TYPE_CHECKING:
+    from gateway.cloud.config_fetcher import ConfigFetcher
+
+
+def config_fetcher(config: Config, offer: Callable[[bytes], None]) -> ConfigFetcher | None:
+    """Return what pulls configurations; None where that is not configured."""
+    pull = config.config.pull
+    if pull is None:
+        return None
+
+    from gateway.cloud.config_fetcher import ConfigFetcher, FetchSpec  # noqa: PLC0415 - an HTTPS client
+
+    spec = FetchSpec(
+        pull.url.replace("{id}", config.gateway.id),
+        every_s=pull.every / 1000,
+        timeout_s=pull.timeout / 1000,
+        ca_file=pull.ca_file,
+        cert_file=pull.cert_file,
+        key_file=pull.key_file,
+        token_file=pull.token_file,
+        username=pull.username,
+        password_file=pull.password_file,
+    )
+    return ConfigFetcher(spec, offer)
 
 
 class RemoteConfigPart(Part):

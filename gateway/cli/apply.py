@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.app.rehearsing import rehearse
 from gateway.buffer.lock import LOCK_FILE
 from gateway.cli.buffer_options import buffer_path
 from gateway.cli.replay import open_recording, with_progress
@@ -219,6 +218,8 @@ def _changed(before: Config, after: Config) -> list[str]:
 
 
 def _rehearse(config: Path, before: Config, after: Config, last: str) -> None:
+    from gateway.app.rehearsing import rehearse  # noqa: PLC0415 - `--help` needs none of it
+
     buffer_path(config)
     recording = open_recording(
         before, config, None, from_buffer=True, period=(last, None), stream="#", of=None

@@ -470,7 +470,8 @@ class Config(Section):
     def certificates(self) -> list[CertificateFile]:
         """The certificate files that the gateway uses."""
         brokers = {"local": self.local, "cloud": self.cloud}
-        return [file for name, broker in brokers.items() if broker for file in broker.certificates(name)]
+        files = [file for name, broker in brokers.items() if broker for file in broker.certificates(name)]
+        return [*files, *(self.config.pull.certificates if self.config.pull is not None else ())]
 
     @model_validator(mode="after")
     def _silence_has_its_name(self) -> Config:

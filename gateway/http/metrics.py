@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import partial
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,6 +23,9 @@ from gateway.flow.capacity import Action
 from gateway.http.clock import clock_metrics
 from gateway.status.gateway_status import GatewayStatus
 from gateway.windows.counters import LEVELS, Counters
+
+if TYPE_CHECKING:
+    from gateway.cloud.config_fetcher import FetchMetrics
 
 log = logging.getLogger(__name__)
 
@@ -389,6 +393,8 @@ class GatewayCollector(Collector):
         for outcome, count in remote.counts.items():
             messages.add_metric([outcome], count)
         yield messages
+        if (fetcher := self._status.config_fetcher) is not None:
+            yield from _pull_metrics(fetcher.metrics)
 
     def _certificates(self) -> Iterator[Metric]:
         left = GaugeMetricFamily(
@@ -525,3 +531,15 @@ _KNOWN_LABELS = {
     "evicted": ("synced", "corrupt", "failed", "thinned", "oldest", "dropped", DRAIN_TARGET),
 }
 """Exported from the start: increase() does not see the first event of a counter that begins with it."""
+
+
+def _pull_metrics(metrics: FetchMetrics) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "gateway_config_pulls", "Requests for the configuration, by outcome.", labels=["outcome"]
+    )
+    for outcome, count in dict(metrics.outcomes).items():
+        requests.add_metric([outcome], count)
+    yield requests
+    yield GaugeMetricFamily(
+        "gateway_config_pull_failures", "Requests in a row that had no answer.", value=metrics.failures
+    )

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.alarms.notifier import TargetState, waiting_notifications
 from gateway.alarms.states import SILENT
@@ -46,6 +46,9 @@ from gateway.timekeeping.devices import DeviceClocks
 from gateway.timekeeping.sources.keeper import Timekeeper
 from gateway.windows.counters import Counters
 from gateway.windows.spec import WindowSpec
+
+if TYPE_CHECKING:
+    from gateway.cloud.config_fetcher import ConfigFetcher
 
 WRITER_STALLED_AFTER_S = 10.0  # it ticks four times a second
 CLOUD_STALLED_AFTER_S = 60.0
@@ -89,6 +92,8 @@ class GatewayStatus:
     auditor: Auditor | None
     config_inboxes: Sequence[ConfigInbox]
     """Subscriptions for signed configurations: one, or none."""
+    config_fetcher: ConfigFetcher | None
+    """The one that pulls signed configurations, where that is configured."""
     downlink: CloudSide | None
     confirmations: Confirmations | None
     backfills: Backfills | None
@@ -147,6 +152,8 @@ class GatewayStatus:
         # As true between two connections that bring nothing as during them; an outage is no reason.
         if stalled_s > CLOUD_STALLED_AFTER_S and any(link.metrics.accepted for link in self.bridge_links):
             yield f"the cloud accepts connections, but has acknowledged nothing for {stalled_s:.0f} s"
+        if self.config_fetcher is not None and self.config_fetcher.problem:
+            yield self.config_fetcher.problem
         if self.confirmations is not None and self.confirmations.metrics.silent:
             yield f"{self.unconfirmed:,} events wait for a receiver, and none has confirmed any for long"
 
@@ -191,8 +198,9 @@ class GatewayStatus:
 
     @property
     def awaits_configurations(self) -> bool:
-        """True while the cloud broker would deliver a signed configuration."""
-        return any(inbox.awaits for inbox in self.config_inboxes)
+        """True while a signed configuration would reach the gateway."""
+        pulled = self.config_fetcher is not None and self.config_fetcher.reached
+        return pulled or any(inbox.awaits for inbox in self.config_inboxes)
 
     @property
     def unconfirmed(self) -> int | None:
