@@ -193,11 +193,12 @@ class Rehearsal:
         changes = [*_changes(old.finals, new.finals)]
         changes.sort(key=lambda one: (-one.size, one.after.key, one.after.start_ms or 0))
         counters = [side.engine.counters.get(name, Counters()) for side in (self._before, self._after)]
+        errors = [one.plugin_errors + one.skipped for one in counters]
         numbers = {
             "results": (len(old.finals), len(new.finals)),
             "readings": (counters[0].events, counters[1].events),
             "dropped_readings": (counters[0].late_dropped, counters[1].late_dropped),
-            "plugin_errors": (counters[0].plugin_errors, counters[1].plugin_errors),
+            "plugin_errors": (errors[0], errors[1]),
             "corrections": (counters[0].corrections, counters[1].corrections),
             "alarms": (old.raised, new.raised),
             "messages": (old.messages, new.messages),
