@@ -338,6 +338,7 @@ EVERY_KIND = {
     "panes": spec(
         "hopping", size_ms=30, slide_ms=8, allowed_lateness_ms=15, mode="discarding", early_count=2
     ),
+    "late_panes": spec("hopping", size_ms=30, slide_ms=8, allowed_lateness_ms=15, mode="discarding"),
     "gathered": spec("hopping", size_ms=30, slide_ms=8, allowed_lateness_ms=40, **GATHERED),
     "gathered_sessions": spec("session", gap_ms=6, allowed_lateness_ms=40, watermark="per_key", **GATHERED),
     "withheld": spec(size_ms=20, allowed_lateness_ms=15, corrections="off"),

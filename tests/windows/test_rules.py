@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.core.events import Reading, Sample
@@ -357,6 +358,23 @@ def test_overlapping_windows_that_discard_each_give_what_is_new_to_them() -> Non
     assert seen(run.event(5, 4.0)) == [("on_time", -5, 5, 1.0)]
     assert seen(run.event(3, 2.0)) == [("correction", -5, 5, 2.0)]
     assert seen(run.event(10, 0.0)) == [("on_time", 0, 10, 7.0)]
+
+
+def test_panes_that_were_stored_before_windows_shared_slices_are_read() -> None:
+    # [0 ---- 10)      has 1.0 in a pane of its own,
+    #      [5 ---- 15)  and this one too
+    run = Timeline(spec("hopping", size_ms=10, slide_ms=5, allowed_lateness_ms=50, mode="discarding"))
+    run.event(6, 1.0)
+    run.rows.update({(window, row): state for window, row, state in run.engine.take_changes()})
+    (at,) = [at for at in run.rows if at[1][:1] == b"k"]
+    state = orjson.loads(run.rows[at] or b"")
+    ((_, accumulator, count),), windows, early = state[5]["shared"]
+    state[5] = [[[start_ms, accumulator, count] for start_ms, _ in windows], windows, early]
+    run.rows[at] = orjson.dumps(state)
+    run = run.restarted()
+    run.event(7, 2.0)
+    run = run.restarted()
+    assert seen(run.event(15, 0.0)) == [("on_time", 0, 10, 3.0), ("on_time", 5, 15, 3.0)]
 
 
 class FullAfterTwo:

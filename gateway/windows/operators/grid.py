@@ -139,10 +139,7 @@ class GridOperator(Operator[GridKey]):
         self._lateness_ms = spec.allowed_lateness_ms
         self._add_value = value_adder(plugin)
         self._keeps_integers = bool(getattr(plugin, "exact_integers", False))
-        needs_more = self.traces or self._early
-        self._takes_short_way = type(self)._place is GridOperator._place and not (
-            needs_more or self._intake.needs_all_fields
-        )
+        self._takes_short_way = not (self.traces or self._early or self._intake.needs_all_fields)
 
     def _new_key(self, name: str) -> GridKey:
         return GridKey(name)
@@ -316,9 +313,13 @@ class GridOperator(Operator[GridKey]):
         )
         if self._discards:
             key.tallies.pop(start_ms, None)
-            for part in slices:
-                fresh = self._new_slice(part.first_end_ms)
-                part.accumulator, part.count, part.sources = fresh.accumulator, 0, fresh.sources
+            self._discard(key, start_ms, slices)
+
+    def _discard(self, key: GridKey, start_ms: int, given: list[Slice]) -> None:
+        """Forget what a window has given."""
+        for part in given:
+            fresh = self._new_slice(part.first_end_ms)
+            part.accumulator, part.count, part.sources = fresh.accumulator, 0, fresh.sources
 
     def _tallies_at(self, key: GridKey, time_ms: int) -> list[Tally]:
         """Return the tallies of those that have not fired."""
