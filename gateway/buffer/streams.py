@@ -93,16 +93,19 @@ class Streams:
             position.dirty = True
             self._dirty.append(position)
 
-    def next_numbers(self, names: Iterable[str]) -> list[tuple[StreamPosition, int]]:
+    def next_numbers(self, names: Iterable[str]) -> tuple[list[StreamPosition], list[int]]:
         """Return for each name its stream, and that stream's next number. Inside a transaction only."""
-        numbered, known = [], self._by_name
+        positions: list[StreamPosition] = []
+        numbers: list[int] = []
+        known = self._by_name
         for name in names:
             position = known.get(name) or self.position(name)
             if not position.dirty:
                 self._touch(position)
             position.last_sequence = number = position.last_sequence + 1
-            numbered.append((position, number))
-        return numbered
+            positions.append(position)
+            numbers.append(number)
+        return positions, numbers
 
     def save(self) -> None:
         """Write the positions that changed since the last call. Inside a transaction only."""

@@ -118,6 +118,7 @@ class Emission(NamedTuple):
     partial: bytes | None = None  # the accumulator as JSON, where the window publishes it
     quality: Mapping[str, object] | None = None  # what is known of its readings, where the window keeps it
     unit: object = None  # of what was measured: a text, or one for each of several fields
+    encoded: bytes = b""  # the result as JSON, where somebody has made it already
 
 
 class WireEvent(NamedTuple):

@@ -13,8 +13,10 @@ AGGREGATE_NAMESPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")  # RFC 9
 _NAMESPACE = AGGREGATE_NAMESPACE.bytes
 
 _TAIL_BITS, _VARIANT = 0x3FFF_FFFF_FFFF_FFFF, 0x8000_0000_0000_0000
-_VERSION_7 = 0x7000
+_VERSION_7, _VERSION_5 = 0x7000, 0x5000
+_BELOW_VERSION = 0xFFFF_FFFF_FFFF_0FFF
 _HALVES = Struct(">QQ")
+_FIRST_HALVES = Struct(">QQ4x").unpack  # of a digest of 20 bytes
 
 
 class EventIds:
@@ -48,9 +50,16 @@ def split_ids(packed: bytes) -> list[bytes]:
     return [packed[at : at + 16] for at in range(0, len(packed), 16)]
 
 
-def aggregate_id(gateway_id: str, identity: str) -> bytes:
-    """The id of an aggregate: equal whenever gateway, window, key, bounds and revision are equal."""
-    digest = bytearray(sha1(_NAMESPACE + f"{gateway_id}/{identity}".encode(), usedforsecurity=False).digest())
-    digest[6] = digest[6] & 0x0F | 0x50  # as uuid.uuid5 does, without the object
-    digest[8] = digest[8] & 0x3F | 0x80
-    return bytes(digest[:16])
+class AggregateIds:
+    """Makes the ids of a gateway's aggregates: equal whenever gateway, window, key, bounds and revision are
+    equal."""
+
+    def __init__(self, gateway_id: str) -> None:
+        self._begun = sha1(_NAMESPACE + f"{gateway_id}/".encode(), usedforsecurity=False)
+
+    def of(self, identity: str) -> bytes:
+        """The UUID of version 5 of an aggregate, 16 bytes."""
+        digest = self._begun.copy()
+        digest.update(identity.encode())
+        head, tail = _FIRST_HALVES(digest.digest())
+        return _HALVES.pack(head & _BELOW_VERSION | _VERSION_5, tail & _TAIL_BITS | _VARIANT)

@@ -151,7 +151,7 @@ def key_levels(key: str) -> str:
     """
     levels = _UNSAFE.sub("_", key) or "all"
     fits = len(levels) <= MAX_KEY_CHARS and levels.count("/") < MAX_KEY_LEVELS
-    if fits and (levels == key or not key) and not _LIKE_A_REPLACED_KEY.search(key):
+    if fits and (levels == key or not key) and not ("~" in key and _LIKE_A_REPLACED_KEY.search(key)):
         return levels
     digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     return f"{levels if fits else levels[:_KEPT_CHARS].replace('/', '_')}~{digest}"

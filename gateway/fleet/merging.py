@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gateway.config import load_config
 from gateway.core.events import Emission, Kind, Priority, WireEvent
-from gateway.core.identifiers import aggregate_id
+from gateway.core.identifiers import AggregateIds
 from gateway.core.own_topics import OwnTopics
 from gateway.decode.routes import RouteTable
 from gateway.fleet.job import FleetError
@@ -22,7 +22,8 @@ from gateway.pipeline.replay import STEP_MS, Recorded, Replay
 from gateway.receiver.ledger import MERGED, Ledger, Series, identity
 from gateway.receiver.merge_state import MergeState
 from gateway.receiver.sinks.sink import Received
-from gateway.wire.results import kind_of, payload_of, topic_of
+from gateway.windows.emission import emission_json
+from gateway.wire.results import kind_of, topic_of
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class PartMerger:
     def __init__(self, rules: Rules, topics: OwnTopics, state: MergeState, now_ms: Callable[[], int]) -> None:
         self.results = 0
         self._topics = topics
+        self._ids = AggregateIds(f"{topics.gateway_id}/{MERGED}")
         self._state = state
         self._now_ms = now_ms
         self._priorities = {one.name: one.priority for one in rules.windows}
@@ -150,7 +152,7 @@ class PartMerger:
         number = (known.seen.last or 0) + 1 if known is not None else 1
         priority = Priority.CRITICAL if kind is Kind.ALERT else self._priorities[emission.window]
         event = WireEvent(
-            aggregate_id(f"{gateway_id}/{MERGED}", emission.identity),
+            self._ids.of(emission.identity),
             topic,
             number,
             emission.event_time_ms,
@@ -159,7 +161,7 @@ class PartMerger:
             priority=priority,
             kind=kind,
             flags=0,
-            payload=payload_of(emission, gateway_id),
+            payload=emission_json(emission, gateway_id),
         )
         result = Received(gateway_id, event, MERGED)
         self._ledger.take(identity(*result))

@@ -140,7 +140,7 @@ class Intake:
         """Put what windows emit behind `rows`, and append these whenever there are many of them: windows
         that close together must not fill the memory."""
         for chunk in chunks:
-            rows += map(self._results.event_of, chunk)
+            rows += self._results.rows_of(chunk)
             if len(rows) >= MANY:
                 self._results.append(store, rows)
                 rows.clear()

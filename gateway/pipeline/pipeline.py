@@ -27,7 +27,7 @@ from gateway.buffer.retention.disk_space import DiskSpace
 from gateway.buffer.retention.downsampling import Downsampling
 from gateway.buffer.retention.policy import Retention, without_history
 from gateway.buffer.row_builder import NewRow
-from gateway.buffer.store import Store
+from gateway.buffer.store import NewEvent, Store
 from gateway.core.clock import Clock
 from gateway.core.events import Message
 from gateway.core.own_topics import OwnTopics
@@ -209,8 +209,8 @@ class Pipeline:
         for message in raw_messages(reader, after_id):
             replayed += 1
             store.note_last_payload(message.topic, message.payload)
-            events = map(self._results.event_of, replay_one(self.windows, routes, message))
-            self._owed += [event for event in events if event.event_id not in known]
+            rows = self._results.rows_of(replay_one(self.windows, routes, message))
+            self._owed += [row for row in rows if NewEvent(*row).event_id not in known]
         now_ms = self._clock.now_ms()
         self.windows.resume(now_ms)
         self._silence.restore(store, now_ms)

@@ -49,9 +49,8 @@ class WindowSide:
 
     def take(self, emission: Emission) -> None:
         """Count one emission."""
-        payload = orjson.dumps(emission_json(emission))
         self.messages += 1
-        self.size_bytes += len(payload)
+        self.size_bytes += len(emission_json(emission))
         if emission.kind in ("dropped", "early"):
             return
         result = emission.result

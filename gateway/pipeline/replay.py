@@ -198,7 +198,7 @@ def plain_samples(payload: bytes, time_ms: int) -> tuple[Sample, ...]:
 def line_of(emission: Emission) -> bytes | None:
     """The output line of an emission; None for what is dropped for another reason than being late."""
     if emission.kind != "dropped":
-        return orjson.dumps(emission_json(emission), option=orjson.OPT_APPEND_NEWLINE)
+        return emission_json(emission) + b"\n"
     if emission.reason != "late":
         return None
     report = {

@@ -12,11 +12,13 @@ from gateway.buffer.row_builder import NewRow
 from gateway.buffer.store import NewEvent, Store
 from gateway.core.clock import Clock
 from gateway.core.events import Emission, Kind, Priority
-from gateway.core.identifiers import aggregate_id
+from gateway.core.identifiers import AggregateIds
 from gateway.core.own_topics import OwnTopics, key_levels
-from gateway.wire.results import kind_of, payload_of, topic_of
+from gateway.windows.emission import emission_json
+from gateway.wire.results import kind_of, topic_of
 
 _KIND: Final = 6  # of a row
+_AGGREGATE, _NORMAL = int(Kind.AGGREGATE), int(Priority.NORMAL)
 
 
 class WindowResults:
@@ -36,39 +38,33 @@ class WindowResults:
         self._topics = topics
         self._clock = clock
         self._priorities = priorities
+        self._ids = AggregateIds(topics.gateway_id)
         self._starts: dict[str, str] = {}  # of the topics of each window's aggregates
 
-    def event_of(self, emission: Emission) -> NewEvent:
-        """The event that carries an emission; its id is the same whenever the emission is."""
-        topic, kind, priority = self._destination(emission)
-        return NewEvent(
-            topic,
-            DERIVED_FAMILY,
-            emission.event_time_ms,
-            self._clock.now_ms(),
-            None,
-            priority,
-            kind,
-            0,
-            payload_of(emission, self._topics.gateway_id),
-            aggregate_id(self._topics.gateway_id, emission.identity),
-            kind is Kind.AGGREGATE and emission.window in self._kept,
-        )
+    def rows_of(self, emissions: Sequence[Emission]) -> list[NewRow]:
+        """The events that carry emissions; their ids are the same whenever the emissions are."""
+        now_ms = self._clock.now_ms()
+        return [self._row_of(emission, now_ms) for emission in emissions]
 
-    def _destination(self, emission: Emission) -> tuple[str, Kind, int]:
+    def _row_of(self, emission: Emission, now_ms: int) -> NewRow:
+        topic, kind, priority = self._destination(emission)
+        payload = emission_json(emission, self._topics.gateway_id)
+        event_id = self._ids.of(emission.identity)
+        kept = kind == _AGGREGATE and emission.window in self._kept
+        times = (emission.event_time_ms, now_ms, None)
+        return topic, DERIVED_FAMILY, *times, priority, kind, 0, payload, event_id, kept
+
+    def _destination(self, emission: Emission) -> tuple[str, int, int]:
         """Topic, kind and priority of what a window gives."""
         kind = kind_of(emission)
         if kind is not Kind.AGGREGATE:
-            return (
-                topic_of(self._topics, emission, kind),
-                kind,
-                Priority.CRITICAL if kind is Kind.ALERT else Priority.LOW,
-            )
-        priority = self._priorities.get(emission.window, Priority.NORMAL)
-        start = self._starts.get(emission.window)
+            priority = Priority.CRITICAL if kind is Kind.ALERT else Priority.LOW
+            return topic_of(self._topics, emission, kind), int(kind), int(priority)
+        window = emission.window
+        start = self._starts.get(window)
         if start is None:
-            start = self._starts[emission.window] = self._topics.aggregates(emission.window)
-        return start + key_levels(emission.key), kind, priority
+            start = self._starts[window] = self._topics.aggregates(window)
+        return start + key_levels(emission.key), _AGGREGATE, self._priorities.get(window, _NORMAL)
 
     def append(self, store: Store, events: Sequence[NewRow]) -> None:
         """Store events and count them; alerts change alarms."""

@@ -1,11 +1,9 @@
-"""Results of windows as others get them: what kind of event each is, on which topic, and its payload."""
+"""Results of windows as others get them: what kind of event each is, and on which topic."""
 
 from __future__ import annotations
 
 from gateway.core.events import Emission, Kind
 from gateway.core.own_topics import OwnTopics
-from gateway.core.packed_json import packed
-from gateway.windows.emission import emission_json
 
 
 def kind_of(emission: Emission) -> Kind:
@@ -21,11 +19,3 @@ def topic_of(topics: OwnTopics, emission: Emission, kind: Kind) -> str:
     if kind is Kind.AUDIT:
         return topics.late(emission.window)
     return topics.alerts if kind is Kind.ALERT else topics.aggregate(emission.window, emission.key)
-
-
-def payload_of(emission: Emission, source: str) -> bytes:
-    """Return the payload. With a partial result it names its `source`, the gateway that has it."""
-    fields = emission_json(emission)
-    if emission.partial is not None:
-        fields["source"] = source
-    return packed(fields)

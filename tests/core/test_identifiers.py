@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.identifiers import EventIds, aggregate_id
+from gateway.core.identifiers import AggregateIds, EventIds
 
 NOW_MS = 1_700_000_000_000
 
@@ -43,10 +43,12 @@ def test_two_gateways_make_different_ids_in_one_millisecond() -> None:
 
 
 def test_the_same_aggregate_has_the_same_id_in_every_process() -> None:
-    assert aggregate_id("g1", "w\x1fk\x1f0/60000\x1ffinal\x1f0").hex() == "5dc1773d8fdd511ab73125aa5e1e9817"
+    assert (
+        AggregateIds("g1").of("w\x1fk\x1f0/60000\x1ffinal\x1f0").hex() == "5dc1773d8fdd511ab73125aa5e1e9817"
+    )
 
 
 @pytest.mark.parametrize("gateway_id, identity", [("g2", "w"), ("g1", "v"), ("g1", "w ")])
 def test_another_aggregate_has_another_id(gateway_id: str, identity: str) -> None:
-    assert aggregate_id(gateway_id, identity) != aggregate_id("g1", "w")
-    assert uuid.UUID(bytes=aggregate_id(gateway_id, identity)).version == 5
+    assert AggregateIds(gateway_id).of(identity) != AggregateIds("g1").of("w")
+    assert uuid.UUID(bytes=AggregateIds(gateway_id).of(identity)).version == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.core.events import Emission, Reading, Sample
@@ -271,7 +272,7 @@ def test_the_payload_of_an_aggregate_has_the_agreed_members() -> None:
     run = Timeline(spec(size_ms=10))
     run.event(1, 4)
     (one,) = run.end()
-    assert emission_json(one) == {
+    assert orjson.loads(emission_json(one)) == {
         "window": "w",
         "key": "k",
         "start_ms": 0,
@@ -294,11 +295,26 @@ def test_the_payload_of_an_aggregate_has_the_agreed_members() -> None:
     }
 
 
+def test_the_payload_is_json_whatever_is_in_it() -> None:
+    odd = Emission(
+        *('w"%d', "k\\\n%b💥", "correction", None, None, 3, 7, {"x": None}, ((1, 2), (3, 4)), "id", 9, ""),
+        partial=b"[1,2]",
+        quality={"late": 1},
+        unit="°C",
+    )
+    payload = orjson.loads(emission_json(odd, 'g"1'))
+    assert list(payload)[-5:] == ["replaces", "unit", "partial", "quality", "source"]
+    assert (payload["window"], payload["key"], payload["start_ms"]) == (odd.window, odd.key, None)
+    assert (payload["unit"], payload["partial"], payload["source"]) == ("°C", [1, 2], 'g"1')
+    assert (payload["result"], payload["replaces"]) == ({"x": None}, [[1, 2], [3, 4]])
+    assert emission_json(odd._replace(encoded=b'{"x":null}'), 'g"1') == emission_json(odd, 'g"1')
+
+
 def test_the_report_of_a_late_reading_says_what_was_dropped_and_why() -> None:
     run = Timeline(spec(size_ms=10))
     run.event(30)
     late: list[Emission] = run.event(3, 8.0)
-    assert emission_json(late[0]) == {
+    assert orjson.loads(emission_json(late[0])) == {
         "window": "w",
         "key": "k",
         "kind": "dropped",
