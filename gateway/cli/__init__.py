@@ -24,7 +24,7 @@ class _Commands(LazyGroup):
         "run": Listed("run", "run", "Run the gateway."),
         "top": Listed("top", "top", "Watch a running gateway in the terminal."),
         "check": Listed("check", "check", "Check a configuration file, or print its JSON Schema."),
-        "explain": Listed("explain", "explain_message", "Show what the gateway makes of one message."),
+        "explain": Listed("explain", "app", "Show what the gateway makes of one message."),
         "replay": Listed("replay", "replay", "Run the windows over recorded events, without a broker."),
         "apply": Listed("apply", "apply", "Rehearse a new configuration, take it up, go back if it is bad."),
         "receive": Listed("receive", "receive", "Receive events from gateways: the cloud side."),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+from typer.core import TyperCommand
 
 from gateway.buffer.reader import Reader
 from gateway.cli.buffer_options import buffer_path
@@ -28,6 +30,7 @@ from gateway.pipeline.replay import Replay
 from gateway.windows.engine import WindowEngine
 
 _SHOWN = 10
+_NEGATIVE = re.compile(r"-[.,]?\d")
 
 
 class Explainer:
@@ -45,6 +48,19 @@ class Explainer:
         return WindowEngine(self.specs, self._loaded.plugins, self._loaded.fingerprints)
 
 
+class _WithNumbers(TyperCommand):
+    """A command among whose arguments may be negative numbers, which are no options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        numbers = [] if "--" in args else [one for one in args if _NEGATIVE.match(one)]
+        rest = [one for one in args if one not in numbers]
+        return super().parse_args(ctx, [*rest, "--", *numbers] if numbers else rest)
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command("explain", cls=_WithNumbers)
 def explain_message(
     topic: Annotated[str | None, typer.Argument(help="Topic of the message.")] = None,
     payload: Annotated[

@@ -5,6 +5,7 @@ The rules are few, so that a reader can tell what a text gives:
 - Where both stand there, the last is the decimal one and the others group thousands: `1.234,5`.
 - `0x1F` is hexadecimal.
 - A unit may follow. It begins with a letter or a sign such as `°` or `%`. Nothing may stand before.
+- `k` and `M` alone are no units but factors, and nobody says of what: `3.5k` is no number.
 All else is no number.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import re
 from math import isfinite
+
+_FACTORS = frozenset({"k", "M"})
 
 MAX_CHARS = 64
 """Longer than any number with its unit: a bound on what is looked at."""
@@ -39,7 +42,7 @@ def number_in(text: str) -> int | float | None:
     if found is None or text[found.start(2) : found.start(2) + 2] in ("0x", "0X"):
         return None
     unit = text[found.end() :].strip()
-    if unit and not _UNIT.fullmatch(unit):
+    if unit and (unit in _FACTORS or not _UNIT.fullmatch(unit)):
         return None
     return _value(found[1], found[2], found[3] or "")
 

@@ -23,10 +23,15 @@ _CLOCK_SET = "2015-01-01"
 # A time that a server with a clock of its own took, or a device that saves up readings and says so.
 _TRUSTED: Settings = {"timestamp": "trusted", "timestamp_min": _CLOCK_SET, "timestamp_max": "5m"}
 
+# What components have one level deeper: counters of energy and of pulses, the battery of what sleeps.
+_SHELLY_DEEPER = (
+    "{energy: aenergy.total, returned_energy: ret_aenergy.total, counts: counts.total, "
+    "temperature: temperature.tC, battery: battery.percent, battery_voltage: battery.V}"
+)
+
 _SHELLY_RPC: Settings = {
     "topic": "{device}/events/rpc",
-    "readings": "sections(params, 'component')[].merge(@, {energy: aenergy.total, "
-    "temperature: temperature.tC})",
+    "readings": f"sections(params, 'component')[].merge(@, {_SHELLY_DEEPER})",
     "timestamp_path": "params.ts",
     "timestamp_format": "unix",
     "timestamp_min": _CLOCK_SET,
@@ -35,7 +40,7 @@ _SHELLY_RPC: Settings = {
 # No time: `aenergy.minute_ts` is that of the last full minute of the energy counter.
 _SHELLY_STATUS: Settings = {
     "topic": "{device}/status/{component}",
-    "readings": "[merge(@, {energy: aenergy.total, temperature: temperature.tC})]",
+    "readings": f"[merge(@, {_SHELLY_DEEPER})]",
 }
 
 PRESETS: Mapping[str, Settings] = MappingProxyType(
@@ -65,7 +70,11 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
         "shelly_gen1": {"topic": "shellies/{device}/emeter/{channel}/{quantity}", "decoder": "number"},
         "shelly_gen1_power": {"topic": "shellies/{device}/relay/{channel}/power", "decoder": "number"},
         "shelly_gen1_energy": {"topic": "shellies/{device}/relay/{channel}/energy", "decoder": "number"},
-        "shelly_gen1_sensor": {"topic": "shellies/{device}/sensor/{quantity}"},
+        "shelly_gen1_sensor": {
+            "topic": "shellies/{device}/sensor/{quantity}",
+            "decoder": "text",
+            "fields": {"value": "scalar(@)"},
+        },
         "shelly_gen1_info": {
             "topic": "shellies/{device}/info",
             "readings": "[merge(@, {rssi: wifi_sta.rssi, power: meters[0].power, temperature: tmp.tC})]",
@@ -184,8 +193,9 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
         },
         "neuron": {
             "topic": "neuron/{path...}",
-            "readings": "inherit(tags || items(values || `{}`)[].{name: key, value: value}, "
-            "{node: node, group: group})",
+            # A tag that could not be read is one without a value: a miss.
+            "readings": "inherit(tags || [items(values || `{}`)[].{name: key, value: value}, "
+            "items(errors || `{}`)[].{name: key}][], {node: node, group: group})",
             "fields": {"node": "node", "group": "group", "name": "name", "value": "value"},
             "timestamp_path": "timestamp",
             "timestamp_format": "unix_ms",

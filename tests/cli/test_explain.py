@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from gateway.cli import explain as explain_command
 from gateway.cli.check import check
-from gateway.cli.explain import explain_message
 
 CONFIG = """\
 gateway: {id: g}
@@ -31,7 +31,7 @@ AT = 1_777_593_609  # a second before
 
 def apps() -> typer.Typer:
     app = typer.Typer()
-    app.command("explain")(explain_message)
+    app.add_typer(explain_command.app)
     app.command("check")(check)
     return app
 
@@ -49,6 +49,21 @@ def run(*arguments: object, stdin: str | None = None) -> Result:
 
 def explained(config: Path, topic: str, payload: str, *more: str) -> Result:
     return run("explain", topic, payload, "-c", config, "--time", ARRIVAL, *more)
+
+
+@pytest.mark.parametrize("payload", ["-3.9", "-1e3", "-.5", "-7"])
+def test_a_negative_number_is_a_payload_and_no_option(tmp_path: Path, payload: str) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("gateway: {id: g}\nroutes: [{name: r, topic: t, decoder: number}]\n")
+    for arguments in (
+        ("t", payload, "-c", path),
+        ("-c", path, "t", payload),
+        ("-c", path, "t", "--", payload),
+    ):
+        result = run("explain", "--json", *arguments)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["readings"][0]["fields"] == {"value": float(payload)}
+    assert run("explain", "t", "--jsn").exit_code == 2
 
 
 def test_a_message_is_shown_from_its_route_to_the_windows_and_keys_that_it_falls_into(config: Path) -> None:

@@ -36,6 +36,8 @@ from gateway.core.quantities import number_in
         ("2.5E-3 A", 0.0025),
         (".5", 0.5),
         ("7.", 7.0),
+        ("3.5 kW", 3.5),
+        ("293 K", 293),
         ("1,234", 1.234),
         ("1.234,5", 1234.5),
         ("1,234.5 kWh", 1234.5),
@@ -70,6 +72,7 @@ def test_a_number_in_text_is_read_with_comma_unit_and_base(text: str, number: fl
         ),
         *("21:30", "2026-03-02", "2026-03-02T10:00:05Z", "12 34", "1.2.3", "192.168.1.7", "5 of 10", "1_000"),
         *("0x", "0xZZ", "0x1F C", "1e999", "21 °C, 40 %", "1,23,456", "٢١", "9" * 80, "21.5;40", "3-4"),
+        *("3.5k", "1.2 M"),
     ],
 )
 def test_what_only_looks_like_a_number_is_none(text: str) -> None:

@@ -171,3 +171,21 @@ def test_the_objects_inside_an_object_are_found_the_same_way_everywhere() -> Non
     assert compile_expression("sections(@, 'name')")(document, {}) == found
     assert compile_expression("sections(inner, 'name')")({"inner": document}, {}) == found
     assert compile_expression("sections(@, 'name')")([document], {}) is None
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"values": {"pressure": 6.25}, "errors": {"oil": 3002}},
+        {"values": {}, "errors": {"oil": 3002}},
+        {"tags": [{"name": "pressure", "value": 6.25}, {"name": "oil", "error": 3002}]},
+    ],
+)
+def test_a_tag_that_neuron_could_not_read_is_a_miss(tags: dict[str, object]) -> None:
+    table = RouteTable(specs("[{preset: neuron}]").values())
+    payload = json.dumps({"node": "press", "group": "fast", "timestamp": 1_772_445_605_250, **tags}).encode()
+    decoded = decode_with(table, "neuron/upload/press/fast", payload, ARRIVAL_MS)
+    values = {sample.fields["name"]: sample.fields.get("value") for sample in decoded.samples}
+    assert values["oil"] is None
+    assert values.get("pressure", 6.25) == 6.25
+    assert decoded.misses == ("value",)
