@@ -376,7 +376,7 @@ def _wait(receiver: Receiver, link: Link, idle_s: float | None, heir: Heir | Non
             if receiver.written > told and time.monotonic() - told_s >= _PROGRESS_EVERY_S:
                 told, told_s = receiver.written, time.monotonic()
                 log.info("%d events received so far", told)
-            if idle_s is not None and link.connected and quiet_s > idle_s:
+            if idle_s is not None and receiver.listening and quiet_s > idle_s:
                 return ""
             if idle_s is not None and quiet_s > idle_s + _GIVE_UP_S:
                 return f"no connection to the broker: {link.metrics.last_error}"

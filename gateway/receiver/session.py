@@ -89,6 +89,8 @@ class Receiver(Session):
         self.unreadable: dict[str, int] = {}
         """Messages by topic, of topics that no gateway sends to: a broker has rewritten them."""
         self.audits = 0
+        self.listening = False
+        """True once the broker has granted the subscriptions of a connection."""
         self._quiet_since_s = time.monotonic()
         self._is_taking = False
         self.done = threading.Event()
@@ -121,7 +123,6 @@ class Receiver(Session):
             self._sink.write(results)
 
     def connected(self, link: Link, session_present: bool) -> None:
-        self._quiet_since_s = time.monotonic()
         if self._merging is not None:
             with self.lock:
                 self._merging.reconnected()
@@ -130,6 +131,8 @@ class Receiver(Session):
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
         super().subscribed(link, codes)
         taken = [topic_filter for topic_filter, code in codes.items() if code < _REFUSED]
+        self._quiet_since_s = time.monotonic()
+        self.listening = True
         if taken:
             log.info("subscribed to %s", ", ".join(taken))
 
@@ -138,6 +141,7 @@ class Receiver(Session):
             self.confirming.answered(link, packet_id, reason_code)
 
     def disconnected(self, link: Link) -> None:
+        self.listening = False
         with self.lock:
             self.confirming.disconnected()
 

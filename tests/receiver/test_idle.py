@@ -11,6 +11,8 @@ from gateway.mqtt.link import Link
 from gateway.receiver.session import Receiver
 from gateway.receiver.sinks.ndjson import EventFile
 from gateway.receiver.sinks.sink import Received, resume
+from tests.support.gateways import wait_until
+from tests.support.stub_broker import SILENCE, SUBSCRIBE, StubBroker, suback
 
 WAIT_S = 30.0
 
@@ -45,3 +47,24 @@ def test_a_receiver_that_writes_for_long_is_not_idle(tmp_path: Path) -> None:
         writing.join(WAIT_S)
         link.stop()
         sink.close()
+
+
+def test_a_receiver_listens_once_the_broker_has_granted_its_subscriptions(tmp_path: Path) -> None:
+    sink = EventFile(tmp_path / "events.ndjson")
+    receiver = Receiver("gateway", "+", sink, resume(sink))
+    broker = StubBroker(lambda packet: SILENCE if packet.kind == SUBSCRIBE else None)
+    link = Link("receive", Endpoint("127.0.0.1", broker.port, "receive"), receiver)
+    with broker.running():
+        link.start()
+        try:
+            wait_until(lambda: broker.of(SUBSCRIBE), "the subscription")
+            assert link.connected
+            assert not receiver.listening
+            asked = broker.of(SUBSCRIBE)[0]
+            broker.send_all(suback(asked, *[1] * len(asked.filters)).data)
+            wait_until(lambda: receiver.listening, "the grant")
+            broker.drop_all()
+            wait_until(lambda: not receiver.listening, "the end of the connection")
+        finally:
+            link.stop()
+            sink.close()
