@@ -22,7 +22,7 @@ from tests.support.forked import ForkedGateway
 from tests.support.ports import free_port
 
 HOST = "127.0.0.1"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0  # on a busy machine
 
 
 def wait_until(true: Callable[..., object], what: str, patience_s: float = PATIENCE_S) -> None:
