@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from tests.support.stub_broker import (
 
 POISON = b"poison"
 QUICK: dict[str, Any] = {"endpoint": {"reconnect_max_s": 0.02}, "backoff": Backoff(1, 20, 3)}
+# Codes that stand for others of their kind; `make test-long` tries all there are.
+TELLING = {0x00, 0x01, 0x04, 0x05, 0x10, 0x80, 0x87, 0x89, 0x90, 0x95, 0x97, 0x99, 0xFF}
 FORMS = [("5", "batch"), ("5", "event"), ("3.1.1", "batch"), ("3.1.1", "event")]
 
 
@@ -155,10 +157,19 @@ NOT_OF_THE_MESSAGE = {
     0x9F,
     0xA0,
 }
-DISCONNECTS = [0x00, 0x04, *range(0x80, 0xA3), 0xFF]
 
 
-@pytest.mark.parametrize("code", DISCONNECTS, ids=hex)
+def of_all(codes: Iterable[int], *before: object) -> list[Any]:
+    """Parameters with each code behind `before`; the codes that tell nothing new are slow."""
+    marks = {True: (), False: (pytest.mark.slow,)}
+    names = [*map(str, before)]
+    return [
+        pytest.param(*before, code, marks=marks[code in TELLING], id="-".join([*names, hex(code)]))
+        for code in codes
+    ]
+
+
+@pytest.mark.parametrize("code", of_all([0x00, 0x04, *range(0x80, 0xA3), 0xFF]))
 def test_a_disconnect_with_any_code_leaves_the_uplink_working(
     tmp_path: Path, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,7 +196,7 @@ def test_a_disconnect_with_any_code_leaves_the_uplink_working(
     assert f"0x{code:02x}" in caplog.text
 
 
-@pytest.mark.parametrize("code", [0x00, 0x10, *range(0x80, 0xA3)], ids=hex)
+@pytest.mark.parametrize("code", of_all([0x00, 0x10, *range(0x80, 0xA3)]))
 def test_a_puback_with_any_code_leaves_the_uplink_working(tmp_path: Path, code: int) -> None:
     left = 5
 
@@ -208,11 +219,10 @@ def test_a_puback_with_any_code_leaves_the_uplink_working(tmp_path: Path, code: 
         assert all(f"0x{code:02x}" in reason for reason in sender.refusals())
 
 
-CONNACKS = [("5", code) for code in (1, *range(0x80, 0xA3), 0xFF)]
-CONNACKS += [("3.1.1", code) for code in (*range(1, 8), 0xFF)]
-
-
-@pytest.mark.parametrize(("protocol", "code"), CONNACKS)
+@pytest.mark.parametrize(
+    ("protocol", "code"),
+    [*of_all([1, *range(0x80, 0xA3), 0xFF], "5"), *of_all([*range(1, 8), 0xFF], "3.1.1")],
+)
 def test_a_connack_with_any_code_is_said_and_tried_again(
     tmp_path: Path, protocol: str, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:

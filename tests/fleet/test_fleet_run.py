@@ -157,9 +157,9 @@ def test_the_tables_of_a_receiver_are_read(tmp_path: Path) -> None:
 
 
 def test_small_chunks_and_many_runs_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(job, "CHUNK_BYTES", 5_000)
     monkeypatch.setattr(split, "MOST_OPEN", 3)
-    config, known = fleet_config(tmp_path), lines_of()
+    config, known = fleet_config(tmp_path), lines_of(events=200)
     every = shuffled(line for lines in known.values() for line in lines)
     done = fleet_run(config, write(tmp_path / "in.ndjson", every))
     assert done.returncode == 0, done.stdout
