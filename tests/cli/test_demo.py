@@ -25,6 +25,7 @@ from gateway.cli import demo_screen
 from gateway.cli.demo_screen import Act, Check, Screen, Story, balance, balance_checks, progress_line
 from gateway.core.events import Status
 from gateway.lab.demo_stage import Counted, Numbers
+from tests.support import commands
 
 WAIT_S = 120.0
 SHORT = ("--seconds", "6", "--rate", "100", "--devices", "5")
@@ -90,10 +91,7 @@ def test_through_a_pipe_it_prints_lines_and_what_it_keeps_says_the_same(tmp_path
     database.close()
     assert {line["event_id"].replace("-", "") for line in received} == stored
     assert len(received) == len(stored)
-    checked = subprocess.run(
-        [sys.executable, "-m", "gateway", "check", "-c", str(kept / "gateway.yaml")], check=False
-    )
-    assert checked.returncode == 0
+    assert commands.gateway("check", "-c", kept / "gateway.yaml").returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -18,28 +18,24 @@ from rich.console import Console
 from gateway.cli.top import Screens
 from gateway.cli.top_devices import TopDevices, rows_of
 from gateway.cli.top_screen import Top, duration
+from tests.support import commands
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
 
 TOKEN = "sixteen-letters-and-more"  # noqa: S105
 
 
-def gateway_top(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", "top", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-
-
 def test_it_finds_gateway_and_token_through_the_configuration_and_q_ends_it(tmp_path: Path) -> None:
     http = {"listen": f"127.0.0.1:{free_port()}", "token": TOKEN}
     config = gateway_config(tmp_path, "mqtt://127.0.0.1:9", http=http)
-    missing = gateway_top("-c", str(config))
+    missing = commands.gateway("top", "-c", config)
     assert missing.returncode == 1
     assert "is the gateway running?" in missing.stderr
     with GatewayProcess(config) as gateway:
         wait_until(lambda: gateway.get("/healthz"), gateway.log())
-        assert "g1  degraded" in gateway_top("-c", str(config)).stdout
-        assert json.loads(gateway_top("-c", str(config), "--json").stdout)["gateway"]["id"] == "g1"
-        refused = gateway_top("--url", f"http://{http['listen']}")
+        assert "g1  degraded" in commands.gateway("top", "-c", config).stdout
+        assert json.loads(commands.gateway("top", "-c", config, "--json").stdout)["gateway"]["id"] == "g1"
+        refused = commands.gateway("top", "--url", f"http://{http['listen']}")
         assert (refused.returncode, "give --token-file" in refused.stderr) == (1, True)
         screen = _typed([sys.executable, "-m", "gateway", "top", "-c", str(config)], b"q")
         assert "q quits" in screen

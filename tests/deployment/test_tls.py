@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from tests.conftest import MosquittoFactory
 from tests.deployment.test_mosquitto import Shipped, join, shipped
+from tests.support import commands
 from tests.support.gateways import HOST, GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
 
@@ -118,11 +117,6 @@ def test_no_secret_stands_in_what_check_prints(tmp_path: Path, arguments: list[s
         "http": {"listen": f"{HOST}:{free_port()}", "token_file": "token"},
     }
     config = gateway_config(tmp_path, "unused", **more)
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", "check", "-c", str(config), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = commands.gateway("check", "-c", config, *arguments)
     assert "g1" in done.stdout
     assert "of-the" not in done.stdout + done.stderr, json.dumps(done.stdout)

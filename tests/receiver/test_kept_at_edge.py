@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import yaml
 
 from tests.conftest import MosquittoFactory
 from tests.receiver.test_proof import KEEPS_ALL, Consumer, numbered
+from tests.support import commands
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 from tests.support.publishing import publish
 
@@ -36,10 +35,8 @@ def test_what_stays_at_the_edge_is_declared_and_sent_when_it_is_asked_for(
         assert raw_of(tmp_path) == []
         assert gateway.metric('gateway_buffer_events{status="kept"}') >= 200
 
-        command = [sys.executable, "-m", "gateway", "buffer", "forward", "-c", str(path), "--json"]
-        done = subprocess.run(
-            [*command, "--stream", "sensors/d3", "--from", "1h"], capture_output=True, text=True, check=True
-        )
+        options = ("--stream", "sensors/d3", "--from", "1h")
+        done = commands.gateway("buffer", "forward", "-c", path, "--json", *options)
         assert json.loads(done.stdout) == {"forwarded": 20, "live": True}
         pending = 'gateway_buffer_events{status="pending"}'
         wait_until(lambda: gateway.metric(pending) == 0, "they are sent")

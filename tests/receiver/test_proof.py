@@ -15,8 +15,9 @@ import apsw
 import pytest
 
 from tests.conftest import MosquittoFactory
+from tests.support import commands
 from tests.support.brokers import Broker
-from tests.support.gateways import GatewayProcess, gateway_config, wait_until
+from tests.support.gateways import PATIENCE_S, GatewayProcess, gateway_config, wait_until
 from tests.support.publishing import publish, settle
 
 EPOCH_MS = 1_700_000_000_000
@@ -38,12 +39,11 @@ class Consumer:
     """`gateway receive` into one output."""
 
     def __init__(self, cloud: Broker, output: str) -> None:
-        self._command = [sys.executable, "-m", "gateway", "receive", "--output", output, "--json"]
+        self._command = ["receive", "--output", output, "--json"]
         self._url = ["--url", cloud.url]
 
     def _run(self, *options: str) -> tuple[int, dict[str, Any]]:
-        command = [*self._command, *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        done = commands.gateway(*self._command, *options)
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)
 
@@ -57,7 +57,7 @@ class Consumer:
         return code, report["verify"]
 
     def start(self) -> subprocess.Popen[bytes]:
-        command = [*self._command, *self._url]
+        command = [sys.executable, "-m", "gateway", *self._command, *self._url]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def wait_until_audited(self, gateway: GatewayProcess, local: Broker, appended: int) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Consumer:
             name = f'gateway_buffer_events{{status="{status}"}}'
             wait_until(lambda name=name: gateway.metric(name) == 0, f"nothing is {status}")
         drained_ms = time.time_ns() // 1_000_000 + 600  # the checkpoint comes twice a second
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + PATIENCE_S
         while True:
             self.once()
             _, found = self.verify()

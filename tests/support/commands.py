@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -49,6 +51,7 @@ def gateway(*args: object, answer: str = "") -> Done:
         patch.object(sys, "stdin", io.StringIO(answer)),
         redirect_stdout(out),
         redirect_stderr(err),
+        _signals(),
     ):
         try:
             main()
@@ -57,3 +60,15 @@ def gateway(*args: object, answer: str = "") -> Done:
             code = end.code or 0
     assert isinstance(code, int), code
     return Done(code, out.text(), err.text())
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """At the end, SIGINT and SIGTERM mean what they meant: a command that waits for them sets its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
