@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import orjson
 
 from gateway.pipeline.lateness import Lateness
+from gateway.pipeline.limits import Limits
 from gateway.pipeline.rehearsal import ResultChange, WindowDifference
 
 _LABELS = {
@@ -53,6 +54,8 @@ def _window_lines(one: WindowDifference) -> Iterator[str]:
             yield from (f"    {_change(each)}" for each in one.largest)
     if one.lateness is not None and one.lateness.readings:
         yield from _advice(one.lateness)
+    if one.limits is not None and one.limits.values:
+        yield from _limit_advice(one.limits)
 
 
 def _share(old: int, new: int) -> str:
@@ -89,6 +92,16 @@ def _advice(lateness: Lateness) -> Iterator[str]:
         yield f"      {delay}  {late:6.2f} % late  {dropped:6.2f} % dropped"
 
 
+def _limit_advice(limits: Limits) -> Iterator[str]:
+    found: dict[str, Any] = limits.fields()
+    yield f"  suggested by these {found['values']:,} values:"
+    yield f"    {found['option']}: {found['recommended']:g}   # 99.9 % of them are not beyond it"
+    yield f"    what each limit costs (it is {found['configured']:g} now):"
+    for point in _thinned(found["curve"]):
+        lasts = f"{100 * point['windows_in_alarm'] / found['values']:6.2f} % of the windows in alarm"
+        yield f"      {point['limit']:>11g}  {point['alarms']:>9,} alarms  {lasts}"
+
+
 def _thinned(curve: Sequence[Any], most: int = 8) -> Sequence[Any]:
     return curve if len(curve) <= most else [curve[at * (len(curve) - 1) // (most - 1)] for at in range(most)]
 
@@ -96,48 +109,72 @@ def _thinned(curve: Sequence[Any], most: int = 8) -> Sequence[Any]:
 # --- the plot ---
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 720, 240, 60, 34, 40
+_COLOURS = ("#1f6feb", "#d1242f")
+
+
+class _Chart(NamedTuple):
+    """Lines over one axis: by name, the height at each of `across`."""
+
+    title: str
+    across: Sequence[float]
+    lines: Mapping[str, Sequence[float]]
+    unit: str  # of the heights
+    ends: tuple[str, str]  # texts below the axis
+    suggested: float
 
 
 def what_if_svg(differences: Sequence[WindowDifference]) -> str:
-    """Return the cost curves of all windows as SVG: delay against late and dropped readings."""
-    curves = [one for one in differences if one.lateness is not None and one.lateness.readings]
-    height = max(1, len(curves)) * _HEIGHT
+    """Return the cost curves of all windows as SVG: delay against late and dropped readings, and limits
+    against alarms."""
+    charts = [chart for one in differences for chart in _charts(one)]
+    height = max(1, len(charts)) * _HEIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
     ]
-    for row, one in enumerate(curves):
-        parts += [f'<g transform="translate(0 {row * _HEIGHT})">', *_plot(one), "</g>"]
+    for row, chart in enumerate(charts):
+        parts += [f'<g transform="translate(0 {row * _HEIGHT})">', *_plot(chart), "</g>"]
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _plot(one: WindowDifference) -> Iterator[str]:
-    lateness = one.lateness
-    if lateness is None:
-        return
-    curve = lateness.curve()
-    longest_ms = max(1, *(point["out_of_orderness_ms"] for point in curve))
-    most = max(1e-9, *(point["late"] / lateness.readings for point in curve))
+def _charts(one: WindowDifference) -> Iterator[_Chart]:
+    if one.lateness is not None and one.lateness.readings:
+        curve, percent = one.lateness.curve(), 100 / one.lateness.readings
+        across = [point["out_of_orderness_ms"] / 1000 for point in curve]
+        lines = {name: [percent * point[name] for point in curve] for name in ("late", "dropped")}
+        ends = "out_of_orderness: 0", f"{across[-1]:g} s"
+        yield _Chart(one.window, across, lines, " %", ends, one.lateness.out_of_orderness_ms / 1000)
+    if one.limits is not None and one.limits.values:
+        points = sorted(one.limits.curve(), key=lambda point: point["limit"])
+        across = [point["limit"] for point in points]
+        lines = {"alarms": [point["alarms"] for point in points]}
+        ends = f"{one.limits.side}: {across[0]:g}", f"{across[-1]:g}"
+        yield _Chart(f"{one.window}: limit", across, lines, "", ends, one.limits.recommended)
+
+
+def _plot(chart: _Chart) -> Iterator[str]:
+    least, widest = chart.across[0], chart.across[-1]
+    most = max(1e-9, *(max(heights) for heights in chart.lines.values()))
     wide, high = _WIDTH - _LEFT - 20, _HEIGHT - _TOP - _BOTTOM
 
-    def place(point: dict[str, int], name: str) -> str:
-        across = _LEFT + wide * point["out_of_orderness_ms"] / longest_ms
-        return f"{across:.1f},{_TOP + high * (1 - point[name] / lateness.readings / most):.1f}"
+    def place(at: float) -> float:
+        return _LEFT + wide * (min(at, widest) - least) / ((widest - least) or 1)
 
-    yield f'<text x="{_LEFT}" y="18" font-weight="bold">{escape(one.window)}</text>'
+    yield f'<text x="{_LEFT}" y="18" font-weight="bold">{escape(chart.title)}</text>'
     yield f'<path d="M{_LEFT} {_TOP}V{_TOP + high}H{_LEFT + wide}" fill="none" stroke="#888"/>'
-    yield f'<text x="{_LEFT - 6}" y="{_TOP + 4}" text-anchor="end">{100 * most:.2g} %</text>'
-    yield f'<text x="{_LEFT - 6}" y="{_TOP + high + 4}" text-anchor="end">0 %</text>'
+    yield f'<text x="{_LEFT - 6}" y="{_TOP + 4}" text-anchor="end">{most:.3g}{chart.unit}</text>'
+    yield f'<text x="{_LEFT - 6}" y="{_TOP + high + 4}" text-anchor="end">0{chart.unit}</text>'
     bottom = _TOP + high + 16
-    yield f'<text x="{_LEFT}" y="{bottom}">out_of_orderness: 0</text>'
-    yield f'<text x="{_LEFT + wide}" y="{bottom}" text-anchor="end">{longest_ms / 1000:g} s</text>'
-    for name, colour, at in (("late", "#1f6feb", 0), ("dropped", "#d1242f", 120)):
-        points = " ".join(place(point, name) for point in curve)
-        yield f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
-        yield f'<text x="{_LEFT + wide - 200 + at}" y="18" fill="{colour}">{name}</text>'
-    wanted_ms = lateness.out_of_orderness_ms
-    across = _LEFT + wide * min(wanted_ms, longest_ms) / longest_ms
-    yield f'<path d="M{across:.1f} {_TOP}V{_TOP + high}" stroke="#2da44e" stroke-dasharray="4 3"/>'
-    suggested = f"suggested: {wanted_ms / 1000:g} s"
-    yield f'<text x="{across + 4:.1f}" y="{_TOP + 12}" fill="#2da44e">{suggested}</text>'
+    yield f'<text x="{_LEFT}" y="{bottom}">{chart.ends[0]}</text>'
+    yield f'<text x="{_LEFT + wide}" y="{bottom}" text-anchor="end">{chart.ends[1]}</text>'
+    for at, (name, heights) in enumerate(chart.lines.items()):
+        heads = (
+            f"{place(x):.1f},{_TOP + high * (1 - y / most):.1f}"
+            for x, y in zip(chart.across, heights, strict=True)
+        )
+        yield f'<polyline points="{" ".join(heads)}" fill="none" stroke="{_COLOURS[at]}" stroke-width="2"/>'
+        yield f'<text x="{_LEFT + wide - 200 + 120 * at}" y="18" fill="{_COLOURS[at]}">{name}</text>'
+    line = place(chart.suggested)
+    yield f'<path d="M{line:.1f} {_TOP}V{_TOP + high}" stroke="#2da44e" stroke-dasharray="4 3"/>'
+    yield f'<text x="{line + 4:.1f}" y="{_TOP + 12}" fill="#2da44e">suggested: {chart.suggested:g}</text>'

@@ -16,6 +16,7 @@ import orjson
 from gateway.core.events import Emission
 from gateway.decode.routes import RouteTable
 from gateway.pipeline.lateness import Lateness, watch
+from gateway.pipeline.limits import Limits, watch_limits
 from gateway.pipeline.replay import Recorded, Replay
 from gateway.windows.counters import Counters
 from gateway.windows.emission import emission_json
@@ -126,6 +127,7 @@ class WindowDifference:
     numbers: Mapping[str, tuple[int, int]]
     """Before and after, by what is counted."""
     lateness: Lateness | None = None
+    limits: Limits | None = None
     is_new: bool = False
     is_gone: bool = False
 
@@ -141,6 +143,8 @@ class WindowDifference:
         }
         if self.lateness is not None and self.lateness.readings:
             found["advice"] = self.lateness.fields()
+        if self.limits is not None and self.limits.values:
+            found["limit_advice"] = self.limits.fields()
         return found
 
     @property
@@ -159,6 +163,7 @@ class Rehearsal:
         self._before = before
         self._after = after
         self._lateness = watch(after.engine)
+        self._limits = watch_limits(after.engine)
 
     def feed(self, event: Recorded) -> None:
         """Let one message pass through both."""
@@ -204,10 +209,10 @@ class Rehearsal:
             "bytes": (old.size_bytes, new.size_bytes),
         }
         added, gone = len(new.finals.keys() - old.finals.keys()), len(old.finals.keys() - new.finals.keys())
-        lateness = self._lateness.get(name)
+        advice = self._lateness.get(name), self._limits.get(name)
         largest, is_new, is_gone = changes[:LARGEST], before is None, after is None
         return WindowDifference(
-            name, added, gone, len(changes), largest, numbers, lateness, is_new=is_new, is_gone=is_gone
+            *(name, added, gone, len(changes), largest, numbers, *advice), is_new=is_new, is_gone=is_gone
         )
 
 

@@ -81,6 +81,7 @@ class PluginRunner:
         self._partial_of: Callable[[Any], Any] = getattr(plugin, "partial_of", _itself)
         self._quality_of: Callable[[Any, Quality], Quality] = getattr(plugin, "quality_of", _as_it_is)
         self._report: Callable[[Any, Any], tuple[Any, Any]] | None = getattr(plugin, "report", None)
+        self._observer: Callable[[str, Any], object] | None = None
 
     def emit(
         self,
@@ -129,6 +130,10 @@ class PluginRunner:
         )))
         # fmt: on
 
+    def observe_outputs(self, observer: Callable[[str, Any], object]) -> None:
+        """Call `observer(key, output)` before each report of the plugin. It is for rehearsals."""
+        self._observer = observer
+
     def _whole(self, accumulators: Sequence[Accumulator]) -> Accumulator:
         return accumulators[0] if len(accumulators) == 1 else self.plugin.merge_accumulators(accumulators)
 
@@ -144,6 +149,8 @@ class PluginRunner:
         if self._report is not None:
             if kind != "on_time":
                 return None, _NOTHING
+            if self._observer is not None:
+                self._observer(key.name, output)
             carry, output = self._report(key.carry, output)
             orjson.dumps(carry)
             key.carry = carry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from gateway.pipeline.limits import Limits
+from plugins.threshold import Plugin as ThresholdPlugin
 
 MESSAGES = 2000
 START_MS = 1_780_000_000_000
@@ -172,6 +175,60 @@ def test_alarms_that_a_limit_raises_are_counted(site: Site) -> None:
     one = site.what_if(*configs)["a"]
     assert one["alarms"]["before"] > 0
     assert one["alarms"]["after"] == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"above": 50},
+        {"above": 50, "clear": 45, "for": "10s"},
+        {"below": 45, "of": "min", "repeat": "10s"},
+    ],
+)
+def test_the_curve_of_limits_says_how_many_alarms_each_really_raises(
+    site: Site, options: dict[str, Any]
+) -> None:
+    def limited(name: str, options: dict[str, Any]) -> Path:
+        return site.config(name, [window(plugin="threshold", options=options)])
+
+    (side,) = {"above", "below"} & options.keys()
+    before = limited("limit", options)
+    advice = site.what_if(before, before)["a"]["limit_advice"]
+    assert (advice["option"], advice["configured"]) == (side, options[side])
+    points = {point["limit"]: point for point in advice["curve"]}
+    assert len(points) > 5
+    assert points[advice["recommended"]]["alarms"] == 0  # fewer than a thousand windows
+    for limit in [options[side], *[*points][1::3]]:
+        moved = {"clear": limit + options["clear"] - 50} if "clear" in options else {}
+        results = site.results(limited("moved", options | moved | {side: limit}))
+        told = [one["result"] for one in results if one["kind"] == "on_time"]
+        raised = [one for one in told if one["alert"] == "raised" and "repeated" not in one]
+        assert points[limit]["alarms"] == len(raised), limit
+
+
+def test_of_many_values_the_suggested_limit_lets_one_in_a_thousand_be_beyond() -> None:
+    limits = Limits(ThresholdPlugin(), {"above": 5, "fields": ["v"]}, "above")
+    for number in range(1, 5001):
+        limits.observe(f"k{number % 3}", {"value": number / 1000, "time_ms": number})
+    limits.observe("k0", {"value": math.nan, "time_ms": 1})
+    limits.observe("k0", None)
+    assert limits.values == 5000
+    assert limits.recommended == 5.0  # 4.995, rounded up
+    assert limits.cost(4.9901)["alarms"] == 3
+    below = Limits(ThresholdPlugin(), {"below": 5, "fields": ["v"]}, "below")
+    for number in range(1, 5001):
+        below.observe("k", {"value": -number / 1000, "time_ms": number})
+    assert below.recommended == -5.0
+
+
+def test_the_report_for_people_and_the_plot_show_the_limits(site: Site, tmp_path: Path) -> None:
+    config = site.config("shown", [window(plugin="threshold", options={"above": 50})])
+    plot = tmp_path / "limits.svg"
+    text = site.run("-c", str(config), "--what-if", str(config), "--plot", str(plot))
+    assert "what each limit costs (it is 50 now):" in text
+    assert " alarms  " in text
+    texts = [one.text for one in ET.parse(plot).getroot().iter("{http://www.w3.org/2000/svg}text")]  # noqa: S314
+    assert "a: limit" in texts
 
 
 def test_the_plot_is_a_picture_with_a_curve_per_window(site: Site, tmp_path: Path) -> None:
