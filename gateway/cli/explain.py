@@ -127,6 +127,8 @@ def story_lines(story: AggregateStory) -> Iterator[str]:
     told = story.payload
     yield f"window   {told['window']} of {told['key']}"
     yield f"         {clock_text(told['start_ms'])} to {clock_text(told['end_ms'])}"
+    if story.bounds is not None:
+        yield f"replaced by the session {' to '.join(map(clock_text, story.bounds))}, of which is told here"
     for one in story.revisions:
         what = f"{one.kind}, revision {one.revision}: {one.count:,} readings"
         yield f"result   {what}, {one.status} ({one.event_id})"

@@ -7,7 +7,7 @@ the configuration as it is now; `count` says whether it is the same as then.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -30,6 +30,10 @@ _STATUSES = """
 SELECT json_group_array(status) FROM
 (SELECT status FROM buffer_events WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id)
 """
+
+
+Bounds = tuple[Any, Any]
+"""Start and end of a window, in ms."""
 
 
 class StoryError(GatewayError):
@@ -66,6 +70,8 @@ class AggregateStory:
     payload: dict[str, Any]
     readings: list[Used] = field(default_factory=list)
     revisions: list[Revision] = field(default_factory=list)
+    bounds: Bounds | None = None
+    """Start and end of the wider session that has replaced it; None where nothing has."""
 
     @property
     def used(self) -> list[Used]:
@@ -97,6 +103,7 @@ class AggregateStory:
         """Return it as plain values, for JSON."""
         return {
             "aggregate": self.payload,
+            "replaced_by": None if self.bounds is None else list(self.bounds),
             "readings": [one._asdict() for one in self.used],
             "dropped": [one._asdict() for one in self.dropped],
             "late": sum(one.late for one in self.used),
@@ -124,19 +131,38 @@ def tell_story(
     if not payload.keys() >= {"window", "key", "start_ms", "end_ms", "count"}:
         raise StoryError(f"the event {event_id} is no result of a window")
     story = AggregateStory(payload)
-    same = ("window", "key", "start_ms", "end_ms")
+    same_key = [
+        each
+        for each in _chosen(reader, EventFilter(stream=found.topic))
+        if all(each.payload.get(name) == payload[name] for name in ("window", "key"))
+    ]
+    bounds = _replacing(_bounds(payload), same_key)
     newest_ms = found.ingest_ms
-    for each in _chosen(reader, EventFilter(stream=found.topic)):
-        if all(each.payload.get(name) == payload[name] for name in same):
+    for each in same_key:
+        if _bounds(each.payload) == bounds:
             known = each.payload
             revision = (each.event_id, known["revision"], known["kind"], known["count"], each.status)
             story.revisions.append(Revision(*revision))
             newest_ms = max(newest_ms, each.ingest_ms)
+    if bounds != _bounds(payload):
+        story.bounds = bounds
     replay, engine = parts(payload["window"])
     if not engine.operators[payload["window"]].uses_watermark:
         raise StoryError("results of count and global windows cannot be explained: time does not bound them")
-    story.readings = [*_readings(reader, payload, newest_ms, replay, engine)]
+    story.readings = [*_readings(reader, payload, bounds, newest_ms, replay, engine)]
     return story
+
+
+def _bounds(payload: dict[str, Any]) -> Bounds:
+    return payload.get("start_ms"), payload.get("end_ms")
+
+
+def _replacing(bounds: Bounds, results: Iterable[_Result]) -> Bounds:
+    """Return the bounds of the session that has replaced that of `bounds` at last; `results` are in order."""
+    for each in results:
+        if list(bounds) in each.payload.get("replaces", ()):
+            bounds = _bounds(each.payload)
+    return bounds
 
 
 class _Result(NamedTuple):
@@ -169,10 +195,15 @@ def _fields(body: bytes) -> dict[str, Any]:
 
 
 def _readings(
-    reader: Reader, payload: dict[str, Any], newest_ms: int, replay: Replay, engine: WindowEngine
+    reader: Reader,
+    payload: dict[str, Any],
+    bounds: Bounds,
+    newest_ms: int,
+    replay: Replay,
+    engine: WindowEngine,
 ) -> Iterator[Used]:
     operator = engine.operators[payload["window"]]
-    start_ms, end_ms = payload["start_ms"], payload["end_ms"]
+    start_ms, end_ms = bounds
     lateness_ms = operator.spec.allowed_lateness_ms
     seen: list[tuple[int, Reading, int]] = []
 

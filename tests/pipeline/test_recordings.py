@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import apsw
 import pytest
 from typer.testing import CliRunner
 
@@ -45,7 +46,7 @@ def window(name: str, **more: Any) -> dict[str, Any]:
 WINDOWS = [
     window("grid", window={"type": "tumbling", "size": "10s"}, watermark="shared", allowed_lateness="20s"),
     window("hops", window={"type": "hopping", "size": "30s", "slide": "10s"}, out_of_orderness="2s"),
-    window("walks", window={"type": "session", "gap": "1500ms"}, allowed_lateness="10s"),
+    window("walks", window={"type": "session", "gap": "300ms"}, allowed_lateness="10s"),
     window("hundreds", window={"type": "count", "count": 100}, idle_timeout=None),
 ]
 
@@ -213,6 +214,92 @@ def test_a_result_is_explained_by_its_readings(past: Past, window: str, kind: st
         for n in range(first, last + 1, step)
     }
     assert numbers == {one["sequence_num"] for one in found["readings"]}
+
+
+GAP_MS = 300
+
+
+def session_around(past: Past, key: str, time_ms: int) -> tuple[int, int]:
+    """The bounds of the session that holds a time, of all readings that came; without any engine."""
+    times = sorted(time for time, _ in inside(past, {"key": key, "start_ms": 0, "end_ms": 2**62}))
+    first = last = next(each for each in times if each >= time_ms)
+    for each in times:
+        if last < each < last + GAP_MS:
+            last = each
+    for each in reversed(times):
+        if first - GAP_MS < each < first:
+            first = each
+    return first, last + GAP_MS
+
+
+def test_a_session_is_explained_by_its_readings_or_by_the_wider_one_that_replaced_it(past: Past) -> None:
+    kinds = Counter[str]()
+    every = {kind: aggregates(past, "walks", kind) for kind in ("on_time", "correction")}
+    replaced = {
+        (one["key"], *bounds) for given in every.values() for _, one in given for bounds in one["replaces"]
+    }
+    for kind, given in every.items():
+        places = [(one["key"], one["start_ms"], one["end_ms"]) for _, one in given]
+        some = [one for one, place in zip(given, places, strict=True) if place in replaced]
+        for event_id, result in [*some[:2], *given[len(given) // 2 :][:2]]:
+            found = explained(past, event_id)
+            start_ms, end_ms = found["replaced_by"] or (result["start_ms"], result["end_ms"])
+            both = found["readings"] + found["dropped"]
+            of = result | {"start_ms": start_ms, "end_ms": end_ms}
+            assert sorted((one["time_ms"], one["value"]) for one in both) == sorted(inside(past, of))
+            newest = max(found["revisions"], key=lambda one: int(one["revision"]))
+            assert len(found["readings"]) == newest["count"]
+            assert found["missing"] == 0
+            widest = session_around(past, result["key"], start_ms)
+            assert widest[0] <= start_ms <= result["start_ms"] < result["end_ms"] <= end_ms <= widest[1]
+            kinds[f"{kind}, replaced" if found["replaced_by"] else kind] += 1
+    assert kinds["on_time"] > 0
+    assert kinds["on_time, replaced"] > 0
+    assert kinds["correction"] > 0
+
+
+@pytest.fixture
+def copy(past: Past, tmp_path: Path) -> Iterator[apsw.Connection]:
+    """A copy of the buffer, beside a configuration, of which every second event is in the cloud."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "gateway.yaml").write_text(past.config.read_text())
+    with (
+        closing(apsw.Connection(str(past.gateway.buffer_path), apsw.SQLITE_OPEN_READONLY)) as source,
+        closing(apsw.Connection(str(tmp_path / "data" / "events.db"))) as target,
+    ):
+        with target.backup("main", source, "main") as backup:
+            backup.step()
+        target.execute("UPDATE buffer_events SET status = 2 WHERE sequence_num % 2")
+        yield target
+
+
+def told_of(folder: Path, event_id: str, code: int) -> dict[str, Any]:
+    given = ["explain", "--aggregate", event_id, "-c", str(folder / "gateway.yaml"), "--json"]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == code, (done.output, done.exception)
+    return dict(json.loads(done.stdout))
+
+
+def test_a_window_whose_readings_are_partly_in_the_cloud_or_gone_is_told_as_incomplete(
+    past: Past, copy: apsw.Connection, tmp_path: Path
+) -> None:
+    given = aggregates(past, "grid", "on_time")
+    event_id, result = given[len(given) // 2]
+    before = told_of(tmp_path, event_id, 1)
+    numbers = [one["sequence_num"] for one in before["readings"]]
+    assert before["not_delivered"] == {"pending": sum(number % 2 == 0 for number in numbers)}
+    copy.execute("UPDATE buffer_events SET status = 2")
+    assert told_of(tmp_path, event_id, 0)["cloud_has_all"] is True
+    gone = numbers[1:3]
+    wanted = "stream = (SELECT id FROM streams WHERE name = ?) AND sequence_num BETWEEN ? AND ?"
+    copy.execute(f"DELETE FROM buffer_events WHERE {wanted}", (f"sensors/{result['key']}", gone[0], gone[-1]))  # noqa: S608
+    after = told_of(tmp_path, event_id, 1)
+    left = [number for number in numbers if not gone[0] <= number <= gone[-1]]
+    assert [one["sequence_num"] for one in after["readings"]] == left
+    assert after["missing"] == before["revisions"][-1]["count"] - len(left)
+    done = CliRunner().invoke(app, ["explain", "--aggregate", event_id, "-c", str(tmp_path / "gateway.yaml")])
+    assert "are no longer in the buffer" in done.stdout
+    assert "has those that are left" in done.stdout
 
 
 def test_an_explanation_names_late_readings_and_what_waits_for_the_cloud(past: Past) -> None:
