@@ -28,7 +28,9 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 
 STEP_MS = 250
 """Interval at which a running gateway looks at the time."""
-_SKEWED, _OLD, _HISTORICAL = int(Flag.CLOCK_SKEW), int(Flag.OLD), int(Flag.HISTORICAL)  # quicker than flags
+# Quicker than flags.
+_SKEWED, _OLD, _HISTORICAL = int(Flag.CLOCK_SKEW), int(Flag.OLD), int(Flag.HISTORICAL)
+_RETAINED = int(Flag.RETAINED)
 
 MAX_TIME_MS = 253_402_300_799_999
 """The end of the year 9999, as for the timestamps of routes."""
@@ -165,8 +167,7 @@ class Replay:
             self.unrouted += 1
             return []
         route, levels = found
-        retained = bool(flags & Flag.RETAINED)
-        decoded = route.decode(topic, levels, payload, time_ms, retained)
+        decoded = route.decode(topic, levels, payload, time_ms, bool(flags & _RETAINED))
         if decoded.problem is not None:
             self.undecoded += 1
         elif flags and out_of_windows(flags, route.spec):
