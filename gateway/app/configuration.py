@@ -59,6 +59,7 @@ class Configuration:
         self._watched: _Watch | None = None
         self._rehearsal: tuple[Trial, RehearsalProcess] | None = None
         self._ready_for_trial: Trial | None = None
+        self._has_proven = False
 
     # --- at the start ---
 
@@ -143,7 +144,8 @@ class Configuration:
 
     def _signed_loaded(self, trial: Trial) -> Loaded:
         origin = ConfigOrigin("signed", text_hash(trial.text), str(trial.version), trial.before_it)
-        return _loaded(self._path, trial.text, origin)
+        loaded = _loaded(self._path, trial.text, origin)
+        return loaded._replace(origin=replace(loaded.origin, on_trial=self._is_unproven(loaded)))
 
     # --- while it runs ---
 
@@ -194,6 +196,11 @@ class Configuration:
         if trial is None or self._watched is None:
             return None
         return self._judge(signed, trial, running, self._watched, status)
+
+    def has_proven(self) -> bool:
+        """Return True once after the end of a trial that was good."""
+        found, self._has_proven = self._has_proven, False
+        return found
 
     def stop(self) -> None:
         """End a rehearsal. It begins again with the next start."""
@@ -277,6 +284,7 @@ class Configuration:
             self._watched = None
             signed.confirm(trial)
             log.warning("configuration %d has proven itself", trial.version)
+            self._has_proven = True
             self._keep(running)
         return None
 

@@ -22,6 +22,7 @@ from gateway.app.reports import ReportPart
 from gateway.app.storage import OpenBuffer, Writing
 from gateway.app.web import HttpPart
 from gateway.buffer.retention.policy import usable_bytes
+from gateway.buffer.writer import Do
 from gateway.cloud.alarm_requests import MEMORY_FILE, AlarmRequests
 from gateway.config import Config
 from gateway.config.backfill_model import alarm_backfills
@@ -70,6 +71,10 @@ class Gateway:
         self._running.clear()
         self._resources.close()
 
+    def end_trial(self) -> None:
+        """Give up the way back: the configuration on trial has proven itself."""
+        self.status.writer.submit(Do(lambda store: store.windows_aside.forget()))
+
     def _start(self) -> None:
         config, clock = self.config, self._clock
         buffer = OpenBuffer(config.gateway.buffer_path, config.gateway.id, config.buffer, clock)
@@ -116,7 +121,7 @@ class _Graph:
         self.parts: list[Part] = [
             Writing(
                 *(buffer, processing.writer, processing.pipeline, processing.trainer),
-                *(republish.session, cloud.bridges, processing.history),
+                *(republish.session, cloud.bridges, processing.history, origin),
             ),
             *([] if processing.history is None else [WorkerPart(processing.history)]),
             WorkerPart(processing.timekeeper),

@@ -17,8 +17,10 @@ from gateway.buffer.lock import DataDirLock, unusable_folder
 from gateway.buffer.opening import open_buffer
 from gateway.buffer.reader import Reader
 from gateway.buffer.repair.damage import using
+from gateway.buffer.store import Store
 from gateway.buffer.writer import BACKLOG_BYTES, Writer
 from gateway.cloud.bridge import Bridge
+from gateway.config.origin import ConfigOrigin
 from gateway.config.service_models import Buffer
 from gateway.core.clock import Clock
 from gateway.core.threads import HasThread
@@ -99,7 +101,9 @@ class Writing(Part):
         republish: Republish,
         bridges: Sequence[Bridge],
         history: HistoryKeeper | None = None,
+        origin: ConfigOrigin | None = None,
     ) -> None:
+        self._origin = origin or ConfigOrigin()
         self._buffer = buffer
         self._writer = writer
         self._pipeline = pipeline
@@ -111,6 +115,8 @@ class Writing(Part):
         """Raises DamageError when a new start would mend the file."""
         buffer, pipeline = self._buffer, self._pipeline
         with using(buffer.path):
+            with buffer.store.transaction():
+                _choose_windows(buffer.store, self._origin)
             replayed = pipeline.restore(buffer.store, buffer.reader)
         log.info("buffer open: %d events replayed into windows", replayed)
         self._writer.submit(buffer.opened.startup(pipeline.alert))
@@ -128,6 +134,17 @@ class Writing(Part):
     @property
     def workers(self) -> Sequence[HasThread]:
         return (self._writer, self._trainer)
+
+
+def _choose_windows(store: Store, origin: ConfigOrigin) -> None:
+    """Set the windows aside where a trial begins, and bring them back where it was taken back."""
+    owner = store.windows_aside.owner
+    if owner is not None and owner != origin.number:
+        store.bring_windows_back()
+    if origin.on_trial:
+        store.set_windows_aside(origin.number)
+    elif owner is not None:
+        store.windows_aside.forget()
 
 
 def works(writer: Writer) -> bool:

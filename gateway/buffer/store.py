@@ -54,6 +54,7 @@ from gateway.buffer.stored_events import BATCH_BYTES, among
 from gateway.buffer.streams import Streams, payload_mark
 from gateway.buffer.tally import Tally
 from gateway.buffer.window_states import WindowStates
+from gateway.buffer.windows_aside import WindowsAside
 from gateway.core.errors import StoreError
 from gateway.core.events import Status
 from gateway.core.identifiers import EventIds
@@ -98,6 +99,7 @@ class Store:
         self.receipts = Receipts()
         self.compressor = PayloadCompressor()
         self.windows = WindowStates(lambda: self._connection)
+        self.windows_aside = WindowsAside(lambda: self._connection)
         self._tally = Tally()
         self._ids = EventIds()
 
@@ -352,6 +354,15 @@ class Store:
         included = self.last_id()
         self.set_meta(CHECKPOINT_ID, included)
         return included
+
+    def set_windows_aside(self, owner: int) -> None:
+        """Keep the state of the last checkpoint, for the time in which configuration `owner` is on trial."""
+        self.windows_aside.keep(owner, self.meta_int(CHECKPOINT_ID))
+
+    def bring_windows_back(self) -> None:
+        """Go back to the checkpoint that was set aside: a `restore` of the windows has to follow."""
+        self.set_meta(CHECKPOINT_ID, self.windows_aside.bring_back())
+        self.alarms.reload()
 
     def save_windows(self, changes: Iterable[tuple[str, bytes, bytes | None]]) -> None:
         """Store changed window states, and sequence numbers; a `checkpoint` has to follow in the same

@@ -155,6 +155,8 @@ def _next_settings(
             return running
         health.look(gateway.status.health())
         settings = configuration.news(running, gateway.status)
+        if configuration.has_proven():
+            gateway.end_trial()
         if settings is None and told:
             found = _load_again(config, running.config)
             settings = configuration.reloaded(found) if found is not None else None

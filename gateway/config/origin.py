@@ -18,6 +18,7 @@ class ConfigOrigin:
 
     `hash` is the same on each machine for the same text; `version` is `config.version` of the file, or the
     number of a signed one. `problem` says why something else than the file is in use. `path` is the file.
+    `on_trial` is True for a signed one that has not proven itself yet.
     """
 
     source: Literal["file", "last_good", "signed"] = "file"
@@ -25,6 +26,12 @@ class ConfigOrigin:
     version: str = ""
     problem: str = ""
     path: Path | None = None
+    on_trial: bool = False
+
+    @property
+    def number(self) -> int:
+        """The hash as a number; 0 where there is none."""
+        return int(self.hash or "0", 16)
 
     def describe(self) -> dict[str, str]:
         """Return it as plain values, for status and page."""

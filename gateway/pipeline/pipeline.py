@@ -153,12 +153,15 @@ class Pipeline:
         self._results.append(store, rows)
         self._silence.save(store, now_ms)
         self.pending_time.release(store)
+        if self.disk_guard.starved and store.windows_aside.owner is not None:
+            log.error("the disk is full: the windows of before the trial are given up")
+            store.windows_aside.forget()
         if self.checkpointer.due or self.disk_guard.starved:
             self.checkpoint(store)
         self._announcements.failed(store)
         self._announcements.crowded(store, self.windows.counters)
         self._keep_drain_target(store, now_ms)
-        self.disk_guard.run(store, now_ms, self.checkpointer.included_id)
+        self.disk_guard.run(store, now_ms, self._replayed_after(store))
         seen_id, self._seen_id = self._seen_id, store.last_id()
         self._look_for_unmatched_names()
         self.awaits_time = (
@@ -242,10 +245,14 @@ class Pipeline:
             intake.presence,
         )
 
+    def _replayed_after(self, store: Store) -> int:
+        """Return the id behind which a start may replay every event, be it that a trial is taken back."""
+        return store.windows_aside.oldest_needed(self.checkpointer.included_id)
+
     def _keep_drain_target(self, store: Store, now_ms: int) -> None:
         if self._downsampling is None:
             return
         rate_per_s = self._backlog_rate(self._downsampling.measured_s)
-        included_id = self.checkpointer.included_id
+        included_id = self._replayed_after(store)
         for said in self._downsampling.run(store, now_ms, included_id, rate_per_s):
             self.alert(store, "downsampled", said.message, said.details)

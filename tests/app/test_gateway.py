@@ -46,7 +46,8 @@ class Running:
         local = {"url": "embedded", "broker": "amqtt", "listen": f"{HOST}:{free_port()}"}
         cloud = {"url": NOBODY, "downlink": [{"topic": "a", "to": "b"}]}
         (folder / "fleet.pub").write_bytes(new_key()[1])
-        far = {"accept": "signed", "public_key_file": "fleet.pub"}
+        pull = {"url": f"https://{HOST}:9/", "every": "200ms"}
+        far = {"accept": "signed", "public_key_file": "fleet.pub", "pull": pull}
         notify = [{"url": f"json://{HOST}:9"}]
         config = gateway_config(
             folder, NOBODY, local=local, cloud=cloud, config=far, history={}, notify=notify
@@ -124,6 +125,10 @@ def break_reports(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("gateway.app.reports.ReportPart._look", fail)
 
 
+def break_config_pull(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("gateway.cloud.config_fetcher.ConfigFetcher._ask", fail)
+
+
 def break_history(gateway: Gateway, patch: pytest.MonkeyPatch) -> None:
     keeper = gateway.status.past
     assert keeper is not None
@@ -155,6 +160,7 @@ BREAKS: dict[str, Callable[[Gateway, pytest.MonkeyPatch], None]] = {
     "control": break_control,
     "broker": break_broker,
     "reports": break_reports,
+    "config-pull": break_config_pull,
     "history": break_history,
     "notify": break_notify,
     **{
