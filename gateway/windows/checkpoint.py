@@ -66,7 +66,7 @@ class Checkpoint:
         keys = self._operator.keys
         dirty, keys.dirty, keys.removed = keys.dirty, [], 0
         for key in dirty:
-            key.dirty = False
+            key.saved()
             changes[b"k" + key.name.encode()] = self._dump_or_drop(key)
             if self._fetch is not None and not key.gone:
                 keys.hot[key.name] = keys.hot.pop(key.name)  # the order of last use, for `evict`
@@ -111,12 +111,9 @@ class Checkpoint:
     def _take_sources(self, changes: dict[bytes, bytes | None]) -> None:
         clock = self._operator.shared
         for source in () if clock is None else clock.dirty_sources:
-            source.dirty = False
             known = clock is not None and source.name in clock.sources
             state = [source.max_ms, source.heard_ms, source.idle, *([source.gap_ms] if source.gap_ms else ())]
             changes[b"s" + source.name.encode()] = packed(state) if known else None
-        if clock is not None:
-            clock.dirty_sources.clear()
 
     def _dump_key(self, key: Key) -> bytes:
         clock = key.clock

@@ -29,6 +29,7 @@ from gateway.windows.operators.session import SessionOperator
 from gateway.windows.operators.unbounded import UnboundedOperator
 from gateway.windows.plugin import CombineFn, PerField
 from gateway.windows.spec import WindowSpec
+from gateway.windows.watermark import SharedClock
 
 MAX_BOUND_TOPICS = 65_536
 """Topics whose windows `process` remembers, those used last: topics come from outside."""
@@ -45,8 +46,9 @@ STATE_FIELDS = (
 LATER_FIELDS = ("every", "timezone", "week_starts", "merge")
 """The same of what came later: in a fingerprint only where given, so that older state still fits."""
 
-Bound = tuple[tuple[Operator[Any], Binding[Any]], ...]
-"""The windows that read a topic, see `WindowEngine.bind`."""
+Bound = tuple[tuple[Operator[Any], tuple[Binding[Any], ...]], ...]
+"""The windows that read a topic, those that are alike together with the first of them; see
+`WindowEngine.bind`."""
 
 Chunks = Iterable[list[Emission]]
 """Emissions in parts, because one watermark may close the windows of a million keys. They are made as they
@@ -188,8 +190,11 @@ class WindowEngine:
         if not self._until_timed:
             self._until_timed = TIMED_EVERY
             return self._process_timed(bound, samples, arrival_ms, out)
-        for operator, binding in bound:
-            operator.process(binding, samples, arrival_ms, out)
+        for leader, bindings in bound:
+            heard: list[tuple[Any, int]] = []
+            for binding in bindings:
+                heard = binding.operator.take(binding, samples, arrival_ms, out)
+            leader.hear_all(bindings[0].source, heard, arrival_ms)
         if self._due:
             return self._fire(out, _no_stopwatch)
         return (out,) if out else ()
@@ -203,8 +208,8 @@ class WindowEngine:
         if not self._until_timed:
             self._until_timed = TIMED_EVERY
             return self._process_timed(bound, (Sample(time_ms, fields),), arrival_ms, out)
-        for operator, binding in bound:
-            operator.process_one(binding, time_ms, fields, arrival_ms, out)
+        for leader, bindings in bound:
+            leader.process_one(bindings, time_ms, fields, arrival_ms, out)
         if self._due:
             return self._fire(out, _no_stopwatch)
         return (out,) if out else ()
@@ -214,11 +219,14 @@ class WindowEngine:
     ) -> Chunks:
         """Process a message with a stopwatch around each window."""
         read_ns = self._stopwatch_ns or _no_stopwatch
-        for operator, binding in bound:
-            started_ns = read_ns()
-            operator.process(binding, samples, arrival_ms, out)
-            operator.counters.timed_ns += read_ns() - started_ns
-            operator.counters.timed_samples += len(samples)
+        for leader, bindings in bound:
+            heard: list[tuple[Any, int]] = []
+            for binding in bindings:
+                started_ns = read_ns()
+                heard = binding.operator.take(binding, samples, arrival_ms, out)
+                binding.operator.counters.timed_ns += read_ns() - started_ns
+                binding.operator.counters.timed_samples += len(samples)
+            leader.hear_all(bindings[0].source, heard, arrival_ms)
         return self._fire(out, read_ns)
 
     def _fire(self, out: list[Emission], read_ns: Callable[[], int]) -> Iterator[list[Emission]]:
@@ -237,11 +245,27 @@ class WindowEngine:
 
     def bind(self, topic: str, route: str | None, levels: Mapping[str, str]) -> Bound:
         """Return the windows that read a topic, with what all of its samples share."""
-        return tuple(
-            (operator, operator.bind(topic, {**levels, **named} if named else levels, self._source))
-            for name, operator in self._operators.items()
-            if (named := self._levels(name, operator.spec, topic, route)) is not None
-        )
+        self._introduce()
+        found: dict[Operator[Any], list[Binding[Any]]] = {}
+        for name, operator in self._operators.items():
+            named = self._levels(name, operator.spec, topic, route)
+            if named is not None:
+                binding = operator.bind(topic, {**levels, **named} if named else levels, self._source)
+                found.setdefault(operator.leader or operator, []).append(binding)
+        return tuple((leader, tuple(bindings)) for leader, bindings in found.items())
+
+    def _introduce(self) -> None:
+        """Let windows that are alike, and have seen the same so far, share a clock. Before they see more."""
+        strangers = [one for one in self._operators.values() if one.leader is None]
+        leaders: dict[object, list[Operator[Any]]] = {}
+        for one in self._operators.values() if strangers else ():
+            if one.leader is one:
+                leaders.setdefault(one.likeness, []).append(one)
+        for stranger in strangers:
+            known = leaders.setdefault(stranger.likeness, [])
+            if not any(stranger.join(one) for one in known):
+                stranger.leader = stranger
+                known.append(stranger)
 
     def _remember(self, topic: str, route: str | None, bound: Bound) -> Bound:
         """Keep what was found for the next message, the topics used longest ago being forgotten."""
@@ -293,6 +317,8 @@ class WindowEngine:
         changes: list[tuple[str, bytes, bytes | None]] = []
         for name, checkpoint in self._checkpoints.items():
             changes += [(name, row, state) for row, state in checkpoint.take_changes()]
+        for clock in self._clocks():
+            clock.saved()
         if self._orphans:
             self._orphans.difference_update((name, row) for name, row, _ in changes)
             changes += [(*orphan, None) for orphan in sorted(self._orphans)]
@@ -347,10 +373,15 @@ class WindowEngine:
 
     def expect(self, sources: Iterable[str], now_ms: int) -> None:
         """Let shared watermarks wait for sources that are known and have not been heard yet."""
-        clocks = [one.shared for one in self._operators.values() if one.shared is not None]
+        clocks = self._clocks()
         for name in sources:
             for clock in clocks:
                 clock.revive(clock.source(name), now_ms)
+
+    def _clocks(self) -> Collection[SharedClock]:
+        """The clocks of all windows that share them among their keys, each once."""
+        clocks = [one.shared for one in self._operators.values() if one.shared is not None]
+        return dict.fromkeys(clocks).keys()
 
     def renew(self, now_ms: int) -> None:
         """Note that the state was rebuilt up to `now_ms`, so that what follows is not confused with results

@@ -85,6 +85,7 @@ class Keyspace(Generic[K]):
         """Forget a key; the next checkpoint deletes its state."""
         self.touch(key)
         key.gone = True
+        key.look_again()
         self.removed += 1
         del self.hot[key.name]
         self._counters.keys = len(self)

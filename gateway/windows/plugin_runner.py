@@ -50,6 +50,14 @@ class Key:
         self.settle_ms: int | None = None  # when the corrections that it owes are due
         self.untold: Tally | None = None  # of readings that no window has; the next one that opens tells it
 
+    def saved(self) -> None:
+        """The checkpoint has the key's state."""
+        self.dirty = False
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Note that something about the key has changed that a short way for readings must not miss."""
+
     def window_count(self) -> int:
         """Return the number of windows that the key keeps."""
         return 0
@@ -172,6 +180,7 @@ class PluginRunner:
         """Report any failure of the plugin, and count it against the key."""
         self._counters.plugin_errors += 1
         key.failures += 1
+        key.look_again()
         error = f"{type(exc).__name__}: {exc}"[:ERROR_CHARS]
         self._drop(key.name, time_ms, "plugin_error", {**what, "error": error}, out)
 

@@ -34,6 +34,13 @@ class ReadingExtractor:
             return None
         return next((value for value in found if value is not None), None)
 
+    @property
+    def likeness(self) -> object | None:
+        """Equal for windows that read the same out of each sample; None where a plugin makes the keys."""
+        if self._plugin_key is not None:
+            return None
+        return self._fields, self._template.text, self._value, self.needs_all_fields
+
     def fixed_key(self, levels: Mapping[str, str]) -> str | None:
         """The key of every sample of a topic, or None when that takes the sample."""
         if self._plugin_key is not None or self._template.needs_fields(levels):

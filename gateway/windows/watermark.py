@@ -59,6 +59,8 @@ class IdleTimeout:
 
 def smoothed_ms(gap_ms: int, new_gap_ms: int) -> int:
     """The mean interval between what a source sends, by the last eight or so."""
+    if new_gap_ms < 0:  # noqa: PLR1730 - max() takes longer; time was set back
+        new_gap_ms = 0
     return gap_ms + (new_gap_ms - gap_ms) // 8 if gap_ms else new_gap_ms
 
 
@@ -78,8 +80,47 @@ class Source:
         self.dirty = False
 
 
+class Timers:
+    """Times that wait for a shared clock, of one window."""
+
+    def __init__(self, clock: SharedClock) -> None:
+        self.next_due_ms = ENDLESS
+        self._clock = clock
+        self._times: list[int] = []
+        self._waiting: dict[int, set[str]] = {}
+        self._handing_out_ms = NEVER
+        clock.attach(self)
+
+    def wait_for(self, clock: SharedClock) -> None:
+        """Wait for another clock from now on."""
+        self._clock = clock
+        clock.attach(self)
+
+    def schedule(self, time_ms: int, key: str) -> None:
+        """Hand out (time_ms, key) from `pop_due` once the watermark is there."""
+        waiting = self._waiting.get(time_ms)
+        if waiting is not None:
+            waiting.add(key)
+        elif time_ms != self._handing_out_ms:  # else it is read back because of this very timer
+            self._clock.settle()
+            self._waiting[time_ms] = {key}
+            heappush(self._times, time_ms)
+            self.next_due_ms = self._times[0]
+            self._clock.next_due_ms = min(self._clock.next_due_ms, time_ms)
+
+    def pop_due(self) -> Iterator[tuple[int, str]]:
+        """The timers that are due, by time and then by key; new ones may be scheduled meanwhile."""
+        while self.next_due_ms <= self._clock.wm_ms:
+            time_ms = self._handing_out_ms = heappop(self._times)
+            self.next_due_ms = self._times[0] if self._times else ENDLESS
+            for key in sorted(self._waiting.pop(time_ms)):
+                yield time_ms, key
+        self._handing_out_ms = NEVER
+        self._clock.look_at_timers()
+
+
 class SharedClock:
-    """The watermark of all keys of a window, and the timers that wait for it.
+    """The watermark of all keys of a window, or of several windows that are alike.
 
     The heap holds each source that is not idle once, with an event time that it has reached; an entry is
     brought up to date only when it is on top, so that an event costs O(1) unless its source is the one
@@ -104,16 +145,33 @@ class SharedClock:
         self._some_are_idle = False
         self._last: tuple[int, int] | None = None
         self._serial = 0
-        self._times: list[int] = []
-        self._waiting: dict[int, set[str]] = {}
-        self._handing_out_ms = NEVER
+        self._timers: list[Timers] = []
         self._is_behind = False  # what is on top of the heap has moved on since
+
+    def attach(self, timers: Timers) -> None:
+        """Mind the timers of one more window."""
+        self._timers.append(timers)
+        self.look_at_timers()
+
+    def look_at_timers(self) -> None:
+        """Find the next time that something waits for."""
+        self.next_due_ms = min([timers.next_due_ms for timers in self._timers], default=ENDLESS)
+
+    def knows_as_much_as(self, other: SharedClock) -> bool:
+        """Return True if both show the same, and will go on to as long as they hear the same."""
+        return self._state() == other._state()
+
+    def _state(self) -> object:
+        sources = {
+            source.name: (source.max_ms, source.heard_ms, source.gap_ms, source.idle)
+            for source in self.sources.values()
+        }
+        return self.wm_ms, self._awake_ms, sources
 
     @property
     def wm_ms(self) -> int:
         """The watermark."""
-        if self._is_behind:
-            self._settle()
+        self.settle()
         return self.settled_ms
 
     @wm_ms.setter
@@ -139,6 +197,12 @@ class SharedClock:
             del self.sources[source.name]
             self.mark(source)
 
+    def saved(self) -> None:
+        """The checkpoint has the state of all sources."""
+        for source in self.dirty_sources:
+            source.dirty = False
+        self.dirty_sources.clear()
+
     def mark(self, source: Source) -> None:
         """Note that the state of the source differs from the last checkpoint's."""
         source.dirty = True
@@ -148,8 +212,7 @@ class SharedClock:
         """Take an idle or a new source into the minimum. False when there are too many already."""
         if len(self._heap) >= MAX_SOURCES and not source.queued:
             return False
-        if self._is_behind:
-            self._settle()
+        self.settle()
         self.sources[source.name] = source
         source.idle = False
         self._last = None
@@ -167,6 +230,11 @@ class SharedClock:
             self._is_behind = True
             if time_ms - self._lag_ms >= self.next_due_ms:
                 self._settle()
+
+    def settle(self) -> None:
+        """Work the watermark out, if it may be behind."""
+        if self._is_behind:
+            self._settle()
 
     def _settle(self) -> None:
         self._is_behind = False
@@ -195,8 +263,7 @@ class SharedClock:
 
     def tick(self, now_ms: int) -> bool:
         """Find idle sources at a processing time; True when anything has changed."""
-        if self._is_behind:
-            self._settle()  # while those that hold it are not idle yet
+        self.settle()  # while those that hold it are not idle yet
         changed = self._find_idle(now_ms)
         if changed:
             self._settle()
@@ -231,27 +298,6 @@ class SharedClock:
             return False
         self.wm_ms = reached_ms
         return True
-
-    def schedule(self, time_ms: int, key: str) -> None:
-        """Hand out (time_ms, key) from `pop_due` once the watermark is there."""
-        waiting = self._waiting.get(time_ms)
-        if waiting is not None:
-            waiting.add(key)
-        elif time_ms != self._handing_out_ms:  # else it is read back because of this very timer
-            if self._is_behind:
-                self._settle()
-            self._waiting[time_ms] = {key}
-            heappush(self._times, time_ms)
-            self.next_due_ms = self._times[0]
-
-    def pop_due(self) -> Iterator[tuple[int, str]]:
-        """The timers that are due, by time and then by key; new ones may be scheduled meanwhile."""
-        while self.next_due_ms <= self.wm_ms:
-            time_ms = self._handing_out_ms = heappop(self._times)
-            self.next_due_ms = self._times[0] if self._times else ENDLESS
-            for key in sorted(self._waiting.pop(time_ms)):
-                yield time_ms, key
-        self._handing_out_ms = NEVER
 
     def restore_source(self, name: str, max_ms: int, heard_ms: int, *, idle: bool, gap_ms: int = 0) -> None:
         """Put a source back as a checkpoint had it."""

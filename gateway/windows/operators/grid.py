@@ -14,18 +14,23 @@ slices   [------)[------)[------)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.core.errors import ConfigError
 from gateway.core.events import Emission, FieldValue, Reading
 from gateway.windows.emission import Bounds
-from gateway.windows.operators.operator import Binding, Operator, new_reading
+from gateway.windows.operators.operator import Binding, Operator, new_reading, new_sample
 from gateway.windows.plugin import Accumulator, CombineFn, value_adder
 from gateway.windows.plugin_runner import Key
 from gateway.windows.quality import DROPPED, LATE, NO_SOURCES, Quality, Tally, joined, new_tally, note
 from gateway.windows.spec import WindowSpec
-from gateway.windows.watermark import NEVER, smoothed_ms
+from gateway.windows.watermark import NEVER
 
+LIKENESS_FIELDS = (
+    *("route", "topic", "size_ms", "slide_ms", "offset_ms", "every", "timezone", "week_starts"),
+    *("allowed_lateness_ms", "out_of_orderness_ms", "idle_timeout_ms", "idle_learns", "max_future_skew_ms"),
+)
 UNFIRED = -1
 WITHHELD = -2
 """Late from the start: its first result is a correction."""
@@ -87,15 +92,24 @@ class Grid:
 
 
 class Slice:
-    """The state of a key in one slice. `first_end_ms` is when the first window that contains it closes."""
+    """The state of a key in one slice. `first_end_ms` is when the first window that contains it closes.
 
-    __slots__ = ("accumulator", "count", "first_end_ms", "sources")
+    `is_ready`: nothing is to be done for one more reading but to add it. The key takes that back when its
+    state was stored, when one of its windows fires, when its plugin fails, and when it is forgotten.
+    """
 
-    def __init__(self, accumulator: Accumulator, count: int, first_end_ms: int) -> None:
+    __slots__ = ("accumulator", "count", "first_end_ms", "is_ready", "sources", "start_ms")
+
+    def __init__(self, accumulator: Accumulator, start_ms: int, first_end_ms: int) -> None:
         self.accumulator = accumulator
-        self.count = count
+        self.count = 0
+        self.start_ms = start_ms
         self.first_end_ms = first_end_ms
+        self.is_ready = False
         self.sources = NO_SOURCES
+
+
+_NO_SLICE = Slice(None, NEVER, NEVER)
 
 
 class GridKey(Key):
@@ -119,9 +133,22 @@ class GridKey(Key):
     def window_count(self) -> int:
         return len(self.windows)
 
+    def look_again(self) -> None:
+        for part in self.slices.values():
+            part.is_ready = False
+
+
+@dataclass(slots=True)
+class GridBinding(Binding[GridKey]):
+    """`part` is the slice that the last reading of the topic went to."""
+
+    part: Slice = _NO_SLICE
+
 
 class GridOperator(Operator[GridKey]):
     """Tumbling and hopping windows."""
+
+    binding = GridBinding
 
     def __init__(
         self, spec: WindowSpec, plugin: CombineFn, fingerprint: str, slicing: Slicing | None = None
@@ -137,7 +164,7 @@ class GridOperator(Operator[GridKey]):
         self.grid = slicing
         self._discards = spec.mode == "discarding"
         self._lateness_ms = spec.allowed_lateness_ms
-        self._add_value = value_adder(plugin)
+        self.add_value, self.add_input = value_adder(plugin), plugin.add_input
         self._keeps_integers = bool(getattr(plugin, "exact_integers", False))
         self._takes_short_way = not (self.traces or self._early or self._intake.needs_all_fields)
 
@@ -146,71 +173,74 @@ class GridOperator(Operator[GridKey]):
 
     # --- readings ---
 
-    def process_one(  # noqa: PLR0912 - one call for each reading and window, not six
+    @property
+    def likeness(self) -> object | None:
+        """With the same bounds, too: when all sources are silent, time goes on for what waits for it."""
+        reads, spec = self._intake.likeness, self.spec
+        if reads is None or spec.max_keys is not None:
+            return None
+        return type(self), reads, *(getattr(spec, name) for name in LIKENESS_FIELDS)
+
+    def process_one(
         self,
-        binding: Binding[GridKey],
+        bindings: Sequence[Binding[GridKey]],
         time_ms: int,
         fields: Mapping[str, FieldValue],
         arrival_ms: int,
         out: list[Emission],
     ) -> None:
-        """`process` for a message of one sample: a number for a window that is open, in nearly all cases.
-
-        The short way does what `process`, `_place` and `_hear` do then, without their calls.
-        """
-        key = binding.key
+        """`Operator.process_one`, where a number for windows that are open, as nearly all are, takes a short
+        way: for each window only what differs between them is done."""
         value: Any = fields.get(self._field)
         if value.__class__ is int and not self._keeps_integers:
             value = float(value)
-        if (
-            key is None
-            or key.gone
-            or key.failures
-            or value.__class__ is not float
-            or value - value != 0.0  # NaN and infinity
-            or not self._takes_short_way
-        ):
-            super().process_one(binding, time_ms, fields, arrival_ms, out)
+        # NaN or infinity minus itself is not 0.
+        is_number = value.__class__ is float and value - value == 0.0
+        if not is_number or self._intake.needs_all_fields or bindings[0].key_name is None:
+            super().process_one(bindings, time_ms, fields, arrival_ms, out)
             return
-        clock = key.clock
         if self._is_cut:
-            part = key.slices.get(self.grid.slice_of(time_ms))
+            start_ms = self.grid.slice_of(time_ms)
         else:
-            part = key.slices.get(time_ms - (time_ms - self._offset_ms) % self._slide_ms)
-        if part is None or part.first_end_ms <= clock.settled_ms:
-            super().process_one(binding, time_ms, fields, arrival_ms, out)
-            return
-        try:
-            if self._add_value is not None:
-                part.accumulator = self._add_value(part.accumulator, value, time_ms)
-            else:
-                reading = new_reading((value, time_ms, fields, binding.topic))
-                part.accumulator = self._plugin.add_input(part.accumulator, reading)
-            part.count += 1
-        except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
-            self._add_failed(key, Reading(value, time_ms, fields, binding.topic), exc, out)
-        counters = self.counters
-        counters.events += 1
-        if self._has_ttl:
-            key.heard_ms = arrival_ms
+            start_ms = time_ms - (time_ms - self._offset_ms) % self._slide_ms
+        binding: Any
+        for binding in bindings:
+            part = binding.part
+            operator = binding.operator
+            if part.start_ms != start_ms or not part.is_ready:
+                part = operator.ready_slice(binding, start_ms, arrival_ms)
+                if part is None:
+                    operator.take(binding, (new_sample((time_ms, fields)),), arrival_ms, out)
+                    continue
+            try:
+                if operator.add_value is not None:
+                    part.accumulator = operator.add_value(part.accumulator, value, time_ms)
+                else:
+                    reading = new_reading((value, time_ms, fields, binding.topic))
+                    part.accumulator = operator.add_input(part.accumulator, reading)
+                part.count += 1
+            except Exception as exc:  # noqa: BLE001 - a plugin is foreign code: count it, report it, go on
+                operator.fail(binding, Reading(value, time_ms, fields, binding.topic), exc, out)
+            operator.counters.events += 1
+        key = bindings[0].key
+        if key is not None:
+            self.hear(bindings[0].source, key, time_ms, arrival_ms)
+
+    def ready_slice(self, binding: GridBinding, start_ms: int, arrival_ms: int) -> Slice | None:
+        """Return the slice of a topic's key for one more reading, if it only has to be added."""
+        key = binding.key
+        if key is None or key.gone or key.failures or not self._takes_short_way:
+            return None
+        part = key.slices.get(start_ms)
+        if part is None or part.first_end_ms <= key.clock.settled_ms:
+            return None
         if not key.dirty:
             self.keys.touch(key)
-        if time_ms - arrival_ms > self._skew_ms:
-            counters.future_skew += 1
-            return
-        source = binding.source or clock
-        if self._learns and source.heard_ms > NEVER:
-            source.gap_ms = smoothed_ms(source.gap_ms, max(0, arrival_ms - source.heard_ms))
-        source.heard_ms = arrival_ms
-        if source.idle and not clock.revive(source, arrival_ms):
-            counters.sources_ignored += 1
-            return
-        if not source.dirty:
-            clock.mark(source)
-        if time_ms > source.max_ms:
-            clock.observe(source, time_ms)
-            if clock.settled_ms >= clock.next_due_ms:
-                self._note_due(key)
+        if self._has_ttl:
+            key.heard_ms = arrival_ms  # with each reading, so the next one has to ask again
+        else:
+            part.is_ready, binding.part = True, part
+        return part
 
     def _place(self, key: GridKey, reading: Reading, out: list[Emission]) -> None:
         time_ms = reading.time_ms
@@ -246,12 +276,11 @@ class GridOperator(Operator[GridKey]):
         if not self._open_windows(key, starts, reading, out):
             return None
         if start_ms not in key.slices:
-            first_end_ms = self.grid.end_of(starts[0])
-            key.slices[start_ms] = self._new_slice(first_end_ms)
+            key.slices[start_ms] = self._new_slice(start_ms, self.grid.end_of(starts[0]))
         return key.slices[start_ms]
 
-    def _new_slice(self, first_end_ms: int) -> Slice:
-        part = Slice(self._plugin.create_accumulator(), 0, first_end_ms)
+    def _new_slice(self, start_ms: int, first_end_ms: int) -> Slice:
+        part = Slice(self._plugin.create_accumulator(), start_ms, first_end_ms)
         if self.traces:
             part.sources = {}
         return part
@@ -261,19 +290,22 @@ class GridOperator(Operator[GridKey]):
     ) -> Sequence[int]:
         """The windows of a reading that have not expired, opened where they were not."""
         wm_ms = key.clock.wm_ms
-        expired = [start for start in starts if self.grid.end_of(start) + self._lateness_ms <= wm_ms]
-        if expired:
+        expired: list[int] = []
+        if starts and self._is_expired(starts[0], wm_ms):  # the first of them ends first
+            expired = [start for start in starts if self._is_expired(start, wm_ms)]
             self.border.late(key, reading, [self._bounds(start) for start in expired], out)
         kept = starts[len(expired) :]
-        for start in kept:
-            if start not in key.windows:
-                self._open_window(key, start, wm_ms)
+        for start in [start for start in kept if start not in key.windows]:
+            self._open_window(key, start, wm_ms)
         if not kept:
             self.counters.outside += not starts
             if self.traces and starts:
                 self._blame(key, reading.time_ms, DROPPED)
             self._retire(key)
         return kept
+
+    def _is_expired(self, start_ms: int, wm_ms: int) -> bool:
+        return self.grid.end_of(start_ms) + self._lateness_ms <= wm_ms
 
     def _open_window(self, key: GridKey, start_ms: int, wm_ms: int) -> None:
         key.windows[start_ms] = UNFIRED
@@ -289,6 +321,7 @@ class GridOperator(Operator[GridKey]):
         start_ms = self.grid.start_of(time_ms)
         if key.windows.get(start_ms) == UNFIRED and self.grid.end_of(start_ms) == time_ms:
             key.windows[start_ms] = 0
+            key.look_again()
             self._emit(key, start_ms, "on_time", 0, out)
             if self._lateness_ms:
                 self._schedule(key, time_ms + self._lateness_ms)
@@ -318,7 +351,7 @@ class GridOperator(Operator[GridKey]):
     def _discard(self, key: GridKey, start_ms: int, given: list[Slice]) -> None:
         """Forget what a window has given."""
         for part in given:
-            fresh = self._new_slice(part.first_end_ms)
+            fresh = self._new_slice(part.start_ms, part.first_end_ms)
             part.accumulator, part.count, part.sources = fresh.accumulator, 0, fresh.sources
 
     def _tallies_at(self, key: GridKey, time_ms: int) -> list[Tally]:
@@ -419,7 +452,7 @@ class GridOperator(Operator[GridKey]):
     def load_key(self, key: GridKey, state: Any) -> None:
         slices, windows, early, *more = state
         for start_ms, accumulator, count in slices:
-            part = self._new_slice(self.grid.end_of(self.grid.windows_of(start_ms)[0]))
+            part = self._new_slice(start_ms, self.grid.end_of(self.grid.windows_of(start_ms)[0]))
             part.accumulator, part.count = accumulator, count
             key.slices[start_ms] = part
         for start_ms, revision in windows:

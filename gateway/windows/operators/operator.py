@@ -7,7 +7,7 @@ written and read.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -25,20 +25,30 @@ from gateway.windows.processing_timers import ProcessingTimeTimers, idle_timeout
 from gateway.windows.quality import DROPPED, MISSES, Tally, new_tally
 from gateway.windows.reading_extractor import ReadingExtractor
 from gateway.windows.spec import WindowSpec
-from gateway.windows.watermark import END_OF_INPUT, ENDLESS, NEVER, KeyClock, SharedClock, Source, smoothed_ms
+from gateway.windows.watermark import (
+    END_OF_INPUT,
+    ENDLESS,
+    NEVER,
+    KeyClock,
+    SharedClock,
+    Source,
+    Timers,
+    smoothed_ms,
+)
 
 K = TypeVar("K", bound=Key)
 
 
 # What Reading(...) does, without its detour through Python: a quarter of a microsecond for every reading.
 new_reading: Callable[[tuple[Any, ...]], Reading] = partial(tuple.__new__, Reading)
-_new_sample: Callable[[tuple[Any, ...]], Sample] = partial(tuple.__new__, Sample)
+new_sample: Callable[[tuple[Any, ...]], Sample] = partial(tuple.__new__, Sample)
 
 
 @dataclass(slots=True)
 class Binding(Generic[K]):
-    """Facts about the samples of one topic that are known in advance."""
+    """Facts about the samples of one topic that a window knows in advance."""
 
+    operator: Operator[K]
     topic: str
     levels: Mapping[str, str]
     source: Source | None  # None: each key is its own
@@ -50,6 +60,7 @@ class Operator(ABC, Generic[K]):
     """A window of the configuration at work, for one thread; only `counters` may be read by others."""
 
     uses_watermark = True
+    binding: type[Binding[K]] = Binding
 
     def __init__(self, spec: WindowSpec, plugin: CombineFn, fingerprint: str) -> None:
         self.spec = spec
@@ -63,6 +74,11 @@ class Operator(ABC, Generic[K]):
         self.shared: SharedClock | None = None
         if self.uses_watermark and spec.watermark == "shared":
             self.shared = SharedClock(spec.out_of_orderness_ms, idle_timeout(spec))
+            self._timers = Timers(self.shared)
+        self.leader: Operator[Any] | None = None
+        """The first of the windows that are alike; None before they have met."""
+        self.alike: list[Operator[Any]] = [self]
+        """Itself, and those that have joined it."""
         self.due: list[Operator[Any]] = []
         """List in which `process` notes that there is something to `fire` afterwards."""
         self._due_keys: list[str] = []  # whose own watermarks have reached what waits for them
@@ -123,21 +139,39 @@ class Operator(ABC, Generic[K]):
         """Work out once what all samples of a topic share. It is a source of the shared watermark by itself,
         unless `source_name` says to which one it belongs."""
         source = None if self.shared is None else self.shared.source(source_name or topic)
-        return Binding(topic, levels, source, self._intake.fixed_key(levels))
+        return self.binding(self, topic, levels, source, self._intake.fixed_key(levels))
 
-    def process(
+    @property
+    def likeness(self) -> object | None:
+        """Equal for windows that may `join`; None where it is like no other."""
+        return None
+
+    def join(self, leader: Operator[Any]) -> bool:
+        """Share the clock of a window that is alike, if both clocks know the same: what one hears, all do."""
+        clock, own = leader.shared, self.shared
+        is_alike = self.likeness is not None and self.likeness == leader.likeness
+        if not is_alike or clock is None or own is None or not own.knows_as_much_as(clock):
+            return False
+        self.shared, self.leader = clock, leader
+        self._timers.wait_for(clock)
+        for key in self.keys.hot.values():
+            key.clock = clock
+        leader.alike.append(self)
+        return True
+
+    def take(
         self, binding: Binding[K], samples: Iterable[Sample], arrival_ms: int, out: list[Emission]
-    ) -> None:
+    ) -> list[tuple[K, int]]:
         """Take in the samples of one message. Together: they are all judged by the watermark before them,
         so that the order in which a device lists its readings makes none of them late.
+
+        Returns what is to be heard of the time afterwards, for all that are alike: keys and event times.
         """
         counters = self.counters
         field = self._field
         needs_all_fields = self._intake.needs_all_fields
         topic = binding.topic
-        last: K | None = None
-        last_ms = 0
-        before: list[tuple[K, int]] | None = None
+        heard: list[tuple[K, int]] = []
         self._arrival_ms = arrival_ms
         for time_ms, fields in samples:
             value: Any = fields.get(field)
@@ -162,34 +196,34 @@ class Operator(ABC, Generic[K]):
                 self._place(key, reading, out)
             if not key.dirty:
                 self.keys.touch(key)
-            if last is not None:
-                before = before or []
-                before.append((last, last_ms))
-            last, last_ms = key, time_ms
-        if last is not None and (before or self._ripe):
-            self._hear_all(binding.source, [*(before or ()), (last, last_ms)], arrival_ms, out)
-        elif last is not None:
-            self._hear(binding.source, last, last_ms, arrival_ms)
+            heard.append((key, time_ms))
+        if self._ripe:
+            self._emit_all_ripe(out)
+        return heard
 
     def process_one(
         self,
-        binding: Binding[K],
+        bindings: Sequence[Binding[K]],
         time_ms: int,
         fields: Mapping[str, FieldValue],
         arrival_ms: int,
         out: list[Emission],
     ) -> None:
-        """`process` for a message of one sample."""
-        self.process(binding, (_new_sample((time_ms, fields)),), arrival_ms, out)
+        """Take in a message of one sample, for all windows that are alike."""
+        heard: list[tuple[K, int]] = []
+        for binding in bindings:
+            heard = binding.operator.take(binding, (new_sample((time_ms, fields)),), arrival_ms, out)
+        self.hear_all(bindings[0].source, heard, arrival_ms)
 
-    def _hear_all(
-        self, source: Source | None, heard: list[tuple[K, int]], arrival_ms: int, out: list[Emission]
-    ) -> None:
-        """Let the clocks of several keys move, after the early results that the message has brought about."""
-        if self._ripe:
-            self._emit_all_ripe(out)
+    def hear_all(self, source: Source | None, heard: Iterable[tuple[K, int]], arrival_ms: int) -> None:
+        """`hear` all readings of a message: what `take` has returned."""
         for key, time_ms in heard:
-            self._hear(source, key, time_ms, arrival_ms)
+            self.hear(source, key, time_ms, arrival_ms)
+
+    def fail(self, binding: Binding[K], reading: Reading, exc: Exception, out: list[Emission]) -> None:
+        """Report a reading that the plugin failed on."""
+        if binding.key is not None:
+            self._add_failed(binding.key, reading, exc, out)
 
     def _emit_all_ripe(self, out: list[Emission]) -> None:
         """Once for all readings of a message, as Beam's and Flink's triggers once for a bundle."""
@@ -249,17 +283,20 @@ class Operator(ABC, Generic[K]):
 
     # --- time ---
 
-    def _hear(self, source: Source | None, key: K, time_ms: int, arrival_ms: int) -> None:
+    def hear(self, source: Source | None, key: K, time_ms: int, arrival_ms: int) -> None:
+        """Let the clock of a key know of a reading, after all windows that are alike have taken it in."""
         if time_ms - arrival_ms > self._skew_ms:
-            self.counters.future_skew += 1
+            for operator in self.alike:
+                operator.counters.future_skew += 1
             return
         clock = key.clock
         heard = clock if source is None else source
         if self._learns and heard.heard_ms > NEVER:
-            heard.gap_ms = smoothed_ms(heard.gap_ms, max(0, arrival_ms - heard.heard_ms))
+            heard.gap_ms = smoothed_ms(heard.gap_ms, arrival_ms - heard.heard_ms)
         heard.heard_ms = arrival_ms
         if heard.idle and not clock.revive(heard, arrival_ms):
-            self.counters.sources_ignored += 1
+            for operator in self.alike:
+                operator.counters.sources_ignored += 1
             return
         if not heard.dirty:
             clock.mark(heard)
@@ -270,9 +307,12 @@ class Operator(ABC, Generic[K]):
 
     def _note_due(self, key: K) -> None:
         """The watermark of this key, or of all of them, has reached what waits for it."""
-        self.due.append(self)
         if self.shared is None:
+            self.due.append(self)
             self._due_keys.append(key.name)
+        else:
+            settled_ms = self.shared.settled_ms
+            self.due += [one for one in self.alike if one._timers.next_due_ms <= settled_ms]
 
     def observe(self, observer: Callable[[str, int, Reading, int], None]) -> None:
         """Call `observer(key, watermark, reading, arrival)` for every reading before it is placed.
@@ -299,7 +339,7 @@ class Operator(ABC, Generic[K]):
 
     def _fire_shared(self, clock: SharedClock, out: list[Emission]) -> Iterator[None]:
         wm_ms = clock.wm_ms
-        for time_ms, name in clock.pop_due():
+        for time_ms, name in self._timers.pop_due():
             key = self.keys.find(name)
             if key is not None:
                 self.keys.touch(key)
@@ -407,6 +447,8 @@ class Operator(ABC, Generic[K]):
             self.keys.remove(key)
 
     def _schedule(self, key: K, time_ms: int) -> None:
-        key.clock.schedule(time_ms, key.name)
         if self.shared is None:
+            key.clock.schedule(time_ms, key.name)
             self.ticks.watch_clock(key.clock)
+        else:
+            self._timers.schedule(time_ms, key.name)

@@ -56,7 +56,7 @@ class PaneOperator(GridOperator):
     def _shared(self, key: GridKey, slice_ms: int) -> Slice:
         part = key.slices.get(slice_ms)
         if part is None:
-            part = key.slices[slice_ms] = self._new_slice(self._first_end_ms(key, slice_ms))
+            part = key.slices[slice_ms] = self._new_slice(slice_ms, self._first_end_ms(key, slice_ms))
         return part
 
     def _first_end_ms(self, key: GridKey, slice_ms: int) -> int:
@@ -80,7 +80,7 @@ class PaneOperator(GridOperator):
             raise
 
     def _discard(self, key: GridKey, start_ms: int, given: list[Slice]) -> None:
-        _panes(key)[start_ms] = self._new_slice(self.grid.end_of(start_ms))
+        _panes(key)[start_ms] = self._new_slice(start_ms, self.grid.end_of(start_ms))
 
     def _slices_of(self, key: GridKey, bounds: Bounds) -> list[Slice]:
         pane = _panes(key).get(bounds[0])
@@ -105,7 +105,7 @@ class PaneOperator(GridOperator):
             return
         super().load_key(key, state["shared"])
         for start_ms, accumulator, count, sources in state["panes"]:
-            pane = panes[start_ms] = self._new_slice(self.grid.end_of(start_ms))
+            pane = panes[start_ms] = self._new_slice(start_ms, self.grid.end_of(start_ms))
             pane.accumulator, pane.count, pane.sources = accumulator, count, sources
         for slice_ms, part in key.slices.items():
             part.first_end_ms = self._first_end_ms(key, slice_ms)
