@@ -289,16 +289,16 @@ class Republish(Session):
         self._cursor = events.ids[-1]
         events, _ = reader.without_corrupt(events)
         names, payloads = reader.names(events.stream_ids), reader.payloads(events)
-        stands = map(self._standing, events.kinds, payloads)
-        for buffer_id, topic, payload, stream, stand, time_ms in zip(
-            events.ids, names, payloads, events.stream_ids, stands, events.event_times_ms, strict=True
-        ):
-            self._wait(_Waiting(buffer_id, topic, payload, stream, stand), time_ms)
+        columns = (events.kinds, events.ids, names, payloads, events.stream_ids, events.event_times_ms)
+        for kind, buffer_id, topic, payload, stream, time_ms in zip(*columns, strict=True):
+            if kind == Kind.AGGREGATE:
+                stands = self._standing(payload)
+                self._waiting.append(_Waiting(buffer_id, topic, payload, stream, stands))
+            else:
+                self._wait(_Waiting(buffer_id, topic, payload), time_ms)
         self._newest.look_up(one.stream for one in self._waiting if one.standing is not None)
 
-    def _standing(self, kind: int, payload: bytes) -> Standing | None:
-        if kind != Kind.AGGREGATE:
-            return None
+    def _standing(self, payload: bytes) -> Standing | None:
         aggregate = orjson.loads(payload)
         return None if aggregate["window"] in self._in_arrival_order else standing(aggregate)
 
