@@ -30,7 +30,7 @@ from gateway.config.origin import ConfigOrigin, RemoteSource
 from gateway.config.specs import memory_bytes
 from gateway.core.clock import SteadyClock
 from gateway.delivery.forecast import Progress
-from gateway.flow.memory import memory_budget
+from gateway.flow.memory import MemoryBudget, memory_budget
 from gateway.pipeline.backpressure import Backpressure
 from gateway.status.gateway_status import GatewayStatus
 from gateway.status.history import History
@@ -77,10 +77,11 @@ class Gateway:
 
     def _start(self) -> None:
         config, clock = self.config, self._clock
-        buffer = OpenBuffer(config.gateway.buffer_path, config.gateway.id, config.buffer, clock)
+        budget = memory_budget(memory_bytes(config.flow))
+        buffer = OpenBuffer(config.gateway.buffer_path, config.gateway.id, config.buffer, budget, clock)
         self._resources.callback(buffer.close)
         buffer.open()
-        graph = _Graph(config, clock, buffer, self._running, self._origin, self._remote)
+        graph = _Graph(config, clock, budget, buffer, self._running, self._origin, self._remote)
         self.status = graph.status
         for part in graph.parts:
             self._resources.callback(part.stop)
@@ -103,12 +104,12 @@ class _Graph:
         self,
         config: Config,
         clock: SteadyClock,
+        budget: MemoryBudget,
         buffer: OpenBuffer,
         running: threading.Event,
         origin: ConfigOrigin,
         remote: RemoteSource | None,
     ) -> None:
-        budget = memory_budget(memory_bytes(config.flow))
         drain = Progress()
         processing = Processing(config, clock, budget, buffer, drain)
         memory = buffer.path.parent / MEMORY_FILE

@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.app.heartbeat import Heartbeat
 from gateway.app.part import Part
 from gateway.app.wakeups import Wakeups
+from gateway.buffer.connection import PAGE_CACHE_BYTES
 from gateway.buffer.dictionaries import DictionaryTrainer
 from gateway.buffer.history.keeper import HistoryKeeper
 from gateway.buffer.lock import DataDirLock, unusable_folder
@@ -41,10 +42,13 @@ class OpenBuffer:
     Everything is built on it, so it is opened first and closed last.
     """
 
-    def __init__(self, path: Path, gateway_id: str, settings: Buffer, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, gateway_id: str, settings: Buffer, budget: MemoryBudget, clock: Clock
+    ) -> None:
         self.path = path
         self._gateway_id = gateway_id
         self._settings = settings
+        self._budget = budget
         self._clock = clock
         self._resources = ExitStack()
 
@@ -59,6 +63,8 @@ class OpenBuffer:
         opened = open_buffer(
             *(self.path, self._clock.now_ms(), settings.max_size, settings.synchronous),
             gateway_id=self._gateway_id,
+            # The other half is for the connections that read.
+            cache_bytes=min(PAGE_CACHE_BYTES, self._budget.cache_bytes // 2),
         )
         self.opened, self.store, self.space = opened, opened.store, opened.space
         self._resources.callback(self.store.close)

@@ -21,6 +21,8 @@ from gateway.core.topics import filter_matches
 # group are written once, small enough for a flash card.
 WAL_CHECKPOINT_PAGES = 1000
 PAGE_BYTES = 4096
+PAGE_CACHE_BYTES = 32 * 1024 * 1024
+"""Pages of the file that the writing connection keeps in memory, where there is enough of it."""
 BUSY_TIMEOUT_S = 5
 _FEWEST_WAL_PAGES = 64
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import apsw
 
-from gateway.buffer.connection import wal_pages
+from gateway.buffer.connection import PAGE_CACHE_BYTES, wal_pages
 from gateway.buffer.orm import PeeweeException
 from gateway.buffer.repair.commit_marker import CommitMarker
 from gateway.buffer.repair.damage import using
@@ -47,6 +47,7 @@ def open_buffer(
     *,
     gateway_id: str,
     adopt: bool = False,
+    cache_bytes: int = PAGE_CACHE_BYTES,
 ) -> OpenedStore:
     """Mend the buffer `path` if it must be, and open it, or a new one, for the gateway `gateway_id`.
 
@@ -54,7 +55,8 @@ def open_buffer(
     and leaves the files as they are; DamageError when damage was found that the next start mends.
     """
     space = DiskSpace(path, max_size_bytes)
-    store = Store(path, synchronous, wal_pages(min(max_size_bytes, space.total_bytes)))
+    pages = wal_pages(min(max_size_bytes, space.total_bytes))
+    store = Store(path, synchronous, pages, cache_bytes)
     if space.low:
         space.release_ballast()  # to open it takes room too
     try:

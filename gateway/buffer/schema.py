@@ -11,7 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from gateway.buffer.connection import BUSY_TIMEOUT_S, PAGE_BYTES, WAL_CHECKPOINT_PAGES, teach
+from gateway.buffer.connection import (
+    BUSY_TIMEOUT_S,
+    PAGE_BYTES,
+    PAGE_CACHE_BYTES,
+    WAL_CHECKPOINT_PAGES,
+    teach,
+)
 from gateway.buffer.migration import migrate
 from gateway.buffer.orm import (
     SQL,
@@ -379,7 +385,10 @@ KEPT_INDEX = (
 
 
 def open_writer(
-    path: Path, synchronous: Literal["full", "normal"], wal_pages: int = WAL_CHECKPOINT_PAGES
+    path: Path,
+    synchronous: Literal["full", "normal"],
+    wal_pages: int = WAL_CHECKPOINT_PAGES,
+    cache_bytes: int = PAGE_CACHE_BYTES,
 ) -> APSWDatabase:
     """The one connection that writes. Creates the tables in a new file, and migrates an old one.
 
@@ -396,7 +405,7 @@ def open_writer(
             ("wal_autocheckpoint", wal_pages),
             # A log that was larger for once would let as much wait in it, more than the ballast has room for.
             ("journal_size_limit", wal_pages * PAGE_BYTES),
-            ("cache_size", -32 * 1024),  # KiB
+            ("cache_size", -(cache_bytes // 1024)),  # negative: KiB, else pages
             ("temp_store", "memory"),
         ],
     )

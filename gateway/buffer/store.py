@@ -31,7 +31,7 @@ from gateway.buffer.backlog import Backlog
 from gateway.buffer.claims import Claims
 from gateway.buffer.compression import PayloadCompressor
 from gateway.buffer.confirmed_runs import ConfirmedRuns
-from gateway.buffer.connection import WAL_CHECKPOINT_PAGES
+from gateway.buffer.connection import PAGE_CACHE_BYTES, WAL_CHECKPOINT_PAGES
 from gateway.buffer.dropped_messages import DroppedRanges
 from gateway.buffer.event_search import EventSearch
 from gateway.buffer.evidence_table import EvidenceTable
@@ -92,10 +92,12 @@ class Store:
         path: Path,
         synchronous: Literal["full", "normal"] = "full",
         wal_pages: int = WAL_CHECKPOINT_PAGES,
+        cache_bytes: int = PAGE_CACHE_BYTES,
     ) -> None:
         self.path = path
         self.synchronous = synchronous
         self._wal_pages = wal_pages
+        self._cache_bytes = cache_bytes
         self.receipts = Receipts()
         self.compressor = PayloadCompressor()
         self.windows = WindowStates(lambda: self._connection)
@@ -111,7 +113,7 @@ class Store:
         self._begin()
 
     def _connect(self) -> None:
-        self._database = open_writer(self.path, self.synchronous, self._wal_pages)
+        self._database = open_writer(self.path, self.synchronous, self._wal_pages, self._cache_bytes)
         connection: apsw.Connection = self._database.connection()
         self._connection = connection
         self._streams = Streams(self._database)
