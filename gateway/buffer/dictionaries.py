@@ -11,6 +11,7 @@ from gateway.buffer.store import Store
 from gateway.buffer.writer import Command, Writer
 from gateway.core.clock import Clock
 from gateway.core.threads import RoleThread
+from gateway.host.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class DictionaryTrainer:
     def _train(self, ready: list[Training]) -> None:
         for training in ready:
             self._writer.submit(Take(training, learn(training), self._clock.now_ms()))
+        give_back()  # some 6 MB
 
 
 class Take(Command):

@@ -22,6 +22,7 @@ from gateway.config.differences import changed_keys
 from gateway.core.errors import ConfigError, DamageError, GatewayError
 from gateway.host.files import PRIVATE
 from gateway.host.logs import set_up_logging
+from gateway.host.memory import use_one_heap
 from gateway.host.systemd import Service
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ def run(
     changes.
     """
     os.umask(PRIVATE)
+    use_one_heap()
+    gc.disable()  # until a gateway has started: hardly anything of what a start makes is garbage
     signals, service, mending = Signals(), Service(), Mending()
     configuration = Configuration(config)
     settings: Loaded | None = configuration.first()
@@ -125,9 +128,11 @@ def _leave_out_of_collections() -> None:
 
     Looking at it again in every full collection stops all threads for some 40 ms.
     """
-    gc.unfreeze()  # what an earlier configuration left behind
-    gc.collect()
+    if gc.get_freeze_count():  # an earlier configuration has ended, and most of it is garbage
+        gc.unfreeze()
+        gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _next_settings(
