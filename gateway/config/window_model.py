@@ -187,13 +187,13 @@ class ShownField(Section):
         None, description="Home Assistant's class for it, such as `temperature`.", examples=["temperature"]
     )
     state_class: Annotated[
-        Literal["auto", "measurement", "total", "total_increasing"] | None,
+        Literal["auto", "measurement", "measurement_angle", "total", "total_increasing"] | None,
         BeforeValidator(none_if_off),
         OrOff,
     ] = setting(
         "auto",
         description="How Home Assistant keeps statistics of it. `auto`: as `device_class` asks, such as "
-        "`total_increasing` for energy, gas and water. `off`: none.",
+        "`total_increasing` for energy, gas and water. `off`: none. `measurement_angle`: since 2025.",
     )
 
     @field_validator("device_class")

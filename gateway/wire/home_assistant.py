@@ -21,7 +21,7 @@ import orjson
 
 from gateway.core.numbers import is_number
 from gateway.core.own_topics import OwnTopics
-from gateway.wire.home_assistant_classes import SENSOR_CLASSES
+from gateway.wire.home_assistant_classes import ANGLE, SENSOR_CLASSES
 
 MAX_ENTITIES = 1000
 """Limit of those of keys, which come from payloads. Home Assistant takes many more, but nobody looks at so
@@ -360,6 +360,10 @@ def state_class_of(shown: Shown, number: str) -> str | None:
     if shown.state_class != AUTO:
         return shown.state_class
     known = SENSOR_CLASSES.get(shown.device_class or "")
+    if known is not None and known.state_classes == ANGLE:
+        return (
+            None  # 2024.3 refuses a sensor with "measurement_angle", 2025.4 warns of one with "measurement"
+        )
     if known is None or "measurement" in known.state_classes:
         return "measurement"
     if number in _PER_WINDOW or not known.state_classes:

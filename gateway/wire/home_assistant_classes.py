@@ -1,7 +1,7 @@
 """Home Assistant's classes of sensors: which units and which kinds of statistics each of them takes.
 
-Those of Home Assistant 2024.3, and what came later. https://www.home-assistant.io/integrations/sensor/ has
-them; `tests/local/test_home_assistant_itself.py` compares them with an installed one.
+Those of Home Assistant 2024.3 to 2025.4, and what came later; `tests/local/test_home_assistant_itself.py`
+compares them with what is installed. https://www.home-assistant.io/integrations/sensor/ has them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ class SensorClass(NamedTuple):
 
 
 MEASURED = ("measurement",)
+ANGLE = ("measurement", "measurement_angle")
 RISING = ("total", "total_increasing")
 EITHER = ("measurement", "total", "total_increasing")
 
@@ -24,7 +25,7 @@ SENSOR_CLASSES = {
     "absolute_humidity": SensorClass(("g/m³", "mg/m³"), MEASURED),
     "apparent_power": SensorClass(("VA", "kVA", "mVA"), MEASURED),
     "aqi": SensorClass((), MEASURED),
-    "area": SensorClass(("ac", "cm²", "ft²", "ha", "in²", "km²", "m²", "mi²", "mm²", "yd²"), MEASURED),
+    "area": SensorClass(("ac", "cm²", "ft²", "ha", "in²", "km²", "m²", "mi²", "mm²", "yd²"), EITHER),
     "atmospheric_pressure": SensorClass(
         ("MPa", "Pa", "bar", "cbar", "hPa", "inHg", "kPa", "mPa", "mbar", "mmHg", "psi"), MEASURED
     ),
@@ -66,13 +67,15 @@ SENSOR_CLASSES = {
     ),
     "date": SensorClass((), ()),
     "distance": SensorClass(("cm", "ft", "in", "km", "m", "mi", "mm", "nmi", "yd"), EITHER),
-    "duration": SensorClass(("d", "h", "min", "ms", "s", "µs"), EITHER),
+    "duration": SensorClass(("d", "h", "min", "ms", "s", "µs", "\u03bcs"), EITHER),
     "energy": SensorClass(
-        ("GJ", "Gcal", "J", "MJ", "MWh", "Mcal", "TWh", "Wh", "cal", "kJ", "kWh", "kcal", "mWh"), RISING
+        ("GJ", "GWh", "Gcal", "J", "MJ", "MWh", "Mcal", "TWh", "Wh", "cal", "kJ", "kWh", "kcal", "mWh"),
+        RISING,
     ),
     "energy_distance": SensorClass(("Wh/km", "kWh/100km", "km/kWh", "mi/kWh"), MEASURED),
     "energy_storage": SensorClass(
-        ("GJ", "Gcal", "J", "MJ", "MWh", "Mcal", "TWh", "Wh", "cal", "kJ", "kWh", "kcal", "mWh"), MEASURED
+        ("GJ", "GWh", "Gcal", "J", "MJ", "MWh", "Mcal", "TWh", "Wh", "cal", "kJ", "kWh", "kcal", "mWh"),
+        MEASURED,
     ),
     "enum": SensorClass((), ()),
     "frequency": SensorClass(("GHz", "Hz", "MHz", "kHz", "mHz"), MEASURED),
@@ -119,6 +122,6 @@ SENSOR_CLASSES = {
     "volume_storage": SensorClass(("CCF", "L", "fl. oz.", "ft³", "gal", "mL", "m³"), MEASURED),
     "water": SensorClass(("CCF", "L", "MCF", "ft³", "gal", "m³"), RISING),
     "weight": SensorClass(("g", "kg", "lb", "mg", "oz", "st", "µg"), EITHER),
-    "wind_direction": SensorClass(("°",), MEASURED),
-    "wind_speed": SensorClass(("ft/s", "in/s", "km/h", "kn", "m/s", "mm/s", "mph"), MEASURED),
+    "wind_direction": SensorClass(("°",), ANGLE),
+    "wind_speed": SensorClass(("Beaufort", "ft/s", "in/s", "km/h", "kn", "m/s", "mm/s", "mph"), MEASURED),
 }

@@ -196,6 +196,7 @@ def test_after_a_restart_the_old_results_get_too_old_as_well() -> None:
         ("monetary", "last", "total"),
         ("timestamp", "last", None),
         ("volume_storage", "last", "measurement"),
+        ("wind_direction", "mean", None),
     ],
 )
 def test_statistics_are_those_that_the_class_asks_for(
