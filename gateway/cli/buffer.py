@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,10 +31,10 @@ from gateway.cli.buffer_options import (
     choice_of,
     progress_bar,
 )
+from gateway.cli.buffer_table import event_lines, short_lines
 from gateway.cli.settings import DEFAULT_CONFIG, load_config
 from gateway.core.errors import ControlError, StoreError
 from gateway.core.events import Kind, Status
-from gateway.core.printable import printable
 from gateway.core.units import format_duration
 from gateway.host.control import SOCKET_FILE, ask
 from gateway.receiver.event_lines import event_line
@@ -136,19 +136,8 @@ def list_command(
     if as_json:
         typer.echo(orjson.dumps(rows).decode())
         return
-    if short:
-        typer.echo("\n".join(_short_lines(rows)))
-        return
-    typer.echo(
-        f"{'EVENT ID':36}  {'STATUS':8} {'KIND':9} {'EVENT TIME (UTC)':19} {'BYTES':>6}  NUMBER OF STREAM"
-    )
-    for row in rows:
-        time = f"{datetime.fromtimestamp(row['event_time_ms'] / 1000, UTC):%F %T}"
-        place = f"{row['sequence_num']} of {printable(row['stream'])}"
-        if row["refusal"]:
-            place += f"  ({printable(row['refusal'])})"
-        size = row["stored_bytes"]
-        typer.echo(f"{row['event_id']:36}  {row['status']:8} {row['kind']:9} {time} {size:6}  {place}")
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    typer.echo("\n".join(short_lines(rows) if short else event_lines(rows, columns)))
 
 
 def show(
@@ -276,15 +265,3 @@ _STATES = {
     "growing": "growing, though the cloud is there",
     "outage": "no connection to the cloud",
 }
-
-
-def _short_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A heading and a line for each row, none longer than _SHORT_COLUMNS."""
-    yield f"{'STATUS':8} {'KIND':9} {'EVENT TIME (UTC)':19} {'BYTES':>6} STREAM"
-    for row in rows:
-        time = f"{datetime.fromtimestamp(row['event_time_ms'] / 1000, UTC):%F %T}"
-        line = f"{row['status']:8} {row['kind']:9} {time} {row['stored_bytes']:6} {printable(row['stream'])}"
-        yield line if len(line) <= _SHORT_COLUMNS else line[: _SHORT_COLUMNS - 1] + "…"
-
-
-_SHORT_COLUMNS = 80

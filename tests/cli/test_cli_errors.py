@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from gateway.cli import main
+from gateway.cli.buffer_table import event_lines
 from tests.support.buffers import append, event, opened
 from tests.support.gateways import gateway_config
 
@@ -129,6 +131,19 @@ def test_yaml_that_cannot_be_read_is_explained_in_words(
     path.write_text(written)
     code, text = said(monkeypatch, capsys, "check", "-c", path)
     assert (code, words in text, f"gateway.yaml:{place}: " in text) == (1, True, True), text
+
+
+def test_a_list_takes_two_lines_for_an_event_where_one_does_not_fit() -> None:
+    rows = [
+        {"event_id": str(UUID(int=n)), "status": "corrupt", "kind": "aggregate", "event_time_ms": 0,
+         "stored_bytes": 123456, "sequence_num": n, "stream": "long/" * n, "refusal": None}
+        for n in (1, 50)
+    ]  # fmt: skip
+    narrow, wide = [*event_lines(rows, 80)], [*event_lines(rows, None)]
+    assert (len(narrow), len(wide), max(map(len, narrow))) == (5, 3, 80)
+    assert narrow[2] == "    1 of long/, 123456 bytes"
+    assert [*event_lines(rows, 400)] == wide
+    assert wide[2].endswith("123456  50 of " + "long/" * 50)
 
 
 def test_a_short_list_fits_80_columns(
