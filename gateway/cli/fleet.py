@@ -58,7 +58,7 @@ def run(
             "--input",
             "-i",
             help="What `gateway receive` or `gateway buffer export` wrote: files, sqlite:///FILE, "
-            "postgresql://…; several after each other.",
+            "postgresql://…, parquet:DIR; several after each other.",
         ),
     ],
     more: Annotated[list[str] | None, typer.Argument(metavar="[EVENTS]...", help="Further inputs.")] = None,
@@ -253,12 +253,23 @@ def _by_flink(task: Task, output: Path, workers: int, options: list[str]) -> Fle
 
 def _inputs(places: list[str]) -> tuple[Input, ...]:
     from gateway.fleet.job import Input  # noqa: PLC0415 - see above
-    from gateway.receiver.stored_output import is_table  # noqa: PLC0415 - see above
+    from gateway.receiver.sinks.choice import PARQUET  # noqa: PLC0415 - see above
+    from gateway.receiver.stored_output import is_table, parquet_files  # noqa: PLC0415 - see above
 
+    found: list[Input] = []
     for place in places:
-        if not is_table(place) and not Path(place).is_file():
+        if is_table(place):
+            found.append(Input(place, has_rows=True))
+        elif place.startswith(PARQUET):
+            parts = [Input(f"{PARQUET}{one}", has_rows=True) for one in parquet_files(place)]
+            if not parts:
+                raise typer.BadParameter(f"there are no Parquet files in {place}", param_hint="--input")
+            found += parts
+        elif Path(place).is_file():
+            found.append(Input(place))
+        else:
             raise typer.BadParameter(f"there is no file {place}", param_hint="--input")
-    return tuple(Input(place, is_table(place)) for place in places)
+    return tuple(found)
 
 
 @contextmanager

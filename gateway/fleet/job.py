@@ -34,14 +34,14 @@ class FleetError(GatewayError):
 
 
 class Input(NamedTuple):
-    """A file of lines, or a table of `gateway receive`."""
+    """A file of lines; or rows, those of a table or of a Parquet file of `gateway receive`."""
 
     place: str
-    is_table: bool = False
+    has_rows: bool = False
 
     def identity(self) -> list[object]:
         """Return what changes when its content does, as far as can be seen without reading it."""
-        if self.is_table:
+        if self.has_rows:  # a Parquet file never changes
             return [self.place]
         found = Path(self.place).stat()
         return [str(Path(self.place).resolve()), found.st_size, found.st_mtime_ns]
@@ -57,11 +57,11 @@ class Chunk(NamedTuple):
 
 
 def chunks_of(inputs: Sequence[Input]) -> list[Chunk]:
-    """Divide all inputs; a table is one chunk. Raises OSError."""
+    """Divide all inputs; rows are one chunk. Raises OSError."""
     found: list[Chunk] = []
     for file, one in enumerate(inputs):
-        size = 1 if one.is_table else Path(one.place).stat().st_size
-        step = size if one.is_table else CHUNK_BYTES
+        size = 1 if one.has_rows else Path(one.place).stat().st_size
+        step = size if one.has_rows else CHUNK_BYTES
         found += [
             Chunk(len(found) + n, file, at, at + step) for n, at in enumerate(range(0, size, step or 1))
         ]

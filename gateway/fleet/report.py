@@ -144,5 +144,5 @@ def _joined(known: GatewayReport | None, fold: Mapping[str, Any]) -> GatewayRepo
 
 
 def _fault(source: Input, offset: int | None, reason: str, count: int) -> Fault:
-    line = None if offset is None or source.is_table else line_number(Path(source.place), offset)
+    line = None if offset is None or source.has_rows else line_number(Path(source.place), offset)
     return Fault(source.place, line, reason, count)

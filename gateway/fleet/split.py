@@ -25,7 +25,9 @@ from gateway.fleet.records import (
     reason_of,
 )
 from gateway.receiver.ledger import MERGED
-from gateway.receiver.stored_output import events_of_table
+from gateway.receiver.sinks.choice import PARQUET
+from gateway.receiver.sinks.sink import OutputError
+from gateway.receiver.stored_output import events_of_output
 
 MOST_TROUBLES = 20
 """Lines of one chunk that are named, for each reason; more are only counted."""
@@ -99,8 +101,8 @@ class ChunkReader:
 
     def _packed(self, chunk: Chunk) -> Iterator[tuple[int, Packed]]:
         source = self._inputs[chunk.file]
-        if source.is_table:
-            yield from self._rows(source.place, chunk.file)
+        if source.has_rows:
+            yield from self._rows(source.place, chunk)
             return
         for offset, line in lines_of(Path(source.place), chunk.first, chunk.end):
             if line.isspace():
@@ -113,10 +115,16 @@ class ChunkReader:
             else:
                 yield offset, packed
 
-    def _rows(self, place: str, file: int) -> Iterator[tuple[int, Packed]]:
-        for number, stored in enumerate(events_of_table(place), 1):
-            self._lines += 1
-            yield number, pack_event(stored, file, number)
+    def _rows(self, place: str, chunk: Chunk) -> Iterator[tuple[int, Packed]]:
+        number = 0
+        try:
+            for number, stored in enumerate(events_of_output(place), 1):
+                self._lines += 1
+                yield number, pack_event(stored, chunk.file, number)
+        except OutputError as exc:
+            if not place.startswith(PARQUET):  # a database may be there again for the next run
+                raise
+            self._trouble(chunk, number + 1, str(exc))
 
     def _trouble(self, chunk: Chunk, offset: int, reason: str) -> None:
         self._counts[reason] += 1

@@ -249,7 +249,10 @@ class BufferRecording(Recording):
 def recording_of(place: str, wanted: Selection) -> Recording:
     """The recording that `--input` names: a path, or a database as `gateway receive` takes it."""
     if place.startswith(PARQUET):
-        hint = "replay what a receiver wrote as lines or as a table, or the gateway's buffer (--from-buffer)"
+        hint = (
+            "replay what a receiver wrote as lines or as a table, or the gateway's buffer (--from-buffer); "
+            "`gateway fleet run` takes Parquet too"
+        )
         raise ReplayError("Parquet files are not in the order of arrival", hint=hint)
     return TableRecording(place, wanted) if is_table(place) else LinesRecording(Path(place), wanted)
 

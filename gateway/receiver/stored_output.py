@@ -36,7 +36,8 @@ def events_of_output(place: str) -> Iterator[StoredLine]:
         yield from events_of_table(place)
         return
     if place.startswith(PARQUET):
-        yield from _events_of_parquet(Path(place.removeprefix(PARQUET)))
+        for part in parquet_files(place):
+            yield from _events_of_parquet(part)
         return
     with Path(place).open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -46,8 +47,13 @@ def events_of_output(place: str) -> Iterator[StoredLine]:
                 raise OutputError(f"{place}, line {number}: {exc}") from exc
 
 
-def _events_of_parquet(folder: Path) -> Iterator[StoredLine]:
-    """The events of a folder of Parquet files, once its journal was turned into files."""
+def parquet_files(place: str) -> list[Path]:
+    """Return the files of `parquet:DIR`, or the one of `parquet:FILE`. They lack what is in the journal."""
+    path = Path(place.removeprefix(PARQUET))
+    return [path] if path.is_file() else sorted(path.glob("day=*/*.parquet"))
+
+
+def _events_of_parquet(part: Path) -> Iterator[StoredLine]:
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra that few need
         import pyarrow.parquet as pq  # noqa: PLC0415 - an extra that few need
@@ -55,16 +61,15 @@ def _events_of_parquet(folder: Path) -> Iterator[StoredLine]:
         hint = "pip install 'mqtt-edge-gateway[parquet]'"
         raise OutputError(f"Parquet needs pyarrow: {exc}", hint=hint) from exc
     names = [name.removesuffix("_ms") for name in COLUMNS]
-    for part in sorted(folder.glob("day=*/*.parquet")):
-        try:
-            with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(_ROWS, columns=names):
-                    columns = (batch.column(name) for name in names)
-                    plain = (c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c for c in columns)
-                    for row in zip(*(column.to_pylist() for column in plain), strict=True):
-                        yield _event_of(row)
-        except (pa.ArrowException, ValueError, KeyError) as exc:
-            raise OutputError(f"{part} cannot be read: {exc}") from exc
+    try:
+        with pq.ParquetFile(part) as file:
+            for batch in file.iter_batches(_ROWS, columns=names):
+                columns = (batch.column(name) for name in names)
+                plain = (c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c for c in columns)
+                for row in zip(*(column.to_pylist() for column in plain), strict=True):
+                    yield _event_of(row)
+    except (pa.ArrowException, ValueError, KeyError) as exc:
+        raise OutputError(f"{part} cannot be read: {exc}") from exc
 
 
 def is_table(place: str) -> bool:

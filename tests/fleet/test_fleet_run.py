@@ -156,6 +156,36 @@ def test_the_tables_of_a_receiver_are_read(tmp_path: Path) -> None:
     assert results(config) == by_replay(config, "north", lines)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_parquet_files_of_a_receiver_are_read_and_one_that_is_cut_is_named(
+    tmp_path: Path, workers: int
+) -> None:
+    pytest.importorskip("pyarrow")
+    config, known = fleet_config(tmp_path), lines_of(events=200)
+    place = f"parquet:{tmp_path / 'received'}"
+    for lines in known.values():  # a file for each
+        with closing(sink_of(place)) as sink:
+            sink.open()
+            sink.write([Received(*event_of_line(line)) for line in lines])
+    done = fleet_run(config, place, workers=workers)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    expected = {name: by_replay(config, name, lines) for name, lines in known.items()}
+    assert sorted(results(config)) == sorted(line for lines in expected.values() for line in lines)
+    *_, last = sorted((tmp_path / "received").glob("*/*.parquet"))
+    last.write_bytes(last.read_bytes()[:-100])
+    done = fleet_run(config, place, workers=workers)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    (fault,) = json.loads(done.stdout)["faults"]
+    assert fault["place"] == f"parquet:{last}"
+    assert "cannot be read" in fault["reason"]
+    assert sorted(results(config)) == sorted(expected["north"] + expected["süd"])
+
+
+def test_a_folder_without_parquet_files_is_refused(tmp_path: Path) -> None:
+    done = fleet_run(fleet_config(tmp_path), f"parquet:{tmp_path}")
+    assert (done.returncode, "there are no Parquet files" in done.stderr) == (2, True)
+
+
 def test_small_chunks_and_many_runs_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "CHUNK_BYTES", 5_000)
     monkeypatch.setattr(split, "MOST_OPEN", 3)
