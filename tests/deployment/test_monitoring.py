@@ -117,7 +117,10 @@ def test_rules_and_panels_of_a_fleet_tell_the_sites_apart() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "alerts.yml"), ("check", "fleet-alerts.yml"), ("test", "fleet-alerts-test.yml")],
+    [
+        *(("check", "alerts.yml"), ("check", "fleet-alerts.yml")),
+        *(("test", "fleet-alerts-test.yml"), ("test", "fleet-alerts-week-test.yml")),
+    ],
     ids=" ".join,
 )
 def test_promtool_takes_the_rules_and_they_fire_when_they_should(arguments: tuple[str, str]) -> None:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import socket
-import tempfile
+import os
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from docker.client import DockerClient
-from docker.errors import DockerException, ImageNotFound
+from tests.support.brokers import Broker, ContainerBroker, ProgramBroker, mosquitto_program
 
-from tests.support.brokers import (
-    IMAGE,
-    Broker,
-    BrokerFailedError,
-    BrokerSetup,
-    ContainerBroker,
-    ProgramBroker,
-    make_broker,
-    mosquitto_program,
-)
-from tests.support.ports import free_port
-
-ENGINE_TIMEOUT_S = 20  # of silence, for each answer of the engine, a pull's progress included
+ENGINE_SOCKET = Path("/var/run/docker.sock")
 
 
 def why_no_program() -> str:
@@ -37,50 +22,16 @@ def why_no_program() -> str:
 @cache
 def why_no_container() -> str:
     """Why containers cannot serve, or an empty string when they can. Pulls a missing image, once."""
+    if "DOCKER_HOST" not in os.environ and not ENGINE_SOCKET.exists():
+        return f"no Docker engine answers (there is no {ENGINE_SOCKET})"
+    # Half a second of a processor, which every worker of the tests would spend.
+    from tests.support.docker_engine import why_it_cannot_serve  # noqa: PLC0415
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # the SDK leaves its socket open when nobody answers
-        reason = _ask_engine()
+        reason = why_it_cannot_serve()
         gc.collect()
     return reason
-
-
-def _ask_engine() -> str:
-    try:
-        engine = DockerClient.from_env(timeout=ENGINE_TIMEOUT_S)
-    except DockerException as error:
-        return f"no Docker engine answers ({_first_line(error)})"
-    with contextlib.closing(engine):
-        try:
-            engine.images.get(IMAGE)
-        except ImageNotFound:
-            return _pull(engine) or _probe()
-    return _probe()
-
-
-def _pull(engine: DockerClient) -> str:
-    try:
-        engine.images.pull(IMAGE)
-    except (DockerException, OSError) as error:  # OSError: requests' timeouts
-        return f"the Docker engine has no image {IMAGE} and cannot pull it ({_first_line(error)})"
-    return ""
-
-
-def _probe() -> str:
-    """An engine elsewhere answers too, but neither sees our folders nor publishes on our loopback."""
-    with tempfile.TemporaryDirectory() as folder:
-        setup = BrokerSetup(free_port(), (), (), Path(folder), persistent=False)
-        try:
-            broker = make_broker(ContainerBroker, setup)
-        except (BrokerFailedError, DockerException, OSError) as error:
-            return f"the Docker engine cannot run {IMAGE} here ({_first_line(error)})"
-        with contextlib.closing(broker), socket.socket() as probe:
-            if probe.connect_ex((broker.host, broker.port)) != 0:
-                return "the Docker engine publishes its ports elsewhere, not on this machine's loopback"
-    return ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 REASONS: dict[type[Broker], Callable[[], str]] = {

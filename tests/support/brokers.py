@@ -16,13 +16,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from testcontainers.core.config import testcontainers_config
-from testcontainers.core.container import DockerContainer
-
 from tests.support.ports import free_port as free_port  # noqa: PLC0414
-
-# The fixture removes its containers itself; Ryuk would be one more image to pull.
-testcontainers_config.ryuk_disabled = True
 
 IMAGE = os.environ.get("MOSQUITTO_IMAGE", "eclipse-mosquitto:2")
 START_DEADLINE_S = 20.0
@@ -180,6 +174,12 @@ class ContainerBroker(Broker):
     """A Mosquitto image in a container, through testcontainers."""
 
     def __init__(self, setup: BrokerSetup) -> None:
+        # Half a second of a processor, which every worker of the tests would spend.
+        from testcontainers.core.config import testcontainers_config  # noqa: PLC0415
+        from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+
+        # The fixture removes its containers itself; Ryuk would be one more image to pull.
+        testcontainers_config.ryuk_disabled = True
         super().__init__(setup)
         self._container = DockerContainer(IMAGE, user=f"{os.getuid()}:{os.getgid()}")
         self._container.with_volume_mapping(setup.shared_dir, str(setup.shared_dir), "rw")
