@@ -197,7 +197,8 @@ def told(said: Explanation) -> Iterator[str]:
     for sample in decoded.samples:
         yield f"reading  {clock_text(sample.time_ms)}"
         for name, value in sample.fields.items():
-            yield f"  {name} = {json.dumps(value, ensure_ascii=False)} ({type_name(value)})"
+            unit = f" {said.units[name]}" if name in said.units else ""
+            yield f"  {name} = {json.dumps(value, ensure_ascii=False)}{unit} ({type_name(value)})"
     if decoded.filtered:
         yield f"filtered {decoded.filtered} readings, by `where`"
     for name in decoded.misses:

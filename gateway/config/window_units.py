@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gateway.core.topics import TopicTemplate, overlap
-from gateway.decode.fields import FieldSpec
 from gateway.decode.routes import RouteSpec
 from gateway.windows.spec import WindowSpec
 
@@ -18,7 +17,9 @@ def units_of(window: WindowSpec, routes: Sequence[RouteSpec]) -> Mapping[str, st
 
 def units_of_field(window: WindowSpec, field: str, routes: Iterable[RouteSpec]) -> list[str]:
     """Return the different units that routes give a field of a window; the empty one where none is named."""
-    return sorted({_unit(route, field) for route in _feeding(window, routes) if _may_have(route, field)})
+    return sorted(
+        {route.units.get(field, "") for route in _feeding(window, routes) if _may_have(route, field)}
+    )
 
 
 def _feeding(window: WindowSpec, routes: Iterable[RouteSpec]) -> Iterator[RouteSpec]:
@@ -31,8 +32,3 @@ def _feeding(window: WindowSpec, routes: Iterable[RouteSpec]) -> Iterator[RouteS
 
 def _may_have(route: RouteSpec, field: str) -> bool:
     return field in route.fields or not route.fields
-
-
-def _unit(route: RouteSpec, field: str) -> str:
-    found = route.fields.get(field)
-    return found.unit if isinstance(found, FieldSpec) else ""

@@ -82,6 +82,13 @@ class RouteSpec:
     sampling: Literal["allow", "never"] = "never"
     forward: ForwardSpec = field(default_factory=ForwardSpec)
 
+    @property
+    def units(self) -> dict[str, str]:
+        """The units of its fields, where one is named."""
+        return {
+            name: one.unit for name, one in self.fields.items() if isinstance(one, FieldSpec) and one.unit
+        }
+
 
 class Decoded(NamedTuple):
     """The result of a route for one message.

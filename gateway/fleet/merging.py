@@ -28,6 +28,8 @@ from gateway.wire.results import kind_of, topic_of
 log = logging.getLogger(__name__)
 
 _HOT_KEYS = 10_000  # in memory, of each window
+_REMEMBERED = 100_000
+"""Parts after which the topics that were found so far are forgotten, so that they cannot fill the memory."""
 _NO_STREAMS: Callable[[str], bool] = frozenset[str]().__contains__
 
 
@@ -65,6 +67,7 @@ class PartMerger:
         self._gateways: dict[str, Replay] = {}
         self._ledger = Ledger()
         self._look_ms = 0
+        self._until_forgotten = _REMEMBERED
 
     @property
     def late(self) -> int:
@@ -128,6 +131,10 @@ class PartMerger:
         )
 
     def _of(self, gateway_id: str) -> Replay:
+        self._until_forgotten -= 1
+        if not self._until_forgotten:
+            self._until_forgotten = _REMEMBERED
+            self._gateways.clear()
         found = self._gateways.get(gateway_id)
         if found is None:
             found = self._gateways[gateway_id] = Replay(self._routes, self._engine.seen_from(gateway_id))

@@ -18,7 +18,6 @@ from gateway.alarms.states import ON, AlarmEvent
 from gateway.buffer.repair.recovery import backup_path
 from gateway.buffer.retention.downsampling import REASON as DRAIN_TARGET
 from gateway.core.events import Kind, Status
-from gateway.decode.fields import FieldSpec
 from gateway.flow.capacity import Action
 from gateway.http.clock import clock_metrics
 from gateway.status.gateway_status import GatewayStatus
@@ -278,9 +277,8 @@ class GatewayCollector(Collector):
             labels=["route", "field", "unit"],
         )
         for route in self._status.pipeline.intake.routes.routes:
-            for name, field in route.spec.fields.items():
-                if isinstance(field, FieldSpec) and field.unit:
-                    units.add_metric([route.spec.name, name, field.unit], 1)
+            for name, unit in route.spec.units.items():
+                units.add_metric([route.spec.name, name, unit], 1)
         return units
 
     def _subscriptions(self) -> Iterator[Metric]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.decode.fields import FieldSpec
 from gateway.decode.routes import RouteSpec
 from gateway.windows.spec import WindowSpec
 
@@ -16,12 +15,7 @@ class Units:
     """The units of all fields."""
 
     def __init__(self, routes: Iterable[RouteSpec]) -> None:
-        self._units = {
-            (route.name, name): field.unit
-            for route in routes
-            for name, field in route.fields.items()
-            if isinstance(field, FieldSpec) and field.unit
-        }
+        self._units = {(route.name, name): unit for route in routes for name, unit in route.units.items()}
 
     def of_field(self, route: str | None, field: str) -> str:
         """The unit of a field; empty where none is known."""

@@ -7,7 +7,7 @@ anything else than what happens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -50,6 +50,8 @@ class Explanation:
     came: tuple[str, ...]
     near: Mapping[str, str]
     windows: tuple[WindowShare, ...]
+    units: Mapping[str, str] = field(default_factory=dict)
+    """Of fields, as the route names them."""
 
     def as_json(self) -> dict[str, object]:
         """Return the explanation for programs: times in ms, fields with their types."""
@@ -64,6 +66,7 @@ class Explanation:
                 {
                     "time_ms": sample.time_ms,
                     "fields": dict(sample.fields),
+                    "units": {name: unit for name, unit in self.units.items() if name in sample.fields},
                     "types": {name: type_name(value) for name, value in sample.fields.items()},
                 }
                 for sample in (decoded.samples if decoded else ())
@@ -106,6 +109,7 @@ def explain(
         came,
         {name: near for name in decoded.misses if (near := nearest(name, came))},
         tuple(_shares(new_engine(), specs, route, levels, decoded, topic, arrival_ms)),
+        route.spec.units,
     )
 
 

@@ -61,7 +61,9 @@ class MergeState:
 
     def note_parts(self, event_ids: Iterable[bytes]) -> None:
         """Remember parts, and forget the oldest ones."""
-        self._open.executemany("INSERT INTO parts (event_id) VALUES (?)", [(one,) for one in event_ids])
+        self._open.executemany(
+            "INSERT OR IGNORE INTO parts (event_id) VALUES (?)", [(one,) for one in event_ids]
+        )
         self._open.execute(
             "DELETE FROM parts WHERE place <= (SELECT max(place) FROM parts) - ?", (_KNOWN_PARTS,)
         )

@@ -80,6 +80,17 @@ def test_a_message_is_shown_from_its_route_to_the_windows_and_keys_that_it_falls
         assert line in result.stdout
 
 
+def test_a_field_is_shown_with_its_unit(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    fields = "{energy: {from: e, scale: 0.5, unit: kWh}, plain: p}"
+    path.write_text(f"gateway: {{id: g}}\nroutes: [{{name: r, topic: t, fields: {fields}}}]\n")
+    shown = run("explain", "t", '{"e": 43, "p": 1}', "-c", path).stdout
+    assert "  energy = 21.5 kWh (number)" in shown
+    assert "  plain = 1 (whole number)" in shown
+    told = json.loads(run("explain", "t", '{"e": 43, "p": 1}', "-c", path, "--json").stdout)
+    assert told["readings"][0]["units"] == {"energy": "kWh"}
+
+
 def test_a_field_that_is_called_differently_is_told_with_the_name_that_came(config: Path) -> None:
     result = explained(config, "hall/x7", '{"temprature": 21.5, "door": "ajar"}')
     assert "miss     temperature: did you mean temprature?" in result.stdout

@@ -198,6 +198,7 @@ def test_keys_beyond_those_in_memory_are_stored_and_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.fleet.merging._HOT_KEYS", 2)
+    monkeypatch.setattr("gateway.fleet.merging._REMEMBERED", 7)
     parts, whole = parts_of("stats", seed=3)
     with run(tmp_path) as life:
         for frame in frames(parts):
