@@ -382,9 +382,13 @@ class GatewayCollector(Collector):
         remote = self._status.remote
         if remote is None or not self._status.config.config.signed:
             return
+        newest = InfoMetricFamily(
+            "gateway_remote_config", "The last remote configuration.", labels=["version", "hash", "state"]
+        )
         if (last := remote.last) is not None:
-            told = {"version": str(last.version), "hash": last.hash, "state": last.state}
-            yield InfoMetricFamily("gateway_remote_config", "The last remote configuration.", value=told)
+            told = {"version": str(last.version), "hash": last.hash, "state": str(last.state)}
+            newest.add_metric([], told)
+        yield newest
         messages = CounterMetricFamily(
             "gateway_remote_configs", "Remote configurations, by what became of them.", labels=["outcome"]
         )

@@ -73,6 +73,9 @@ def test_one_that_works_is_taken_up_and_one_that_does_not_is_taken_back(
         sends()
         wait_until(lambda: told().get("outcome") == "1 in use", "the first is proven")
         assert (told()["source"], told()["version"]) == ("signed", "1")
+        assert (told()["remote_version"], told()["remote_state"]) == ("1", "in_use")
+        labels = f'hash="{told()["hash"]}",state="in_use",version="1"'
+        wait_until(lambda: gateway.metric(f"gateway_remote_config_info{{{labels}}}") == 1, "the metric")
         wait_until(lambda: gateway.get("/readyz"), "it works")
 
         bad = changed(config, cloud={"url": f"mqtt://{HOST}:{free_port()}"})  # nobody is there
@@ -160,6 +163,17 @@ def test_a_message_that_was_changed_has_no_signature(field: str) -> None:
     with pytest.raises(DecodeError) as caught:
         read_signed_config(json.dumps(message).encode(), "g1", public)
     assert caught.value.reason == "signature"
+
+
+def test_keys_can_be_changed_while_old_and_new_ones_are_both_in_the_file() -> None:
+    (old, old_public), (new, new_public), (stranger, _) = new_key(), new_key(), new_key()
+    both = old_public + new_public
+    for private in (old, new):
+        assert read_signed_config(SignedConfig("g1", 1, "text").sign(private), "g1", both).version == 1
+    with pytest.raises(DecodeError):
+        read_signed_config(SignedConfig("g1", 1, "text").sign(stranger), "g1", both)
+    with pytest.raises(DecodeError):
+        read_signed_config(SignedConfig("g1", 1, "text").sign(old), "g1", new_public)
 
 
 def test_one_for_another_gateway_is_refused() -> None:

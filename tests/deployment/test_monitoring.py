@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.wire.signatures import new_key
 from tests.support.gateways import GatewayProcess, gateway_config
 from tests.support.places import ROOT
 from tests.support.ports import free_port
@@ -85,9 +86,12 @@ def test_every_query_and_every_page_names_metrics_that_exist(tmp_path: Path) -> 
         "downlink": [{"topic": "cmnd/{rest...}", "qos": 1}],
     }
     route = {"name": "kept", "topic": "kept/{device}", "forward": False}
-    with GatewayProcess(
-        gateway_config(tmp_path, "embedded", local=local, cloud=cloud, routes=[route], windows=[], history={})
-    ) as gateway:
+    (tmp_path / "fleet.pub").write_bytes(new_key()[1])
+    pull = {"url": "https://127.0.0.1:9/"}
+    far = {"accept": "signed", "public_key_file": "fleet.pub", "pull": pull}
+    sections: dict[str, Any] = {"local": local, "cloud": cloud, "routes": [route], "windows": []}
+    config = gateway_config(tmp_path, "embedded", config=far, history={}, **sections)
+    with GatewayProcess(config) as gateway:
         gateway.wait_ready()
         families = [*text_string_to_metric_families(gateway.get("/metrics") or "")]
     known = {f"{f.name}_total" if f.type == "counter" else f.name for f in families} | {"up"}
