@@ -79,15 +79,16 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
         yield f"drift          {found['drift_ppm']:+.3f} ppm"
     jumps = ", ".join(f"{count} {kind}" for kind, count in found["jumps"].items()) or "none"
     yield f"system jumps   {jumps}; {found['steps']} steps of the gateway's time"
+    widest = max((len(one["name"]) for one in found["sources"]), default=0)
     for one in found["sources"]:
-        yield f"  {one['name']:<28} {_source(one)}"
+        yield f"  {one['name']:<{widest}}  {_source(one)}"
 
 
 def _source(one: dict[str, Any]) -> str:
     text = f"{one['role']:<9}"
     if one.get("offset_s") is not None:
-        text += f" offset {_ms(one['offset_s'], sign=True)} ± {_ms(one['uncertainty_s'])}"
-        text += f", {one['drift_ppm']:+.2f} ppm, {one['samples']} samples"
+        text += f" {_ms(one['offset_s'], sign=True)} ± {_ms(one['uncertainty_s'])}"
+        text += f", {one['drift_ppm']:+.2f} ppm"
         text += f", {format_duration(max(one['silent_s'], 0.0))} ago"
     return f"{text}  {one['problem']}".rstrip()
 
