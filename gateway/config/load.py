@@ -51,7 +51,8 @@ def read_config(path: Path) -> str:
         content = read_regular(path, MAX_FILE_BYTES + 1)
     except OSError as exc:
         raise ConfigFileError(
-            f"cannot read {path}: {plain_reason(exc)}", hint="name the configuration file with -c FILE"
+            f"cannot read {path}: {plain_reason(exc)}",
+            hint="name the configuration file with -c FILE; `gateway init` writes one",
         ) from exc
     try:
         return content.decode("utf-8-sig")
