@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 from gateway.app.cloud import CloudPart
 from gateway.app.control import ControlPart
@@ -117,7 +118,7 @@ class _Graph:
         republish = RepublishPart(config, clock, processing, buffer.store, buffer.path, alarms.raised)
         cloud = CloudPart(config, clock, budget, buffer, processing, alarms)
         ingest = IngestPart(config, clock, processing)
-        remote_config = [*_remote_config(config, clock, remote)]
+        remote_config = [*_remote_config(config, clock, remote, origin.path)]
         fetcher = config_fetcher(config, remote.offer) if remote is not None else None
         self.parts: list[Part] = [
             Writing(
@@ -173,6 +174,7 @@ class _Graph:
             bridge_links=cloud.bridge_links,
             auditor=cloud.auditor,
             config_inboxes=[part.inbox for part in remote_config],
+            support_bundles=[part.bundles for part in remote_config if part.bundles is not None],
             config_fetcher=fetcher,
             downlink=cloud.downlink,
             confirmations=cloud.confirmations,
@@ -187,11 +189,11 @@ class _Graph:
 
 
 def _remote_config(
-    config: Config, clock: SteadyClock, remote: RemoteSource | None
+    config: Config, clock: SteadyClock, remote: RemoteSource | None, path: Path | None
 ) -> Iterator[RemoteConfigPart]:
     cloud = config.cloud
     if remote is not None and cloud is not None and config.config.signed and not cloud.one_connection:
-        yield RemoteConfigPart(config, cloud, clock, remote.offer)
+        yield RemoteConfigPart(config, cloud, clock, remote.offer, path)
 
 
 def _http(config: Config) -> Iterator[Part]:

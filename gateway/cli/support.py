@@ -31,6 +31,7 @@ from gateway.config.load import data_dir_of, read_config
 from gateway.config.service_models import Http
 from gateway.config.types import ProxyPlace
 from gateway.core.errors import ConfigError
+from gateway.core.units import parse_size_bytes
 from gateway.host.bundle import write_bundle
 from gateway.host.control import SOCKET_FILE, ask
 from gateway.host.last_good import LAST_GOOD_FILE, last_good
@@ -44,16 +45,15 @@ _PAGES = {"metrics.txt": "/metrics", "state.json": "/api/state", "clock.json": "
 _SECRET_WORDS = ("password", "token", "secret", "headers", "key", "proxy", "command")
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `bundle` a command of its own."""
-
-
 @app.command()
 def bundle(
     config: Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")] = DEFAULT_CONFIG,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: gateway-support-DATE.tar.gz.")
+    ] = None,
+    most: Annotated[
+        str | None,
+        typer.Option("--most", help="Most bytes, such as 256KiB: the longest parts lose their beginnings."),
     ] = None,
 ) -> None:
     """Write versions, configuration, log, metrics, state and buffer counts into one file, secrets out.
@@ -80,10 +80,34 @@ def bundle(
     if settings is not None and settings.http is not None:
         for name, path in _PAGES.items():
             parts[name] = _said(partial(_fetched, settings.http, path))
-    output.write_bytes(write_bundle(parts, secrets))
+    output.write_bytes(write_bundle(parts, secrets, None if most is None else parse_size_bytes(most)))
     output.chmod(0o600)
     typer.echo(f"{output}: {', '.join(parts)}")
     typer.echo("known secrets are taken out; look into it before you send it")
+
+
+@app.command()
+def request(
+    gateway: Annotated[
+        str, typer.Option("--gateway", help="Id of the gateway that is asked; * is for every gateway.")
+    ],
+    key: Annotated[Path, typer.Option("--key", help="Private key, from `gateway keys new`.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for the message; without it stdout.")
+    ] = None,
+) -> None:
+    """Sign a request for a bundle. Publish it, not retained, on gateway/ID/down/support of the cloud broker.
+
+    The answer comes on gateway/ID/support: a compressed tar file of at most 256 KiB, or JSON with the reason
+    why there is none.
+    """
+    from gateway.wire.support_request import SupportRequest  # noqa: PLC0415 - needs an extra
+
+    message = SupportRequest(gateway, time.time_ns() // 1_000_000).sign(key.read_bytes())
+    if output is None:
+        sys.stdout.write(message.decode() + "\n")
+    else:
+        output.write_bytes(message)
 
 
 def _settings(path: Path) -> tuple[Config | None, list[str]]:

@@ -117,6 +117,16 @@ class OwnTopics:
         return f"{self.root}/backfill"
 
     @property
+    def support(self) -> str:
+        """Topic of signed requests for a support bundle."""
+        return f"{self.root}/down/support"
+
+    @property
+    def support_answers(self) -> str:
+        """Topic of the bundles."""
+        return f"{self.root}/support"
+
+    @property
     def uplink_filters(self) -> tuple[str, str, str]:
         """The subscriptions that take everything that is sent up, audits included."""
         return self.batch("+"), self.event("#"), self.audit

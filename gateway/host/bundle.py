@@ -12,8 +12,21 @@ HIDDEN = "**********"
 _SHORTEST = 4  # what is shorter hides nothing, and would take letters out of every word
 
 
-def write_bundle(parts: Mapping[str, str], secrets: Iterable[str]) -> bytes:
-    """Return the parts, by their file names, as a compressed tar file."""
+def write_bundle(parts: Mapping[str, str], secrets: Iterable[str], most_bytes: int | None = None) -> bytes:
+    """Return the parts, by their file names, as a compressed tar file.
+
+    Where it has more than `most_bytes`, the longest parts lose their beginnings.
+    """
+    parts, secrets = dict(parts), tuple(secrets)
+    packed = _packed(parts, secrets)
+    while most_bytes is not None and len(packed) > most_bytes and any(parts.values()):
+        longest = max(parts, key=lambda name: len(parts[name]))
+        parts[longest] = parts[longest][len(parts[longest]) // 2 + 1 :]
+        packed = _packed(parts, secrets)
+    return packed
+
+
+def _packed(parts: Mapping[str, str], secrets: Iterable[str]) -> bytes:
     found = {form for each in secrets if len(each) >= _SHORTEST for form in _forms(each)}
     hidden = sorted(found, key=len, reverse=True)
     packed = io.BytesIO()

@@ -395,6 +395,13 @@ class GatewayCollector(Collector):
         for outcome, count in remote.counts.items():
             messages.add_metric([outcome], count)
         yield messages
+        bundles = CounterMetricFamily(
+            "gateway_support_requests", "Requests for a support bundle, by outcome.", labels=["outcome"]
+        )
+        for session in self._status.support_bundles:
+            for outcome, count in dict(session.counts).items():
+                bundles.add_metric([outcome], count)
+        yield bundles
         if (fetcher := self._status.config_fetcher) is not None:
             yield from _pull_metrics(fetcher.metrics)
 

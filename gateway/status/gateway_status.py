@@ -25,6 +25,7 @@ from gateway.cloud.bridge import Bridge
 from gateway.cloud.config_inbox import ConfigInbox
 from gateway.cloud.confirmations import Confirmations
 from gateway.cloud.downlink import CloudSide
+from gateway.cloud.support_bundles import SupportBundles
 from gateway.config.models import Config
 from gateway.config.origin import ConfigOrigin, RemoteSource
 from gateway.core.clock import Clock
@@ -92,6 +93,8 @@ class GatewayStatus:
     auditor: Auditor | None
     config_inboxes: Sequence[ConfigInbox]
     """Subscriptions for signed configurations: one, or none."""
+    support_bundles: Sequence[SupportBundles]
+    """Answers to requests for support bundles: one, or none."""
     config_fetcher: ConfigFetcher | None
     """The one that pulls signed configurations, where that is configured."""
     downlink: CloudSide | None
