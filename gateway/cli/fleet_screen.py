@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from gateway.fleet.board import GatewayState
 
 _PIPED = 200  # columns where there is no terminal that says how wide it is
-COLUMNS = ("gateway", "state", "complete until", "open", "lag", "empty in", "clock", "version", "alarms")
+COLUMNS = (
+    *("gateway", "state", "complete until", "open", "lag", "empty in", "clock", "version"),
+    *("configuration", "alarms"),
+)
 NUMBERS = ("open", "lag", "empty in")
 
 
@@ -44,6 +47,7 @@ def row(one: GatewayState) -> tuple[str, ...]:
         "" if one.empty_in_s == 0 else "?" if one.empty_in_s is None else _span(one.empty_in_s),
         _clock(one),
         one.version or "?",
+        one.configuration or "?",
         ", ".join(one.alarms),
     )
 

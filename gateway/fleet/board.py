@@ -20,6 +20,7 @@ from gateway.wire.audit_record import AuditRecord
 OPEN = ("pending", "syncing")
 """Statuses of events that are still on their way."""
 _BAD = ("failed", "corrupt")
+CERTIFICATE_DAYS = 30
 CLOCK_WRONG_MS = 5_000
 """A clock that differs by more from that of this machine is told; a record takes a moment on its way."""
 
@@ -44,6 +45,8 @@ class GatewayState(NamedTuple):
     """Its clock minus that of this machine, of its newest audit record."""
     empty_in_s: float | None
     """Forecast: when what is open will have drained. None: not known, or it does not drain."""
+    configuration: str | None
+    """The one in use: its version, or else its hash."""
     alarms: tuple[str, ...]
     more: Mapping[str, Any]
     """Further facts of its status record."""
@@ -53,6 +56,7 @@ class _Known:
     def __init__(self) -> None:
         self.status: Mapping[str, Any] = {}
         self.status_ms: int | None = None
+        self.waiting = 0  # of the newest status with numbers: the last will has none
         self.heard_ms: int | None = None
         self.record: AuditRecord | None = None
         self.open_before: tuple[int, int] | None = None  # time and open events of the record before
@@ -75,7 +79,7 @@ class _Known:
     def open(self) -> int | None:
         """Open events, by the newest record."""
         if self.record is None or (self.status_ms is not None and self.status_ms >= self.record.time_ms):
-            return None if self.status_ms is None else int(self.status["pending"])
+            return None if self.status_ms is None else self.waiting
         return open_events(self.record)
 
 
@@ -113,7 +117,7 @@ class Board:
         said_ms, waiting = fields.get("time_ms"), fields.get("pending")
         if type(said_ms) is not int or type(waiting) is not int:
             return  # of an earlier version, or the last will
-        known.status_ms = said_ms
+        known.status_ms, known.waiting = said_ms, waiting
         oldest_ms = fields.get("oldest_pending_ms")
         known.reached(oldest_ms if waiting and type(oldest_ms) is int else None if waiting else said_ms)
 
@@ -158,6 +162,7 @@ class Board:
             clock=_text(_part(known.status, "clock").get("state")),
             clock_ms=known.clock_ms,
             empty_in_s=_empty_in_s(known),
+            configuration=_configuration(_part(known.status, "config")),
             alarms=tuple(self._alarms(known, now_ms)),
             more=more,
         )
@@ -173,6 +178,10 @@ class Board:
         yield from map(str, problems if isinstance(problems, list) else ())
         if (raised := known.status.get("alarms")) and type(raised) is int:
             yield f"{raised:,} of its windows"
+        yield from _of_configuration(_part(known.status, "config"))
+        days = known.status.get("certificate_days")
+        if isinstance(days, (int, float)) and days < CERTIFICATE_DAYS:
+            yield f"a certificate expires in {days:.0f} days" if days > 0 else "a certificate has expired"
         buffer = {} if known.record is None else known.record.buffer
         for name in _BAD:
             if count := max(buffer.get(name, 0), _count(known.status.get(name))):
@@ -183,6 +192,16 @@ class Board:
             yield "clock"
         if _falls_behind(known):
             yield "falls behind"
+
+
+def _of_configuration(config: Mapping[str, Any]) -> Iterator[str]:
+    state = config.get("remote_state")
+    if state in ("refused", "taken_back"):
+        yield f"configuration {config.get('remote_version')} is {str(state).replace('_', ' ')}"
+
+
+def _configuration(config: Mapping[str, Any]) -> str | None:
+    return _text(config.get("version") or config.get("hash"))
 
 
 def _by_reason(ranges: Mapping[tuple[str, str, int], int]) -> list[tuple[str, int]]:

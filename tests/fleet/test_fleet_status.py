@@ -114,6 +114,37 @@ def test_a_status_with_numbers_is_enough() -> None:
     assert board.waits_for == []
 
 
+def test_numbers_stay_known_when_the_last_will_replaces_the_status() -> None:
+    board = Board()
+    board.take_status("g1", orjson.dumps({"state": "online", "time_ms": 1000, "pending": 7}))
+    board.take_status("g1", b'{"state": "offline"}')
+    (one,) = board.states(2000)
+    assert (one.state, one.open, one.alarms) == ("offline", 7, ("offline",))
+
+
+@pytest.mark.parametrize(
+    ("facts", "configuration", "alarm"),
+    [
+        ({"config": {"version": "12", "remote_version": "12", "remote_state": "in_use"}}, "12", None),
+        ({"config": {"hash": "ab12"}, "certificate_days": 31.5}, "ab12", None),
+        (
+            {"config": {"hash": "ab12", "remote_version": "13", "remote_state": "taken_back"}},
+            "ab12",
+            "configuration 13 is taken back",
+        ),
+        ({"certificate_days": 12.2}, None, "a certificate expires in 12 days"),
+        ({"certificate_days": -1.0}, None, "a certificate has expired"),
+    ],
+)
+def test_what_a_rollout_left_behind_is_shown(
+    facts: dict[str, object], configuration: str | None, alarm: str | None
+) -> None:
+    board = Board()
+    board.take_status("g1", orjson.dumps({"state": "online"} | facts))
+    one = state_of(board)
+    assert (one.configuration, one.alarms) == (configuration, (alarm,) if alarm else ())
+
+
 def test_further_facts_of_a_status_are_passed_on() -> None:
     board = Board()
     board.take_status("g1", b'{"state": "online", "version": "1", "config": "abc", "certificate_days": 12}')
