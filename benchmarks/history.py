@@ -1,8 +1,9 @@
-"""What a history costs: size, a day's chart, and intake while a month of it is exported over HTTP.
+"""What a history costs: processor time, size, a day's chart, and intake while a month is exported over HTTP.
 
 Run it by hand: `python -m benchmarks.history [--devices 1000] [--days 1] [--pairs 4] [--folder /tmp]`. It
-fills a history with the results of one-minute windows, asks for charts, and then publishes as fast as a
-gateway takes it, in turns with and without an export of everything; only ratios of one run mean something.
+compares gateways with and without one (`--only-cost`: nothing else). Then it fills a history with the results
+of one-minute windows, asks for charts, and publishes as fast as a gateway takes it, in turns with and without
+an export of everything. Only ratios of one run mean something.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import socket
 import statistics
 import tempfile
 import threading
@@ -17,8 +19,10 @@ import time
 import urllib.request
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import orjson
+import psutil
 
 from benchmarks.programs import HOST, running_broker
 from gateway.buffer.event_history import TimeRange
@@ -36,6 +40,7 @@ CHARTS = 15
 PHASE_S = 6.0
 _CHUNK = 2000
 _IN_FLIGHT = 1000
+DEVICES, MESSAGES, SETTLED_S = 1000, 100_000, 15.0
 
 
 def fill(path: Path, devices: int, days: float) -> int:
@@ -193,6 +198,51 @@ def intake(gateway: GatewayProcess, pairs: int) -> None:
     )
 
 
+def with_and_without(broker_port: int, folder: Path, pairs: int) -> None:
+    """The processor time of messages that give many results, in turns without and with a history."""
+    span = {"type": "tumbling", "size": "1s"}
+    window = {"name": WINDOW, "route": "sensors", "field": "v", "key": "{device}", "window": span}
+    costs: dict[bool, list[float]] = {False: [], True: []}
+    results, taken = 0.0, 'gateway_messages_total{outcome="buffered"}'
+    for turn in range(2 * pairs):
+        kept, place = bool(turn % 2), folder / f"turn-{turn}"
+        place.mkdir()
+        history: dict[str, Any] = {"history": {"aggregates": "1000000d"}} if kept else {}
+        config = gateway_config(place, f"mqtt://{HOST}:{broker_port}", windows=[window], **history)
+        with GatewayProcess(config) as gateway:
+            gateway.wait_ready()
+            process = psutil.Process(gateway.pid)
+            before_s = sum(process.cpu_times()[:2])
+            with connected(HOST, broker_port, f"load-{turn}", clean=True) as sock:
+                publish_all(sock, MESSAGES)
+            while gateway.metric(taken) < MESSAGES:
+                time.sleep(1)  # to ask more often would cost more than what is measured
+            time.sleep(SETTLED_S)
+            costs[kept].append((sum(process.cpu_times()[:2]) - before_s) / MESSAGES)
+            results += gateway.metric('gateway_events_appended_total{kind="aggregate"}')
+    without, beside = (statistics.median(costs[one]) for one in (False, True))
+    per_result = (beside - without) * MESSAGES / (results / 2 / pairs)
+    print(
+        f"processor time of a message: {1e6 * without:.1f} µs without, {1e6 * beside:.1f} µs with a history: "
+        f"{1e6 * per_result:.1f} µs a result",
+        flush=True,
+    )
+
+
+def publish_all(sock: socket.socket, messages: int) -> None:
+    """Publish readings of DEVICES devices, each one a second by its own time, and wait for their PUBACKs."""
+    acked_bytes = 0
+    for start in range(0, messages, _IN_FLIGHT):
+        sock.sendall(b"".join(reading(n) for n in range(start, start + _IN_FLIGHT)))
+        while acked_bytes < 4 * (start + _IN_FLIGHT):
+            acked_bytes += len(sock.recv(65536))
+
+
+def reading(number: int) -> bytes:
+    body = {"v": number % 97 / 10, "t": END_MS + number // DEVICES * 1000}
+    return encode_publish(f"sensors/d{number % DEVICES}", json.dumps(body).encode(), number % 60_000 + 1)
+
+
 def _rate(gateway: GatewayProcess) -> float:
     name = 'gateway_messages_total{outcome="buffered"}'
     before, began_s = gateway.metric(name), time.monotonic()
@@ -206,8 +256,12 @@ def main() -> None:
     parser.add_argument("--days", type=float, default=1.0)
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--only-cost", action="store_true", help="measure intake with and without a history")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder, running_broker() as broker:
+        with_and_without(broker.port, Path(folder), options.pairs)
+        if options.only_cost:
+            return
         data = Path(folder) / "data"
         data.mkdir(mode=0o700)
         fill(data / "history.db", options.devices, options.days)
