@@ -98,11 +98,12 @@ def describe_devices(found: dict[str, Any]) -> Iterator[str]:
     yield f"{found['wrong']} of {found['watched']} devices have a wrong clock"
     if found["unwatched_messages"]:
         yield f"{found['unwatched_messages']} messages came from more devices than are watched"
-    for one in found["devices"]:
-        drift = "" if one["drift_ppm"] is None else f"{one['drift_ppm']:+9.1f} ppm"
-        since = "" if one["wrong_since_ms"] is None else f"wrong since {_time(one['wrong_since_ms'])}"
-        offset = f"{one['offset_ms'] / 1000:+14.3f} s"
-        yield f"  {printable(one['device']):<40} {offset} {drift:>13}  {since}".rstrip()
+    names = [printable(one["device"]) for one in found["devices"]]
+    widest = max(map(len, names), default=0)
+    for name, one in zip(names, found["devices"], strict=True):
+        drift = "" if one["drift_ppm"] is None else f"{one['drift_ppm']:+.1f} ppm"
+        since = "" if one["wrong_since_ms"] is None else f"wrong since {_minute(one['wrong_since_ms'])}"
+        yield f"{name:<{widest}} {one['offset_ms'] / 1000:+10.3f} s {drift:>12}  {since}".rstrip()
 
 
 def _ms(seconds: float, *, sign: bool = False) -> str:
@@ -113,3 +114,7 @@ def _ms(seconds: float, *, sign: bool = False) -> str:
 
 def _time(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+
+
+def _minute(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%m-%d %H:%M}Z"
