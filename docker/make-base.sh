@@ -3,8 +3,7 @@
 #
 #     docker/make-base.sh [IMAGE [ARCH]]      default: local/python:bookworm, and this machine's architecture
 #
-# Needs root, debootstrap and a Docker engine; for another architecture (arm64, armhf) also qemu-user-static. Docker
-# 20.10 notes its own architecture on the image all the same: build on it without --platform.
+# Needs root, debootstrap and a Docker engine; for another architecture (arm64, armhf) also qemu-user-static.
 set -eu
 
 image=${1:-local/python:bookworm}

@@ -38,6 +38,7 @@ class ControlPart(Part):
             **operations(self._actions),
             **self._alarm_operations,
             "forecast": lambda _request, _report: status.course(),
+            "config": lambda _request, _report: status.config.model_dump(mode="json"),
             "log": lambda _request, _report: {"lines": _last_lines(status)},
             "health": lambda _request, _report: _health(status),
         }

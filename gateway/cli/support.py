@@ -70,10 +70,9 @@ def bundle(
         "about.txt": _about(data_dir),
         "packages.txt": "\n".join(sorted(f"{each.name} {each.version}" for each in distributions())),
         "config.json": _config(settings, problems),
+        "config_in_use.json": _said(partial(_asked, data_dir, "config")),
         "log.jsonl": _said(lambda: "\n".join(ask(data_dir / SOCKET_FILE, {"do": "log"}, _quiet)["lines"])),
-        "health.json": _said(
-            lambda: json.dumps(dict(ask(data_dir / SOCKET_FILE, {"do": "health"}, _quiet)), indent=2)
-        ),
+        "health.json": _said(partial(_asked, data_dir, "health")),
         "buffer.txt": _said(lambda: _buffer(data_dir)),
         "data_dir.txt": _said(lambda: _listing(data_dir)),
     }
@@ -169,6 +168,11 @@ def _fetched(http: Http, path: str) -> str:
         request.add_header("Authorization", f"Bearer {http.token.get_secret_value()}")
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - see above
         return str(answer.read(), "utf-8")
+
+
+def _asked(data_dir: Path, what: str) -> str:
+    """Return what the running gateway says."""
+    return json.dumps(dict(ask(data_dir / SOCKET_FILE, {"do": what}, _quiet)), indent=2)
 
 
 def _said(part: Callable[[], str]) -> str:

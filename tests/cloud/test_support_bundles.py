@@ -30,18 +30,27 @@ from tests.support.publishing import publish
 TOPICS = OwnTopics("gateway", "g1")
 
 
-class Centre(Session):
-    """Takes the answers."""
+class Answers(Session):
+    """A centre that takes the answers of g1, while `with` lasts."""
 
-    def __init__(self) -> None:
-        self.subscribed_once = Event()
+    def __init__(self, broker: Broker) -> None:
+        self._subscribed = Event()
         self._answers: Queue[bytes] = Queue()
+        self._link = Link("centre", Endpoint(HOST, broker.port, "centre"), self)
+
+    def __enter__(self) -> Answers:
+        self._link.start()
+        wait_until(self._subscribed.is_set, "the centre listens")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.stop()
 
     def connected(self, link: Link, session_present: bool) -> None:
         link.subscribe([(TOPICS.support_answers, 1)])
 
     def subscribed(self, link: Link, codes: dict[str, int]) -> None:
-        self.subscribed_once.set()
+        self._subscribed.set()
 
     def received(self, link: Link, messages: list[Message]) -> None:
         for message in messages:
@@ -66,7 +75,7 @@ class Site:
         self._folder = folder
         self.config = gateway_config(folder, f"mqtt://{HOST}:9", http="off")
         (folder / "data").mkdir()
-        self.centre = Centre()
+        self.centre = Answers(broker)
 
     @contextmanager
     def running(self) -> Iterator[SupportBundles]:
@@ -89,13 +98,8 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, mosquitto: MosquittoFactory) -> Iterator[Site]:
     made = Site(tmp_path, mosquitto())
-    link = Link("centre", Endpoint(HOST, made.broker.port, "centre"), made.centre)
-    link.start()
-    try:
-        wait_until(made.centre.subscribed_once.is_set, "the centre listens")
+    with made.centre:
         yield made
-    finally:
-        link.stop()
 
 
 @pytest.mark.slow

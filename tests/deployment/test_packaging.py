@@ -15,16 +15,9 @@ from tests.support.places import ROOT
 DEBIAN = ROOT / "packaging" / "debian"
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        *(DEBIAN / name for name in ("build.sh", "postinst", "prerm", "postrm")),
-        ROOT / "packaging" / "slim.sh",
-        *(ROOT / "docker" / name for name in ("make-base.sh", "make-mounts.sh")),
-    ],
-    ids=lambda script: script.name,
-)
-def test_a_script_is_one_that_a_plain_shell_takes(script: Path) -> None:
+@pytest.mark.parametrize("name", ["build.sh", "postinst", "prerm", "postrm"])
+def test_a_script_is_one_that_a_plain_shell_takes(name: str) -> None:
+    script = DEBIAN / name
     assert os.access(script, os.X_OK)
     subprocess.run(["sh", "-n", str(script)], check=True)
 
