@@ -84,6 +84,7 @@ class Site:
                 access_log=False,
                 server_header=False,
                 http=BoundedProtocol,
+                ws="none",  # or it imports `websockets` where that is installed; the page has no use for it
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
