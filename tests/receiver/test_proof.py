@@ -61,7 +61,7 @@ class Consumer:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def wait_until_audited(self, gateway: GatewayProcess, local: Broker, appended: int) -> dict[str, Any]:
-        """Receive until an audit tells of an empty gateway that has taken in so many events."""
+        """Receive until an audit of the empty gateway tells of all the events that it has taken in."""
         raw = 'gateway_events_appended_total{kind="raw"}'
         wait_until(lambda: gateway.metric(raw) >= appended, "everything is taken in")
         for status in ("pending", "syncing"):
@@ -73,7 +73,8 @@ class Consumer:
             self.once()
             _, found = self.verify()
             audited = [word["audited_ms"] for word in found["gateways"].values()]
-            if audited and min(audited) > drained_ms:
+            known = found["received"] + found["missing"] + sum(found["declared"].values())
+            if audited and min(audited) > drained_ms and known >= appended:
                 return found
             assert time.monotonic() < deadline_s, found
 

@@ -14,8 +14,8 @@ _FORK_SERVER = multiprocessing.get_context("forkserver")
 # What `gateway run` imports, now or later.
 _FORK_SERVER.set_forkserver_preload(
     [
-        *("gateway.cli.run", "gateway.app.web", "gateway.http.server", "uvicorn.loops.asyncio"),
-        *("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.websockets.websockets_sansio_impl"),
+        *("gateway.cli.run", "gateway.app.web", "gateway.http.site", "uvicorn.loops.asyncio"),
+        "uvicorn.protocols.http.h11_impl",
     ]
 )
 
