@@ -87,7 +87,7 @@ def home(python: Path, folder: Path, broker_port: int) -> Iterator[Home]:
         reader = threading.Thread(target=made.read, args=(process.stdout,))
         reader.start()
         try:
-            wait_until(lambda: made.started, "Home Assistant starts")
+            wait_until(lambda: made.started, "Home Assistant starts", 180.0)
             yield made
         finally:
             process.kill()
