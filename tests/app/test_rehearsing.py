@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +140,18 @@ def test_the_process_gives_the_same_result_and_ends_by_itself(rehearsed: Rehears
     finally:
         process.stop()
     assert found == [answer(request)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux only")
+def test_where_memory_runs_out_the_kernel_ends_the_rehearsal_first() -> None:
+    program = [sys.executable, "-P", "-m", "gateway.app.rehearsing"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            score = Path(f"/proc/{process.pid}/oom_score_adj")
+            wait_until(lambda: score.read_text().strip() == "1000", "it offers itself")
+        finally:
+            process.kill()
 
 
 @pytest.fixture
