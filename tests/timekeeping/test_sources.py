@@ -72,11 +72,11 @@ def listens(port: int) -> bool:
 def test_the_gateway_follows_chrony_and_not_the_system_clock(tmp_path: Path, shift_s: float) -> None:
     with chrony(tmp_path / "chrony", shift_s) as port, Kept(spec_of(port)) as kept:
         kept.wait("synchronised")
-        assert kept.ahead_s() == pytest.approx(shift_s, abs=0.05)
+        # On a busy machine the first answers are late, and so the time is uncertain by as much.
+        wait_until(lambda: (kept.keeper.status().uncertainty_s or 1.0) < 0.05, "an answer at once")
+        wait_until(lambda: abs(kept.ahead_s() - shift_s) < 0.05, "the server's time")
         status = kept.keeper.status()
         assert (status.certain, status.source) == (True, f"ntp:{HOST}:{port}")
-        assert status.uncertainty_s is not None
-        assert status.uncertainty_s < 0.05
         assert status.system_offset_s == pytest.approx(shift_s, abs=0.05)
 
 
