@@ -215,6 +215,7 @@ def test_prometheus_reads_the_metrics_and_the_rules(project: Project) -> None:
             return False
 
     wait_for(is_scraped, lambda: project.run("logs", "prometheus"))
+    wait_for(partial(is_healthy, project, "prometheus"))
     assert_has_no_rights(project, "prometheus")
     assert ask("rules").count('"type": "alerting"') == 15
     assert '"health": "err"' not in ask("rules")
