@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import os
@@ -21,15 +20,12 @@ from gateway.config import Config, warnings_of
 from gateway.config.differences import changed_keys
 from gateway.core.errors import ConfigError, DamageError, GatewayError
 from gateway.host.files import PRIVATE
+from gateway.host.garbage import Collections
 from gateway.host.logs import set_up_logging
 from gateway.host.memory import use_one_heap
 from gateway.host.systemd import Service
 
 log = logging.getLogger(__name__)
-
-_YOUNG = 20_000
-"""New objects between two searches for cycles: more than a group of 1000 messages has while it is stored. It
-leaves no cycles, and looking for some 20 times in each group took a twentieth of the writer's time."""
 
 LOOK_EVERY_S = 1.0
 MENDED_ONCE_IN_S = 600.0  # a file that is damaged again so soon is on a disk that must be replaced
@@ -92,7 +88,14 @@ def run(
     """
     os.umask(PRIVATE)
     use_one_heap()
-    gc.disable()  # until a gateway has started: hardly anything of what a start makes is garbage
+    collections = Collections()
+    try:
+        _run(config, collections)
+    finally:
+        collections.end()
+
+
+def _run(config: Path, collections: Collections) -> None:
     signals, service, mending = Signals(), Service(), Mending()
     configuration = Configuration(config)
     settings: Loaded | None = configuration.first()
@@ -119,25 +122,12 @@ def run(
             proven = settings
             configuration.started(settings)
             service.ready()
-            _leave_out_of_collections()
+            collections.begin()
             settings = _next_settings(config, signals, service, gateway, mending, configuration, settings)
         finally:
             if signals.stopping:
                 configuration.stop()
             gateway.stop()
-
-
-def _leave_out_of_collections() -> None:
-    """Let the garbage collector pass over what a started gateway keeps: modules, models, tables of plugins.
-
-    Looking at it again in every full collection stops all threads for some 40 ms.
-    """
-    if gc.get_freeze_count():  # an earlier configuration has ended, and most of it is garbage
-        gc.unfreeze()
-        gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG)
-    gc.enable()
 
 
 def _next_settings(

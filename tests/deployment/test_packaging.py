@@ -31,7 +31,7 @@ def test_the_configuration_of_the_package_is_sound_and_keeps_to_its_folder() -> 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("strip") or not shutil.which("dpkg-deb"), reason="needs binutils")
 def test_the_package_holds_the_gateway_its_unit_and_its_configuration(tmp_path: Path) -> None:
-    subprocess.run([str(DEBIAN / "build.sh"), str(tmp_path)], check=True, capture_output=True, timeout=180)
+    subprocess.run([str(DEBIAN / "build.sh"), str(tmp_path)], check=True, capture_output=True, timeout=900)
     (package,) = tmp_path.glob("*.deb")
     subprocess.run(["dpkg-deb", "-x", str(package), str(tmp_path / "tree")], check=True)
     tree = tmp_path / "tree"
