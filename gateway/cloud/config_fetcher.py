@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import logging
 import random
-import ssl
 import threading
 import time
 import urllib.error
@@ -25,6 +24,7 @@ from typing import IO, Any
 
 from gateway.core.errors import GatewayError
 from gateway.core.threads import RoleThread
+from gateway.mqtt.transport import trusting
 from gateway.wire.signed_config import MAX_BYTES
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class ConfigFetcher:
         return self._spec.every_s
 
     def _fetch(self) -> str:
-        context = ssl.create_default_context(cafile=self._spec.ca_file)
+        context = trusting(self._spec.ca_file)
         if self._spec.cert_file is not None:
             context.load_cert_chain(self._spec.cert_file, self._spec.key_file)
         opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _OnlyHttps)

@@ -125,16 +125,22 @@ def _certificate_problem(error: ssl.SSLCertVerificationError, endpoint: Endpoint
     return f"its certificate is not signed by {trusted} ({error.verify_message}); set tls.ca_file"
 
 
-def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Build the context for `tls`, with its files as they are now. Raises BrokerError."""
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-    except (ssl.SSLError, OSError) as exc:
-        raise BrokerError(f"tls.ca_file {tls.ca_file}: {_file_problem(exc, 'no certificate')}") from exc
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+def trusting(ca_file: str | Path | None) -> ssl.SSLContext:
+    """Build a context that trusts the authorities in a file, or the system's. Raises SSLError, OSError."""
+    context = ssl.create_default_context(cafile=ca_file)
     # Python >= 3.13 sets it: authorities made with openssl's defaults lack the key usage that it asks for,
     # and a gateway that trusts them must not lose its broker by an update of Python.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """Build the context for `tls`, with its files as they are now. Raises BrokerError."""
+    try:
+        context = trusting(tls.ca_file)
+    except (ssl.SSLError, OSError) as exc:
+        raise BrokerError(f"tls.ca_file {tls.ca_file}: {_file_problem(exc, 'no certificate')}") from exc
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls.alpn:
         context.set_alpn_protocols(list(tls.alpn))
     if tls.cert_file:
