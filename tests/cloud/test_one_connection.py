@@ -65,7 +65,8 @@ def test_one_connection_with_the_exact_name_carries_everything(
         assert cloud.connections == 2
         assert cloud.of(CONNECT)[-1].will_topic == "gateway/g1/status"
         assert gateway.stop() == 0
-        assert cloud.of(PUBLISH, "/status")[-1].payload.startswith(b'{"state":"offline"')
+        offline = b'{"state":"offline"'
+        wait_until(lambda: cloud.of(PUBLISH, "/status")[-1].payload.startswith(offline), "the last status")
 
 
 def test_commands_come_down_beside_the_uplink(mosquitto: MosquittoFactory, tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ class Soak:
                 [sys.executable, "-m", "gateway", *command], stdout=report, stderr=report
             )
         try:
+            wait_until(lambda: "subscribed to" in self._report.read_text(), "the receiver")
             yield process
         finally:
             process.kill()
