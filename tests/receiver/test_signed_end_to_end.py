@@ -92,6 +92,7 @@ def _made(folder: Path, mosquitto: MosquittoFactory) -> Past:
     assert CliRunner().invoke(app, ["keys", "new", str(folder / "plant.key")]).exit_code == 0
     signing = {"id": "g1", "data_dir": "data", "signing_key_file": "plant.key"}
     consumer = Consumer(cloud, str(past.file))
+    consumer.once()  # subscribes: the broker keeps for it what comes before it is there again
     receiver = consumer.start()
     with GatewayProcess(config(folder, local, cloud, gateway=signing)) as gateway:
         gateway.wait_ready()
