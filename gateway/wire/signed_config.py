@@ -8,16 +8,14 @@ UTF-8, with a zero byte between. `gateway` may be `*`: for every gateway.
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 
 import orjson
 
 from gateway.core.errors import DecodeError
-from gateway.wire.signatures import PublicKeys, private_key
+from gateway.wire.signed_message import check, message_of, signature_in
 
 _CONTEXT = b"edge-gateway-config"
-EVERY_GATEWAY = "*"
 MAX_BYTES = 2 * 1024 * 1024
 
 
@@ -36,9 +34,8 @@ class SignedConfig:
 
     def sign(self, private_key_pem: bytes) -> bytes:
         """Return the message. Raises KeyFileError for what is no Ed25519 key."""
-        signature = private_key(private_key_pem).sign(self.signed_bytes)
         told = {"gateway": self.gateway, "version": self.version, "config": self.text}
-        return orjson.dumps(told | {"signature": base64.b64encode(signature).decode()})
+        return message_of(told, self.signed_bytes, private_key_pem)
 
 
 def read_signed_config(payload: bytes, gateway_id: str, public_key_pem: bytes) -> SignedConfig:
@@ -49,11 +46,8 @@ def read_signed_config(payload: bytes, gateway_id: str, public_key_pem: bytes) -
     try:
         told = orjson.loads(payload)
         found = SignedConfig(str(told["gateway"]), int(told["version"]), str(told["config"]))
-        signature = base64.b64decode(told["signature"], validate=True)
+        signature = signature_in(told)
     except (ValueError, KeyError, TypeError) as exc:
         raise DecodeError("it is no signed configuration", reason="malformed") from exc
-    if not PublicKeys(public_key_pem).any_signed(signature, found.signed_bytes):
-        raise DecodeError("its signature is not that of config.public_key_file", reason="signature")
-    if found.gateway not in (gateway_id, EVERY_GATEWAY):
-        raise DecodeError(f"it is for the gateway {found.gateway!r}", reason="other_gateway")
+    check(found, signature, gateway_id, public_key_pem)
     return found

@@ -8,14 +8,12 @@ zero byte between. `gateway` may be `*`: for every gateway.
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 
 import orjson
 
 from gateway.core.errors import DecodeError
-from gateway.wire.signatures import PublicKeys, private_key
-from gateway.wire.signed_config import EVERY_GATEWAY
+from gateway.wire.signed_message import check, message_of, signature_in
 
 _CONTEXT = b"edge-gateway-support"
 _MOST_BYTES = 4096
@@ -35,8 +33,8 @@ class SupportRequest:
 
     def sign(self, private_key_pem: bytes) -> bytes:
         """Return the message. Raises KeyFileError for what is no Ed25519 key."""
-        signature = base64.b64encode(private_key(private_key_pem).sign(self.signed_bytes)).decode()
-        return orjson.dumps({"gateway": self.gateway, "number": self.number, "signature": signature})
+        told = {"gateway": self.gateway, "number": self.number}
+        return message_of(told, self.signed_bytes, private_key_pem)
 
 
 def read_support_request(payload: bytes, gateway_id: str, public_key_pem: bytes) -> SupportRequest:
@@ -45,11 +43,8 @@ def read_support_request(payload: bytes, gateway_id: str, public_key_pem: bytes)
     try:
         told = orjson.loads(payload[:_MOST_BYTES])
         found = SupportRequest(str(told["gateway"]), int(told["number"]))
-        signature = base64.b64decode(told["signature"], validate=True)
+        signature = signature_in(told)
     except (ValueError, KeyError, TypeError) as exc:
         raise DecodeError("it is no request for a support bundle", reason="malformed") from exc
-    if not PublicKeys(public_key_pem).any_signed(signature, found.signed_bytes):
-        raise DecodeError("its signature is not that of config.public_key_file", reason="signature")
-    if found.gateway not in (gateway_id, EVERY_GATEWAY):
-        raise DecodeError(f"it is for the gateway {found.gateway!r}", reason="other_gateway")
+    check(found, signature, gateway_id, public_key_pem)
     return found

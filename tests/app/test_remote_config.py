@@ -21,7 +21,8 @@ from gateway.mqtt.endpoint import Endpoint
 from gateway.mqtt.link import Link
 from gateway.status.gateway_status import GatewayStatus
 from gateway.wire.signatures import new_key
-from gateway.wire.signed_config import EVERY_GATEWAY, SignedConfig, read_signed_config
+from gateway.wire.signed_config import SignedConfig, read_signed_config
+from gateway.wire.signed_message import EVERY_GATEWAY
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import HOST, GatewayProcess, gateway_config, wait_until
 from tests.support.ports import free_port
