@@ -7,7 +7,6 @@ reads one `RehearsalRequest` as JSON and writes one `RehearsalResult`, as the la
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from gateway.app.rehearsal_process import RehearsalRequest, RehearsalResult
 from gateway.config import Config, parse_config
 from gateway.core.errors import ConfigError, GatewayError
 from gateway.decode.routes import RouteTable
+from gateway.host.garbage import collect_seldom
 from gateway.pipeline.plugins_loader import load_plugins
 from gateway.pipeline.recordings import BufferRecording, Selection
 from gateway.pipeline.rehearsal import Rehearsal, Side, WindowDifference
@@ -31,8 +31,6 @@ from gateway.pipeline.rehearsal_limits import RehearsalLimits
 from gateway.pipeline.replay import Recorded
 from gateway.windows.engine import WindowEngine
 
-_GARBAGE = 200_000
-"""Objects between two searches for cycles, of which an event leaves none: a tenth of the time otherwise."""
 _LOOK_EVERY = 1000  # messages between two looks at the clock
 _POLITE = 10  # niceness
 
@@ -60,7 +58,7 @@ def rehearse(
 ) -> Rehearsed:
     """Run two configurations over messages; after `timeout_s` over no further ones. Raises GatewayError."""
     rehearsal = Rehearsal(*(Side(RouteTable(one.route_specs()), make_engine(one)) for one in (before, after)))
-    pause_collections()
+    collect_seldom()
     deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
     for event in messages:
         rehearsal.feed(event)
@@ -74,12 +72,6 @@ def make_engine(settings: Config) -> WindowEngine:
     specs = settings.window_specs()
     loaded = load_plugins(specs, settings.plugins.directory)
     return WindowEngine(specs, loaded.plugins, loaded.fingerprints)
-
-
-def pause_collections() -> None:
-    """Let the garbage collector run seldom, in a process that only replays."""
-    gc.freeze()
-    gc.set_threshold(_GARBAGE)
 
 
 def answer(request: RehearsalRequest) -> RehearsalResult:

@@ -21,6 +21,7 @@ from gateway.cli import connecting, fleet_screen
 from gateway.cli.settings import DEFAULT_CONFIG
 from gateway.core.errors import UnitError
 from gateway.core.units import parse_duration_ms
+from gateway.host.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from gateway.fleet.board import Board
@@ -104,7 +105,7 @@ def run(
     started_s = time.monotonic()
     count = workers or os.cpu_count() or 1
     if runner == "local":
-        local.prepare()
+        collect_seldom()
         with _progress() as progress:
             report = local.run(task, output, count, progress)
     elif runner == "beam":

@@ -18,6 +18,7 @@ from gateway.cli.buffer_options import FromTime, ToTime, buffer_path, moment_ms
 from gateway.cli.settings import DEFAULT_CONFIG, load_config
 from gateway.core.errors import TopicError
 from gateway.core.topics import check_filter
+from gateway.host.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -83,7 +84,7 @@ def replay(
         raise typer.BadParameter("is for --what-if", param_hint="--json" if as_json else "--plot")
     if what_if is not None and output is not None:
         raise typer.BadParameter("is not for --what-if, which prints differences", param_hint="--output")
-    from gateway.app.rehearsing import make_engine, pause_collections  # noqa: PLC0415 - `--help` needs none
+    from gateway.app.rehearsing import make_engine  # noqa: PLC0415 - `--help` needs none of them
     from gateway.decode.routes import RouteTable  # noqa: PLC0415 - see above
     from gateway.pipeline.replay import Replay  # noqa: PLC0415 - see above
 
@@ -95,7 +96,7 @@ def replay(
         _compare(settings, load_config(what_if), recording, flush=not no_flush, as_json=as_json, plot=plot)
         return
     engine = make_engine(settings)
-    pause_collections()
+    collect_seldom()
     run = Replay(RouteTable(settings.route_specs()), engine)
     try:
         with _sink(output) as sink:

@@ -6,7 +6,6 @@ that are written whole. A worker that dies loses the part that it was at, and an
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -21,11 +20,10 @@ from gateway.fleet.records import StoredRecord, read_record, without_arrival
 from gateway.fleet.report import FleetReport, fold_fields, report_of
 from gateway.fleet.rules import Rules
 from gateway.fleet.split import ChunkReader, records_in_order, split
+from gateway.host.garbage import collect_seldom
 
 MOST_DEATHS = 3
 """Times that workers may die without any part getting done in between."""
-_GARBAGE = 200_000
-"""Objects between two searches for cycles, of which an event leaves none."""
 _HEAVY = 2
 """A partition with more than its share of the bytes, divided by this, is spread by streams."""
 
@@ -124,7 +122,7 @@ def _here(task: Task, steps: Sequence[Step]) -> Iterator[None]:
 def _in_processes(task: Task, steps: Sequence[Step], workers: int) -> Iterator[None]:
     """Do steps in worker processes; ends early when a worker has died."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=collect_seldom) as pool:
         waiting: set[Future[None]] = {pool.submit(_do, task, step) for step in steps}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -133,12 +131,6 @@ def _in_processes(task: Task, steps: Sequence[Step], workers: int) -> Iterator[N
                     return
                 one.result()
                 yield
-
-
-def prepare() -> None:
-    """Tell the garbage collector of a process that folds how little it has to do."""
-    gc.freeze()
-    gc.set_threshold(_GARBAGE)
 
 
 def _do(task: Task, step: Step) -> None:
