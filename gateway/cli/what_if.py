@@ -146,7 +146,7 @@ def _charts(one: WindowDifference) -> Iterator[_Chart]:
         ends = "out_of_orderness: 0", f"{across[-1]:g} s"
         yield _Chart(one.window, across, lines, " %", ends, one.lateness.out_of_orderness_ms / 1000)
     if one.limits is not None and one.limits.values:
-        points = sorted(one.limits.curve(), key=lambda point: point["limit"])
+        points = sorted(one.limits.curve, key=lambda point: point["limit"])
         across = [point["limit"] for point in points]
         lines = {"alarms": [point["alarms"] for point in points]}
         ends = f"{one.limits.side}: {across[0]:g}", f"{across[-1]:g}"

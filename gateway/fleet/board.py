@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from gateway.host.certificates import SOON_S
 from gateway.wire.audit_record import AuditRecord
 
 OPEN = ("pending", "syncing")
 """Statuses of events that are still on their way."""
 _BAD = ("failed", "corrupt")
-CERTIFICATE_DAYS = 30
+_CERTIFICATE_DAYS = SOON_S / 86_400
 CLOCK_WRONG_MS = 5_000
 """A clock that differs by more from that of this machine is told; a record takes a moment on its way."""
 
@@ -180,7 +181,7 @@ class Board:
             yield f"{raised:,} of its windows"
         yield from _of_configuration(_part(known.status, "config"))
         days = known.status.get("certificate_days")
-        if isinstance(days, (int, float)) and days < CERTIFICATE_DAYS:
+        if isinstance(days, (int, float)) and days < _CERTIFICATE_DAYS:
             yield f"a certificate expires in {days:.0f} days" if days > 0 else "a certificate has expired"
         buffer = {} if known.record is None else known.record.buffer
         for name in _BAD:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
+from gateway.core.numbers import is_number
 from gateway.windows.engine import WindowEngine
 
 WITHIN = 0.999
@@ -22,7 +24,8 @@ _DIGITS = 3
 
 
 class Limits:
-    """The values of one window by key, and the limits that they suggest. `side` is `above` or `below`."""
+    """The values of one window by key, and the limits that they suggest, once all are observed. `side` is
+    `above` or `below`."""
 
     def __init__(self, plugin: Any, options: Mapping[str, Any], side: str) -> None:
         self.side = side
@@ -33,7 +36,7 @@ class Limits:
 
     def observe(self, key: str, output: Any) -> None:
         """Note what a window gave."""
-        if isinstance(output, dict) and _is_number(output.get("value")):
+        if isinstance(output, dict) and _is_finite(output.get("value")):
             self._outputs[key].append(output)
 
     @property
@@ -41,10 +44,10 @@ class Limits:
         """Number of values."""
         return sum(map(len, self._outputs.values()))
 
-    @property
+    @cached_property
     def recommended(self) -> float:
         """Nearest limit of three digits that lets WITHIN of the values pass."""
-        found = self._sorted()
+        found = self._sorted
         return self._rounded(found[max(0, math.ceil(WITHIN * len(found)) - 1)])
 
     def cost(self, limit: float) -> dict[str, float]:
@@ -61,9 +64,10 @@ class Limits:
                 lasting += is_on
         return {"limit": limit, "alarms": alarms, "windows_in_alarm": lasting}
 
+    @cached_property
     def curve(self) -> list[dict[str, float]]:
-        """Return the cost of limits from the middle of the values to the outermost, the usual ones first."""
-        found = self._sorted()
+        """The cost of limits from the middle of the values to the outermost, the usual ones first."""
+        found = self._sorted
         points = max(2, min(_POINTS, _REPORTS // max(1, len(found))))
         middle = len(found) // 2
         chosen = {found[middle + at * (len(found) - 1 - middle) // points] for at in range(points + 1)}
@@ -77,9 +81,10 @@ class Limits:
             "configured": self.configured,
             "recommended": self.recommended,
             "values": self.values,
-            "curve": self.curve(),
+            "curve": self.curve,
         }
 
+    @cached_property
     def _sorted(self) -> list[float]:
         """All values, from those that are furthest on the good side."""
         every = (output["value"] for outputs in self._outputs.values() for output in outputs)
@@ -107,7 +112,7 @@ def watch_limits(engine: WindowEngine) -> dict[str, Limits]:
     found = {}
     for name, operator in engine.operators.items():
         options = {**operator.spec.options, "fields": list(operator.spec.fields)}
-        sides = [side for side in ("above", "below") if _is_number(options.get(side))]
+        sides = [side for side in ("above", "below") if _is_finite(options.get(side))]
         plugin = operator.border.plugin
         if len(sides) == 1 and operator.spec.plugin == "threshold" and hasattr(plugin, "report"):
             found[name] = Limits(plugin, options, sides[0])
@@ -115,5 +120,5 @@ def watch_limits(engine: WindowEngine) -> dict[str, Limits]:
     return found
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_finite(value: object) -> bool:
+    return is_number(value) and math.isfinite(value)
