@@ -191,10 +191,7 @@ class WindowEngine:
             self._until_timed = TIMED_EVERY
             return self._process_timed(bound, samples, arrival_ms, out)
         for leader, bindings in bound:
-            heard: list[tuple[Any, int]] = []
-            for binding in bindings:
-                heard = binding.operator.take(binding, samples, arrival_ms, out)
-            leader.hear_all(bindings[0].source, heard, arrival_ms)
+            leader.process(bindings, samples, arrival_ms, out)
         if self._due:
             return self._fire(out, _no_stopwatch)
         return (out,) if out else ()

@@ -201,6 +201,19 @@ class Operator(ABC, Generic[K]):
             self._emit_all_ripe(out)
         return heard
 
+    def process(
+        self,
+        bindings: Sequence[Binding[K]],
+        samples: Sequence[Sample],
+        arrival_ms: int,
+        out: list[Emission],
+    ) -> None:
+        """Take in the samples of one message, for all windows that are alike; then let their clock hear."""
+        heard: list[tuple[K, int]] = []
+        for binding in bindings:
+            heard = binding.operator.take(binding, samples, arrival_ms, out)
+        self.hear_all(bindings[0].source, heard, arrival_ms)
+
     def process_one(
         self,
         bindings: Sequence[Binding[K]],
@@ -209,11 +222,8 @@ class Operator(ABC, Generic[K]):
         arrival_ms: int,
         out: list[Emission],
     ) -> None:
-        """Take in a message of one sample, for all windows that are alike."""
-        heard: list[tuple[K, int]] = []
-        for binding in bindings:
-            heard = binding.operator.take(binding, (new_sample((time_ms, fields)),), arrival_ms, out)
-        self.hear_all(bindings[0].source, heard, arrival_ms)
+        """`process` for a message of one sample."""
+        self.process(bindings, (new_sample((time_ms, fields)),), arrival_ms, out)
 
     def hear_all(self, source: Source | None, heard: Iterable[tuple[K, int]], arrival_ms: int) -> None:
         """`hear` all readings of a message: what `take` has returned."""
