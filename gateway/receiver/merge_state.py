@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import apsw
 
 from gateway.buffer.window_states import WindowStates
 from gateway.receiver.event_lines import event_line, event_of_line
-from gateway.receiver.sinks.sink import OutputError, Received
+from gateway.receiver.sinks.sink import OutputError, Received, errors_of
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +91,5 @@ class MergeState:
             raise OutputError(f"{self._path} is not open")
         return self._connection
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except apsw.Error as exc:
-            raise OutputError(f"{self._path}: {exc}") from exc
+    def _errors(self) -> AbstractContextManager[None]:
+        return errors_of(apsw.Error, str(self._path))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gateway.core.events import WireEvent
 from gateway.receiver.event_lines import StoredLine, event_of_line, kind_number, priority_number
 from gateway.receiver.sinks.choice import PARQUET, POSTGRES, SQLITE
 from gateway.receiver.sinks.rows import COLUMNS
-from gateway.receiver.sinks.sink import OutputError
+from gateway.receiver.sinks.sink import OutputError, errors_of
 from gateway.wire.event_format import id_text
 
 _ROWS = 5000
@@ -144,18 +144,14 @@ def _open_postgres(place: str) -> Any:
         return psycopg.connect(place, connect_timeout=10, autocommit=True)
 
 
-@contextmanager
-def _errors(place: str) -> Iterator[None]:
+def _errors(place: str) -> AbstractContextManager[None]:
     name = place if place.startswith(SQLITE) else f"PostgreSQL at {place.rpartition('@')[2]}"
     kinds: tuple[type[Exception], ...] = (apsw.Error,)
     with contextlib.suppress(ImportError):
         import psycopg  # noqa: PLC0415 - an extra that few need
 
         kinds += (psycopg.Error,)
-    try:
-        yield
-    except kinds as exc:
-        raise OutputError(f"{name}: {str(exc).strip()}") from exc
+    return errors_of(kinds, name)
 
 
 def _event_of(row: Sequence[Any]) -> StoredLine:

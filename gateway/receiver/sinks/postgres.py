@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
@@ -15,7 +15,7 @@ from gateway.core.events import Message
 from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.ledger import Identity, Ledger
 from gateway.receiver.sinks.rows import IDENTITY, WRITTEN, Row, row_of
-from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received
+from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received, errors_of
 from gateway.receiver.sinks.views import INDICES, POSTGRES_VIEWS
 
 # `place` is the order of arrival. A BRIN index over it is a few pages, and enough to find the latest rows.
@@ -204,13 +204,8 @@ class EventDatabase:
     def _one(self, sql: str, *values: object) -> tuple[Any, ...]:
         return self._open_connection.execute(sql, values).fetchone() or (None,)
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """The driver's errors, with the name of the place."""
-        try:
-            yield
-        except psycopg.Error as exc:
-            raise OutputError(f"{self.name}: {str(exc).strip()}") from exc
+    def _errors(self) -> AbstractContextManager[None]:
+        return errors_of(psycopg.Error, self.name)
 
     def _read(self, after: int) -> Iterator[Identity]:
         try:

@@ -7,6 +7,7 @@ events that were written behind it tell the rest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from gateway.core.errors import DecodeError, GatewayError
@@ -18,6 +19,15 @@ IN_USE_HINT = "stop it first, or verify a copy of its output and of the files be
 
 class OutputError(GatewayError):
     """Raised when an output cannot be used as it is."""
+
+
+@contextmanager
+def errors_of(driver: type[Exception] | tuple[type[Exception], ...], place: str) -> Iterator[None]:
+    """Raise the driver's errors as OutputErrors that name the place."""
+    try:
+        yield
+    except driver as exc:
+        raise OutputError(f"{place}: {str(exc).strip()}") from exc
 
 
 class Received(NamedTuple):

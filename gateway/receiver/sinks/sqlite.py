@@ -7,7 +7,7 @@ import fcntl
 import io
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import apsw
@@ -17,7 +17,7 @@ from gateway.core.events import Message
 from gateway.receiver.device_names import DeviceNames
 from gateway.receiver.ledger import Identity
 from gateway.receiver.sinks.rows import IDENTITY, WRITTEN, row_of
-from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received
+from gateway.receiver.sinks.sink import IN_USE_HINT, OutputError, Received, errors_of
 from gateway.receiver.sinks.views import INDICES, SQLITE_VIEWS
 from gateway.wire.event_format import id_text
 
@@ -141,13 +141,8 @@ class EventTable:
             raise OutputError(f"{self.name} is not open")
         return self._connection
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """The driver's errors, with the name of the place."""
-        try:
-            yield
-        except apsw.Error as exc:
-            raise OutputError(f"{self.name}: {exc}") from exc
+    def _errors(self) -> AbstractContextManager[None]:
+        return errors_of(apsw.Error, self.name)
 
     def _read(self, after: int) -> Iterator[Identity]:
         try:
