@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import socket
 import statistics
 import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from gateway.buffer.history.blocks import PastResult
 from gateway.buffer.history.past_results import PastResults
 from gateway.buffer.history.results_file import PACKED_AT_ROWS, NewResult, ResultsFile
 from gateway.core.events import Kind
-from gateway.lab.load import connected, encode_publish
+from gateway.lab.load import connected, encode_publish, publish_all
 from tests.support.gateways import GatewayProcess, gateway_config, wait_until
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
@@ -213,8 +213,7 @@ def with_and_without(broker_port: int, folder: Path, pairs: int) -> None:
             gateway.wait_ready()
             process = psutil.Process(gateway.pid)
             before_s = sum(process.cpu_times()[:2])
-            with connected(HOST, broker_port, f"load-{turn}", clean=True) as sock:
-                publish_all(sock, MESSAGES)
+            publish_all(HOST, broker_port, readings())
             while gateway.metric(taken) < MESSAGES:
                 time.sleep(1)  # to ask more often would cost more than what is measured
             time.sleep(SETTLED_S)
@@ -229,18 +228,11 @@ def with_and_without(broker_port: int, folder: Path, pairs: int) -> None:
     )
 
 
-def publish_all(sock: socket.socket, messages: int) -> None:
-    """Publish readings of DEVICES devices, each one a second by its own time, and wait for their PUBACKs."""
-    acked_bytes = 0
-    for start in range(0, messages, _IN_FLIGHT):
-        sock.sendall(b"".join(reading(n) for n in range(start, start + _IN_FLIGHT)))
-        while acked_bytes < 4 * (start + _IN_FLIGHT):
-            acked_bytes += len(sock.recv(65536))
-
-
-def reading(number: int) -> bytes:
-    body = {"v": number % 97 / 10, "t": END_MS + number // DEVICES * 1000}
-    return encode_publish(f"sensors/d{number % DEVICES}", json.dumps(body).encode(), number % 60_000 + 1)
+def readings() -> Iterator[tuple[str, bytes]]:
+    """Readings of DEVICES devices, each one a second by its own time."""
+    for number in range(MESSAGES):
+        body = {"v": number % 97 / 10, "t": END_MS + number // DEVICES * 1000}
+        yield f"sensors/d{number % DEVICES}", json.dumps(body).encode()
 
 
 def _rate(gateway: GatewayProcess) -> float:

@@ -18,24 +18,9 @@ from gateway.pipeline.rehearsal_limits import RehearsalLimits
 from tests.app.test_remote_config import NOBODY, Seen, Site
 from tests.support.buffers import EPOCH_MS, append, event, opened
 from tests.support.gateways import gateway_config, wait_until
+from tests.support.plugin_texts import FAILS_ON_SENSORS
 
 LIMITS = RehearsalLimits()
-PLUGIN = """
-class Plugin:
-    def create_accumulator(self):
-        return 0
-
-    def add_input(self, acc, reading):
-        if reading.topic.startswith("sensors/"):
-            raise ArithmeticError("never")
-        return acc
-
-    def merge_accumulators(self, accumulators):
-        return sum(accumulators)
-
-    def extract_output(self, acc):
-        return acc
-"""
 
 
 def fill(path: Path) -> None:
@@ -96,7 +81,7 @@ def test_what_would_make_windows_worse_is_refused(
 ) -> None:
     plugins = rehearsed.file.parent / "plugins"
     plugins.mkdir()
-    (plugins / "divides.py").write_text(PLUGIN)
+    (plugins / "divides.py").write_text(FAILS_ON_SENSORS)
     window = {name: value for name, value in rehearsed.window(**changes)[0].items() if value is not None}
     assert why in rehearsed.result(windows=[window]).refusal
 

@@ -16,27 +16,12 @@ from typer.testing import CliRunner
 from gateway.cli import app
 from tests.conftest import MosquittoFactory
 from tests.support.gateways import HOST, GatewayProcess, gateway_config, wait_until
+from tests.support.plugin_texts import FAILS_ON_SENSORS
 from tests.support.ports import free_port
 from tests.support.publishing import publish
 
 pytestmark = pytest.mark.slow  # a gateway that is restarted
 EPOCH_MS = 1_700_000_000_000
-RAISES = """
-class Plugin:
-    def create_accumulator(self):
-        return 0
-
-    def add_input(self, acc, reading):
-        if reading.topic.startswith("sensors/"):
-            raise ArithmeticError("never")
-        return acc
-
-    def merge_accumulators(self, accumulators):
-        return sum(accumulators)
-
-    def extract_output(self, acc):
-        return acc
-"""
 
 
 class Traffic:
@@ -137,7 +122,7 @@ def test_a_plugin_that_fails_on_real_readings_is_taken_back(
     before = config.read_text()
     folder = config.with_name("plugins")
     folder.mkdir()
-    (folder / "raises.py").write_text(RAISES)
+    (folder / "raises.py").write_text(FAILS_ON_SENSORS)
     window = yaml.safe_load(before)["windows"][0] | {"plugin": "raises"}
     with nothing_lost(gateway, traffic):
         done = applied(config, changed(config, windows=[window]), "--watch", "20s")

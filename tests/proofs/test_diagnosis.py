@@ -90,13 +90,17 @@ def readings(port: int, count: int = 5) -> None:
     )
 
 
-def test_a_wrong_password_at_the_local_broker(site: Diagnosis, tmp_path: Path) -> None:
+def broker_for(user: str, site: Diagnosis, folder: Path) -> Broker:
+    """A broker with one account, whose password is `right`."""
     need("mosquitto_passwd", packages="mosquitto")
-    folder = tmp_path / "broker"
     folder.mkdir()
-    subprocess.run(["mosquitto_passwd", "-b", "-c", folder / "passwords", "gw", "right"], check=True)
+    subprocess.run(["mosquitto_passwd", "-b", "-c", folder / "passwords", user, "right"], check=True)
     (folder / "passwords").chmod(0o644)
-    site.local = site.make_broker([f"password_file {folder}/passwords"], persistence=folder)
+    return site.make_broker([f"password_file {folder}/passwords"], persistence=folder)
+
+
+def test_a_wrong_password_at_the_local_broker(site: Diagnosis, tmp_path: Path) -> None:
+    site.local = broker_for("gw", site, tmp_path / "broker")
     account = {"url": site.local.url, "username": "gw"}
     site.sections = {"local": account | {"password": "right"}}
     with site.running() as gateway:
@@ -131,12 +135,7 @@ def test_a_wrong_certificate(site: Diagnosis, tmp_path: Path) -> None:
 
 
 def test_a_wrong_password_at_the_cloud(site: Diagnosis, tmp_path: Path) -> None:
-    need("mosquitto_passwd", packages="mosquitto")
-    folder = tmp_path / "broker"
-    folder.mkdir()
-    subprocess.run(["mosquitto_passwd", "-b", "-c", folder / "passwords", SITE, "right"], check=True)
-    (folder / "passwords").chmod(0o644)
-    site.cloud = site.make_broker([f"password_file {folder}/passwords"], persistence=folder)
+    site.cloud = broker_for(SITE, site, tmp_path / "broker")
     account = {"url": site.cloud.url, "username": SITE}
     site.sections = {"cloud": account | {"password": "right"}}
     with site.running() as gateway:
