@@ -17,6 +17,7 @@ from tests.support.brokers import Broker
 from tests.support.buffers import event
 from tests.support.faulty_line import FaultyLine
 from tests.support.gateways import wait_until
+from tests.support.publishing import settle
 from tests.support.sending import Consumer, Sender, check_complete, sending
 
 # What it has acknowledged is on its disk or at the consumer at the end of the same turn of its loop.
@@ -45,19 +46,22 @@ def check_in_the_middle(sender: Sender) -> None:
     assert counts[Status.PENDING] + counts[Status.SYNCING], "the outage came after the drain"
 
 
-def stop_and_start(broker: Broker, sender: Sender) -> None:
+def stop_and_start(broker: Broker, sender: Sender, _line: FaultyLine) -> None:
     broker.stop()
     check_in_the_middle(sender)
     broker.start()
 
 
-def kill_and_start(broker: Broker, sender: Sender) -> None:
+def kill_and_start(broker: Broker, sender: Sender, line: FaultyLine) -> None:
+    line.holds = True
+    settle(broker.port)  # else it could lose what it has acknowledged just now
     broker.kill()
     check_in_the_middle(sender)
+    line.holds = False
     broker.start()
 
 
-def freeze(broker: Broker, sender: Sender) -> None:
+def freeze(broker: Broker, sender: Sender, _line: FaultyLine) -> None:
     failures = sender.links[0].metrics.failures
     broker.pause()
     check_in_the_middle(sender)
@@ -67,18 +71,20 @@ def freeze(broker: Broker, sender: Sender) -> None:
 
 @pytest.mark.parametrize("outage", [stop_and_start, kill_and_start, freeze])
 def test_an_outage_in_the_middle_costs_duplicates_at_most(
-    mosquitto: MosquittoFactory, tmp_path: Path, outage: Callable[[Broker, Sender], None]
+    mosquitto: MosquittoFactory, tmp_path: Path, outage: Callable[[Broker, Sender, FaultyLine], None]
 ) -> None:
     cloud = mosquitto(SAVES_AT_ONCE, persistence=tmp_path)
+    line = FaultyLine(cloud.port)
     sent = traffic(3000)
     timings: dict[str, Any] = {"ack_timeout_s": 1.0, "batch_events": 20, "in_flight": 2, "connections": 2}
     with (
+        line.running(),
         Consumer(cloud.port) as consumer,
-        sending(tmp_path / "events.db", cloud.port, sent[:1000], **timings) as sender,
+        sending(tmp_path / "events.db", line.port, sent[:1000], **timings) as sender,
     ):
         consumer.wait_for(100)
         sender.append(sent[1000:])
-        outage(cloud, sender)
+        outage(cloud, sender, line)
         for link in sender.links:
             link.retry_now()
         sender.wait_drained()

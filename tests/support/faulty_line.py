@@ -18,6 +18,7 @@ _PUBACK = 4
 class FaultyLine:
     """Carries bytes from 127.0.0.1:`port` to a broker. What is set on it holds from the next byte on.
 
+    - `holds`: nothing goes up
     - `lose_pubacks`: answers to publishes do not come back; how many it lost is in `lost_pubacks`
     - `cut_after_bytes`: each connection ends once so much has gone up on it; `cuts` counts them
     - `delay_s`: every byte takes so long, in each direction
@@ -26,6 +27,7 @@ class FaultyLine:
 
     def __init__(self, broker_port: int) -> None:
         self.port = free_port()
+        self.holds = False
         self.lose_pubacks = False
         self.cut_after_bytes: int | None = None
         self.delay_s = 0.0
@@ -88,10 +90,10 @@ class FaultyLine:
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            far_writer.transport.abort()  # first: what waits may be cancelled
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            far_writer.transport.abort()
 
     async def _late(self, chunks: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
         """Hand each chunk on `delay_s` after it came."""
@@ -126,6 +128,8 @@ class FaultyLine:
             self.up_bytes += len(data)
             if self.rate_bytes_per_s:
                 await asyncio.sleep(len(data) / self.rate_bytes_per_s)
+            while self.holds:
+                await asyncio.sleep(0.01)
             yield data
 
     async def _down(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
